@@ -1,0 +1,352 @@
+"""What can be searched: choices, architectures, and the one lowering from an architecture to its blocks.
+
+A space is data: a tuple of `Choice` (what may vary) and a tuple of `Slot` (what each choice builds). A slot
+depends on a few choices only, so one slot table serves a single network (`lower`), the list of every block that
+can occur (`all_blocks`, the rows of a latency table), and vectorized costs of many networks at once
+(`CostTable`). Nothing else in the project knows a network's geometry.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search_spaces.command import UserError
+from search_spaces.cost import Op, count_macs, count_params
+from search_spaces.files import read_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One thing that varies: `field[index]`, with its options from smallest to largest."""
+
+    field: str
+    index: tuple[int, ...]
+    options: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert self.options and list(self.options) == sorted(set(self.options)), self
+
+    @property
+    def name(self) -> str:
+        return ".".join((self.field, *map(str, self.index)))
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One network of a space: a value for each of the space's choices, in their order and canonical form.
+
+    Make one with `SearchSpace.arch`, `sample`, `load_arch` or `from_json`; they validate, this does not.
+    """
+
+    space: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BlockSpec(ABC):
+    """A block's complete geometry: enough to count it, build it, name it in a table and find its weights.
+
+    `name` is the dotted prefix of the block's weights in the store. All other fields are geometry: they alone
+    make up `key`, under which a latency table files the block, so equal blocks share a row.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What the block is, one word for its whole family of shapes."""
+
+    @property
+    @abstractmethod
+    def variant(self) -> str:
+        """The elastic part of the geometry; the supernet keeps one set of normalization entries for each."""
+
+    @property
+    @abstractmethod
+    def chainable(self) -> bool:
+        """True if the output has the input's shape, so that copies of the block can follow one another."""
+
+    @abstractmethod
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the input."""
+
+    @abstractmethod
+    def output_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the output, or (classes,) for a head."""
+
+    @abstractmethod
+    def ops(self) -> tuple[Op, ...]:
+        """The operators with weights or multiply-accumulates, from which `cost` counts."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The block as a module whose parameter names, after `name`, are those of the full network."""
+
+    @property
+    def key(self) -> str:
+        geometry = {k: v for k, v in asdict(self).items() if k != "name"}
+        return f"{self.kind}({','.join(f'{k}={v}' for k, v in geometry.items())})"
+
+    @cached_property
+    def num_params(self) -> int:
+        return count_params(self.ops())
+
+    @cached_property
+    def macs(self) -> int:
+        return count_macs(self.ops())
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the network: the block there as a function of the choices it depends on, None if there is none."""
+
+    choices: tuple[int, ...]
+    block: Callable[..., BlockSpec | None]
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step of joint slimming: `choice` goes to its next smaller option."""
+
+    choice: str
+    before: int
+    after: int
+    arch: Arch
+
+
+class SearchSpace(ABC):
+    """A family of networks for one input size and number of classes.
+
+    A family declares `choices`, `slots`, `published` and the rules that generic code cannot know (`canonical`,
+    `sample`, `size`, `build`); everything else follows.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    slots: tuple[Slot, ...]
+    image_size: int
+    num_classes: int
+    in_chans: int = 3
+
+    # ---- what a family adds
+
+    @abstractmethod
+    def canonical(self, values: Sequence[int]) -> tuple[int, ...]:
+        """The one form of all values that build the same network. ValueError, with a remedy, if none is built."""
+
+    @abstractmethod
+    def sample(self, rng: random.Random) -> Arch:
+        """A random arch, every size of network likely."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """The number of different archs."""
+
+    @abstractmethod
+    def build(self, arch: Arch, drop_path_rate: float = 0.0) -> nn.Module:
+        """A stand-alone, freshly initialized model: (batch, channels, height, width) to (batch, classes) logits."""
+
+    @abstractmethod
+    def source(self, arch: Arch) -> str:
+        """Python source of a module whose `create_model()` is `build(arch)` and that needs nothing of ours."""
+
+    @abstractmethod
+    def module_names(self, arch: Arch) -> dict[str, str]:
+        """For each block of `lower(arch)`, by name: the prefix of its weights in `build(arch)`."""
+
+    @property
+    @abstractmethod
+    def published(self) -> Mapping[str, Arch]:
+        """The named archs of the paper, by lower-case name."""
+
+    # ---- archs
+
+    @cached_property
+    def largest(self) -> Arch:
+        return Arch(self.name, self.canonical([c.options[-1] for c in self.choices]))
+
+    @property
+    @abstractmethod
+    def smallest(self) -> Arch:
+        """The arch from which no action is left."""
+
+    @property
+    def named(self) -> dict[str, Arch]:
+        return {"smallest": self.smallest, **self.published, "largest": self.largest}
+
+    def arch(self, **fields: Any) -> Arch:
+        """The arch with these nested values, e.g. `width=[32, 48, 96, 176]`.
+
+        Raises:
+            UserError: a field is missing, unknown, of the wrong shape, or a value is not among its options.
+        """
+        known = list(dict.fromkeys(c.field for c in self.choices))
+        if missing := [f for f in known if f not in fields]:
+            raise UserError(f"arch has no field {', '.join(missing)}; {self.name} needs {', '.join(known)}")
+        if extra := [f for f in fields if f not in known]:
+            raise UserError(f"arch has an unknown field {', '.join(extra)}; {self.name} knows {', '.join(known)}")
+        for field in known:
+            check_shape(field, fields[field], _nest(c.index for c in self.choices if c.field == field))
+        values = []
+        for choice in self.choices:
+            value = fields[choice.field]
+            for i in choice.index:
+                value = value[i]
+            if isinstance(value, bool):
+                value = int(value)
+            if value not in choice.options:
+                raise UserError(f"arch: {choice.name} is {value!r}; choose from {', '.join(map(str, choice.options))}")
+            values.append(int(value))
+        try:
+            return Arch(self.name, self.canonical(values))
+        except ValueError as error:
+            raise UserError(f"arch: {error}") from None
+
+    def to_json(self, arch: Arch) -> dict[str, Any]:
+        """Nested lists by field, such as `arch(**fields)` takes, and the space's name."""
+        fields: dict[str, Any] = {"space": self.name}
+        for choice, value in zip(self.choices, arch.values, strict=True):
+            where = fields.setdefault(choice.field, [])
+            for i in choice.index[:-1]:
+                where.extend([] for _ in range(i + 1 - len(where)))
+                where = where[i]
+            assert len(where) == choice.index[-1], choice
+            where.append(value)
+        return fields
+
+    def from_json(self, data: Any) -> Arch:
+        """The inverse of `to_json`; UserError on anything else."""
+        if not isinstance(data, dict):
+            raise UserError(f"arch must be a JSON object with a field per choice, not {type(data).__name__}")
+        if (space := data.get("space", self.name)) != self.name:
+            raise UserError(f"arch is of space {space!r}, not {self.name!r}; name the right one with --space")
+        return self.arch(**{k: v for k, v in data.items() if k != "space"})
+
+    def load_arch(self, name_or_path: str) -> Arch:
+        """A named arch, or one read from a JSON file."""
+        if name_or_path.lower() in self.named:
+            return self.named[name_or_path.lower()]
+        path = Path(name_or_path)
+        if not path.exists():
+            raise UserError(f"no arch {name_or_path!r}: give a JSON file or one of {', '.join(self.named)}")
+        return self.from_json(read_json(path))
+
+    def slim(self, arch: Arch) -> tuple[Action, ...]:
+        """The frontier: every choice taken to its next smaller option, where that builds another network."""
+        actions = []
+        for i, (choice, value) in enumerate(zip(self.choices, arch.values, strict=True)):
+            position = choice.options.index(value)
+            if position == 0:
+                continue
+            after = choice.options[position - 1]
+            try:
+                values = self.canonical([*arch.values[:i], after, *arch.values[i + 1 :]])
+            except ValueError:
+                continue
+            if values != arch.values:
+                actions.append(Action(choice.name, value, after, Arch(self.name, values)))
+        return tuple(actions)
+
+    # ---- geometry
+
+    def lower(self, arch: Arch) -> tuple[BlockSpec, ...]:
+        """The network's blocks in the order of execution."""
+        blocks = (slot.block(*(arch.values[i] for i in slot.choices)) for slot in self.slots)
+        return tuple(block for block in blocks if block is not None)
+
+    def all_blocks(self) -> dict[str, BlockSpec]:
+        """Every block that any arch of the space can hold, one for each key."""
+        return {block.key: block for slot in self.slots for block in self._options(slot) if block is not None}
+
+    def _options(self, slot: Slot) -> Iterator[BlockSpec | None]:
+        yield from (slot.block(*values) for values in product(*(self.choices[i].options for i in slot.choices)))
+
+    def encode(self, archs: Sequence[Arch]) -> np.ndarray:
+        """(len(archs), len(choices)) positions of each value among its options, as int64."""
+        positions = [{v: i for i, v in enumerate(c.options)} for c in self.choices]
+        rows = [[p[v] for p, v in zip(positions, arch.values, strict=True)] for arch in archs]
+        return np.array(rows, dtype=np.int64).reshape(len(archs), len(self.choices))
+
+
+class CostTable:
+    """An additive cost, `sum(cost(block) for block in lower(arch))`, for many archs at once.
+
+    Args:
+        cost: the cost of one block in any unit; called once for each option of each slot.
+    """
+
+    def __init__(self, space: SearchSpace, cost: Callable[[BlockSpec], float]) -> None:
+        self._slots = []
+        for slot in space.slots:
+            options = tuple(len(space.choices[i].options) for i in slot.choices)
+            flat = [0.0 if block is None else cost(block) for block in space._options(slot)]
+            strides = [math.prod(options[k + 1 :]) for k in range(len(options))]
+            self._slots.append((np.array(slot.choices), np.array(strides), np.array(flat, dtype=np.float64)))
+
+    def __call__(self, encoded: np.ndarray) -> np.ndarray:
+        """(archs,) costs of (archs, choices) positions from `SearchSpace.encode`."""
+        total = np.zeros(len(encoded))
+        columns = np.ascontiguousarray(encoded.T)
+        for choices, strides, flat in self._slots:
+            where = columns[choices[0]] * strides[0]
+            for choice, stride in zip(choices[1:], strides[1:], strict=True):
+                where = where + columns[choice] * stride
+            total += flat[where]
+        return total
+
+
+def num_params(space: SearchSpace, arch: Arch) -> int:
+    """Parameters of the network, classifier heads included."""
+    return sum(block.num_params for block in space.lower(arch))
+
+
+def macs(space: SearchSpace, arch: Arch) -> int:
+    """Multiply-accumulates of convolutions, linear layers and matrix products for one image."""
+    return sum(block.macs for block in space.lower(arch))
+
+
+def arch_label(space: SearchSpace, arch: Arch) -> str:
+    """The arch's name if it has one, else its JSON on one line."""
+    names = {a: n for n, a in space.named.items()}
+    return names.get(arch) or json.dumps(space.to_json(arch), separators=(",", ":"))
+
+
+def _nest(indices: Iterator[tuple[int, ...]]) -> dict[int, Any]:
+    """The shape of a nested list as nested dicts: {0: {0: {}, 1: {}}, …}."""
+    tree: dict[int, Any] = {}
+    for index in indices:
+        where = tree
+        for i in index:
+            where = where.setdefault(i, {})
+    return tree
+
+
+def check_shape(name: str, value: Any, tree: dict[int, Any]) -> None:
+    """UserError unless `value` is a nested list of the tree's shape (places without choices are empty lists)."""
+    if not tree:
+        if not isinstance(value, int):
+            raise UserError(f"arch: {name} is {value!r}; give an integer")
+        return
+    length = max(tree) + 1
+    if not isinstance(value, list | tuple) or len(value) != length:
+        raise UserError(f"arch: {name} is {value!r}; give a list of {length}")
+    for i, item in enumerate(value):
+        if i in tree:
+            check_shape(f"{name}.{i}", item, tree[i])
+        elif item != []:
+            raise UserError(f"arch: {name}.{i} is {item!r}; give [] there")
