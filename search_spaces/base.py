@@ -271,7 +271,11 @@ class SearchSpace(ABC):
 
     def all_blocks(self) -> dict[str, BlockSpec]:
         """Every block that any arch of the space can hold, one for each key."""
-        return {block.key: block for slot in self.slots for block in self._options(slot) if block is not None}
+        return {block.key: block for slot in self.slots for block in self.slot_blocks(slot)}
+
+    def slot_blocks(self, slot: Slot) -> Iterator[BlockSpec]:
+        """Every block that the slot can hold."""
+        return (block for block in self._options(slot) if block is not None)
 
     def _options(self, slot: Slot) -> Iterator[BlockSpec | None]:
         yield from (slot.block(*values) for values in product(*(self.choices[i].options for i in slot.choices)))
