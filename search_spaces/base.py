@@ -98,6 +98,11 @@ class BlockSpec(ABC):
         """The block as a module whose parameter names, after `name`, are those of the full network."""
 
     @property
+    def detail(self) -> str:
+        """What the shapes do not show, for a reader."""
+        return ""
+
+    @property
     def key(self) -> str:
         geometry = {k: v for k, v in asdict(self).items() if k != "name"}
         return f"{self.kind}({','.join(f'{k}={v}' for k, v in geometry.items())})"
@@ -183,13 +188,13 @@ class SearchSpace(ABC):
     @property
     @abstractmethod
     def smallest(self) -> Arch:
-        """The arch from which no action is left."""
+        """The arch of the fewest blocks and smallest values: no action is left."""
 
     @property
     def named(self) -> dict[str, Arch]:
         return {"smallest": self.smallest, **self.published, "largest": self.largest}
 
-    def arch(self, **fields: Any) -> Arch:
+    def arch(self, /, **fields: Any) -> Arch:
         """The arch with these nested values, e.g. `width=[32, 48, 96, 176]`.
 
         Raises:
@@ -241,10 +246,11 @@ class SearchSpace(ABC):
         """A named arch, or one read from a JSON file."""
         if name_or_path.lower() in self.named:
             return self.named[name_or_path.lower()]
-        path = Path(name_or_path)
-        if not path.exists():
-            raise UserError(f"no arch {name_or_path!r}: give a JSON file or one of {', '.join(self.named)}")
-        return self.from_json(read_json(path))
+        try:
+            data = read_json(Path(name_or_path))
+        except UserError as error:
+            raise UserError(f"{error}; give a JSON file or one of {', '.join(self.named)}") from None
+        return self.from_json(data)
 
     def slim(self, arch: Arch) -> tuple[Action, ...]:
         """The frontier: every choice taken to its next smaller option, where that builds another network."""

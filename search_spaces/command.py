@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
+import math
+import os
 import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class UserError(Exception):
@@ -34,43 +40,67 @@ class _Parser(argparse.ArgumentParser):
 def parse(config: type[Config], argv: Sequence[str] | None, prog: str, description: str) -> Config:
     """`argv` as an instance of the dataclass `config`: one flag a field, `--like-this`, checked against its bounds.
 
-    Field types: int, float, str, bool (`--x` / `--no-x`), Literal, any of these `| None`, and tuples of one (a flag
-    that takes several values).
+    Field types: int, float (finite), str, bool (`--x` / `--no-x`), Literal, any of these `| None`, and
+    `tuple[one of these, ...]` (a flag that takes several values).
+
+    Raises:
+        UserError: an unknown flag, a value of the wrong type, not among the choices or out of bounds.
     """
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=prog, description=description, formatter_class=layout, allow_abbrev=False)
     hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in dataclasses.fields(config):
         _add(parser, field, hints[field.name])
     values = vars(parser.parse_args(argv))
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in dataclasses.fields(config):
         if isinstance(values[field.name], list):
             values[field.name] = tuple(values[field.name])
         check_bounds(field, values[field.name])
     return config(**values)
 
 
+def _spelling(field: dataclasses.Field[Any]) -> str:
+    return field.name if field.metadata.get("positional") else f"--{field.name.replace('_', '-')}"
+
+
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
-    name = f"--{field.name.replace('_', '-')}"
     options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"].replace("%", "%%")}
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
-    if typing.get_origin(hint) is tuple:
-        options["nargs"] = "*"
-        hint = typing.get_args(hint)[0]
     if hint is bool:
-        parser.add_argument(name, action=argparse.BooleanOptionalAction, **options)
+        parser.add_argument(_spelling(field), action=argparse.BooleanOptionalAction, **options)
         return
+    positional = field.metadata.get("positional")
+    if typing.get_origin(hint) is tuple:
+        options["nargs"] = "*" if positional else "+"
+        hint = typing.get_args(hint)[0]
+    elif positional:
+        options["nargs"] = "?"
     if typing.get_origin(hint) is typing.Literal:
-        options["choices"] = typing.get_args(hint)
-        hint = type(options["choices"][0])
+        options["metavar"] = "{" + ",".join(map(str, typing.get_args(hint))) + "}"
     if field.default not in (None, "", ()):
-        options["help"] += f" (default: {field.default})"
-    if field.metadata.get("positional"):
-        options.setdefault("nargs", "?")
-        parser.add_argument(field.name, type=hint, **options)
-        return
-    parser.add_argument(name, type=hint, **options)
+        options["help"] += f" (default: {field.default})".replace("%", "%%")
+    parser.add_argument(_spelling(field), type=_converter(_spelling(field), hint), **options)
 
+
+def _converter(name: str, hint: Any) -> Callable[[str], Any]:
+    choices = typing.get_args(hint)  # of a Literal
+    kind = type(choices[0]) if choices else hint
+    allowed = f"choose from {', '.join(map(str, choices))}" if choices else f"give {_KINDS[kind]}"
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise UserError(f"{name} is {text!r}; {allowed}") from None
+        if (choices and value not in choices) or (kind is float and not math.isfinite(value)):
+            raise UserError(f"{name} is {text!r}; {allowed}")
+        return value
+
+    return convert
+
+
+_KINDS = {int: "a whole number", float: "a finite number", str: "a text"}
 
 _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "minimum": ("at least", lambda value, bound: value >= bound),
@@ -81,26 +111,64 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 
 
 def check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
-    """UserError if a number lies outside the bounds of its flag (NaN lies outside all)."""
+    """UserError if a number, or one of several, lies outside the bounds of its flag (NaN lies outside all)."""
     bounds = {k: v for k, v in field.metadata.items() if k in _BOUNDS}
     if value is None or not bounds:
         return
-    if not all(_BOUNDS[k][1](value, bound) for k, bound in bounds.items()):
-        allowed = " and ".join(f"{_BOUNDS[k][0]} {bound}" for k, bound in bounds.items())
-        raise UserError(f"--{field.name.replace('_', '-')} is {value}; give a number {allowed}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if not all(_BOUNDS[k][1](number, bound) for k, bound in bounds.items()):
+            allowed = " and ".join(f"{_BOUNDS[k][0]} {bound}" for k, bound in bounds.items())
+            raise UserError(f"{_spelling(field)} is {number}; give a number {allowed}")
 
 
-def run(main: Callable[[], None]) -> typing.NoReturn:
-    """Calls `main` and exits: 0, 2 with one line for a user's mistake, 130 for Ctrl-C."""
+def run(main: Callable[[], None], after_interrupt: str = "start it again") -> typing.NoReturn:
+    """Calls `main` and exits: 0; 2, with one line, for what the user can mend; 130 for Ctrl-C.
+
+    Args:
+        after_interrupt: how to go on after Ctrl-C, e.g. "go on with --resume".
+    """
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2, f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted; what was written is complete, the same command with --resume goes on", file=sys.stderr)
-        sys.exit(130)
+        _leave(130, f"interrupted; the files written so far are whole: {after_interrupt}")
     except BrokenPipeError:  # the reader of our output, `head` say, has left
-        sys.stderr.close()
-        sys.exit(1)
+        _leave(1)
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        _leave(2, f"error: {error.filename or 'output'}: {error.strerror}; {_ENVIRONMENT[error.errno]}")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _leave(2, "error: out of memory; give a smaller --batch-size, --image-size or space")
     sys.exit(0)
+
+
+_ENVIRONMENT = {
+    errno.ENOSPC: "free some space and go on",
+    errno.EDQUOT: "free some space and go on",
+    errno.EROFS: "write to another folder",
+    errno.EACCES: "change its permissions or give another path",
+}
+
+
+def _leave(code: int, message: str = "") -> typing.NoReturn:
+    try:
+        sys.stdout.flush()
+    except OSError:  # what is left in the buffer would raise once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if message:
+        print(" ".join(message.splitlines()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """True also for torch's errors: on CUDA a class of its own, on a CPU a RuntimeError with a fixed text."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )

@@ -91,6 +91,10 @@ class Ffn(BlockSpec):
     def variant(self) -> str:
         return f"w{self.width}e{self.expansion}"
 
+    @property
+    def detail(self) -> str:
+        return f"expansion {self.expansion}"
+
     def input_shape(self) -> tuple[int, int, int]:
         return self.width, self.resolution, self.resolution
 
@@ -126,6 +130,10 @@ class Attention(BlockSpec):
     @property
     def variant(self) -> str:
         return f"w{self.width}"
+
+    @property
+    def detail(self) -> str:
+        return f"{HEADS} heads, stride {self.stride}"
 
     def input_shape(self) -> tuple[int, int, int]:
         return self.width, self.resolution, self.resolution
@@ -393,9 +401,7 @@ class EfficientFormerV2Space(SearchSpace):
 
     def _present(self, arch: Arch) -> list[list[int]]:
         at = self._position
-        return [
-            [b for b in range(depth) if arch.values[at["present", (s, b)]]] for s, depth in enumerate(self.depths)
-        ]
+        return [[b for b in range(depth) if arch.values[at["present", (s, b)]]] for s, depth in enumerate(self.depths)]
 
     def constructor(self, arch: Arch) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
         """Arguments of timm's `EfficientFormerV2`, and assignments to make on the model where these are not enough.

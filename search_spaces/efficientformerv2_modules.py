@@ -16,11 +16,15 @@ from torch import Tensor, nn
 
 
 class _Attention2d(timm_v2.Attention2d):
+    attention_bias_idxs: Tensor
+
     def get_attention_biases(self, device: torch.device) -> Tensor:
         return self.attention_biases[:, self.attention_bias_idxs]
 
 
 class _Attention2dDownsample(timm_v2.Attention2dDownsample):
+    attention_bias_idxs: Tensor
+
     def get_attention_biases(self, device: torch.device) -> Tensor:
         return self.attention_biases[:, self.attention_bias_idxs]
 
