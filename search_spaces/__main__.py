@@ -54,9 +54,9 @@ def show(config: Config) -> str:
 
 def describe(space: SearchSpace) -> str:
     """The space's size, its choices with their options, and its named archs with their costs."""
+    power = math.log10(space.size())
     lines = [
-        f"{space.name}: 10^{math.log10(space.size()):.1f} archs "
-        f"for images of {space.image_size} px and {space.num_classes} classes",
+        f"{space.name}: 10^{power:.1f} archs for images of {space.image_size} px and {space.num_classes} classes",
         "",
         f"  {len(space.choices)} choices",
     ]

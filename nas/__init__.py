@@ -1,0 +1,1 @@
+"""The work: objective, search, training, retraining, export and report, one command each (`python -m nas`)."""

@@ -1,0 +1,65 @@
+"""Training state in one safetensors file: tensors by name, everything else as JSON in its header. No pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from search_spaces import UserError
+from search_spaces.files import atomic_path
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+    """Atomic: the file is the old one or the new one, never half of it."""
+    owned = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(owned, temporary, metadata={"info": json.dumps(info)})
+        except SafetensorError as error:  # wraps the operating system's error, a full disk say
+            raise OSError(str(error)) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Raises UserError if the file is missing, truncated or not one of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            info = json.loads((file.metadata() or {})["info"])
+            return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint {path}") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is truncated or no checkpoint of this project ({error}); restore it or train again") from None
+
+
+def load_module(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """`load_state_dict`, with the first difference named instead of all."""
+    own = module.state_dict()
+    missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
+    shapes = [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+    if missing or extra or shapes:
+        example = min([*missing, *extra, *shapes])
+        raise UserError(
+            f"{path} is of another space or size: {len(missing)} tensors missing, {len(extra)} unknown, "
+            f"{len(shapes)} of another shape (such as {example})"
+        )
+    module.load_state_dict(state)
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's per-parameter state as flat names, `<parameter number>.<entry>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{entry}": value for i, entries in state.items() for entry, value in entries.items()}
+
+
+def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, _, entry = name.partition(".")
+        state.setdefault(int(number), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
