@@ -1,0 +1,219 @@
+"""Export retrained winners: ONNX with a dynamic batch, a float16 Core ML package, and timm code with safetensors.
+
+Bare: every winner of the newest run that retrained one, in all formats. Each export is compared with the network it
+was made from and refused if it differs. The Core ML package is converted and checked on any system, but Core ML runs on
+Apple's alone: elsewhere the saved program is executed by PyTorch, operator by operator, in its own precision.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nas import runs
+from nas.checkpoint import load_module, load_tensors, save_tensors
+from nas.export_coreml import check_coreml, write_coreml
+from nas.export_onnx import BATCH_SIZES, check_onnx, write_onnx
+from nas.parity import compare, example_images, normalized
+from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command import flag, parse, run
+from search_spaces.files import atomic_folder, read_json, write_json, write_text
+
+Format = Literal["onnx", "coreml", "timm"]
+
+
+@dataclass(frozen=True)
+class Config:
+    run: str | None = flag(None, "run under runs/ (default: the newest with a retrained winner)")
+    winner: tuple[str, ...] = flag((), "winners to export (default: all that were retrained)")
+    formats: tuple[Format, ...] = flag(("onnx", "coreml", "timm"), "what to write in place of the last export")
+    threads: int = flag(1, "threads of ONNX Runtime in the latency measurement", minimum=1)
+    opset: int | None = flag(None, "ONNX operator set (default: the exporter's own choice)", minimum=18)
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A retrained network of a run: `retrain/<name>/` read and checked."""
+
+    name: str
+    folder: Path
+    info: runs.RunInfo
+    space: SearchSpace
+    arch: Arch
+    test_accuracy: float
+
+    def model(self) -> nn.Module:
+        """The network with its weights, in evaluation mode; a new one at every call, since exporters leave traces."""
+        path = self.folder / "model.safetensors"
+        model = self.space.build(self.arch)
+        load_module(model, load_tensors(path)[0], path)
+        return model.eval()
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What every exported file says of itself."""
+        return {
+            "name": self.name,
+            "classes": json.dumps(self.info.classes, ensure_ascii=False),
+            "image_size": str(self.info.image_size),
+            "mean": json.dumps(self.info.mean),
+            "std": json.dumps(self.info.std),
+            "arch": json.dumps(self.space.to_json(self.arch)),
+            "test_accuracy": f"{self.test_accuracy:.4f}",
+        }
+
+
+def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:
+    """The retrained winners of a run, all or those named.
+
+    Raises:
+        UserError: one was not retrained.
+    """
+    info = runs.load_run_info(folder)
+    space = info.search_space()
+    found = sorted(path.parent.name for path in folder.glob("retrain/*/result.json"))
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{folder} has no retrained {missing[0]!r}; choose from {', '.join(found)}, or run nas.retrain")
+    winners = []
+    for name in names or found:
+        result = read_json(folder / "retrain" / name / "result.json")
+        arch = space.from_json(result["arch"])
+        winners.append(Winner(name, folder / "retrain" / name, info, space, arch, result["test_accuracy"]))
+    return winners
+
+
+def export(config: Config) -> list[dict[str, Any]]:
+    """Exports the winners and returns their `result.json`."""
+    if not config.formats:
+        raise UserError("--formats is empty; give some of onnx, coreml, timm")
+    folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
+    results = []
+    for winner in load_winners(folder, config.winner):
+        print(winner.name)
+        with atomic_folder(folder / "export" / winner.name) as target:
+            results.append(export_winner(winner, target, config))
+            write_json(target / "result.json", results[-1])
+        print(f"  in {folder / 'export' / winner.name}")
+    return results
+
+
+def export_winner(winner: Winner, folder: Path, config: Config) -> dict[str, Any]:
+    """Writes the formats asked for into `folder`."""
+    result: dict[str, Any] = {"command": runs.command_line(), "name": winner.name}
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in winner.info.classes))
+    if "onnx" in config.formats:
+        result["onnx"] = export_onnx(winner, folder, config.opset, config.threads)
+    if "coreml" in config.formats:
+        result["coreml"] = export_coreml(winner, folder)
+    if "timm" in config.formats:
+        result["timm"] = export_timm(winner, folder)
+    return result
+
+
+def export_onnx(winner: Winner, folder: Path, opset: int | None, threads: int) -> dict[str, Any]:
+    """`model.onnx`, compared in ONNX Runtime and timed."""
+    from latency_lut import measure_onnx
+
+    path = folder / "model.onnx"
+    write_onnx(winner.model(), path, winner.info.image_size, winner.metadata, opset)
+    parity = check_onnx(path, winner.model(), winner.info)
+    minimum_ms, median_ms = measure_onnx(path, threads)
+    _report(
+        path,
+        f"logits within {parity.max_abs_diff:.1e} of PyTorch's, same class for {100 * parity.same_class:.0f} %; "
+        f"{minimum_ms:.3f} ms (median {median_ms:.3f}, {threads} thread{'s' if threads > 1 else ''})",
+    )
+    latency_ms = {"min": minimum_ms, "median": median_ms, "threads": threads}
+    return {
+        "file": path.name,
+        "bytes": _bytes(path),
+        "batch_sizes": list(BATCH_SIZES),
+        **asdict(parity),
+        "latency_ms": latency_ms,
+    }
+
+
+def export_coreml(winner: Winner, folder: Path) -> dict[str, Any]:
+    """`model.mlpackage`, its program executed and its specification read."""
+    path = folder / "model.mlpackage"
+    description = (
+        f"{winner.space.name} classifier of {winner.info.num_classes} classes, {winner.info.image_size} px, "
+        f"top-1 {100 * winner.test_accuracy:.2f} % on its test images"
+    )
+    write_coreml(winner.model(), path, winner.info, description, winner.metadata)
+    parity, facts = check_coreml(path, winner.model(), winner.info)
+    _report(
+        path,
+        f"probabilities within {parity.max_abs_diff:.1e}, same class for {100 * parity.same_class:.0f} %; "
+        f"{facts['precision']}, executed by {facts['executed_by']}",
+    )
+    return {"file": path.name, "bytes": _bytes(path), **asdict(parity), **facts}
+
+
+TIMM_HEADER = '''"""A searched network, built of timm alone.
+
+    import timm
+    from model import create_model
+
+    model = create_model()
+    timm.models.load_checkpoint(model, "model.safetensors")
+    model.eval()
+
+Input: (batch, 3, IMAGE_SIZE, IMAGE_SIZE) RGB, scaled to 0..1, less MEAN, over STD. Output: (batch, classes) logits,
+in the order of classes.txt.
+"""
+
+'''
+
+
+def export_timm(winner: Winner, folder: Path) -> dict[str, Any]:
+    """`model.py` and `model.safetensors`, loaded afresh by timm and compared bit for bit."""
+    import timm
+
+    info, source, path = winner.info, folder / "model.py", folder / "model.safetensors"
+    code, _, body = winner.space.source(winner.arch).partition("\n\n\n")
+    constants = f"IMAGE_SIZE = {info.image_size}\nMEAN = {info.mean!r}\nSTD = {info.std!r}\n"
+    write_text(source, f"{TIMM_HEADER}{code}\n\n{constants}\n\n{body}")
+    model = winner.model()
+    save_tensors(path, model.state_dict(), winner.metadata)
+
+    fresh = runpy.run_path(str(source))["create_model"]()
+    timm.models.load_checkpoint(fresh, str(path))
+    images = normalized(example_images(sum(BATCH_SIZES), info.image_size), info.mean, info.std)
+    parity = compare(lambda batch: _logits(fresh.eval(), batch), model, images.split(BATCH_SIZES))
+    if parity.max_abs_diff > 0:
+        raise UserError(
+            f"timm {timm.__version__} builds another network from {source.name}: logits differ by "
+            f"{parity.max_abs_diff:.2g}; nothing was exported; install the timm of constraints.txt"
+        )
+    _report(path, "with model.py; loaded by timm, logits equal bit for bit")
+    return {"file": path.name, "source": source.name, "bytes": _bytes(path), **asdict(parity)}
+
+
+@torch.inference_mode()
+def _logits(model: nn.Module, batch: torch.Tensor) -> Any:
+    return model(batch).numpy()
+
+
+def _bytes(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _report(path: Path, text: str) -> None:
+    print(f"  {path.name:18}{_bytes(path) / 1e6:7.2f} MB  {text}", flush=True)
+
+
+def main() -> None:
+    export(parse(Config, None, "python -m nas.export", __doc__ or ""))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,200 @@
+"""A run folder as the commands leave it, made in a second: real archs and real models, invented figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.checkpoint import save_tensors
+from nas.parity import example_images, normalized
+from search_spaces import Arch, SearchSpace, get_space, macs, num_params
+from search_spaces.files import write_json
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def run_info(space: SearchSpace, classes: list[str]) -> dict[str, Any]:
+    return {
+        "space": space.name,
+        "image_size": space.image_size,
+        "num_classes": len(classes),
+        "classes": classes,
+        "mean": MEAN,
+        "std": STD,
+        "data": {"data": "digits"},
+        "splits": {"train": 1222, "search": 216, "test": 359, "skipped": [], "digest": "0"},
+    }
+
+
+def trained_like(space: SearchSpace, arch: Arch, seed: int = 0) -> nn.Module:
+    """The arch's model with every weight and statistic away from its initial value, so that a dropped one shows."""
+    torch.manual_seed(seed)
+    model = space.build(arch)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain average over the batches below
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, *((-0.3, 0.3) if name.endswith("bias") else (0.5, 1.0)))
+        if "attention_biases" in name:
+            nn.init.normal_(parameter)
+    with torch.no_grad():
+        for i in range(3):
+            model.train()(normalized(example_images(16, space.image_size, i), MEAN, STD))
+    return model.eval()
+
+
+def make_run(folder: Path, image_size: int = 32, classes: list[str] | None = None) -> SearchSpace:
+    """`run.json` alone; add stages with the functions below."""
+    classes = classes or [str(i) for i in range(10)]
+    space = get_space("efficientformerv2-nano", image_size, len(classes))
+    write_json(folder / "run.json", run_info(space, classes))
+    return space
+
+
+def add_supernet(folder: Path, epochs: int = 30) -> None:
+    largest = [0.985 - 0.9 * math.exp(-e / 3) for e in range(epochs)]
+    lines: list[dict[str, Any]] = []
+    for e in range(epochs):
+        base = {"step": 20 * e, "epoch": e, "loss": 2.4 * math.exp(-e / 6) + 0.1, "lr": 0.01, "images_per_s": 410.0}
+        accuracies = {"largest_accuracy": largest[e], "smallest_accuracy": 0.97 * largest[e]}
+        lines += [{**base, **accuracies, "elapsed_s": 5.0 * e}, {**base, "step": 20 * e + 10, "elapsed_s": 5.0 * e + 2}]
+    write_lines(folder / "supernet/metrics.jsonl", lines)
+    write_json(
+        folder / "supernet/result.json",
+        {
+            "command": "python -m nas.train_supernet",
+            "epochs": epochs,
+            "steps": 20 * epochs,
+            "minutes": 2.4,
+            "images_per_s": 410.0,
+            "num_images": {"train": 1222, "search": 216, "test": 359},
+            "search_accuracy": {"largest": 0.986, "smallest": 0.958},
+            "test_accuracy": {"largest": 0.983, "smallest": 0.953},
+        },
+    )
+
+
+def add_search(folder: Path, space: SearchSpace, table: str | None = None, with_latency: bool = True) -> None:
+    """A walk from the largest to the smallest arch; accuracy falls slowly, then fast."""
+    rng = random.Random(0)
+    arch, action = space.largest, None
+    points: list[dict[str, Any]] = []
+    while True:
+        latency = 0.12 + macs(space, arch) / 4.2e7
+        score = 100 / latency * (num_params(space, arch) / 3e6) ** -0.5
+        points.append(
+            {
+                "step": len(points),
+                "action": action,
+                "arch": space.to_json(arch),
+                "accuracy": round(216 * (0.99 - 0.09 * math.exp(6 * (0.1 - latency)) + rng.gauss(0, 0.002))) / 216,
+                **({"latency_ms": latency} if with_latency else {}),
+                "num_params": num_params(space, arch),
+                "macs": macs(space, arch),
+                "mes": score,
+            }
+        )
+        if not (frontier := space.slim(arch)):
+            break
+        step = rng.choice(frontier)
+        arch, action = step.arch, {"choice": step.choice, "before": step.before, "after": step.after}
+    best = 0.0
+    for point in reversed(points):
+        point["pareto"] = point["accuracy"] > best
+        best = max(best, point["accuracy"])
+    front = [p for p in points if p["pareto"]]
+    picked = [front[0], front[len(front) // 2], front[-1]]
+    write_json(
+        folder / "search/result.json",
+        {
+            "command": "python -m nas.search --alpha-latency 1.0 --alpha-size 0.5",
+            "space": space.name,
+            "strategy": "slimming",
+            "alpha_latency": 1.0,
+            "alpha_size": 0.5,
+            "unit_latency_ms": 1.0,
+            "unit_num_params": 3e6,
+            "table": table,
+            "limits": {"max_latency_ms": None, "max_params": None, "min_accuracy": None},
+            "num_evaluations": 512,
+            "minutes": 3.1,
+            "trajectory": points,
+            "winners": [{"name": f"winner-{i + 1}", **p} for i, p in enumerate(picked)],
+        },
+    )
+
+
+def add_retrain(folder: Path, space: SearchSpace, names: tuple[str, ...] = ()) -> None:
+    """Retrains the winners named, or all, of the search; without a search, random archs under those names."""
+    if (folder / "search/result.json").exists():
+        winners = json.loads((folder / "search/result.json").read_text())["winners"]
+    else:
+        rng = random.Random(1)
+        winners = [{"name": name, "arch": space.to_json(space.sample(rng)), "accuracy": 0.9} for name in names]
+    for i, winner in enumerate(w for w in winners if not names or w["name"] in names):
+        target, arch = folder / "retrain" / winner["name"], space.from_json(winner["arch"])
+        save_tensors(target / "model.safetensors", trained_like(space, arch, i).state_dict(), {"space": space.name})
+        epochs = range(20)
+        write_lines(
+            target / "metrics.jsonl",
+            [
+                {"step": 20 * e, "epoch": e, "loss": 1.2 * math.exp(-e / 4) + 0.08, "accuracy": 0.99 - 0.3 / (e + 1)}
+                for e in epochs
+            ],
+        )
+        write_json(
+            target / "result.json",
+            {
+                "command": f"python -m nas.retrain --winner {winner['name']}",
+                "name": winner["name"],
+                "arch": winner["arch"],
+                "init": "inherit",
+                "epochs": len(epochs),
+                "minutes": 0.8,
+                "inherited_test_accuracy": winner["accuracy"] - 0.008,
+                "test_accuracy": winner["accuracy"] + 0.004,
+                "num_params": num_params(space, arch),
+                "macs": macs(space, arch),
+            },
+        )
+
+
+def add_export(folder: Path) -> None:
+    for result in sorted(folder.glob("retrain/*/result.json")):
+        name = result.parent.name
+        latency = 0.12 + json.loads(result.read_text())["macs"] / 4.1e7
+        write_json(
+            folder / "export" / name / "result.json",
+            {
+                "command": "python -m nas.export",
+                "name": name,
+                "onnx": {
+                    "file": "model.onnx",
+                    "bytes": 2_134_000,
+                    "batch_sizes": [1, 3],
+                    "max_abs_diff": 3.1e-6,
+                    "latency_ms": {"min": latency, "median": 1.03 * latency, "threads": 1},
+                },
+                "coreml": {
+                    "file": "model.mlpackage",
+                    "bytes": 1_070_000,
+                    "max_abs_diff": 8e-4,
+                    "executed_by": "PyTorch",
+                },
+                "timm": {"file": "model.safetensors", "bytes": 2_140_000, "max_abs_diff": 0.0},
+            },
+        )
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
