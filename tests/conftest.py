@@ -1,0 +1,21 @@
+"""One thread for each test process, so that parallel workers do not fight and results repeat; seeds for each test."""
+
+from __future__ import annotations
+
+import os
+import random
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
+
+import numpy as np
+import pytest
+import torch
+
+pytest.register_assert_rewrite("tests.contracts")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)

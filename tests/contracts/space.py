@@ -1,0 +1,259 @@
+"""What every search space must satisfy."""
+
+from __future__ import annotations
+
+import json
+import random
+from abc import ABC, abstractmethod
+from itertools import pairwise, product
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search_spaces import Arch, CostTable, SearchSpace, UserError, macs, num_params
+
+
+class SpaceContract(ABC):
+    """Inherit, and give the two spaces."""
+
+    @classmethod
+    @abstractmethod
+    def make_space(cls) -> SearchSpace:
+        """The space under test; small images keep its models quick."""
+
+    @classmethod
+    @abstractmethod
+    def make_tiny(cls) -> SearchSpace:
+        """A space of the same family with so few choices that all its values can be listed (under a million)."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def space(cls) -> SearchSpace:
+        return cls.make_space()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def archs(cls, space: SearchSpace) -> list[Arch]:
+        rng = random.Random(0)
+        return [*space.named.values(), *(space.sample(rng) for _ in range(30))]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def models(cls, space: SearchSpace) -> list[tuple[Arch, nn.Module]]:
+        rng = random.Random(1)
+        archs = [space.largest, space.smallest, *(space.sample(rng) for _ in range(3))]
+        return [(arch, randomized(space.build(arch), seed)) for seed, arch in enumerate(archs)]
+
+    # ---- archs
+
+    def test_canonical_is_idempotent_and_builds_the_same_network(self, space: SearchSpace) -> None:
+        rng = random.Random(0)
+        built = 0
+        for _ in range(200):
+            values = tuple(rng.choice(choice.options) for choice in space.choices)
+            try:
+                canonical = space.canonical(values)
+            except ValueError:
+                continue
+            built += 1
+            assert space.canonical(canonical) == canonical
+            assert space.lower(Arch(space.name, canonical)) == space.lower(Arch(space.name, values))
+        assert built > 20
+
+    def test_every_arch_is_canonical(self, space: SearchSpace, archs: list[Arch]) -> None:
+        for arch in archs:
+            assert space.canonical(arch.values) == arch.values
+
+    def test_json_round_trip(self, space: SearchSpace, archs: list[Arch]) -> None:
+        for arch in archs:
+            assert space.from_json(json.loads(json.dumps(space.to_json(arch)))) == arch
+
+    def test_named_archs_are_found_by_name(self, space: SearchSpace) -> None:
+        for name, arch in space.named.items():
+            assert space.load_arch(name) == space.load_arch(name.upper()) == arch
+
+    def test_samples_repeat_by_seed_alone(self, space: SearchSpace) -> None:
+        def draw(seed: int) -> list[Arch]:
+            random.seed(random.randrange(1000))  # the global generator must not matter
+            rng = random.Random(seed)
+            return [space.sample(rng) for _ in range(5)]
+
+        assert draw(3) == draw(3)
+        assert draw(3) != draw(4)
+
+    def test_samples_reach_every_option(self, space: SearchSpace) -> None:
+        rng = random.Random(0)
+        samples = [space.sample(rng).values for _ in range(1000)]
+        for choice, values in zip(space.choices, zip(*samples, strict=True), strict=True):
+            assert set(values) == set(choice.options), choice.name
+
+    def test_size_counts_the_archs(self) -> None:
+        tiny = self.make_tiny()
+        archs = set()
+        for values in product(*(choice.options for choice in tiny.choices)):
+            try:
+                archs.add(tiny.canonical(values))
+            except ValueError:
+                continue
+        assert tiny.size() == len(archs)
+
+    @pytest.mark.parametrize("data", [None, [], "s0", 3])
+    def test_json_that_is_no_object_is_refused(self, space: SearchSpace, data: Any) -> None:
+        with pytest.raises(UserError, match="must be a JSON object"):
+            space.from_json(data)
+
+    def test_fields_and_values_are_checked(self, space: SearchSpace) -> None:
+        good = space.to_json(space.largest)
+        choice = space.choices[0]
+        refused(space, {**good, "space": "other"}, "space 'other'", space.name)
+        refused(space, {**good, "self": 1}, "unknown field self", choice.field)
+        for field in dict.fromkeys(c.field for c in space.choices):
+            refused(space, {k: v for k, v in good.items() if k != field}, f"no field {field}", space.name)
+            refused(space, {**good, field: 7}, f"{field} is 7", "give a list of")
+            refused(space, {**good, field: good[field][:-1]}, f"{field} is ", f"give a list of {len(good[field])}")
+        assert len(choice.index) == 1, (
+            "the first choice of a space is no nested one, so that its values are easy to spoil"
+        )
+        rest = good[choice.field][1:]
+        refused(space, {**good, choice.field: ["x", *rest]}, f"{choice.name} is 'x'", "give an integer")
+        for value in (-1, 10**30):
+            refused(space, {**good, choice.field: [value, *rest]}, f"{choice.name} is {value}", str(choice.options[-1]))
+
+    # ---- slimming
+
+    def test_an_action_takes_one_choice_one_option_down(self, space: SearchSpace, archs: list[Arch]) -> None:
+        at = {choice.name: i for i, choice in enumerate(space.choices)}
+        for arch in archs:
+            actions = space.slim(arch)
+            assert len({action.choice for action in actions}) == len({a.arch for a in actions}) == len(actions)
+            for action in actions:
+                i = at[action.choice]
+                options = space.choices[i].options
+                assert action.before == arch.values[i]
+                assert action.after == action.arch.values[i] == options[options.index(action.before) - 1]
+                assert all(new <= old for new, old in zip(action.arch.values, arch.values, strict=True))
+                assert space.canonical(action.arch.values) == action.arch.values
+                assert num_params(space, action.arch) < num_params(space, arch)
+                assert macs(space, action.arch) < macs(space, arch)
+
+    def test_slimming_ends_at_the_smallest_network(self, space: SearchSpace) -> None:
+        assert space.slim(space.smallest) == ()
+        steps = sum(len(choice.options) - 1 for choice in space.choices)
+        for seed in range(5):
+            rng, arch = random.Random(seed), space.largest
+            for _ in range(steps):
+                if actions := space.slim(arch):
+                    arch = rng.choice(actions).arch
+            assert space.slim(arch) == ()
+            assert [b.key for b in space.lower(arch)] == [b.key for b in space.lower(space.smallest)]
+
+    # ---- geometry
+
+    def test_blocks_follow_one_another(self, space: SearchSpace, archs: list[Arch]) -> None:
+        for arch in archs:
+            blocks = space.lower(arch)
+            assert len({(block.kind, block.name) for block in blocks}) == len(blocks)
+            assert blocks[0].input_shape() == (space.in_chans, space.image_size, space.image_size)
+            assert blocks[-1].output_shape() == (space.num_classes,)
+            for block, following in pairwise(blocks):
+                assert block.output_shape() == following.input_shape()
+            for block in blocks:
+                assert not block.chainable or block.output_shape() == block.input_shape()
+
+    def test_every_lowered_block_is_among_all_blocks(self, space: SearchSpace, archs: list[Arch]) -> None:
+        every = space.all_blocks()
+        for arch in archs:
+            for block in space.lower(arch):
+                listed = every[block.key]
+                assert (listed.key, listed.num_params, listed.macs) == (block.key, block.num_params, block.macs)
+
+    def test_cost_table_is_the_sum_over_the_blocks(self, space: SearchSpace, archs: list[Arch]) -> None:
+        encoded = space.encode(archs)
+        assert encoded.shape == (len(archs), len(space.choices))
+        for cost in (num_params, macs):
+            table = CostTable(space, attrgetter(cost.__name__))
+            np.testing.assert_array_equal(table(encoded), [cost(space, arch) for arch in archs])
+        assert CostTable(space, lambda block: block.macs)(space.encode([])).shape == (0,)
+
+    # ---- models
+
+    def test_counts_equal_those_of_the_built_model(
+        self, space: SearchSpace, models: list[tuple[Arch, nn.Module]]
+    ) -> None:
+        for arch, model in models:
+            assert num_params(space, arch) == sum(p.numel() for p in model.parameters())
+            assert macs(space, arch) == fvcore_macs(model, image(space, 1))
+
+    def test_blocks_with_the_models_weights_are_the_model(
+        self, space: SearchSpace, models: list[tuple[Arch, nn.Module]]
+    ) -> None:
+        for arch, model in models:
+            weights = model.state_dict()
+            x = image(space)
+            y = x
+            used: list[str] = []
+            for block in space.lower(arch):
+                module = block.build().eval()
+                prefix = space.module_names(arch)[block.name]
+                names = {name: f"{prefix}.{name}" if prefix else name for name in module.state_dict()}
+                module.load_state_dict({name: weights[full] for name, full in names.items()})
+                used += names.values()
+                assert y.shape[1:] == block.input_shape()
+                y = module(y)
+                assert y.shape[1:] == block.output_shape()
+            assert sorted(used) == sorted(weights)
+            assert torch.equal(y, model(x))
+
+    def test_source_makes_the_model(self, space: SearchSpace, models: list[tuple[Arch, nn.Module]]) -> None:
+        for arch, model in models:
+            namespace: dict[str, Any] = {}
+            exec(space.source(arch), namespace)
+            other = namespace["create_model"]().eval()
+            other.load_state_dict(model.state_dict())
+            assert torch.equal(other(image(space)), model(image(space)))
+
+    def test_drop_path_changes_training_only(self, space: SearchSpace) -> None:
+        plain = randomized(space.build(space.largest), 0)
+        dropping = space.build(space.largest, drop_path_rate=0.5).eval()
+        dropping.load_state_dict(plain.state_dict())
+        x = image(space)
+        assert torch.equal(dropping(x), plain(x))
+        assert not torch.equal(dropping.train()(x), plain.train()(x))
+
+
+def refused(space: SearchSpace, data: dict[str, Any], *parts: str) -> None:
+    """Asserts that `from_json` refuses the data with one line that holds all parts."""
+    with pytest.raises(UserError) as caught:
+        space.from_json(data)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def image(space: SearchSpace, batch: int = 2) -> Tensor:
+    shape = (batch, space.in_chans, space.image_size, space.image_size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7))
+
+
+def randomized(model: nn.Module, seed: int) -> nn.Module:
+    """The model in evaluation mode, no branch silent: fresh layer scales and BN statistics hide what they scale."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if tensor.ndim == 1 and tensor.is_floating_point():
+            low = -0.5 if name.endswith(("bias", "running_mean")) else 0.5
+            tensor.uniform_(low, low + 1, generator=generator)
+    return model.eval().requires_grad_(False)
+
+
+def fvcore_macs(model: nn.Module, x: Tensor) -> int:
+    """The model's convolutions, linear layers and matrix products, counted by fvcore."""
+    from fvcore.nn import FlopCountAnalysis
+
+    analysis = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counts = analysis.by_operator()
+    return sum(counts[operator] for operator in ("conv", "linear", "matmul"))
