@@ -30,6 +30,11 @@ class TestNano(EfficientFormerV2Contract):
     def test_the_search_means_something(self, space: SearchSpace) -> None:
         assert space.size() > 10**9
 
+    def test_fresh_branches_are_loud_enough_for_a_short_training(self, space: SearchSpace) -> None:
+        gammas = [p for name, p in space.build(space.largest).named_parameters() if name.endswith("gamma")]
+        assert gammas
+        assert all(torch.all(gamma == 0.1) for gamma in gammas)
+
     def test_takes_images_of_64_pixels(self) -> None:
         space = get_space("efficientformerv2-nano", image_size=64)
         model = randomized(space.build(space.largest), 0)
@@ -55,6 +60,13 @@ class TestPublished:
         ours.load_state_dict(theirs.state_dict())
         x = image(self.space, 1)
         assert torch.equal(ours(x), theirs(x))
+
+    def test_is_initialized_as_timms_model(self) -> None:
+        torch.manual_seed(3)
+        theirs = timm.create_model("efficientformerv2_s0").state_dict()
+        torch.manual_seed(3)
+        ours = self.space.build(self.space.published["s0"]).state_dict()
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
     def test_largest_has_the_widths_and_depths_of_l(self) -> None:
         data = self.space.to_json(self.space.largest)
