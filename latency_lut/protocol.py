@@ -1,0 +1,201 @@
+"""How anything is timed: shuffled rounds over all graphs, and only samples during which the thread did not wait.
+
+Blocks measured one after another drift apart with the machine's state; in interleaved rounds every graph meets every
+state. Nothing here knows a runtime: a graph is a function that runs it a number of times.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+from search_spaces import Arch, BlockSpec, SearchSpace
+
+Run = Callable[[int], None]  # runs a graph so many times, one after another
+MAX_WAIT_SHARE = 0.02  # of a sample's time in the run queue; above it the sample is not clean
+MAX_ROUNDS_PER_SAMPLE = 3  # on a busy machine a measurement ends after this many times the rounds it needs
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What graphs are run by."""
+
+    device: str
+    os: str
+    runtime: str
+    runtime_version: str
+    compute_unit: str
+    precision: str
+    threads: int
+
+
+class Backend(Protocol):
+    """A runtime on a device. Exporting may happen on another machine than loading and running."""
+
+    name: str
+
+    def export_blocks(self, blocks: Sequence[BlockSpec]) -> bytes:
+        """The blocks one after another, batch 1, each with random weights of its own."""
+
+    def export_network(self, space: SearchSpace, arch: Arch) -> bytes:
+        """`space.build(arch)`, as it would be shipped, batch 1, random weights."""
+
+    def load(self, model: bytes) -> Run:
+        """A session with its input in place."""
+
+    def describe(self) -> Runtime:
+        """The runtime and device that `load` uses."""
+
+
+class Clock(Protocol):
+    def now_ns(self) -> int:
+        """Monotonic time."""
+
+    def wait_ns(self) -> int | None:
+        """Time that this process has been ready to run but waited for a core; None where the system cannot tell."""
+
+
+class SystemClock:
+    """The clock of this machine; waiting is known on Linux only."""
+
+    def now_ns(self) -> int:
+        return time.perf_counter_ns()
+
+    def wait_ns(self) -> int | None:
+        waits = []
+        for task in Path("/proc/self/task").glob("*/schedstat"):
+            try:
+                waits.append(int(task.read_text().split()[1]))
+            except (OSError, IndexError, ValueError):  # the thread has just ended
+                continue
+        return sum(waits) if waits else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    Args:
+        samples: clean samples wanted of every graph.
+        min_sample_ms: a sample repeats its graph for at least this long.
+    """
+
+    samples: int = 40
+    min_sample_ms: float = 2.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Time of one run, and the share of the sample's time spent waiting (None: unknown)."""
+
+    ms: float
+    wait_share: float | None
+
+    @property
+    def clean(self) -> bool:
+        return self.wait_share is None or self.wait_share <= MAX_WAIT_SHARE
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The samples of one graph that count, in order of time: as many as wanted, those with the least waiting."""
+
+    samples_ms: tuple[float, ...]
+
+    @property
+    def min_ms(self) -> float:
+        return min(self.samples_ms)
+
+    @property
+    def median_ms(self) -> float:
+        return median(self.samples_ms)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """
+    Args:
+        timings: by graph.
+        unclean_share: of all samples taken; None where the system does not tell.
+        short: how many graphs have fewer clean samples than wanted.
+    """
+
+    timings: dict[str, Timing]
+    unclean_share: float | None
+    short: int
+
+    @property
+    def busy(self) -> bool:
+        """Whether other work disturbed the measurement so much that its figures deserve no trust."""
+        return self.short > 0 or (self.unclean_share or 0.0) > 0.1
+
+
+def measure(
+    runs: Mapping[str, Run],
+    settings: Settings,
+    clock: Clock,
+    *,
+    seed: int = 0,
+    taken: Mapping[str, Sequence[Sample]] | None = None,
+    on_round: Callable[[dict[str, Sample]], None] = lambda _: None,
+) -> Measurement:
+    """Times all graphs in shuffled rounds until each has its clean samples.
+
+    Args:
+        seed: of the order within the rounds.
+        taken: samples of an earlier, interrupted measurement.
+        on_round: called after each round with its samples.
+    """
+    samples = {name: list((taken or {}).get(name, ())) for name in runs}
+    order = random.Random(seed)
+    repeats: dict[str, int] = {}
+    for _ in range(max(map(len, samples.values())), settings.samples * MAX_ROUNDS_PER_SAMPLE):
+        pending = [name for name in runs if sum(s.clean for s in samples[name]) < settings.samples]
+        if not pending:
+            break
+        order.shuffle(pending)
+        fresh = {}
+        for name in pending:
+            if name not in repeats:
+                repeats[name] = _repeats(runs[name], settings.min_sample_ms, clock)
+            fresh[name] = _sample(runs[name], repeats[name], clock)
+            samples[name].append(fresh[name])
+        on_round(fresh)
+    return _summarize(samples, settings)
+
+
+def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:
+    run(1)  # the first run allocates
+    fastest = inf
+    for _ in range(3):
+        start = clock.now_ns()
+        run(1)
+        fastest = min(fastest, (clock.now_ns() - start) / 1e6)
+    return ceil(min_sample_ms / max(fastest, 1e-3))
+
+
+def _sample(run: Run, repeats: int, clock: Clock) -> Sample:
+    run(1)  # brings the graph's weights back into the caches
+    wait, start = clock.wait_ns(), clock.now_ns()
+    run(repeats)
+    elapsed, wait_after = clock.now_ns() - start, clock.wait_ns()
+    share = None if wait is None or wait_after is None else max(0, wait_after - wait) / elapsed
+    return Sample(elapsed / repeats / 1e6, share)
+
+
+def _summarize(samples: Mapping[str, Sequence[Sample]], settings: Settings) -> Measurement:
+    timings, short = {}, 0
+    for name, all_samples in samples.items():
+        by_wait = sorted(range(len(all_samples)), key=lambda i: all_samples[i].wait_share or 0.0)
+        quietest = [all_samples[i] for i in sorted(by_wait[: settings.samples])]
+        timings[name] = Timing(tuple(s.ms for s in quietest))
+        short += sum(s.clean for s in quietest) < settings.samples
+    flat = [s for row in samples.values() for s in row]
+    known = all(s.wait_share is not None for s in flat)
+    unclean_share = sum(not s.clean for s in flat) / len(flat) if known else None
+    return Measurement(timings, unclean_share, short)

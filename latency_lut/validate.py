@@ -1,0 +1,181 @@
+"""python -m latency_lut.validate: a table's predictions against networks measured now, none of which it has seen.
+
+Bare: the newest table in runs/tables, 20 random networks. Beside the table's errors it shows what there is to compare
+them with: the same networks measured twice (the floor that no predictor passes), the plain sum of blocks without
+calibration, and MACs and parameters through a line fitted on the table's calibration networks.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from latency_lut.build import TABLES
+from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
+from latency_lut.plan import ANCHOR, fit_line
+from latency_lut.protocol import Backend, Clock, Settings, SystemClock, measure
+from latency_lut.table import LatencyTable, table_paths
+from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
+from search_spaces.command import flag, parse, run
+from search_spaces.files import write_json
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    table: str | None = flag(None, "the table's file (default: the newest in runs/tables)")
+    num_archs: int = flag(20, "random networks to measure", minimum=3, maximum=10_000)
+    samples: int = flag(40, "undisturbed samples of every network", minimum=2, maximum=10_000)
+    seed: int = flag(1, "which random networks")
+    json: bool = flag(False, "print JSON instead of text")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Agreement of predicted with measured times. Fractions, not percent; ranks are None where all times are equal."""
+
+    mape: float
+    bias: float
+    within_5_percent: float
+    within_10_percent: float
+    spearman: float | None
+    kendall: float | None
+
+    @classmethod
+    def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> Accuracy:
+        from scipy.stats import kendalltau, spearmanr
+
+        error = np.asarray(predicted) / np.asarray(measured) - 1
+        ranked = len(set(predicted)) > 1 and len(set(measured)) > 1
+        return cls(
+            mape=float(np.abs(error).mean()),
+            bias=float(error.mean()),
+            within_5_percent=float((np.abs(error) <= 0.05).mean()),
+            within_10_percent=float((np.abs(error) <= 0.10).mean()),
+            spearman=float(spearmanr(predicted, measured).statistic) if ranked else None,
+            kendall=float(kendalltau(predicted, measured).statistic) if ranked else None,
+        )
+
+
+def held_out_archs(space: SearchSpace, table: LatencyTable, count: int, seed: int) -> list[Arch]:
+    """Different random archs, none of them a calibration network of the table; fewer where the space has fewer."""
+    seen = {space.from_json(network.arch) for network in table.calibration.networks}
+    rng, archs = random.Random(seed), []
+    for _ in range(100 * count):
+        arch = space.sample(rng)
+        if arch not in seen:
+            seen.add(arch)
+            archs.append(arch)
+        if len(archs) == count:
+            break
+    return archs
+
+
+def validate(
+    table: LatencyTable,
+    space: SearchSpace,
+    backend: Backend,
+    archs: Sequence[Arch],
+    settings: Settings,
+    clock: Clock | None = None,
+) -> dict[str, Any]:
+    """Measures the networks, each in two sessions, and compares. The result is JSON."""
+    table.check(space)
+    runs = {"anchor": backend.load(backend.export_blocks(ANCHOR))}
+    for i, arch in enumerate(tqdm(archs, desc="loading networks", disable=None, leave=False)):
+        model = backend.export_network(space, arch)
+        runs |= {f"{i} first": backend.load(model), f"{i} second": backend.load(model)}
+    with tqdm(total=settings.samples, desc="measuring rounds", disable=None, leave=False) as progress:
+        measured = measure(runs, settings, clock or SystemClock(), on_round=lambda _: progress.update() and None)
+    minima = {name: timing.min_ms for name, timing in measured.timings.items()}
+    times = [minima[f"{i} first"] for i in range(len(archs))]
+    again = [minima[f"{i} second"] for i in range(len(archs))]
+    predictors = _predictions(table, space, archs)
+    return {
+        "space": space.name,
+        "image_size": space.image_size,
+        "table_runtime": _runtime(table),
+        "runtime": asdict(backend.describe()),
+        "num_archs": len(archs),
+        **asdict(settings),
+        "unclean_share": measured.unclean_share,
+        "busy": measured.busy,
+        "anchor_change": minima["anchor"] / table.provenance.anchor_ms - 1,
+        **{name: asdict(Accuracy.of(predicted, times)) for name, predicted in predictors.items()},
+        "repeat_floor": asdict(Accuracy.of(again, times)),
+        "networks": [
+            {"arch": space.to_json(arch), "predicted_ms": p, "measured_ms": t, "measured_again_ms": a}
+            for arch, p, t, a in zip(archs, predictors["table"], times, again, strict=True)
+        ],
+    }
+
+
+def _predictions(table: LatencyTable, space: SearchSpace, archs: Sequence[Arch]) -> dict[str, list[float]]:
+    """Predicted times by each predictor: the table, its rows uncalibrated, and lines through MACs and parameters."""
+    line = table.calibration
+    predictions = {"table": [table.latency_ms(space, arch) for arch in archs]}
+    predictions["uncalibrated_sum"] = [(ms - line.offset_ms) / line.scale for ms in predictions["table"]]
+    networks = [space.from_json(network.arch) for network in line.networks]
+    for name, count in (("macs", macs), ("num_params", num_params)):
+        scale, offset_ms = fit_line([count(space, a) for a in networks], [n.min_ms for n in line.networks])
+        predictions[name] = [scale * count(space, arch) + offset_ms for arch in archs]
+    return predictions
+
+
+def _runtime(table: LatencyTable) -> dict[str, Any]:
+    names = ("device", "os", "runtime", "runtime_version", "compute_unit", "precision", "threads")
+    return {name: getattr(table.provenance, name) for name in names}
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as a text table."""
+    lines = [
+        f"{result['space']} at {result['image_size']} px: {result['num_archs']} networks that the table has not seen",
+        f"{'':28}{'MAPE':>8}{'bias':>8}{'±5 %':>8}{'±10 %':>8}{'Spearman':>10}{'Kendall':>9}",
+    ]
+    for key, label in (
+        ("table", "table"),
+        ("repeat_floor", "same networks again"),
+        ("uncalibrated_sum", "blocks, uncalibrated"),
+        ("macs", "MACs, line"),
+        ("num_params", "parameters, line"),
+    ):
+        row = Accuracy(**result[key])
+        ranks = [f"{r:.3f}" if r is not None else "-" for r in (row.spearman, row.kendall)]
+        lines.append(
+            f"{label:28}{row.mape:>8.1%}{row.bias:>+8.1%}{row.within_5_percent:>8.0%}{row.within_10_percent:>8.0%}"
+            f"{ranks[0]:>10}{ranks[1]:>9}"
+        )
+    lines.append(f"the anchor runs {result['anchor_change']:+.1%} longer than when the table was built")
+    if differing := [k for k, v in result["table_runtime"].items() if v != result["runtime"][k]]:
+        there = ", ".join(f"{k} {result['table_runtime'][k]!r} (here {result['runtime'][k]!r})" for k in differing)
+        lines.append(f"WARNING: the table is of another device or runtime: {there}")
+    if result["busy"]:
+        lines.append("WARNING: the machine was busy; validate again when it is quiet")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(ValidateConfig, argv, "python -m latency_lut.validate", "Measure how well a table predicts.")
+    paths = [Path(config.table)] if config.table else table_paths(TABLES)
+    if not paths:
+        raise UserError(f"no table in {TABLES}; build one with python -m latency_lut.build, or give --table")
+    table = LatencyTable.load(paths[0])
+    space = get_space(table.space, table.image_size, table.num_classes)
+    archs = held_out_archs(space, table, config.num_archs, config.seed)
+    backend = OnnxRuntimeBackend(table.provenance.threads)
+    result = validate(table, space, backend, archs, Settings(config.samples))
+    out = paths[0].with_suffix(".validation.json")
+    write_json(out, result)
+    print(json.dumps(result, indent=1) if config.json else f"{report(result)}\n{out}")
+
+
+if __name__ == "__main__":
+    run(lambda: main(sys.argv[1:]))
