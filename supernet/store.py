@@ -13,14 +13,13 @@ the store. There are no elastic layers and there is no current subnet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from search_spaces import Arch, BlockSpec, SearchSpace
@@ -28,20 +27,68 @@ from search_spaces import Arch, BlockSpec, SearchSpace
 
 @dataclass(frozen=True)
 class _Skeleton:
-    """A block's module on the meta device and the (name, shape, is a norm's) of each of its tensors."""
+    """A block's module without tensors of its own: where each tensor goes, its name, shape, and is it a norm's."""
 
     module: nn.Module
+    places: tuple[tuple[dict[str, Tensor | None], str], ...]
     tensors: tuple[tuple[str, torch.Size, bool], ...]
 
+    def __call__(self, tensors: Iterable[Tensor], x: Tensor) -> Tensor:
+        """Runs the module on these tensors, in the order of `tensors`.
 
-@lru_cache(maxsize=None)
+        What `torch.func.functional_call` does, without resolving every name at every call (5 % of the time of a
+        small network's training step).
+        """
+        for (place, leaf), tensor in zip(self.places, tensors, strict=True):
+            place[leaf] = tensor
+        try:
+            return self.module(x)
+        finally:
+            for place, leaf in self.places:
+                place[leaf] = None
+
+
+@cache
 def _skeleton(block: BlockSpec, device: torch.device) -> _Skeleton:
     with torch.device("meta"):
         module = block.build()
     _materialize_buffers(module, device)
     norms = {name for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
-    state = module.state_dict()
-    return _Skeleton(module, tuple((n, t.shape, n.rpartition(".")[0] in norms) for n, t in state.items()))
+    places, tensors = [], []
+    for name, tensor in module.state_dict().items():
+        owner, _, leaf = name.rpartition(".")
+        part: Any = module.get_submodule(owner)
+        places.append((part._parameters if leaf in part._parameters else part._buffers, leaf))
+        tensors.append((name, tensor.shape, owner in norms))
+    return _Skeleton(module, tuple(places), tuple(tensors))
+
+
+class _Plan:
+    """How a block runs on a store: its skeleton, the whole tensors it is made of, and which of these to slice."""
+
+    def __init__(self, skeleton: _Skeleton, whole: list[Tensor]) -> None:
+        self.skeleton, self.whole = skeleton, whole
+        self.sliced = [i for i, (_, shape, _) in enumerate(skeleton.tensors) if whole[i].shape != shape]
+        self.shapes = [skeleton.tensors[i][1] for i in self.sliced]
+
+
+class _Slices(torch.autograd.Function):
+    """Contiguous copies of prefix slices, all of a block's as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, shapes: Sequence[torch.Size], *full: Tensor) -> tuple[Tensor, ...]:
+        ctx.shapes = shapes
+        ctx.full = [(tensor.shape, tensor.stride()) for tensor in full]
+        return tuple(_prefix(tensor, shape).clone() for tensor, shape in zip(full, shapes, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        padded = []
+        for grad, shape, (full_shape, stride) in zip(grads, ctx.shapes, ctx.full, strict=True):
+            full = grad.new_empty_strided(full_shape, stride).zero_()
+            _prefix(full, shape).copy_(grad)
+            padded.append(full)
+        return None, *padded
 
 
 def _materialize_buffers(module: nn.Module, device: torch.device) -> None:
@@ -49,7 +96,7 @@ def _materialize_buffers(module: nn.Module, device: torch.device) -> None:
     for part in module.modules():
         names = part._non_persistent_buffers_set
         for name in names:
-            part._buffers[name] = torch.empty_like(part._buffers[name], device=device)
+            part._buffers[name] = torch.empty_like(part.get_buffer(name), device=device)
         if names:
             part.init_non_persistent_buffers()  # type: ignore[operator]
 
@@ -73,11 +120,11 @@ class Supernet(nn.Module):
         modules = space.module_names(space.largest)
         blocks = space.lower(space.largest)
         for block in blocks:
-            for name, _, is_norm in _skeleton(_anonymous(block), torch.device("cpu")).tensors:
+            for name, _, is_norm in _skeleton(replace(block, name=""), torch.device("cpu")).tensors:
                 if not is_norm:
                     _register(self, _join(block.name, name), template[_join(modules[block.name], name)], True)
         for block in {block for slot in space.slots for block in space.slot_blocks(slot)}:
-            for name, shape, is_norm in _skeleton(_anonymous(block), torch.device("cpu")).tensors:
+            for name, shape, is_norm in _skeleton(replace(block, name=""), torch.device("cpu")).tensors:
                 if is_norm:
                     value, trained = _NORM_ENTRIES[name.rpartition(".")[2]]
                     _register(self, _norm_name(block, name), value(shape), trained)
@@ -85,6 +132,7 @@ class Supernet(nn.Module):
         self._index()
 
     def _index(self) -> None:
+        self._plans: dict[BlockSpec, _Plan] = {}
         self._tensors: dict[str, Tensor] = {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Supernet:
@@ -92,25 +140,39 @@ class Supernet(nn.Module):
         self._index()
         return self
 
-    def tensors(self, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
-        """(name within the block, view of the store) of each of the block's tensors."""
-        for name, shape, is_norm in _skeleton(_anonymous(block), self.device).tensors:
-            if is_norm:
-                yield name, self._tensors[_norm_name(block, name)]
-            else:
-                yield name, _prefix(self._tensors[_join(block.name, name)], shape)
-
     @property
     def device(self) -> torch.device:
         return next(iter(self._tensors.values())).device
 
+    def _plan(self, block: BlockSpec) -> _Plan:
+        if block not in self._plans:
+            skeleton = _skeleton(replace(block, name=""), self.device)
+            whole = [
+                self._tensors[_norm_name(block, name) if is_norm else _join(block.name, name)]
+                for name, _, is_norm in skeleton.tensors
+            ]
+            self._plans[block] = _Plan(skeleton, whole)
+        return self._plans[block]
+
+    def tensors(self, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
+        """(name within the block, view of the store) of each of the block's tensors."""
+        plan = self._plan(block)
+        for (name, shape, _), tensor in zip(plan.skeleton.tensors, plan.whole, strict=True):
+            yield name, _prefix(tensor, shape)
+
     def run_block(self, block: BlockSpec, x: Tensor) -> Tensor:
-        module: Any = _skeleton(_anonymous(block), x.device).module
+        plan = self._plan(block)
+        module: Any = plan.skeleton.module
         if module.training != self.training:
             module.train(self.training)
         if block.chainable:
             module.drop_prob = self._drop_prob[block.name]
-        return functional_call(module, dict(self.tensors(block)), (x,), tie_weights=False)
+        tensors = plan.whole.copy()
+        if plan.sliced:
+            slices = _Slices.apply(plan.shapes, *(tensors[i] for i in plan.sliced))
+            for i, part in zip(plan.sliced, slices, strict=True):
+                tensors[i] = part
+        return plan.skeleton(tensors, x)
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         for block in self.space.lower(arch):
@@ -151,10 +213,6 @@ _NORM_ENTRIES: dict[str, tuple[Callable[[torch.Size], Tensor], bool]] = {
 }
 
 
-def _anonymous(block: BlockSpec) -> BlockSpec:
-    return replace(block, name="")
-
-
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
@@ -165,10 +223,8 @@ def _norm_name(block: BlockSpec, name: str) -> str:
 
 
 def _prefix(tensor: Tensor, shape: torch.Size) -> Tensor:
-    for dim, length in enumerate(shape):
-        if tensor.shape[dim] != length:
-            tensor = tensor.narrow(dim, 0, length)
-    return tensor
+    """The view of the first `shape[d]` entries of each dimension d."""
+    return tensor.as_strided(shape, tensor.stride(), tensor.storage_offset())
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -1,0 +1,110 @@
+"""A subnet through the supernet against the same network extracted: time of a training step and of evaluation.
+
+    python scripts/bench_supernet.py                                   # the nano space, batch 64
+    python scripts/bench_supernet.py --space efficientformerv2 --batch-size 8 --num-archs 1
+
+Prints ratios, each the median over interleaved pairs of one run; 1 is the limit. Evaluation is what a search does:
+batches through the blocks' own contiguous copies. The sandwich step is compared with its four networks' own steps.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from search_spaces import get_space
+from search_spaces.command import flag, parse, run
+from supernet import Supernet, sandwich_archs, sandwich_step
+
+
+@dataclass(frozen=True)
+class Config:
+    space: str = flag("efficientformerv2-nano", "search space")
+    batch_size: int = flag(64, "images of a step", minimum=1)
+    num_archs: int = flag(4, "random archs beside the largest and the smallest", minimum=0)
+    pairs: int = flag(15, "interleaved pairs for each figure", minimum=1)
+
+
+def ratio(ours: Callable[[], object], peer: Callable[[], object], pairs: int) -> float:
+    """Median over interleaved pairs of ours / peer, after one warm-up of each."""
+    ours(), peer()
+    ratios = []
+    for i in range(pairs):
+        order = (ours, peer) if i % 2 == 0 else (peer, ours)  # neither always runs on the other's warm cache
+        seconds = {}
+        for work in order:
+            start = time.perf_counter()
+            work()
+            seconds[work] = time.perf_counter() - start
+        ratios.append(seconds[ours] / seconds[peer])
+    return statistics.median(ratios)
+
+
+def bench(config: Config) -> None:
+    space = get_space(config.space)
+    supernet = Supernet(space).to(memory_format=torch.channels_last)
+    size = (config.batch_size, space.in_chans, space.image_size, space.image_size)
+    x = torch.randn(size).contiguous(memory_format=torch.channels_last)
+    target = torch.randint(0, space.num_classes, (config.batch_size,))
+    rng = random.Random(0)
+
+    def step(model: nn.Module, *arch: object) -> None:
+        for parameter in parameters[model]:  # as an optimizer does, which keeps the list
+            parameter.grad = None
+        F.cross_entropy(model(x, *arch), target).backward()
+
+    parameters: dict[nn.Module, list[nn.Parameter]] = {supernet: list(supernet.parameters())}
+    print(f"{space.name}, batch {config.batch_size}, {space.image_size} px, {torch.get_num_threads()} threads")
+    print(f"{'arch':12} {'params M':>9} {'MACs M':>9} {'training step':>14} {'evaluation':>11}")
+    archs = {"largest": space.largest, "smallest": space.smallest}
+    archs |= {f"random {i}": space.sample(rng) for i in range(config.num_archs)}
+    rows = []
+    for name, arch in archs.items():
+        model = supernet.extract(arch).to(memory_format=torch.channels_last)
+        parameters[model] = list(model.parameters())
+        supernet.train(), model.train()
+        training = ratio(partial(step, supernet, arch), partial(step, model), config.pairs)
+        blocks = nn.Sequential(*(supernet.block_module(block) for block in space.lower(arch)))
+        blocks.to(memory_format=torch.channels_last)
+        model.eval()
+        with torch.inference_mode():
+            evaluation = ratio(partial(blocks, x), partial(model, x), config.pairs)
+        costs = [sum(getattr(b, n) for b in space.lower(arch)) / 1e6 for n in ("num_params", "macs")]
+        print(f"{name:12} {costs[0]:9.3f} {costs[1]:9.2f} {training:14.3f} {evaluation:11.3f}")
+        rows.append((training, evaluation))
+    for i, what in enumerate(("training step", "evaluation")):
+        print(f"median of {what}: {statistics.median(row[i] for row in rows):.3f}")
+
+    drawn = sandwich_archs(space, rng)
+    models = [supernet.extract(a).to(memory_format=torch.channels_last).train() for a in drawn]
+    parameters |= {model: list(model.parameters()) for model in models}
+    supernet.train()
+
+    def sandwich() -> None:
+        for parameter in parameters[supernet]:
+            parameter.grad = None
+        sandwich_step(supernet, x, target, drawn, F.cross_entropy)
+
+    def separate() -> None:
+        for model in models:
+            step(model)
+
+    print(f"sandwich step over its four static steps: {ratio(sandwich, separate, config.pairs):.3f}")
+    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+def main() -> None:
+    bench(parse(Config, None, "python scripts/bench_supernet.py", __doc__ or ""))
+
+
+if __name__ == "__main__":
+    run(main)
