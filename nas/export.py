@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from latency_lut.networks import measure_onnx
 from nas import runs
 from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.export_coreml import check_coreml, write_coreml
@@ -32,7 +33,7 @@ Format = Literal["onnx", "coreml", "timm"]
 @dataclass(frozen=True)
 class Config:
     run: str | None = flag(None, "run under runs/ (default: the newest with a retrained winner)")
-    winner: tuple[str, ...] = flag((), "winners to export (default: all that were retrained)")
+    winners: tuple[str, ...] = flag((), "winners to export (default: all that were retrained)")
     formats: tuple[Format, ...] = flag(("onnx", "coreml", "timm"), "what to write in place of the last export")
     threads: int = flag(1, "threads of ONNX Runtime in the latency measurement", minimum=1)
     opset: int | None = flag(None, "ONNX operator set (default: the exporter's own choice)", minimum=18)
@@ -95,7 +96,7 @@ def export(config: Config) -> list[dict[str, Any]]:
         raise UserError("--formats is empty; give some of onnx, coreml, timm")
     folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
     results = []
-    for winner in load_winners(folder, config.winner):
+    for winner in load_winners(folder, config.winners):
         print(winner.name)
         with atomic_folder(folder / "export" / winner.name) as target:
             results.append(export_winner(winner, target, config))
@@ -119,8 +120,6 @@ def export_winner(winner: Winner, folder: Path, config: Config) -> dict[str, Any
 
 def export_onnx(winner: Winner, folder: Path, opset: int | None, threads: int) -> dict[str, Any]:
     """`model.onnx`, compared in ONNX Runtime and timed."""
-    from latency_lut import measure_onnx
-
     path = folder / "model.onnx"
     write_onnx(winner.model(), path, winner.info.image_size, winner.metadata, opset)
     parity = check_onnx(path, winner.model(), winner.info)

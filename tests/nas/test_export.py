@@ -17,7 +17,6 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import latency_lut
 from nas import export_coreml, export_onnx
 from nas.checkpoint import load_tensors, save_tensors
 from nas.export import Config, Winner, export, load_winners
@@ -43,14 +42,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _stopwatch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency_lut, "measure_onnx", lambda path, threads: (0.5 * threads, 0.6 * threads), raising=False)
+        patch.setattr("nas.export.measure_onnx", lambda path, threads: (0.5 * threads, 0.6 * threads))
         yield
 
 
 @pytest.fixture(scope="module")
 def exported(run_folder: Path) -> Path:
     """The folder of winner "one" in all formats."""
-    export(Config(run=str(run_folder), winner=("one",), threads=2))
+    export(Config(run=str(run_folder), winners=("one",), threads=2))
     return run_folder / "export" / "one"
 
 
@@ -199,7 +198,7 @@ def test_an_export_that_differs_is_refused_and_leaves_the_last_one(
 
     monkeypatch.setattr("nas.export.write_onnx", corrupt)
     with pytest.raises(UserError, match=r"logits differ .* nothing was exported"):
-        export(Config(run=str(run_folder), winner=("one",), formats=("timm", "onnx")))
+        export(Config(run=str(run_folder), winners=("one",), formats=("timm", "onnx")))
     assert {p: p.stat().st_mtime_ns for p in exported.rglob("*")} == before
     assert [p.name for p in exported.parent.iterdir()] == ["one"]
 
@@ -211,12 +210,12 @@ def test_an_interrupted_export_leaves_nothing(run_folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr("nas.export.save_tensors", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        export(Config(run=str(run_folder), winner=("two",), formats=("timm",)))
+        export(Config(run=str(run_folder), winners=("two",), formats=("timm",)))
     assert not list(run_folder.glob("export/*two*"))
 
 
 def test_formats_not_asked_for_are_not_written(run_folder: Path) -> None:
-    (result,) = export(Config(run=str(run_folder), winner=("two",), formats=("timm",)))
+    (result,) = export(Config(run=str(run_folder), winners=("two",), formats=("timm",)))
     assert set(result) == {"command", "name", "timm"}
     written = {p.name for p in (run_folder / "export/two").iterdir()}
     assert written == {"classes.txt", "model.py", "model.safetensors", "result.json"}
@@ -232,7 +231,7 @@ def test_mistakes_have_one_line_with_the_remedy(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"no retrained 'three'; choose from one, two, or run nas.retrain"):
-        export(Config(run=str(run_folder), winner=("three",)))
+        export(Config(run=str(run_folder), winners=("three",)))
     with pytest.raises(UserError, match="--formats is empty"):
         export(Config(run=str(run_folder), formats=()))
     make_run(tmp_path / "runs/new")
@@ -258,7 +257,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     tensors, info = load_tensors(tmp_path / "retrain/two/model.safetensors")
     save_tensors(tmp_path / "retrain/one/model.safetensors", tensors, info)
     with pytest.raises(UserError, match=r"another space or size"):
-        export(Config(run=str(tmp_path), winner=("one",), formats=("timm",)))
+        export(Config(run=str(tmp_path), winners=("one",), formats=("timm",)))
 
 
 def test_no_number_is_no_parity(winner: Winner) -> None:

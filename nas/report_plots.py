@@ -1,0 +1,153 @@
+"""The report's plots, as figures for Plotly's JavaScript. Text from outside is escaped: Plotly reads HTML in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from math import ceil, floor, log10
+from typing import Any
+
+from nas.report_data import Artifacts, Json
+
+BLUE, ORANGE, GREEN, GRAY = "#4a86e8", "#e0802b", "#34a06a", "#9aa1a9"
+CYCLE = (BLUE, ORANGE, GREEN, "#a76fd1", "#c9a227", "#4bb3c1")
+GRID = "rgba(128, 128, 128, 0.2)"
+
+
+def log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 times the powers of ten."""
+    low, high = floor(log10(min(values))), ceil(log10(max(values)))
+    ticks = [m * 10.0**e for e in range(low, high + 1) for m in (1, 2, 5)]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.10g}" for t in ticks]}
+
+
+def embed(name: str, figure: Any, shape: str = "") -> str:
+    """The figure as HTML; the page defines the function `plot` and the shapes "", "low" and "square"."""
+    data = figure.to_json().replace("<", "\\u003c")
+    return f'<div id="{name}" class="plot {shape}"></div>\n<script>plot("{name}", {data});</script>\n'
+
+
+def figure(traces: Sequence[Any], x_title: str, y_title: str, **layout: Any) -> Any:
+    """A figure of the report's style: no background of its own, thin grid, legend above."""
+    import plotly.graph_objects as go
+
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
+    style = go.Layout(
+        template=go.layout.Template(),
+        font={"family": "system-ui, sans-serif", "size": 13},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        hoverlabel={"align": "left"},
+        xaxis={**axis, "title": {"text": x_title}},
+        yaxis={**axis, "title": {"text": y_title}},
+    )
+    return go.Figure(list(traces), style).update_layout(**layout)
+
+
+def curve(run: Artifacts) -> Any:
+    """MES against accuracy: trajectories, Pareto sets, winners on the search split, retrained winners on the test split."""
+    several = len(run.searches) > 1
+    scores = [p["mes"] for search in run.searches.values() for p in search["trajectory"]]
+    traces = []
+    for i, (name, search) in enumerate(run.searches.items()):
+        prefix = f"{escape(name)}: " if several else ""
+        points = search["trajectory"]
+        front = sorted((p for p in points if p["pareto"]), key=lambda p: p["mes"])
+        path_color, front_color = (GRAY, BLUE) if not several else (CYCLE[i % len(CYCLE)],) * 2
+        traces += [
+            _points(f"{prefix}trajectory", points, path_color, mode="lines+markers", size=4, opacity=0.7),
+            _points(f"{prefix}Pareto set", front, front_color, size=8),
+        ]
+    winners = list(run.winners.values())
+    named = [w["name"] for w in winners]
+    stars = _points("winners", winners, ORANGE, mode="markers+text", text=named, size=14, symbol="star")
+    traces.append(stars.update(text=[escape(name) for name in named], textposition="bottom center", cliponaxis=False))
+    tested = [{**run.winners[n], "accuracy": r["test_accuracy"]} for n, r in run.retrained.items() if n in run.winners]
+    if tested:
+        name = "retrained winners, test split"
+        traces.append(_points(name, tested, GREEN, size=11, symbol="diamond", text=[w["name"] for w in tested]))
+    return figure(traces, "MES (log scale, more is better)", "accuracy on the search split, %", xaxis=log_axis(scores))
+
+
+def _points(
+    name: str,
+    points: Sequence[Json],
+    color: str,
+    *,
+    mode: str = "markers",
+    text: Sequence[str] | None = None,
+    opacity: float = 1.0,
+    **marker: Any,
+) -> Any:
+    import plotly.graph_objects as go
+
+    labels = text or [_step(p) for p in points]
+    return go.Scatter(
+        name=name,
+        x=[p["mes"] for p in points],
+        y=[100 * p["accuracy"] for p in points],
+        customdata=[_hover(label, p) for label, p in zip(labels, points, strict=True)],
+        hovertemplate="%{customdata}<extra>" + name + "</extra>",
+        mode=mode,
+        opacity=opacity,
+        marker={"color": color, **marker},
+        line={"color": color, "width": 1},
+    )
+
+
+def _step(point: Json) -> str:
+    action = point["action"]
+    what = "largest network" if action is None else f"{action['choice']} {action['before']} → {action['after']}"
+    return f"step {point['step']}: {what}"
+
+
+def _hover(label: str, p: Json) -> str:
+    latency = f"latency {p['latency_ms']:.3f} ms<br>" if "latency_ms" in p else ""
+    return (
+        f"<b>{escape(label)}</b><br>accuracy {100 * p['accuracy']:.2f} %<br>{latency}"
+        f"{p['num_params'] / 1e6:.3f} M parameters<br>{p['macs'] / 1e6:.1f} M MACs<br>MES {p['mes']:.4g}"
+    )
+
+
+def calibration(groups: dict[str, Sequence[tuple[float, float]]], unit: str = "ms") -> Any:
+    """Predicted against measured latency, (predicted, measured) pairs by the name of their group, and the diagonal."""
+    import plotly.graph_objects as go
+
+    values = [value for pairs in groups.values() for pair in pairs for value in pair]
+    ends = [0.95 * min(values), 1.05 * max(values)]
+    diagonal = go.Scatter(
+        x=ends, y=ends, mode="lines", name="equal", line={"color": GRAY, "dash": "dot", "width": 1}, hoverinfo="skip"
+    )
+    traces = [
+        go.Scatter(
+            name=escape(name),
+            x=[p for p, _ in pairs],
+            y=[m for _, m in pairs],
+            customdata=[100 * (p / m - 1) for p, m in pairs],
+            hovertemplate="predicted %{x:.3f}, measured %{y:.3f} " + unit + " (%{customdata:+.1f} %)<extra></extra>",
+            mode="markers",
+            marker={"color": color, "size": 8},
+        )
+        for (name, pairs), color in zip(groups.items(), CYCLE, strict=False)
+    ]
+    return figure([diagonal, *traces], f"predicted, {unit}", f"measured, {unit}")
+
+
+def lines(series: dict[str, tuple[Sequence[float], Sequence[float]]], y_title: str, *, log: bool = False) -> Any:
+    """(epochs, values) by name."""
+    import plotly.graph_objects as go
+
+    traces = [
+        go.Scatter(name=escape(name), x=x, y=y, mode="lines", line={"color": color, "width": 2})
+        for (name, (x, y)), color in zip(series.items(), CYCLE * len(series), strict=False)
+    ]
+    y_axis = log_axis([value for _, values in series.values() for value in values]) if log else {}
+    return figure(traces, "epoch", y_title, yaxis=y_axis, showlegend=len(series) > 1)
+
+
+def column(rows: Sequence[Json], name: str, factor: float = 1.0) -> tuple[list[float], list[float]]:
+    """(epochs, values) of the lines of a metrics file that hold the metric."""
+    held = [row for row in rows if row.get(name) is not None]
+    return [row["epoch"] for row in held], [factor * row[name] for row in held]

@@ -1,0 +1,309 @@
+"""The report, from whole and partial runs, read as HTML and opened in a browser where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.report import errors, write_report
+from nas.report_page import draw_arch
+from nas.report_plots import log_axis
+from search_spaces import UserError, get_space
+from search_spaces.files import read_json, write_json
+from tests.nas.synthetic_run import add_export, add_retrain, add_search, add_supernet, add_table, make_run, write_lines
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+# As a script, each would show itself in the console or as an element of the page.
+EVIL = "<script>throw Error('evil')</script><img src=http://evil.example/>"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, headings, table rows and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: dict[str, list[str]] = {}
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "td":
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.words.setdefault(self.open[-1], []).append(data)
+        if "td" in self.open:
+            self.rows[-1][-1] += data
+
+    @property
+    def headings(self) -> list[str]:
+        return self.words.get("h2", [])
+
+
+def whole_run(folder: Path, classes: list[str] | None = None) -> Path:
+    space = make_run(folder, classes=classes)
+    add_supernet(folder)
+    add_table(folder.parent / "tables/t.json", space)
+    add_search(folder, space, str(folder.parent / "tables/t.json"))
+    add_retrain(folder, space)
+    add_export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole_run(tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture(scope="module")
+def page(run_folder: Path) -> Page:
+    return Page(write_report(run_folder).read_text(encoding="utf-8"))
+
+
+def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
+    """The document after its scripts have run, and what they wrote to the console."""
+    assert CHROMIUM is not None
+    quiet = ["disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync"]
+    flags = [f"--{name}" for name in ["headless", "no-sandbox", "disable-component-update", *quiet]]
+    log = ["--enable-logging=stderr", "--v=0", f"--user-data-dir={profile}", "--virtual-time-budget=10000"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, *log, "--dump-dom", path.resolve().as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@needs_browser
+def test_renders_without_console_errors_and_treats_names_as_text(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "a <b> & c", classes=[EVIL, "1"])
+    for path in (run / "search/result.json", *run.glob("*/winner-1/result.json")):
+        path.write_text(path.read_text().replace('"winner-1"', json.dumps(EVIL)))
+    for stage in ("retrain", "export"):
+        (run / stage / "winner-1").rename(run / stage / EVIL.replace("/", "∕"))
+    search = read_json(run / "search/result.json")
+    search["winners"][0]["name"] = EVIL.replace("/", "∕")
+    write_json(run / "search/result.json", search)
+    dom, console = browse(write_report(run), tmp_path / "profile")
+    assert console == []
+    drawn = Page(dom)
+    plots = [attrs for _, attrs in drawn.tags if "js-plotly-plot" in (attrs.get("class") or "")]
+    assert [p["id"] for p in plots] == [
+        "curve",
+        "table-0",
+        "supernet-loss",
+        "supernet-accuracy",
+        "retrain-loss",
+        "retrain-accuracy",
+    ]
+    assert len(re.findall('class="main-svg"', dom)) >= len(plots)
+    assert not [tag for tag, _ in drawn.tags if tag in ("img", "b")]
+    assert "a <b> & c" in drawn.words["h1"]
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ('plot("curve", {', 'plot("curves", {'),
+        ("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'),  # what the page's policy forbids
+    ],
+)
+def test_the_browser_test_sees_a_broken_page(run_folder: Path, tmp_path: Path, good: str, bad: str) -> None:
+    html = write_report(run_folder).read_text(encoding="utf-8")
+    assert good in html
+    (tmp_path / "broken.html").write_text(html.replace(good, bad), encoding="utf-8")
+    _, console = browse(tmp_path / "broken.html", tmp_path / "profile")
+    assert console
+
+
+def test_loads_nothing(page: Page) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "data", "action"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+    assert not re.search(r"@import|url\(", " ".join(page.words["style"]))
+    policies = [a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies[0] is not None
+    assert policies[0].startswith("default-src 'none'")
+    assert len([script for script in page.words["script"] if len(script) > 1_000_000]) == 1
+
+
+def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
+    run = tmp_path / "x<i>"
+    make_run(run, classes=[EVIL, "1"])
+    add_supernet(run)
+    result = read_json(run / "supernet/result.json")
+    write_json(run / "supernet/result.json", {**result, "command": f"python {EVIL}"})
+    html = write_report(run).read_text(encoding="utf-8")
+    assert EVIL not in html
+    assert "<i>" not in html
+    assert "python &lt;script&gt;" in html
+
+
+def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> None:
+    first = read_json(run_folder / "search/result.json")["winners"][0]
+    retrained = read_json(run_folder / "retrain/winner-1/result.json")
+    measured = read_json(run_folder / "export/winner-1/result.json")["onnx"]["latency_ms"]["min"]
+    assert page.rows[1] == [
+        "winner-1",
+        f"{100 * first['accuracy']:.2f} %",
+        f"{100 * retrained['inherited_test_accuracy']:.2f} %",
+        f"{100 * retrained['test_accuracy']:.2f} %",
+        f"{first['latency_ms']:.3f}",
+        f"{measured:.3f}",
+        f"{first['num_params'] / 1e6:.3f}",
+        f"{first['macs'] / 1e6:.2f}",
+        f"{first['mes']:,.0f}",
+    ]
+
+
+def test_every_step_of_the_trajectory_is_in_its_table(run_folder: Path, page: Page) -> None:
+    trajectory = read_json(run_folder / "search/result.json")["trajectory"]
+    steps = [row for row in page.rows if len(row) == 8]
+    assert [row[0] for row in steps] == [str(p["step"]) for p in trajectory]
+    assert steps[0][1] == "largest network"
+    action = trajectory[1]["action"]
+    assert steps[1][1] == f"{action['choice']}: {action['before']} → {action['after']}"
+
+
+def test_commands_are_in_the_order_of_use(page: Page) -> None:
+    commands = "".join(page.words["pre"]).splitlines()
+    assert [re.findall(r"-m (\S+)", c)[0] for c in dict.fromkeys(c.split(" --")[0] for c in commands)] == [
+        "nas.train_supernet",
+        "latency_lut.build",
+        "nas.search",
+        "nas.retrain",
+        "nas.export",
+    ]
+
+
+STAGES = ["run", "supernet", "search", "retrain", "export"]
+NEXT = {
+    "run": "python -m nas.train_supernet --resume",
+    "supernet": "python -m nas.search",
+    "search": "python -m nas.retrain",
+    "retrain": "python -m nas.export",
+}
+
+
+@pytest.mark.parametrize("last", STAGES)
+def test_partial_runs_show_what_they_have(tmp_path: Path, last: str) -> None:
+    folder = tmp_path / "run"
+    space = make_run(folder)
+    add = {
+        "supernet": lambda: add_supernet(folder),
+        "search": lambda: add_search(folder, space),
+        "retrain": lambda: add_retrain(folder, space),
+        "export": lambda: add_export(folder),
+    }
+    for stage in STAGES[1 : STAGES.index(last) + 1]:
+        add[stage]()
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    headings = {
+        "supernet": ["Training", "Commands, in order"],
+        "search": ["The curve", "The networks", "The search, step by step"],
+        "export": ["Exported files"],
+    }
+    expected = [h for stage, names in headings.items() if STAGES.index(stage) <= STAGES.index(last) for h in names]
+    assert sorted(page.headings) == sorted(expected)
+    assert page.words.get("code", []) == ([NEXT[last]] if last in NEXT else [])
+    assert ("retrain-loss" in [a.get("id") for _, a in page.tags]) == (STAGES.index(last) >= 3)
+
+
+def test_search_by_size_alone_has_no_latency(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space, with_latency=False)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.rows[1][4:6] == ["–", "–"]
+    score = "".join(page.words["p"] + page.words["sup"])
+    assert "parameters / 3 M" in score
+    assert "latency / 1 ms" not in score
+
+
+def test_two_searches_are_both_shown(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    text = (tmp_path / "search/result.json").read_text()
+    (tmp_path / "search-2").mkdir()
+    (tmp_path / "search-2/result.json").write_text(text.replace('"winner-', '"search-2-winner-'))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    names = [row[0] for row in page.rows if len(row) == 9]
+    assert names == [f"{prefix}winner-{i}" for prefix in ("", "search-2-") for i in (1, 2, 3)]
+    assert len(page.words["summary"]) == 2
+
+
+def test_table_accuracy_is_that_of_its_networks(run_folder: Path, page: Page) -> None:
+    table = read_json(run_folder.parent / "tables/t.json")
+    networks = table["calibration"]["networks"]
+    mape = np.mean([abs(n["predicted_ms"] / n["min_ms"] - 1) for n in networks])
+    rows = {row[0]: row for row in page.rows if len(row) == 7}
+    assert rows["calibration networks (fitted)"][1] == f"{100 * mape:.2f} %"
+    assert rows["18 held-out networks"][1:] == ["1.80 %", "-0.40 %", "95 %", "100 %", "0.990", "–"]
+    assert errors([(1.1, 1.0), (0.98, 1.0)]) == pytest.approx(
+        {"mape": 0.06, "bias": 0.04, "within_5_percent": 0.5, "within_10_percent": 0.5}
+    )
+
+
+def test_a_table_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space, str(tmp_path / "gone.json"))
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Not shown: cannot read" in html
+
+
+def test_a_line_of_metrics_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    write_lines(tmp_path / "supernet/metrics.jsonl", [{"epoch": i, "loss": 1.0} for i in range(3)])
+    with (tmp_path / "supernet/metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lo')
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    (data,) = re.findall(r'plot\("supernet-loss", (.*)\);</script>', html)
+    (trace,) = json.loads(data)["data"]
+    assert trace["x"] == [0, 1, 2]
+
+
+def test_unreadable_result_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/result.json").write_text("{")
+    with pytest.raises(UserError, match=r"search/result.json is not JSON"):
+        write_report(tmp_path)
+
+
+def test_drawing_has_a_bar_for_each_block() -> None:
+    space = get_space("efficientformerv2")
+    s0 = space.named["s0"]
+    drawing = draw_arch(space, s0)
+    assert drawing.count('class="block"') == 2 + 2 + 6 + 4
+    assert drawing.count('class="attention"') == 4
+    assert draw_arch(space, space.largest).count('class="ghost"') == 0
+    assert "widths 32, 48, 96, 176; depths 2, 2, 6, 4; expansions 44 | 44 | 433344 | 4334; 4 attention" in drawing
+    heights = [float(h) for h in re.findall(r'class="block"[^>]* height="([\d.]+)"', drawing)]
+    assert heights[4] / heights[5] == pytest.approx(4 / 3)
+
+
+def test_logarithmic_axis_has_ticks_around_its_values() -> None:
+    axis = log_axis([230.0, 3564.0])
+    assert {"200", "500", "1,000", "2,000", "5,000"} <= set(axis["ticktext"])
+    assert axis["tickvals"] == sorted(axis["tickvals"])
