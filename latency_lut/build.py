@@ -10,7 +10,7 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -81,9 +81,7 @@ def build(
             progress.total = max(progress.total, progress.n + 1)
             progress.update()
 
-        measured = measure(
-            runs, settings, clock or SystemClock(), seed=done, taken=journal.samples, on_round=on_round
-        )
+        measured = measure(runs, settings, clock or SystemClock(), seed=done, taken=journal.samples, on_round=on_round)
     table = make_table(space, plan, archs, measured, _provenance(backend, settings, measured))
     table.check(space)
     table.save(out)
@@ -126,9 +124,9 @@ def _provenance(backend: Backend, settings: Settings, measured: Measurement) -> 
         protocol=PROTOCOL,
         unclean_share=measured.unclean_share,
         busy=measured.busy,
-        anchor_ms=_rounded(min(anchor)),
-        anchor_drift=_rounded(median(anchor[-quarter:]) / median(anchor[:quarter]) - 1),
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        anchor_ms=round(min(anchor), 6),
+        anchor_drift=round(median(anchor[-quarter:]) / median(anchor[:quarter]) - 1, 4),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -136,7 +134,7 @@ def make_table(
     space: SearchSpace, plan: Plan, archs: Sequence[Arch], measured: Measurement, provenance: Provenance
 ) -> LatencyTable:
     """The table that follows from the samples."""
-    timings = {name: _rounded_timing(timing) for name, timing in measured.timings.items()}
+    timings = {name: _to_nanoseconds(timing) for name, timing in measured.timings.items()}
     minima = plan.costs({name: t.min_ms for name, t in timings.items()})
     medians = plan.costs({name: t.median_ms for name, t in timings.items()})
     rows = {key: Row(max(0.0, minima[key]), max(0.0, medians[key]), plan.terms[key]) for key in plan.terms}
@@ -170,12 +168,9 @@ def _calibrate(
     return Calibration(scale, offset_ms, tuple(networks))
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
-def _rounded_timing(timing: Timing) -> Timing:
-    return replace(timing, samples_ms=tuple(map(_rounded, timing.samples_ms)))
+def _to_nanoseconds(timing: Timing) -> Timing:
+    """Rounded, so that the file is small and its rows follow from the very samples that it holds."""
+    return replace(timing, samples_ms=tuple(round(ms, 6) for ms in timing.samples_ms))
 
 
 def summary(table: LatencyTable) -> str:
@@ -183,11 +178,12 @@ def summary(table: LatencyTable) -> str:
     source, calibration = table.provenance, table.calibration
     errors = [abs(n.predicted_ms / n.min_ms - 1) for n in calibration.networks]
     share = "unknown" if source.unclean_share is None else f"{source.unclean_share:.1%}"
+    threads = f"{source.threads} thread{'s' if source.threads > 1 else ''}"
     lines = [
-        f"{table.space} at {table.image_size} px: {len(table.rows)} blocks, {source.runtime} {source.runtime_version}, "
-        f"{source.threads} thread{'s' if source.threads > 1 else ''}, {source.device}",
-        f"latency = {calibration.scale:.4f} x sum of blocks {calibration.offset_ms:+.4f} ms; on the "
-        f"{len(errors)} calibration networks off by {sum(errors) / len(errors):.1%} on average",
+        f"{table.space} at {table.image_size} px, {len(table.rows)} blocks",
+        f"{source.runtime} {source.runtime_version}, {threads}, {source.device}",
+        f"latency = {calibration.scale:.4f} x sum of blocks {calibration.offset_ms:+.4f} ms",
+        f"off by {sum(errors) / len(errors):.1%} on average on the {len(errors)} calibration networks",
         f"disturbed samples {share}, drift of the anchor {source.anchor_drift:+.1%}",
     ]
     if table.clamped:

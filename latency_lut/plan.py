@@ -62,7 +62,7 @@ def make_plan(space: SearchSpace) -> Plan:
             name = f"{chain} + {key}" if before else f"{key} + {chain}"
             graphs[name] = (*graphs[chain], block) if before else (block, *graphs[chain])
             terms[key] = {name: 1.0, chain: -1.0}
-    return Plan(graphs, terms)
+    return Plan(graphs, {key: terms[key] for key in blocks})
 
 
 def _reference(blocks: Mapping[str, BlockSpec], shape: tuple[int, ...]) -> BlockSpec | None:

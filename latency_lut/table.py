@@ -118,7 +118,10 @@ class LatencyTable:
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
         """Raises UserError if the file is missing, no table, of another schema, or holds impossible values."""
-        data = read_json(path)
+        try:
+            data = read_json(path)
+        except UserError as error:
+            raise UserError(f"{error}; {REBUILD}") from None
         schema = data.get("schema") if isinstance(data, dict) else None
         if not isinstance(schema, int):
             raise UserError(f"{path} is no latency table; {REBUILD}")

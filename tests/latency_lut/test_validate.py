@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from latency_lut.plan import calibration_archs
+from latency_lut.protocol import Settings
+from latency_lut.table import LatencyTable
+from latency_lut.validate import Accuracy, held_out_archs, main, report, validate
+from search_spaces import SearchSpace, UserError
+from search_spaces.efficientformerv2 import EfficientFormerV2Space
+from tests.latency_lut.fake import FakeMachine
+
+
+def test_accuracy_of_known_errors() -> None:
+    accuracy = Accuracy.of([1.04, 1.92, 3.27, 4.0], [1.0, 2.0, 3.0, 5.0])
+    assert accuracy.mape == pytest.approx((0.04 + 0.04 + 0.09 + 0.2) / 4)
+    assert accuracy.bias == pytest.approx((0.04 - 0.04 + 0.09 - 0.2) / 4)
+    assert (accuracy.within_5_percent, accuracy.within_10_percent) == (0.5, 0.75)
+    assert accuracy.spearman == pytest.approx(1)
+    assert accuracy.kendall == pytest.approx(1)
+
+
+def test_ranks() -> None:
+    assert Accuracy.of([3, 2, 1], [1, 2, 3]).spearman == pytest.approx(-1)
+    swapped = Accuracy.of([1, 2, 4, 3], [1, 2, 3, 4])
+    assert swapped.spearman == pytest.approx(0.8)
+    assert swapped.kendall == pytest.approx(2 / 3)
+    assert Accuracy.of([1.0, 1.0], [1.0, 2.0]).spearman is None
+
+
+def test_held_out_networks_are_none_of_the_calibration(nano: SearchSpace, table: LatencyTable) -> None:
+    archs = held_out_archs(nano, table, 50, seed=1)
+    assert len(set(archs)) == 50
+    assert not set(archs) & set(calibration_archs(nano))
+    assert archs == held_out_archs(nano, table, 50, seed=1) != held_out_archs(nano, table, 50, seed=2)
+
+
+def test_a_small_space_gives_what_it_has(table: LatencyTable) -> None:
+    space = EfficientFormerV2Space("small", ((8,), (16,), (24,), (32,)), (1, 1, 1, 1), image_size=32, num_classes=2)
+    networks = tuple(replace(table.calibration.networks[0], arch=space.to_json(a)) for a in calibration_archs(space))
+    calibrated = replace(table, calibration=replace(table.calibration, networks=networks))
+    assert len(held_out_archs(space, calibrated, 2000, seed=0)) == space.size() - len(networks)
+
+
+def test_a_table_of_an_additive_machine_is_right(nano: SearchSpace, table: LatencyTable) -> None:
+    machine = FakeMachine()
+    archs = held_out_archs(nano, table, 20, seed=1)
+    result = validate(table, nano, machine, archs, Settings(3, 0.001), clock=machine)
+    assert result["table"]["mape"] < 1e-4
+    assert result["table"]["spearman"] == pytest.approx(1)
+    assert result["repeat_floor"]["mape"] == pytest.approx(0, abs=1e-9)
+    assert result["macs"]["mape"] > 0.02, "costs of the fake blocks have nothing to do with MACs"
+    assert result["anchor_change"] == pytest.approx(0, abs=1e-6)
+    assert "WARNING" not in report(result)
+
+
+def test_a_slower_machine_shows_as_bias_and_at_the_anchor(nano: SearchSpace, table: LatencyTable) -> None:
+    class Slower(FakeMachine):
+        def now_ns(self) -> int:
+            return self._now_ns * 6 // 5
+
+    machine = Slower()
+    archs = held_out_archs(nano, table, 5, seed=1)
+    result = validate(table, nano, machine, archs, Settings(3, 1.0), clock=machine)
+    assert result["table"]["bias"] == pytest.approx(1 / 1.2 - 1, rel=1e-3)
+    assert result["anchor_change"] == pytest.approx(0.2, rel=1e-3)
+
+
+def test_another_device_or_a_busy_one_is_warned_of(nano: SearchSpace, table: LatencyTable) -> None:
+    machine = FakeMachine(threads=2, wait_ns_at=lambda _: 10**7)
+    archs = held_out_archs(nano, table, 5, seed=1)
+    text = report(validate(table, nano, machine, archs, Settings(3, 0.001), clock=machine))
+    assert "WARNING: the table is of another device or runtime: threads 1 (here 2)" in text
+    assert "WARNING: the machine was busy" in text
+
+
+def test_without_any_table_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"latency_lut\.build"):
+        main([])
+    with pytest.raises(UserError, match="cannot read"):
+        main(["--table", "none.json"])
