@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nas.export_onnx import quiet
 from nas.mil import run_program
-from nas.parity import Parity, compare, example_images
+from nas.parity import Parity, compare, example_images, normalized
 from nas.runs import RunInfo
 from search_spaces import UserError
 
@@ -79,9 +79,12 @@ def check_coreml(path: Path, model: nn.Module, info: RunInfo) -> tuple[Parity, d
 
         on_apple = sys.platform == "darwin"
         package = ct.models.MLModel(str(path), skip_model_load=not on_apple)
-    predict = _core_ml(package, info.classes) if on_apple else _reference(package)
-    images = example_images(NUM_IMAGES, info.image_size).float() / 255
-    parity = compare(predict, Classifier(model, info), [images])
+    predict = _core_ml(package, info.classes) if on_apple else _interpreted(package)
+
+    def reference(pixels: Tensor) -> Tensor:
+        return model(normalized(pixels, info.mean, info.std)).softmax(dim=1)
+
+    parity = compare(predict, reference, [example_images(NUM_IMAGES, info.image_size)])
     if parity.max_abs_diff > TOLERANCE:
         raise UserError(
             f"the Core ML program's probabilities differ from PyTorch's by {parity.max_abs_diff:.2g}, allowed is "
@@ -91,24 +94,24 @@ def check_coreml(path: Path, model: nn.Module, info: RunInfo) -> tuple[Parity, d
 
 
 def _core_ml(package: Any, classes: tuple[str, ...]) -> Callable[[Tensor], np.ndarray]:
-    """Predicts with Core ML, an image at a time."""
+    """Predicts with Core ML, an image at a time, from pixels of 0 to 255."""
     from PIL import Image
 
-    def predict(images: Tensor) -> np.ndarray:
-        pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        outputs = [package.predict({"image": Image.fromarray(p)})["classLabel_probs"] for p in pixels]
+    def predict(pixels: Tensor) -> np.ndarray:
+        images = [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
+        outputs = [package.predict({"image": image})["classLabel_probs"] for image in images]
         return np.array([[output[name] for name in classes] for output in outputs], dtype=np.float32)
 
     return predict
 
 
-def _reference(package: Any) -> Callable[[Tensor], np.ndarray]:
-    """Executes the program, an image at a time; Core ML hands it pixels from 0 to 255."""
+def _interpreted(package: Any) -> Callable[[Tensor], np.ndarray]:
+    """Executes the program, an image at a time; its first operator scales the pixels of 0 to 255, as Core ML has it."""
     program = load_program(package)
 
-    def predict(images: Tensor) -> np.ndarray:
-        outputs = [run_program(program, {"image": (image * 255)[None]}) for image in images]
-        return np.concatenate([output["probabilities"].float().numpy() for output in outputs])
+    def predict(pixels: Tensor) -> np.ndarray:
+        outputs = [run_program(program, {"image": image[None].float()}) for image in pixels]
+        return np.concatenate([output["probabilities"].numpy() for output in outputs])
 
     return predict
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 
@@ -35,7 +35,9 @@ def normalized(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     return (images.float() / 255 - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape)
 
 
-def compare(exported: Callable[[Tensor], np.ndarray], reference: nn.Module, batches: Sequence[Tensor]) -> Parity:
+def compare(
+    exported: Callable[[Tensor], np.ndarray], reference: Callable[[Tensor], Tensor], batches: Sequence[Tensor]
+) -> Parity:
     """Both on the same batches; outputs are (images, classes).
 
     A difference that is no number counts as infinite.

@@ -47,7 +47,7 @@ def figure(traces: Sequence[Any], x_title: str, y_title: str, **layout: Any) -> 
 
 
 def curve(run: Artifacts) -> Any:
-    """MES against accuracy: trajectories, Pareto sets, winners on the search split, retrained winners on the test split."""
+    """MES against accuracy: trajectories, Pareto sets, winners on the search split; retrained winners on the test."""
     several = len(run.searches) > 1
     scores = [p["mes"] for search in run.searches.values() for p in search["trajectory"]]
     traces = []
