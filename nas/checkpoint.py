@@ -34,7 +34,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is truncated or no checkpoint of this project ({error}); restore it or train again") from None
+        raise UserError(f"{path} is truncated or no checkpoint of ours ({error}); restore it or train again") from None
 
 
 def load_module(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nas.data import Images, eval_batches, normalize
+from nas.batches import eval_batches, normalize
+from nas.data import Images
 from search_spaces import Arch, BlockSpec
 from supernet import Supernet
 
@@ -28,7 +29,7 @@ class Evaluator:
         self.supernet = supernet
         self.space = supernet.space
         self.batches = tuple(eval_batches(images, image_size, batch_size))
-        self.num_images = len(images)
+        self.num_images = sum(int((labels >= 0).sum()) for _, labels in self.batches)  # corrupt ones have no label
         self.block_forwards = 0  # blocks run, times images: what sharing the prefix saves
         self._modules: dict[BlockSpec, nn.Module] = {}
 
@@ -53,7 +54,7 @@ class Evaluator:
                         correct[i] += int((logits.argmax(dim=1).cpu() == labels).sum())
                 if position < max(starts):
                     x = self._run(trunk[position : position + 1], x)
-        return [count / self.num_images for count in correct]
+        return [count / max(self.num_images, 1) for count in correct]
 
     def _run(self, blocks: Sequence[BlockSpec], x: Tensor) -> Tensor:
         self.block_forwards += len(blocks) * len(x)
@@ -64,8 +65,7 @@ class Evaluator:
     def _keep(self, blocks: set[BlockSpec]) -> None:
         """Contiguous modules of these blocks and no others."""
         self._modules = {
-            block: self._modules.get(block)
-            or self.supernet.block_module(block).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            block: self._modules.get(block) or self.supernet.block_module(block).to(memory_format=torch.channels_last)
             for block in blocks
         }
 

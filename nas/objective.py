@@ -42,7 +42,7 @@ class Objective:
 
     def mes(self, metrics: Mapping[str, Any]) -> Any:
         """Score of one arch (metrics are floats) or of many (arrays of one shape)."""
-        score = 100.0
+        score: Any = 100.0
         for term in self.terms:
             if term.alpha > 0:
                 score = score * (np.asarray(metrics[term.metric]) / term.unit) ** -term.alpha
@@ -57,6 +57,7 @@ def pareto(points: np.ndarray) -> np.ndarray:
 
     Of equal rows all are kept.
     """
-    at_least = (points[None, :, :] >= points[:, None, :]).all(axis=2)
-    better = (points[None, :, :] > points[:, None, :]).any(axis=2)
-    return ~(at_least & better).any(axis=1)
+    others = points[None, :, :]
+    at_least = np.all(others >= points[:, None, :], axis=2)
+    better = np.any(others > points[:, None, :], axis=2)
+    return np.asarray(~np.any(at_least & better, axis=1))

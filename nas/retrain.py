@@ -6,7 +6,8 @@ Bare: every winner of the newest search, starting from its inherited weights. As
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from nas import runs
 from nas.checkpoint import save_tensors
-from nas.data import Data, load_data
+from nas.data import Data
 from nas.train_supernet import load_supernet
-from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, pick_device, with_digits_defaults
-from search_spaces import Arch, SearchSpace, UserError, macs, num_params
+from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, digits_defaults, pick_device
+from search_spaces import UserError, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
 
@@ -29,54 +30,46 @@ class Config(TrainConfig):
     run: str | None = flag(None, "run of the search (default: the newest)")
     search: str | None = flag(None, "search folder of the run (default: the newest)")
     winners: tuple[str, ...] = flag((), "winners to train (default: all of the search)")
-    resume: bool = flag(False, "go on with winners begun, skip those finished")
+    suffix: str = flag("", "added to the winners' names, to train them once more (-scratch, say)")
+    resume: bool = flag(False, "go on with winners begun, leave out those finished")
 
 
 DIGITS_EPOCHS = 8
+FREE = (*FREE_ON_RESUME, "run", "search", "winners", "resume")
 
 
-def retrain(config: Config) -> list[Path]:
-    """Trains each winner in `retrain/<winner>/` of the run and returns these folders."""
+def find_winners(config: Config) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The run's folder and the winners to train, by name.
+
+    Raises:
+        UserError: no search has picked winners, or none of that name.
+    """
     pattern = f"{config.search or 'search*'}/result.json"
     run_folder = runs.find_run(config.run, pattern, "python -m nas.search")
     found = runs.newest(run_folder, pattern)
     assert found is not None
     winners = {winner["name"]: winner for winner in read_json(found)["winners"]}
     if not winners:
-        raise UserError(f"{found.parent} picked no winner; search again with limits that can be met")
+        raise UserError(f"{found.parent} picked no winner; go on with nas.search --resume and limits that can be met")
     if unknown := [name for name in config.winners if name not in winners]:
         raise UserError(f"no winner {', '.join(unknown)} in {found.parent}; choose from {', '.join(winners)}")
-    info = runs.load_run_info(run_folder)
-    data = load_data(info.data)
-    space = info.search_space()
-    if info.data.data == "digits":
-        config = with_digits_defaults(config, DIGITS_EPOCHS)
-    folders = []
-    for name in config.winners or winners:
-        folder = run_folder / "retrain" / name
-        if not (config.resume and (folder / "result.json").exists()):
-            _retrain_one(config, run_folder, folder, space, space.from_json(winners[name]["arch"]), data)
-        folders.append(folder)
-    return folders
+    return run_folder, {name: winners[name] for name in config.winners or winners}
 
 
-def _retrain_one(
-    config: Config, run_folder: Path, folder: Path, space: SearchSpace, arch: Arch, data: Data
-) -> None:
-    resume = config.resume and (folder / "config.json").exists()
-    if resume:
-        config = replace(runs.resumable(folder, Config, config, (*FREE_ON_RESUME, *_SELECTION)), resume=True)
-    runs.begin(folder, config, resume, (*FREE_ON_RESUME, *_SELECTION))
+def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any], data: Data) -> Path:
+    """Trains the winner in `retrain/<name>/` of the run, or goes on with it on `resume`, and returns that folder."""
+    folder = run_folder / "retrain" / name
+    space = runs.load_run_info(run_folder).search_space()
+    arch = space.from_json(winner["arch"])
     device = pick_device(config.device)
     torch.manual_seed(config.seed)
-    supernet = load_supernet(run_folder, device)
-    inherited = supernet.extract(arch)
+    inherited = load_supernet(run_folder, device).extract(arch)
     inherited_accuracy = accuracy(_channels_last(inherited), data.test, space.image_size, device, config.workers)
     model = space.build(arch, config.drop_path)
     if config.init == "inherit":
         model.load_state_dict(inherited.state_dict())
 
-    def step(images: Tensor, target: Tensor, number: int, criterion: Criterion) -> Tensor:
+    def step(images: Tensor, target: Tensor, _: int, criterion: Criterion) -> Tensor:
         loss = criterion(model(images), target)
         loss.backward()
         return loss.detach()
@@ -85,14 +78,16 @@ def _retrain_one(
         return {"accuracy": accuracy(ema.eval(), data.search, space.image_size, device, config.workers)}
 
     trainer = Trainer(model, data.train, config, folder, step, evaluate, space.image_size, space.num_classes)
-    if resume:
+    if _begun(config, folder):
         trainer.resume()
-    trainer.fit(f"retrain {folder.name}")
+    else:
+        runs.begin(folder, config, arch=winner["arch"])
+    trainer.fit(f"retrain {name}")
     best = trainer.ema.module.eval()
     save_tensors(folder / "model.safetensors", best.state_dict(), {"space": space.name})
     result: dict[str, Any] = {
-        "command": runs.command_line(),
-        "name": folder.name,
+        "command": runs.command_of(folder),
+        "name": name,
         "arch": space.to_json(arch),
         "init": config.init,
         "epochs": config.epochs,
@@ -104,21 +99,44 @@ def _retrain_one(
     }
     write_json(folder / "result.json", result)
     print(
-        f"{folder.name}: test accuracy {100 * inherited_accuracy:.2f} % inherited, "
+        f"{name}: test accuracy {100 * inherited_accuracy:.2f} % inherited, "
         f"{100 * result['test_accuracy']:.2f} % after {config.epochs} epochs; wrote {folder}"
     )
+    return folder
 
 
-_SELECTION = ("resume", "run", "search", "winners")
+def _begun(config: Config, folder: Path) -> bool:
+    return config.resume and (folder / "config.json").exists()
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(memory_format=torch.channels_last)
 
 
-def main() -> None:
-    retrain(parse(Config, None, "python -m nas.retrain", __doc__ or ""))
+def main(argv: Sequence[str] | None = None) -> None:
+    def parsed(defaults: Config) -> Config:
+        return parse(Config, argv, "python -m nas.retrain", __doc__ or "", defaults)
+
+    config = parsed(Config())
+    run_folder, winners = find_winners(config)
+    is_digits = runs.load_run_info(run_folder).data.data == "digits"
+    jobs = []
+    for name, winner in winners.items():  # all are checked before the first is trained
+        folder = run_folder / "retrain" / (name + config.suffix)
+        if _begun(config, folder):
+            job = parsed(runs.begun(folder, Config))
+            runs.reopen(folder, job, FREE, arch=winner["arch"])
+        else:
+            job = parsed(digits_defaults(config, DIGITS_EPOCHS) if is_digits else config)
+            runs.check_new(folder, "--suffix")
+        if (folder / "result.json").exists():
+            print(f"{folder} is finished: nothing to train")
+        else:
+            jobs.append((job, folder.name, winner))
+    data = runs.load_run_data(run_folder)
+    for job, name, winner in jobs:
+        retrain(job, run_folder, name, winner, data)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "go on with --resume")

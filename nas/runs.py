@@ -1,22 +1,29 @@
 """Run folders: `runs/<name>/` holds everything of one run, a folder for each stage.
 
-    run.json     what all stages share: the space, the data and its splits
-    supernet/ search/ retrain/<winner>/ export/<winner>/     config.json, weights, metrics.jsonl, result.json
-    report.html
+run.json     what all stages share: the space, the data and its splits
+supernet/ search/ retrain/<winner>/ export/<winner>/     config.json, weights, metrics.jsonl, result.json
+report.html
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from nas.data import DataConfig, Splits
+from nas.data import Data, DataConfig, Splits, load_data
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 RUNS = Path("runs")
 TABLES = RUNS / "tables"
@@ -61,6 +68,20 @@ def load_run_info(folder: Path) -> RunInfo:
         raise UserError(f"{path} is not a run of this version ({error}); train again with nas.train_supernet") from None
 
 
+def load_run_data(folder: Path) -> Data:
+    """The data of a run. UserError if it is not what the run began with."""
+    info = load_run_info(folder)
+    data = load_data(info.data)
+    if data.splits.digest != info.splits.digest:
+        raise UserError(f"{info.data.data} has changed since {folder} was begun; restore it, or train a new run")
+    return data
+
+
+def run_folder(name: str) -> Path:
+    """`runs/<name>`, or the path itself if it is one."""
+    return Path(name) if "/" in name else RUNS / name
+
+
 def find_run(run: str | None, needs: str, remedy: str) -> Path:
     """The folder of the run named (a name under runs/ or a path), or the newest that holds the file `needs`.
 
@@ -68,16 +89,16 @@ def find_run(run: str | None, needs: str, remedy: str) -> Path:
         needs: a path in the run folder, or a pattern of one.
         remedy: the command that makes it.
     """
-    if run is not None:
-        for folder in (Path(run), RUNS / run):
-            if folder.is_dir():
-                if any(folder.glob(needs)):
-                    return folder
-                raise UserError(f"{folder} has no {needs}; make it with: {remedy}")
-        raise UserError(f"no run {run!r} here or under {RUNS}/; see `ls {RUNS}`")
-    if found := newest(RUNS, f"*/{needs}"):
-        return RUNS / found.relative_to(RUNS).parts[0]
-    raise UserError(f"no run under {RUNS}/ has {needs}; make it with: {remedy}")
+    if run is None:
+        if found := newest(RUNS, f"*/{needs}"):
+            return RUNS / found.relative_to(RUNS).parts[0]
+        raise UserError(f"no run under {RUNS}/ has {needs}; make it with: {remedy}")
+    folder = run_folder(run)
+    if not folder.is_dir():
+        raise UserError(f"no run {folder}; see `ls {RUNS}`")
+    if not any(folder.glob(needs)):
+        raise UserError(f"{folder} has no {needs}; make it with: {remedy}")
+    return folder
 
 
 def newest(folder: Path, pattern: str) -> Path | None:
@@ -92,41 +113,78 @@ def command_line() -> str:
     return f"python {program} {shlex.join(sys.argv[1:])}".strip()
 
 
-def begin(folder: Path, config: Any, resume: bool, free: tuple[str, ...]) -> None:
-    """Writes the stage's `config.json`, or checks that a resumed stage has the settings it was begun with.
+# ---- stages
+
+
+def check_new(folder: Path, flag: str) -> None:
+    """UserError if the stage has been begun; `flag` is the one that names another."""
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
+
+
+def begin(folder: Path, config: Any, **facts: Any) -> None:
+    """Writes a stage's `config.json`.
 
     Args:
         config: the stage's dataclass.
-        free: fields that may differ on resume (where and how fast, not what).
+        facts: what else must be the same when the stage is resumed, as JSON.
+    """
+    _claim(folder)
+    write_json(folder / "config.json", {"command": command_line(), **asdict(config), **facts})
+
+
+def begun(folder: Path, config_type: type[Config]) -> Config:
+    """The config that a stage was begun with."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    try:
+        values = {f.name: raw[f.name] for f in dataclasses.fields(config_type)}
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is not of this version; begin anew, without --resume") from None
+    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, ...] = (), **facts: Any) -> None:
+    """Checks that a resumed stage has the settings that it was begun with.
+
+    Args:
+        free: fields that may differ (where and how fast, not what).
+        amend: fields that may differ and are then recorded.
 
     Raises:
-        UserError: the folder is another run's, or a setting differs; the message says which.
+        UserError: another setting differs, the message says which; or another process works on the stage.
     """
+    _claim(folder)
     path = folder / "config.json"
-    if path.exists() and not resume:
-        raise UserError(f"{folder} exists; go on with it by --resume, or choose another name")
-    if resume and not path.exists():
-        raise UserError(f"{folder} has no config.json to resume from; run without --resume")
-    if not resume:
-        write_json(path, {"command": command_line(), **asdict(config)})
-        return
     before = read_json(path)
-    after = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
-    names = [f.name for f in dataclasses.fields(config) if f.name not in free]
-    changed = [f"{n} was {before.get(n)!r}, now {after[n]!r}" for n in names if before.get(n) != after[n]]
-    if changed:
-        raise UserError(f"cannot resume {folder} with other settings: {'; '.join(changed)}")
+    after = {k: list(v) if isinstance(v, tuple) else v for k, v in {**asdict(config), **facts}.items()}
+    changed = {name: value for name, value in after.items() if name not in free and before.get(name) != value}
+    if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
+        raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
+    if changed:  # of two equal flags the last counts
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
+        write_json(path, {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})
 
 
-def resumable(folder: Path, config_type: Any, given: Any, free: tuple[str, ...]) -> Any:
-    """The config a resumed stage was begun with, updated by the flags in `given` that differ from their defaults.
+def command_of(folder: Path) -> str:
+    """The command that a stage was begun with."""
+    return str(read_json(folder / "config.json")["command"])
 
-    So `--resume` alone goes on with everything as it was, and a setting changed by mistake is seen by `begin`.
-    """
-    before = read_json(folder / "config.json")
-    fields = dataclasses.fields(config_type)
-    kept = {f.name: before[f.name] for f in fields if f.name in before}
-    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
-    said = {f.name: getattr(given, f.name) for f in fields if getattr(given, f.name) != f.default}
-    said |= {name: getattr(given, name) for name in free}
-    return config_type(**{**kept, **said})
+
+_claimed: dict[Path, TextIO] = {}
+
+
+def _claim(folder: Path) -> None:
+    """Until this process ends, however it ends, no other one claims the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / ".lock"
+    if path in _claimed:
+        return
+    file = path.open("w")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserError(f"another process is at work in {folder}; wait for it, or end it") from None
+        # a file system without locks
+    _claimed[path] = file

@@ -6,8 +6,10 @@ Bare: the newest supernet run and the newest latency table that fits it (built f
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +20,15 @@ from tqdm import tqdm
 from latency_lut.build import BuildConfig, build_table
 from latency_lut.table import LatencyTable, newest_table
 from nas import runs
-from nas.data import load_data
 from nas.evaluator import Evaluator
 from nas.objective import UNITS, Objective, Term, pareto
 from nas.slimming import Step, slim
 from nas.study import Study
 from nas.train_supernet import load_supernet
 from nas.training import pick_device
-from search_spaces import Arch, CostTable, SearchSpace, UserError
+from search_spaces import Arch, CostTable, SearchSpace, UserError, num_params
 from search_spaces.command import flag, parse, run
-from search_spaces.files import write_json
+from search_spaces.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,16 @@ class Config:
     winners: int = flag(3, "winners to pick, spread over the Pareto set", minimum=1)
     run: str | None = flag(None, "run of the supernet (default: the newest)")
     table: str | None = flag(None, "latency table (default: the newest that fits; built if there is none)")
-    name: str | None = flag(None, "folder of this search in the run (default: search, search-2, …)")
+    name: str | None = flag(
+        None, "of this search, in its folder search-<name> of the run (default: none, then 2, 3, …)"
+    )
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
     resume: bool = flag(False, "go on with the search named, or the newest of the run")
 
 
-FREE_ON_RESUME = ("device",)
+FREE = ("device", "run", "name", "resume")
+LIMITS = ("max_latency_ms", "max_params", "min_accuracy", "winners")  # what is picked, not what is evaluated
 
 
 class Costs:
@@ -55,7 +59,7 @@ class Costs:
 
     def __init__(self, space: SearchSpace, table: LatencyTable | None, objective: Objective) -> None:
         self.space, self.objective = space, objective
-        self._of = {
+        self._of: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             "num_params": CostTable(space, lambda block: block.num_params),
             "macs": CostTable(space, lambda block: block.macs),
         }
@@ -74,31 +78,34 @@ class Costs:
 
 def search(config: Config) -> Path:
     """Runs or resumes a search and returns its folder."""
-    run_folder = runs.find_run(config.run, "supernet/supernet.safetensors", "python -m nas.train_supernet")
-    config, folder = _begin(config, run_folder)
-    info = runs.load_run_info(run_folder)
-    space = info.search_space()
+    run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
+    folder = _folder(config, run_folder)
+    space = runs.load_run_info(run_folder).search_space()
+    objective = _objective(config)
+    _check_size_limit(space, objective)
     table_path = _table(config, space)
     table = LatencyTable.load(table_path) if table_path else None
-    if table is not None:
-        table.check(space)
-    objective = _objective(config)
     costs = Costs(space, table, objective)
     _check_limits(space, costs)
-    if not config.resume:
-        runs.begin(folder, config, False, FREE_ON_RESUME)
+    config = replace(config, table=str(table_path) if table_path else None)
+    facts = {"table_sha256": hashlib.sha256(table_path.read_bytes()).hexdigest()} if table_path else {}
+    if config.resume:
+        done = (folder / "result.json").exists() and read_json(folder / "result.json")["winners"]
+        runs.reopen(folder, config, FREE, () if done else LIMITS, **facts)
+        if done:
+            print(f"{folder} is finished: nothing to search")
+            return folder
     start = time.monotonic()
-    data = load_data(info.data)
-    if data.splits.digest != info.splits.digest:
-        raise UserError(f"the data of {run_folder} has changed since its supernet was trained; train a new run")
-    evaluator = Evaluator(
-        load_supernet(run_folder, pick_device(config.device)), data.search, space.image_size, config.batch_size
-    )
+    data = runs.load_run_data(run_folder)
+    supernet = load_supernet(run_folder, pick_device(config.device))
+    if not config.resume:
+        runs.begin(folder, config, **facts)
+    evaluator = Evaluator(supernet, data.search, space.image_size, config.batch_size)
     study = Study(folder / "study.journal", space, costs.one)
     steps = _slim(space, costs, evaluator, study)
     trajectory = _trajectory(space, steps, costs)
     result = {
-        "command": runs.command_line(),
+        "command": runs.command_of(folder),
         "space": space.name,
         "strategy": "slimming",
         "alpha_latency": config.alpha_latency,
@@ -125,7 +132,7 @@ def search(config: Config) -> Path:
 
 def _slim(space: SearchSpace, costs: Costs, evaluator: Evaluator, study: Study) -> list[Step]:
     def mes(archs: Sequence[Arch]) -> Sequence[float]:
-        return costs.batch(archs)["mes"].tolist()  # type: ignore[no-any-return]
+        return costs.batch(archs)["mes"].tolist()
 
     longest = sum(len(c.options) - 1 for c in space.choices)
     steps = []
@@ -171,7 +178,7 @@ def pick_winners(
         if not allowed:
             raise UserError(_infeasible(objective, trajectory))
         best = max(p["accuracy"] for p in allowed)
-        raise UserError(f"no network found reaches accuracy {min_accuracy}; the nearest within the limits is {best:.4f}")
+        raise UserError(f"no network found reaches accuracy {min_accuracy}; the best within the limits has {best:.4f}")
     feasible.sort(key=lambda p: p["mes"])
     scores = np.log([p["mes"] for p in feasible])
     targets = np.linspace(scores[0], scores[-1], count) if count > 1 else scores[:1]
@@ -187,6 +194,14 @@ def _infeasible(objective: Objective, points: list[dict[str, Any]]) -> str:
         f"no network has {n} of at most {limit:g}, the smallest is {min(p[n] for p in points):.6g}"
         for n, limit in broken.items()
     )
+
+
+def _check_size_limit(space: SearchSpace, objective: Objective) -> None:
+    """Names a limit below the size of the smallest network before a table is measured."""
+    smallest = {"num_params": num_params(space, space.smallest)}
+    size = Objective(objective.terms, {n: limit for n, limit in objective.limits.items() if n in smallest})
+    if not size.feasible(smallest):
+        raise UserError(_infeasible(size, [smallest]))
 
 
 def _check_limits(space: SearchSpace, costs: Costs) -> None:
@@ -221,29 +236,28 @@ def _table(config: Config, space: SearchSpace) -> Path | None:
     return path
 
 
-def _begin(config: Config, run_folder: Path) -> tuple[Config, Path]:
-    if config.resume:
-        if config.name is None:
-            newest = runs.newest(run_folder, "search*/config.json")
-            if newest is None:
-                raise UserError(f"{run_folder} has no search to resume; run without --resume")
-            folder = newest.parent
-        else:
-            folder = run_folder / config.name
-        said = replace(config, name=None)
-        config = runs.resumable(folder, Config, said, (*FREE_ON_RESUME, "resume", "run", "name"))
-        runs.begin(folder, config, True, (*FREE_ON_RESUME, "resume", "run", "name"))
-        return config, folder
-    name = config.name
-    if name is None:
+def _folder(config: Config, run_folder: Path) -> Path:
+    if config.name is not None:
+        if not re.fullmatch(r"[\w.-]+", config.name):
+            raise UserError(f"--name is {config.name!r}; give letters, digits, dots and dashes")
+        folder = run_folder / f"search-{config.name}"
+    elif config.resume:
+        newest = runs.newest(run_folder, "search*/config.json")
+        folder = newest.parent if newest else run_folder / "search"
+    else:
         taken = [path.name for path in run_folder.glob("search*")]
-        name = next(n for n in ["search", *(f"search-{i}" for i in range(2, len(taken) + 3))] if n not in taken)
-    return config, run_folder / name
+        names = ("search", *(f"search-{i}" for i in range(2, len(taken) + 3)))
+        folder = run_folder / next(name for name in names if name not in taken)
+    if config.resume and not (folder / "config.json").exists():
+        raise UserError(f"there is no search {folder} to resume; run without --resume")
+    if not config.resume:
+        runs.check_new(folder, "--name")
+    return folder
 
 
 def _print(result: dict[str, Any], folder: Path) -> None:
     front = sum(p["pareto"] for p in result["trajectory"])
-    print(f"{len(result['trajectory'])} steps, {result['num_evaluations']} archs evaluated, {front} on the Pareto front")
+    print(f"{len(result['trajectory'])} steps, {result['num_evaluations']} archs evaluated, {front} on the front")
     print(f"{'':20} {'accuracy':>9} {'latency ms':>11} {'params':>10} {'MACs M':>8} {'MES':>9}")
     for w in result["winners"]:
         latency = f"{w['latency_ms']:.4f}" if "latency_ms" in w else "-"
@@ -254,9 +268,17 @@ def _print(result: dict[str, Any], folder: Path) -> None:
     print(f"wrote {folder}/result.json")
 
 
-def main() -> None:
-    search(parse(Config, None, "python -m nas.search", __doc__ or ""))
+def main(argv: Sequence[str] | None = None) -> None:
+    def parsed(defaults: Config) -> Config:
+        return parse(Config, argv, "python -m nas.search", __doc__ or "", defaults)
+
+    config = parsed(Config())
+    if config.resume:
+        folder = _folder(config, runs.find_run(config.run, "search*/config.json", "python -m nas.search"))
+        name = folder.name.removeprefix("search").removeprefix("-") or None
+        config = replace(parsed(runs.begun(folder, Config)), run=str(folder.parent), name=name)
+    search(config)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "go on with --resume")

@@ -5,6 +5,7 @@ The study is a journal file beside the result; optuna-dashboard shows it, live o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ class Study:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.metrics = space, metrics
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = path.absolute()  # optuna's lock is a link, which resolves a relative target from its own folder
+        _mend(path)
         try:
             self._study = optuna.create_study(
                 storage=JournalStorage(JournalFileBackend(str(path))),
@@ -35,11 +37,12 @@ class Study:
                 load_if_exists=True,
             )
             trials = self._study.get_trials(deepcopy=False)
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(f"{path} is no study of this project ({error}); remove it or search under another --name") from None
-        self._study.set_metric_names(["accuracy", "mes"])
-        # JSON writes each double so that it reads back as the same double
-        self.accuracy: dict[Arch, float] = {space.from_json(t.user_attrs["arch"]): t.values[0] for t in trials}
+            # JSON writes each double so that it reads back as the same double
+            self.accuracy = {space.from_json(t.user_attrs["arch"]): t.values[0] for t in trials}
+        except (ValueError, KeyError, TypeError, UserError) as error:
+            raise UserError(
+                f"{path} is no study of {space.name} ({error}); remove it, or search under a --name"
+            ) from None
 
     def accuracies(
         self, base: Arch, archs: Sequence[Arch], evaluate: Callable[[Arch, Sequence[Arch]], list[float]]
@@ -62,3 +65,15 @@ class Study:
             distributions={c.name: optuna.distributions.CategoricalDistribution(c.options) for c in self.space.choices},
             user_attrs={"arch": self.space.to_json(arch), **metrics},
         )
+
+
+def _mend(path: Path) -> None:
+    """Removes what a killed process may have left: half a line at the journal's end, and its lock.
+
+    The folder is this process's own (`runs.begin`, `runs.reopen`), so nobody else holds the lock.
+    """
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    if path.exists():
+        whole = path.read_bytes()
+        if end := len(whole) - (whole.rfind(b"\n") + 1):
+            os.truncate(path, len(whole) - end)

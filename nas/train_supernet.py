@@ -7,6 +7,7 @@ Bare: the nano space on scikit-learn's digits, under three minutes on two cores.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from nas import runs
+from nas.batches import MEAN, STD
 from nas.checkpoint import load_module, load_tensors, save_tensors
-from nas.data import MEAN, STD, Data, DataConfig, load_data
-from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, with_digits_defaults
-from search_spaces import SearchSpace, UserError, get_space
+from nas.data import Data, DataConfig, load_data
+from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, digits_defaults
+from search_spaces import SearchSpace, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_json
 from supernet import Supernet, sandwich_archs, sandwich_step
@@ -38,26 +40,28 @@ DIGITS_EPOCHS = 12
 
 
 def train_supernet(config: Config) -> Path:
-    """Trains, evaluates on the search and test splits and returns the run's folder."""
-    config, folder = _begin(config)
-    data = load_data(config)
-    space = get_space(config.space, config.image_size, len(data.classes))
-    info = runs.RunInfo(
-        space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, _data_config(config), data.splits
-    )
+    """Trains, evaluates on the search and test splits and returns the run's folder; goes on with it on `resume`."""
+    folder = _run_folder(config)
+    stage = folder / "supernet"
     if config.resume:
-        before = runs.load_run_info(folder.parent)
-        if before.splits.digest != data.splits.digest:
-            raise UserError(f"the data of {folder.parent} has changed since the run began; train a new run")
+        runs.reopen(stage, config, (*FREE_ON_RESUME, "resume", "run"))
+        if (stage / "result.json").exists():
+            print(f"{folder} is finished: nothing to train")
+            return folder
     else:
-        runs.save_run_info(folder.parent, info)
-    trainer = make_trainer(config, folder, space, data)
+        runs.check_new(stage, "--run")
+    data = runs.load_run_data(folder) if config.resume else load_data(config)
+    space = get_space(config.space, config.image_size, len(data.classes))
+    trainer = make_trainer(config, stage, space, data)
     if config.resume:
         trainer.resume()
+    else:
+        runs.save_run_info(folder, _run_info(config, space, data))
+        runs.begin(stage, config)
     trainer.fit(f"supernet {space.name}")
-    save_tensors(folder / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name})
+    save_tensors(stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name})
     _finish(config, folder, trainer, data)
-    return folder.parent
+    return folder
 
 
 def make_trainer(config: Config, folder: Path, space: SearchSpace, data: Data) -> Trainer:
@@ -102,33 +106,24 @@ def load_supernet(folder: Path, device: torch.device) -> Supernet:
     return supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
-def _begin(config: Config) -> tuple[Config, Path]:
-    if not config.resume:
-        if config.data == "digits":
-            config = with_digits_defaults(config, DIGITS_EPOCHS)
-        stem = Path(config.data).name.removesuffix(".tar") or "data"
-        name = config.run or f"{config.space}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = runs.RUNS / name / "supernet"
-        runs.begin(folder, config, False, FREE_ON_RESUME)
-        return config, folder
-    run_folder = runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
-    folder = run_folder / "supernet"
-    config = replace(
-        runs.resumable(folder, Config, config, FREE_ON_RESUME), resume=True, run=config.run or run_folder.name
-    )
-    runs.begin(folder, config, True, (*FREE_ON_RESUME, "resume", "run"))
-    return config, folder
+def _run_folder(config: Config) -> Path:
+    if config.resume:
+        return runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
+    stem = Path(config.data).name.removesuffix(".tar") or "data"
+    return runs.run_folder(config.run or f"{config.space}-{stem}-{datetime.now():%Y%m%d-%H%M%S}")  # noqa: DTZ005
 
 
-def _data_config(config: Config) -> DataConfig:
-    return DataConfig(**{name: getattr(config, name) for name in DataConfig.__dataclass_fields__})
+def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
+    source = DataConfig(**{name: getattr(config, name) for name in DataConfig.__dataclass_fields__})
+    return runs.RunInfo(space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, source, data.splits)
 
 
 def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
+    stage = folder / "supernet"
     search = extremes_accuracy(trainer.ema.module, data.search, trainer)
     test = extremes_accuracy(trainer.ema.module, data.test, trainer)
-    result = {
-        "command": runs.command_line(),
+    result: dict[str, Any] = {
+        "command": runs.command_of(stage),
         "epochs": config.epochs,
         "steps": trainer.step,
         "minutes": trainer.seconds / 60,
@@ -138,20 +133,36 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
         "search_accuracy": {n.removesuffix("_accuracy"): a for n, a in search.items()},
         "test_accuracy": {n.removesuffix("_accuracy"): a for n, a in test.items()},
     }
-    write_json(folder / "result.json", result)
-    if data.splits.skipped:
-        print(f"skipped {len(data.splits.skipped)} corrupt images: {', '.join(data.splits.skipped[:5])}")
+    skipped = tuple(data.train.skipped.names)  # a large set shows them only when all of it has been read
+    info = runs.load_run_info(folder)
+    runs.save_run_info(folder, replace(info, splits=replace(info.splits, skipped=skipped)))
+    write_json(stage / "result.json", result)
+    if skipped:
+        print(f"skipped {len(skipped)} corrupt images: {', '.join(skipped[:5])}")
     for name in ("largest", "smallest"):
         print(
             f"{name:8}  search split {100 * result['search_accuracy'][name]:.2f} %  "
             f"test split {100 * result['test_accuracy'][name]:.2f} %"
         )
-    print(f"{trainer.seconds / 60:.1f} minutes, {result['images_per_s']:.0f} images/s; wrote {folder.parent}")
+    print(f"{trainer.seconds / 60:.1f} minutes, {result['images_per_s']:.0f} images/s; wrote {folder}")
 
 
-def main() -> None:
-    train_supernet(parse(Config, None, "python -m nas.train_supernet", __doc__ or ""))
+def configure(argv: Sequence[str] | None) -> Config:
+    """The flags; what they do not say is as the run was begun with, or what suits the digits."""
+
+    def parsed(defaults: Config) -> Config:
+        return parse(Config, argv, "python -m nas.train_supernet", __doc__ or "", defaults)
+
+    config = parsed(Config())
+    if config.resume:
+        folder = _run_folder(config)
+        return replace(parsed(runs.begun(folder / "supernet", Config)), run=str(folder))
+    return parsed(digits_defaults(config, DIGITS_EPOCHS)) if config.data == "digits" else config
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    train_supernet(configure(argv))
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "go on with --resume")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from timm.data import Mixup
@@ -24,10 +24,12 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from nas.batches import Augment, eval_batches, normalize, seed_all, train_batches, train_transform
 from nas.checkpoint import load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
-from nas.data import Augment, Images, eval_batches, normalize, seed_all, train_batches, train_transform
+from nas.data import Images
 from search_spaces import UserError
 from search_spaces.command import flag
+from search_spaces.files import write_text
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,7 +58,7 @@ class TrainConfig:
 
 
 # What suits the embedded digits (8x8 pixels, 1,797 images) on a laptop's CPU.
-_DIGITS = {
+_DIGITS: dict[str, Any] = {
     "batch_size": 64,
     "lr": 0.03,
     "weight_decay": 0.05,
@@ -70,19 +72,15 @@ _DIGITS = {
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 
 
-def with_digits_defaults(config: AnyTrainConfig, epochs: int) -> AnyTrainConfig:
-    """The config with what suits the digits wherever a flag has its general default."""
-    wanted = {"epochs": epochs, **_DIGITS}
-    return replace(config, **{f: v for f, v in wanted.items() if getattr(config, f) == getattr(TrainConfig, f)})
+def digits_defaults(config: AnyTrainConfig, epochs: int) -> AnyTrainConfig:
+    return replace(config, epochs=epochs, **_DIGITS)
 
 
 FREE_ON_RESUME = ("device", "workers", "checkpoint_seconds")
 
 
-class Step(Protocol):
-    """One training step's forward and backward passes: leaves gradients, returns the loss to report."""
-
-    def __call__(self, images: Tensor, target: Tensor, step: int, criterion: Criterion) -> Tensor: ...
+# (images, target, step, criterion): a step's forward and backward passes; leaves gradients, returns the loss to report.
+Step = Callable[[Tensor, Tensor, int, Criterion], Tensor]
 
 
 def pick_device(name: str) -> torch.device:
@@ -110,6 +108,8 @@ def pick_amp(amp: str, model: nn.Module, step: Callable[[], Tensor], device: tor
             with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
                 step()
             times.append(time.perf_counter() - start)
+        if min(seconds[True]) > 1.5 * min(seconds[False]):
+            break
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, tensor in model.named_buffers():
@@ -146,6 +146,8 @@ class Trainer:
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
         published = self.augment == "published"
+        if published and config.batch_size % 2:
+            raise UserError(f"--batch-size {config.batch_size} is odd; mixup pairs images: give an even one")
         lr = config.lr * config.batch_size / 1024
         self.optimizer = create_optimizer_v2(self.model, "adamw", lr=lr, weight_decay=config.weight_decay)
         warmup = min(round(config.warmup_epochs * self.steps_per_epoch), self.total // 4)
@@ -156,7 +158,7 @@ class Trainer:
         smoothing = config.label_smoothing
         self.mixup = (
             Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=num_classes)
-            if published and config.batch_size % 2 == 0
+            if published
             else None
         )
         self.erase = RandomErasing(0.25, mode="pixel", device=self.device) if published else None
@@ -175,9 +177,12 @@ class Trainer:
         return self.folder / "checkpoint.safetensors"
 
     def save(self) -> None:
+        """Raises UserError, and keeps the last checkpoint, if a weight is not finite."""
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= {f"ema.{n}": t for n, t in self.ema.module.state_dict().items()}
         tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors(self.optimizer).items()}
+        if broken := next((n for n, t in tensors.items() if not t.isfinite().all()), None):
+            raise self._diverged(f"{broken} is not finite")
         save_tensors(self.path, tensors, {"step": self.step, "seconds": self.seconds, "amp": self.amp})
 
     def resume(self) -> None:
@@ -223,11 +228,12 @@ class Trainer:
                 self.seconds = time.monotonic() - began
                 bar.update()
                 done = self.step == self.total
-                if done or self.step % eval_steps == 0 or self.step % 50 == 0:
+                evaluating = done or self.step % eval_steps == 0
+                if evaluating or self.step % 50 == 0:
                     rate = (self.step - window[1]) * config.batch_size / (time.monotonic() - window[0])
-                    if done or self.step % eval_steps == 0:
-                        accuracies = self._evaluate()
-                    log.write(self._metrics(rate, accuracies if self.step % eval_steps == 0 or done else {}))
+                    found = self._evaluate() if evaluating else {}
+                    log.write(self._metrics(rate, found))
+                    accuracies = found or accuracies
                     shown = {n.removesuffix("_accuracy"): f"{100 * a:.1f}%" for n, a in accuracies.items()}
                     bar.set_postfix({"loss": f"{self.loss:.3f}", **shown, "img/s": f"{rate:.0f}"})
                     window = (time.monotonic(), self.step)
@@ -253,19 +259,22 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             loss = self.step_fn(x, target, self.step, self.criterion)
-        if not torch.isfinite(loss):
-            last = self.path if self.path.exists() else "none yet"
-            raise UserError(
-                f"the loss is {loss.item()} at step {self.step}; the last good checkpoint is {last}; "
-                f"lower --lr (now {self.config.lr}) or --clip-grad, or use --amp off"
-            )
+        self.loss = loss.item()
+        if not math.isfinite(self.loss):
+            raise self._diverged(f"the loss is {self.loss}")
         if self.config.clip_grad > 0:
             trained = [p for p in self.model.parameters() if p.grad is not None]
             dispatch_clip_grad(trained, self.config.clip_grad, mode=self.config.clip_mode)
         self.optimizer.step()
         self.step += 1
         self.ema.update(self.model, step=self.step)
-        self.loss = loss.item()
+
+    def _diverged(self, what: str) -> UserError:
+        last = self.path if self.path.exists() else "none yet"
+        return UserError(
+            f"{what} at step {self.step}; the last good checkpoint is {last}; "
+            f"train a new run with a lower --lr (now {self.config.lr}) or --clip-grad, or with --amp off"
+        )
 
     def _evaluate(self) -> dict[str, float]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.amp)):
@@ -291,7 +300,7 @@ class _Log:
 
         self.path = folder / "metrics.jsonl"
         kept = [line for line in _lines(self.path) if line["step"] <= step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a")
         self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
 
@@ -329,9 +338,10 @@ def _auto_augment(image_size: int) -> Augment:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.device, workers: int = 0) -> float:
-    """Top-1 accuracy, a fraction, of a model in evaluation mode."""
-    correct = 0
+    """Top-1 accuracy, a fraction, of a model in evaluation mode; corrupt images do not count."""
+    correct, count = 0, 0
     for batch, labels in eval_batches(images, image_size, 256, workers):
         logits = model(normalize(batch, device))
         correct += int((logits.argmax(dim=1).cpu() == labels).sum())
-    return correct / len(images)
+        count += int((labels >= 0).sum())
+    return correct / max(count, 1)

@@ -37,8 +37,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def parse(config: type[Config], argv: Sequence[str] | None, prog: str, description: str) -> Config:
+def parse(
+    config: type[Config], argv: Sequence[str] | None, prog: str, description: str, defaults: Config | None = None
+) -> Config:
     """`argv` as an instance of the dataclass `config`: one flag a field, `--like-this`, checked against its bounds.
+
+    Args:
+        defaults: what flags that are not given stand for, instead of the fields' own defaults (as help shows them).
 
     Field types: int, float (finite), str, bool (`--x` / `--no-x`), Literal, any of these `| None`, and
     `tuple[one of these, ...]` (a flag that takes several values).
@@ -51,6 +56,8 @@ def parse(config: type[Config], argv: Sequence[str] | None, prog: str, descripti
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         _add(parser, field, hints[field.name])
+    if defaults is not None:
+        parser.set_defaults(**{field.name: getattr(defaults, field.name) for field in dataclasses.fields(config)})
     values = vars(parser.parse_args(argv))
     for field in dataclasses.fields(config):
         if isinstance(values[field.name], list):
