@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from nas.batches import eval_batches, normalize
+from nas.data import Images
+from nas.evaluator import Evaluator
+from nas.slimming import Step, slim
+from nas.sources import Decoded, Skipped
+from search_spaces import Action, Arch, SearchSpace, num_params
+from supernet import Supernet
+from tests.nas.tiny import tiny_space
+
+SPACE = tiny_space()
+
+
+def additive_accuracy(arch: Arch) -> float:
+    """Every choice adds its own share, whatever the others are: the loss of an action does not depend on the order."""
+    rng = random.Random(0)
+    return sum(rng.random() * c.options.index(v) for c, v in zip(SPACE.choices, arch.values, strict=True)) / 100
+
+
+def mes_of_params(archs: Sequence[Arch]) -> list[float]:
+    return [100 * math.sqrt(3e6 / num_params(SPACE, arch)) for arch in archs]
+
+
+def trajectory(mes=mes_of_params, accuracy=additive_accuracy) -> list[Step]:
+    return list(slim(SPACE, mes, lambda base, archs: [accuracy(arch) for arch in archs]))
+
+
+def test_every_step_takes_the_least_loss_of_accuracy_per_gain_of_mes() -> None:
+    steps = trajectory()
+    assert steps[0].arch == SPACE.largest and steps[0].action is None
+    for before, after in itertools.pairwise(steps):
+        actions = {a.arch: a for a in SPACE.slim(before.arch)}
+        assert actions[after.arch] == after.action
+        taken = (before.accuracy - after.accuracy) / (after.mes - before.mes)
+        for arch in actions:
+            (score,) = mes_of_params([arch])
+            if score > before.mes:
+                assert taken <= (before.accuracy - additive_accuracy(arch)) / (score - before.mes)
+
+
+def test_it_ends_with_the_smallest_network() -> None:
+    last = trajectory()[-1].arch
+    assert not SPACE.slim(last)
+    assert num_params(SPACE, last) == num_params(SPACE, SPACE.smallest)
+
+
+def test_it_is_the_optimum_of_an_exhaustive_search_where_actions_are_independent() -> None:
+    """Without dropped blocks, which take other choices with them, and with equal gains the greedy order is optimal."""
+    weights = [random.Random(i).random() for i in range(len(SPACE.choices))]
+
+    def steps_left(arch: Arch) -> list[int]:
+        return [c.options.index(v) for c, v in zip(SPACE.choices, arch.values, strict=True)]
+
+    def accuracy(arch: Arch) -> float:
+        return math.fsum(w * n for w, n in zip(weights, steps_left(arch), strict=True))
+
+    best: dict[int, float] = {}
+    options = [c.options if c.field != "present" else (1,) for c in SPACE.choices]
+    for values in itertools.product(*options):
+        arch = Arch(SPACE.name, values)
+        best[sum(steps_left(arch))] = max(best.get(sum(steps_left(arch)), 0.0), accuracy(arch))
+
+    def slim_all_but_blocks(arch: Arch) -> tuple[Action, ...]:
+        return tuple(action for action in SPACE.slim(arch) if not action.choice.startswith("present"))
+
+    space = cast(SearchSpace, SimpleNamespace(largest=SPACE.largest, slim=slim_all_but_blocks))
+    steps = list(
+        slim(
+            space,
+            lambda archs: [100.0 - sum(steps_left(a)) for a in archs],
+            lambda _, archs: [accuracy(a) for a in archs],
+        )
+    )
+    assert [s.accuracy for s in steps] == [best[size] for size in sorted(best, reverse=True)]
+
+
+def test_actions_that_gain_no_mes_are_neither_taken_nor_evaluated() -> None:
+    """With a score that only the widths change, only widths are tried."""
+    widths = [i for i, c in enumerate(SPACE.choices) if c.field == "width"]
+    tried: list[Arch] = []
+
+    def accuracies(base: Arch, archs: Sequence[Arch]) -> list[float]:
+        tried.extend(archs)
+        return [0.5] * len(archs)
+
+    steps = list(slim(SPACE, lambda archs: [1000.0 - sum(a.values[i] for i in widths) for a in archs], accuracies))
+    assert len(steps) == 1 + sum(len(SPACE.choices[i].options) - 1 for i in widths)
+    for arch in tried:
+        others = [i for i in range(len(SPACE.choices)) if i not in widths]
+        assert all(arch.values[i] == SPACE.largest.values[i] for i in others)
+
+
+def test_of_equal_losses_the_greatest_gain_is_taken() -> None:
+    first = trajectory(accuracy=lambda arch: 0.5)[1]
+    assert first.mes == max(mes_of_params([action.arch for action in SPACE.slim(SPACE.largest)]))
+
+
+def test_it_is_deterministic_and_ends() -> None:
+    steps = trajectory()
+    assert steps == trajectory()
+    assert len(steps) <= 1 + sum(len(c.options) - 1 for c in SPACE.choices)
+
+
+# ---- evaluation of a frontier with its prefix shared
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    torch.manual_seed(0)
+    net = Supernet(SPACE)
+    with torch.no_grad():
+        for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+            if tensor.is_floating_point() and tensor.ndim == 1:  # norms: as different as training makes them
+                tensor.copy_(
+                    torch.rand(tensor.shape) + 0.5 if "var" in name or "weight" in name else torch.randn(tensor.shape)
+                )
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 23)
+    pixels = tuple(rng.integers(0, 256, (23, 16, 16, 3), dtype=np.uint8))
+    return Images(Decoded(pixels, labels, ("a", "b", "c"), ""), np.arange(23), labels, Skipped(strict=False))
+
+
+def logits_of_extracted(supernet: Supernet, arch: Arch, images: Images, batch_size: int) -> torch.Tensor:
+    model = supernet.extract(arch).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        batches = eval_batches(images, SPACE.image_size, batch_size)
+        return torch.cat([model(normalize(batch, torch.device("cpu"))) for batch, _ in batches])
+
+
+@pytest.mark.parametrize("base", ["largest", "random"])
+@pytest.mark.parametrize("batch_size", [8, 23])
+def test_a_shared_prefix_changes_nothing(supernet: Supernet, images: Images, base: str, batch_size: int) -> None:
+    arch = SPACE.largest if base == "largest" else SPACE.sample(random.Random(3))
+    archs = [action.arch for action in SPACE.slim(arch)]
+    evaluator = Evaluator(supernet, images, SPACE.image_size, batch_size)
+
+    together = evaluator.accuracies(arch, archs)
+    shared = evaluator.block_forwards
+    assert together == [evaluator.accuracy(a) for a in archs]
+    assert shared < evaluator.block_forwards - shared
+
+    labels = torch.tensor(images.labels)
+    for a, found in zip(archs, together, strict=True):
+        assert found == int((logits_of_extracted(supernet, a, images, batch_size).argmax(dim=1) == labels).sum()) / 23
+
+
+def test_logits_are_those_of_the_extracted_network(
+    supernet: Supernet, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = Evaluator(supernet, images, SPACE.image_size, 8)
+    archs = [action.arch for action in SPACE.slim(SPACE.largest)]
+    different = set()
+    outputs: list[torch.Tensor] = []
+    run = evaluator._run
+
+    def recording(blocks, x):
+        result = run(blocks, x)
+        if result.ndim == 2:
+            outputs.append(result)
+        return result
+
+    monkeypatch.setattr(evaluator, "_run", recording)
+    for arch in archs:
+        outputs.clear()
+        evaluator.accuracies(SPACE.largest, [arch])
+        assert torch.equal(torch.cat(outputs), logits_of_extracted(supernet, arch, images, 8))
+        different.add(tuple(outputs[0].flatten().tolist()))
+    assert len(different) == len(archs)
+
+
+def test_a_corrupt_image_does_not_count(supernet: Supernet, images: Images) -> None:
+    class Broken(Decoded):
+        def image(self, position: int):
+            if position == 5:
+                raise OSError("no image")
+            return super().image(position)
+
+    source = Broken(images.source.pixels, images.labels, ("a", "b", "c"), "")
+    evaluator = Evaluator(supernet, Images(source, images.indices, images.labels, Skipped(strict=False)), 16, 8)
+    assert evaluator.num_images == 22
+    rest = np.delete(np.arange(23), 5)
+    without = Images(images.source, rest, images.labels[rest], Skipped(strict=False))
+    assert evaluator.accuracy(SPACE.largest) == Evaluator(supernet, without, 16, 8).accuracy(SPACE.largest)

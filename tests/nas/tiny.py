@@ -1,0 +1,47 @@
+"""A space and a set of images that train in seconds; as a program, a command of `nas` that knows the space.
+
+python -m tests.nas.tiny nas.train_supernet --space tiny …
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from search_spaces import SPACES, SearchSpace
+from search_spaces.command import run
+from search_spaces.efficientformerv2 import EfficientFormerV2Space
+
+
+def tiny_space(image_size: int = 16, num_classes: int = 3) -> SearchSpace:
+    return EfficientFormerV2Space(
+        "tiny",
+        widths=((8,), (8, 16), (16,), (16, 24)),
+        depths=(1, 1, 2, 1),
+        image_size=image_size,
+        num_classes=num_classes,
+        stem_stride=2,
+        layer_scale_init=0.1,
+    )
+
+
+def make_images(folder: Path, per_class: int = 20, classes: tuple[str, ...] = ("blue", "green", "red")) -> Path:
+    """A folder for each class, its images noise around a shade of its own; returns the folder."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = rng.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+            pixels[..., label % 3] += 100
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+if __name__ == "__main__":
+    SPACES["tiny"] = tiny_space
+    command = importlib.import_module(sys.argv.pop(1))
+    run(lambda: command.main(sys.argv[1:]), "go on with --resume")
