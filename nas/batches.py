@@ -118,7 +118,7 @@ def train_batches(
     keys = _TrainKeys(len(images), batch_size, epochs, seed, start)
     for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, workers):
         if labels.min() < 0:
-            raise UserError(f"{MAX_CORRUPT_RUN} images in a row cannot be read; see the warnings")
+            raise UserError(f"{MAX_CORRUPT_RUN} images in a row, or all, cannot be read; see the warnings")
         yield batch, labels
 
 

@@ -29,9 +29,11 @@ def tiny_space(image_size: int = 16, num_classes: int = 3) -> SearchSpace:
     )
 
 
-def make_images(folder: Path, per_class: int = 20, classes: tuple[str, ...] = ("blue", "green", "red")) -> Path:
-    """A folder for each class, its images noise around a shade of its own; returns the folder."""
-    rng = np.random.default_rng(0)
+def make_images(
+    folder: Path, per_class: int = 20, classes: tuple[str, ...] = ("blue", "green", "red"), seed: int = 0
+) -> Path:
+    """A folder for each class, its images noise with one of three channels brighter; returns the folder."""
+    rng = np.random.default_rng(seed)
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(per_class):
