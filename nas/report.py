@@ -6,6 +6,7 @@ far. Bare: the newest run.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -73,8 +74,11 @@ def _summary(a: Artifacts) -> Iterator[str]:
 
 
 def _winner_rows(a: Artifacts) -> list[list[str]]:
-    names, winners = list(a.winners), list(a.winners.values())
-    retrained = [a.retrained.get(name, {}) for name in names]
+    """The winners, and the largest network for comparison."""
+    largest = next(iter(a.searches.values()))["trajectory"][0]
+    names, winners = [*a.winners, "largest"], [*a.winners.values(), largest]
+    inherited = {"inherited_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
+    retrained = [*(a.retrained.get(name, {}) for name in a.winners), inherited]
     timed = [a.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in names]
     columns = (
         names,
@@ -121,12 +125,16 @@ def _score(search: Json) -> str:
 def _next_command(a: Artifacts) -> str | None:
     """What makes the next stage that is missing."""
     if a.supernet is None:
-        return "python -m nas.train_supernet --resume"
-    if not a.searches:
-        return "python -m nas.search"
-    if a.winners.keys() - a.retrained.keys():
-        return "python -m nas.retrain"
-    return "python -m nas.export" if a.retrained.keys() - a.exported.keys() else None
+        stage = "train_supernet --resume"
+    elif not a.searches:
+        stage = "search"
+    elif a.winners.keys() - a.retrained.keys():
+        stage = "retrain"
+    elif a.retrained.keys() - a.exported.keys():
+        stage = "export"
+    else:
+        return None
+    return f"python -m nas.{stage} --run {shlex.quote(a.folder.resolve().name)}"
 
 
 def _curve(a: Artifacts) -> Iterator[str]:

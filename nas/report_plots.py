@@ -136,14 +136,15 @@ def calibration(groups: dict[str, Sequence[tuple[float, float]]], unit: str = "m
 
 
 def lines(series: dict[str, tuple[Sequence[float], Sequence[float]]], y_title: str, *, log: bool = False) -> Any:
-    """(epochs, values) by name."""
+    """(epochs, values) by name; `log` asks for a logarithmic axis where all values are above 0."""
     import plotly.graph_objects as go
 
     traces = [
         go.Scatter(name=escape(name), x=x, y=y, mode="lines", line={"color": color, "width": 2})
         for (name, (x, y)), color in zip(series.items(), CYCLE * len(series), strict=False)
     ]
-    y_axis = log_axis([value for _, values in series.values() for value in values]) if log else {}
+    values = [value for _, values in series.values() for value in values]
+    y_axis = log_axis(values) if log and values and min(values) > 0 else {}
     return figure(traces, "epoch", y_title, yaxis=y_axis, showlegend=len(series) > 1)
 
 

@@ -178,6 +178,13 @@ def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> No
     ]
 
 
+def test_the_largest_network_is_there_to_compare_with(run_folder: Path, page: Page) -> None:
+    largest = read_json(run_folder / "search/result.json")["trajectory"][0]
+    tested = read_json(run_folder / "supernet/result.json")["test_accuracy"]["largest"]
+    accuracies = [f"{100 * largest['accuracy']:.2f} %", f"{100 * tested:.2f} %", "–"]
+    assert page.rows[4][:6] == ["largest", *accuracies, f"{largest['latency_ms']:.3f}", "–"]
+
+
 def test_every_step_of_the_trajectory_is_in_its_table(run_folder: Path, page: Page) -> None:
     trajectory = read_json(run_folder / "search/result.json")["trajectory"]
     steps = [row for row in page.rows if len(row) == 8]
@@ -200,10 +207,10 @@ def test_commands_are_in_the_order_of_use(page: Page) -> None:
 
 STAGES = ["run", "supernet", "search", "retrain", "export"]
 NEXT = {
-    "run": "python -m nas.train_supernet --resume",
-    "supernet": "python -m nas.search",
-    "search": "python -m nas.retrain",
-    "retrain": "python -m nas.export",
+    "run": "python -m nas.train_supernet --resume --run run",
+    "supernet": "python -m nas.search --run run",
+    "search": "python -m nas.retrain --run run",
+    "retrain": "python -m nas.export --run run",
 }
 
 
@@ -249,7 +256,7 @@ def test_two_searches_are_both_shown(tmp_path: Path) -> None:
     (tmp_path / "search-2/result.json").write_text(text.replace('"winner-', '"search-2-winner-'))
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     names = [row[0] for row in page.rows if len(row) == 9]
-    assert names == [f"{prefix}winner-{i}" for prefix in ("", "search-2-") for i in (1, 2, 3)]
+    assert names[:-1] == [f"{prefix}winner-{i}" for prefix in ("", "search-2-") for i in (1, 2, 3)]
     assert len(page.words["summary"]) == 2
 
 
@@ -281,6 +288,14 @@ def test_a_line_of_metrics_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     (data,) = re.findall(r'plot\("supernet-loss", (.*)\);</script>', html)
     (trace,) = json.loads(data)["data"]
     assert trace["x"] == [0, 1, 2]
+
+
+def test_a_loss_that_is_not_positive_gets_a_linear_axis(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    write_lines(tmp_path / "supernet/metrics.jsonl", [{"epoch": i, "loss": 1.0 - i} for i in range(3)])
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    (data,) = re.findall(r'plot\("supernet-loss", (.*)\);</script>', html)
+    assert json.loads(data)["layout"]["yaxis"].get("type") != "log"
 
 
 def test_unreadable_result_is_named(tmp_path: Path) -> None:
