@@ -86,7 +86,8 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     if typing.get_origin(hint) is typing.Literal:
         options["metavar"] = "{" + ",".join(map(str, typing.get_args(hint))) + "}"
     if field.default not in (None, "", ()):
-        options["help"] += f" (default: {field.default})".replace("%", "%%")
+        default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        options["help"] += f" (default: {default})".replace("%", "%%")
     parser.add_argument(_spelling(field), type=_converter(_spelling(field), hint), **options)
 
 

@@ -51,11 +51,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         temporary.rename(folder)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}; it is as it was before") from error
+        reason = error.strerror or error
+        raise UserError(
+            f"cannot write {folder}: {reason}; make room or give another folder, nothing is lost"
+        ) from error
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

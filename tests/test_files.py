@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.command import UserError
-from search_spaces.files import atomic_path, read_json, write_json, write_text
+from search_spaces.files import atomic_folder, atomic_path, read_json, write_json, write_text
 
 
 def test_json_round_trip_in_new_folders(tmp_path: Path) -> None:
@@ -89,3 +89,36 @@ def test_what_is_not_json_is_named(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"cannot read {tmp_path}/x: No such file or directory"):
         read_json(tmp_path / "x")
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "x"
+    for name in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / name).touch()
+            assert not (folder / "sub" / name).exists()
+    assert [p.name for p in folder.rglob("*")] == ["sub", "new"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("failing", ["block", "first rename", "second rename"])
+def test_a_folder_that_cannot_be_written_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "old").touch()
+    rename, calls = Path.rename, iter([failing == "first rename", failing == "second rename"])
+
+    def rename_or_fail(path: Path, target: Path) -> Path:
+        if next(calls, False):
+            full_disk()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_or_fail)
+    with pytest.raises(UserError, match="No space left on device"), atomic_folder(folder) as temporary:  # noqa: PT012
+        (temporary / "new").touch()
+        if failing == "block":
+            full_disk()
+    assert [p.name for p in tmp_path.rglob("*")] == ["x", "old"]
