@@ -51,15 +51,17 @@ def load_module(module: nn.Module, state: dict[str, Tensor], path: Path) -> None
     module.load_state_dict(state)
 
 
-def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's per-parameter state as flat names, `<parameter number>.<entry>`."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{entry}": value for i, entries in state.items() for entry, value in entries.items()}
+def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The state of the model's parameters as `<parameter>.<entry>`; one that has had no gradient has none."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {f"{names[p]}.{entry}": value for p, entries in optimizer.state.items() for entry, value in entries.items()}
 
 
-def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    numbers = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        number, _, entry = name.partition(".")
-        state.setdefault(int(number), {})[entry] = value
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition(".")
+        state.setdefault(numbers[parameters[name]], {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -61,7 +61,7 @@ def load_run_info(folder: Path) -> RunInfo:
                 "mean": tuple(raw["mean"]),
                 "std": tuple(raw["std"]),
                 "data": DataConfig(**raw["data"]),
-                "splits": Splits(**raw["splits"]),
+                "splits": Splits(**{**raw["splits"], "skipped": tuple(raw["splits"]["skipped"])}),
             }
         )
     except (KeyError, TypeError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data import create_dataset
 from timm.data.readers.img_extensions import add_img_extensions
 from torch.utils.data import IterableDataset
@@ -108,7 +109,10 @@ Source = Files | Decoded
 
 def decode(content: bytes | Image.Image) -> Image.Image:
     """RGB, upright."""
-    image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
+    try:
+        image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # its message names an object in memory
+        raise OSError("it is no image") from None
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
@@ -157,7 +161,8 @@ def _create(name: str, root: str | None, split: str) -> Any:
         raise UserError(f"{name} needs --data-dir, the folder that holds it")
     if root is not None and not Path(root).exists():
         raise UserError(f"--data-dir {root} does not exist; name the folder that holds {name}")
-    return _created(name, f"see --data-dir, and --train-split (now {split})", name, root, split=split)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded unless the user says so
+    return _created(name, f"see --data-dir and --train-split (now {split}); download it first", name, root, split=split)
 
 
 def _created(shown: str, remedy: str, name: str, root: str | None, **options: Any) -> Any:

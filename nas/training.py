@@ -180,7 +180,7 @@ class Trainer:
         """Raises UserError, and keeps the last checkpoint, if a weight is not finite."""
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= {f"ema.{n}": t for n, t in self.ema.module.state_dict().items()}
-        tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors(self.optimizer).items()}
+        tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors(self.optimizer, self.model).items()}
         if broken := next((n for n, t in tensors.items() if not t.isfinite().all()), None):
             raise self._diverged(f"{broken} is not finite")
         save_tensors(self.path, tensors, {"step": self.step, "seconds": self.seconds, "amp": self.amp})
@@ -196,7 +196,7 @@ class Trainer:
         }
         load_module(self.model, part["model"], self.path)
         load_module(self.ema.module, part["ema"], self.path)
-        load_optimizer(self.optimizer, part["optimizer"])
+        load_optimizer(self.optimizer, self.model, part["optimizer"])
         self.step, self.seconds, self.amp = info["step"], info["seconds"], info["amp"]
 
     # ---- loop

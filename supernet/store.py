@@ -123,7 +123,8 @@ class Supernet(nn.Module):
             for name, _, is_norm in _skeleton(replace(block, name=""), torch.device("cpu")).tensors:
                 if not is_norm:
                     _register(self, _join(block.name, name), template[_join(modules[block.name], name)], True)
-        for block in {block for slot in space.slots for block in space.slot_blocks(slot)}:
+        # not a set: the order of parameters must be the same in every process
+        for block in dict.fromkeys(block for slot in space.slots for block in space.slot_blocks(slot)):
             for name, shape, is_norm in _skeleton(replace(block, name=""), torch.device("cpu")).tensors:
                 if is_norm:
                     value, trained = _NORM_ENTRIES[name.rpartition(".")[2]]

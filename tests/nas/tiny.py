@@ -6,8 +6,13 @@ python -m tests.nas.tiny nas.train_supernet --space tiny …
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,7 +48,53 @@ def make_images(
     return folder
 
 
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path, *argv: str, kill_at: str = "") -> subprocess.Popen[str]:
+    """This program in the folder, in a process group of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILL_AT": kill_at}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.nas.tiny", *argv],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def run_killed(folder: Path, *argv: str, kill_at: str) -> None:
+    process = start(folder, *argv, kill_at=kill_at)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, errors
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _kill_at(module: str, name: str, call: str) -> None:
+    *path, attribute = name.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in path:
+        owner = getattr(owner, part)
+    function, calls = getattr(owner, attribute), 0
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == int(call):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+
+    setattr(owner, attribute, counting)
+
+
 if __name__ == "__main__":
     SPACES["tiny"] = tiny_space
+    if where := os.environ.get("KILL_AT"):
+        _kill_at(*where.split(":"))
     command = importlib.import_module(sys.argv.pop(1))
     run(lambda: command.main(sys.argv[1:]), "go on with --resume")
