@@ -23,7 +23,7 @@ from nas.runs import RunInfo
 from search_spaces import UserError
 
 NUM_IMAGES = 8
-TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.003
+TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.004
 
 
 class Classifier(nn.Module):
@@ -66,6 +66,7 @@ def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, 
         package.output_description["classLabel"] = "the most probable class"
         package.output_description["classLabel_probs"] = "the probability of each class"
         package.save(str(path))
+    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # a trace of torch.export, no part of it
 
 
 def check_coreml(path: Path, model: nn.Module, info: RunInfo) -> tuple[Parity, dict[str, Any]]:

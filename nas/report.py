@@ -296,12 +296,16 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
 
 
 def _commands(a: Artifacts) -> Iterator[str]:
-    tables = [
-        f"python -m latency_lut.build --space {t.space} --image-size {t.image_size} --num-classes {t.num_classes} "
-        f"--threads {t.provenance.threads}"
-        for t in a.tables.values()
-        if not isinstance(t, UserError)
-    ]
+    tables = []
+    for path, t in a.tables.items():
+        if not isinstance(t, UserError):
+            tables.append(
+                f"python -m latency_lut.build --space {t.space} --image-size {t.image_size} --num-classes "
+                f"{t.num_classes} --threads {t.provenance.threads} --samples {t.provenance.samples} "
+                f"--out {shlex.quote(path)}"
+            )
+        if path in a.validations:
+            tables.append(f"python -m latency_lut.validate --table {shlex.quote(path)}")
     before = [a.supernet["command"]] if a.supernet else []
     after = [r["command"] for stage in (a.searches, a.retrained, a.exported) for r in stage.values()]
     if commands := dict.fromkeys([*before, *tables, *after]):

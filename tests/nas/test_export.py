@@ -115,6 +115,7 @@ def test_core_ml_package_is_a_classifier_of_images_in_half_precision(exported: P
     import coremltools as ct
 
     package = ct.models.MLModel(str(exported / "model.mlpackage"), skip_model_load=True)
+    assert sorted(p.name for p in (exported / "model.mlpackage").iterdir()) == ["Data", "Manifest.json"]
     description = package.get_spec().description
     image = description.input[0].type.imageType
     rgb = type(image).ColorSpace.Value("RGB")

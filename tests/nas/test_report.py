@@ -199,6 +199,7 @@ def test_commands_are_in_the_order_of_use(page: Page) -> None:
     assert [re.findall(r"-m (\S+)", c)[0] for c in dict.fromkeys(c.split(" --")[0] for c in commands)] == [
         "nas.train_supernet",
         "latency_lut.build",
+        "latency_lut.validate",
         "nas.search",
         "nas.retrain",
         "nas.export",
