@@ -18,7 +18,7 @@ from nas import runs
 from nas.checkpoint import save_tensors
 from nas.data import Data
 from nas.train_supernet import load_supernet
-from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, digits_defaults, pick_device
+from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, pick_device, with_recipe
 from search_spaces import UserError, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     config = parsed(Config())
     run_folder, winners = find_winners(config)
-    is_digits = runs.load_run_info(run_folder).data.data == "digits"
+    info = runs.load_run_info(run_folder)
     jobs = []
     for name, winner in winners.items():  # all are checked before the first is trained
         folder = run_folder / "retrain" / (name + config.suffix)
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             job = parsed(runs.begun(folder, Config))
             runs.reopen(folder, job, FREE, arch=winner["arch"])
         else:
-            job = parsed(digits_defaults(config, DIGITS_EPOCHS) if is_digits else config)
+            job = parsed(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS))
             runs.check_new(folder, "--suffix")
         if (folder / "result.json").exists():
             print(f"{folder} is finished: nothing to train")

@@ -20,7 +20,7 @@ from nas import runs
 from nas.batches import MEAN, STD
 from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.data import Data, DataConfig, load_data
-from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, digits_defaults
+from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, with_recipe
 from search_spaces import SearchSpace, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_json
@@ -148,7 +148,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
 
 
 def configure(argv: Sequence[str] | None) -> Config:
-    """The flags; what they do not say is as the run was begun with, or what suits the digits."""
+    """The flags; what they do not say is as the run was begun with, or what suits the images."""
 
     def parsed(defaults: Config) -> Config:
         return parse(Config, argv, "python -m nas.train_supernet", __doc__ or "", defaults)
@@ -157,7 +157,8 @@ def configure(argv: Sequence[str] | None) -> Config:
     if config.resume:
         folder = _run_folder(config)
         return replace(parsed(runs.begun(folder / "supernet", Config)), run=str(folder))
-    return parsed(digits_defaults(config, DIGITS_EPOCHS)) if config.data == "digits" else config
+    space = get_space(config.space, config.image_size)
+    return parsed(with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
