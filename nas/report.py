@@ -119,7 +119,7 @@ def _score(search: Json) -> str:
         "latency": f"(latency / {search['unit_latency_ms']:g} ms)<sup>−{search['alpha_latency']:g}</sup>",
         "size": f"(parameters / {search['unit_num_params'] / 1e6:g} M)<sup>−{search['alpha_size']:g}</sup>",
     }
-    return "MES = 100 · " + " · ".join(factors[metric] for metric in search["metrics"])
+    return "MES = 100 · " + " · ".join(f'<span class="whole">{factors[m]}</span>' for m in search["metrics"])
 
 
 def _next_command(a: Artifacts) -> str | None:

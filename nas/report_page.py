@@ -35,6 +35,7 @@ th small { display: block; font-weight: 400; color: var(--soft); font-size: 12px
 tr.strong td { font-weight: 600; }
 code, pre { font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 code { overflow-wrap: anywhere; }
+.whole { white-space: nowrap; }
 pre { background: var(--panel); border-radius: 6px; padding: 12px 14px; overflow-x: auto; margin: 10px 0; }
 details { margin: 12px 0; }
 summary { cursor: pointer; font-weight: 600; }

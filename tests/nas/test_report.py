@@ -244,7 +244,7 @@ def test_search_by_size_alone_has_no_latency(tmp_path: Path) -> None:
     add_search(tmp_path, space, with_latency=False)
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert page.rows[1][4:6] == ["–", "–"]
-    score = "".join(page.words["p"] + page.words["sup"])
+    score = "".join(page.words["span"])
     assert "parameters / 3 M" in score
     assert "latency / 1 ms" not in score
 
