@@ -36,7 +36,7 @@ class Config(TrainConfig, DataConfig):
     resume: bool = flag(False, "go on with the run named, or the newest")
 
 
-DIGITS_EPOCHS = 12
+DIGITS_EPOCHS = 10
 
 
 def train_supernet(config: Config) -> Path:
