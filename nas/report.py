@@ -328,9 +328,22 @@ def _numbers(column: Sequence[float | None]) -> list[str]:
     return ["–" if v is None else f"{v:,.{decimals}f}" for v in column]
 
 
+def winners_text(run_folder: Path) -> str:
+    """The report's first table as plain text; empty before a search has picked winners."""
+    import pandas as pd
+
+    artifacts = read_artifacts(run_folder)
+    if not artifacts.winners:
+        return ""
+    heads = pd.MultiIndex.from_tuples([(*head.split("\n"), "")[:2] for head in _COLUMNS])
+    return pd.DataFrame(_winner_rows(artifacts), columns=heads).to_string(index=False) + "\n"
+
+
 def main() -> None:
     config = parse(Config, None, "python -m nas.report", __doc__ or "")
-    print(f"wrote {write_report(runs.find_run(config.run, 'run.json', 'python -m nas.train_supernet'))}")
+    folder = runs.find_run(config.run, "run.json", "python -m nas.train_supernet")
+    path = write_report(folder)
+    print(f"{winners_text(folder)}wrote {path}")
 
 
 if __name__ == "__main__":
