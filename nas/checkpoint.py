@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -
             save_file(owned, temporary, metadata={"info": json.dumps(info)})
         except SafetensorError as error:  # wraps the operating system's error, a full disk say
             raise OSError(str(error)) from error
+        umask = os.umask(0)  # safetensors gives its files to their owner alone; ours are shared like any other
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -53,7 +57,7 @@ def load_module(module: nn.Module, state: dict[str, Tensor], path: Path) -> None
 
 def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The state of the model's parameters as `<parameter>.<entry>`; one that has had no gradient has none."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {f"{names[p]}.{entry}": value for p, entries in optimizer.state.items() for entry, value in entries.items()}
 
 
