@@ -114,7 +114,7 @@ def search(config: Config) -> Path:
         "unit_latency_ms": UNITS["latency_ms"],
         "unit_num_params": UNITS["num_params"],
         "table": str(table_path) if table_path else None,
-        "limits": {**objective.limits, "min_accuracy": config.min_accuracy},
+        "limits": {name: getattr(config, name) for name in ("max_latency_ms", "max_params", "min_accuracy")},
         "num_images": evaluator.num_images,
         "num_evaluations": len(study.accuracy),
         "minutes": (time.monotonic() - start) / 60,

@@ -39,7 +39,7 @@ class Study:
             trials = self._study.get_trials(deepcopy=False)
             # JSON writes each double so that it reads back as the same double
             self.accuracy = {space.from_json(t.user_attrs["arch"]): t.values[0] for t in trials}
-        except (ValueError, KeyError, TypeError, UserError) as error:
+        except (ValueError, KeyError, TypeError, AssertionError, UserError) as error:
             raise UserError(
                 f"{path} is no study of {space.name} ({error}); remove it, or search under a --name"
             ) from None

@@ -191,10 +191,13 @@ def test_resume_may_change_where_and_how_fast(monkeypatch: pytest.MonkeyPatch, w
     assert_equal_runs(RUN, whole)
 
 
-def test_what_suits_the_digits_gives_way_to_flags() -> None:
-    assert (configure([]).batch_size, configure([]).epochs) == (64, command.DIGITS_EPOCHS)
+def test_flags_come_before_the_recipe_that_suits_the_images() -> None:
+    digits, small = configure([]), configure(["--data", "images"])
+    assert (digits.epochs, digits.batch_size, digits.hflip) == (command.DIGITS_EPOCHS, 64, False)
+    assert (small.epochs, small.batch_size, small.hflip) == (30, 128, True)
+    imagenet = ("--space", "efficientformerv2", "--data", "imagenet")
+    assert configure(imagenet) == Config(space="efficientformerv2", data="imagenet")
     assert configure(["--batch-size", "256"]).batch_size == 256  # though it is the general default
-    assert configure(["--data", "images"]) == Config(data="images")
 
 
 def test_a_new_run_does_not_touch_one_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:

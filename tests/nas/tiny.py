@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from latency_lut.table import SCHEMA, Calibration, LatencyTable, Provenance, Row
 from search_spaces import SPACES, SearchSpace
 from search_spaces.command import run
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
@@ -42,10 +43,40 @@ def make_images(
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(per_class):
-            pixels = rng.integers(0, 120, (16, 16, 3), dtype=np.uint8)
-            pixels[..., label % 3] += 100
+            pixels = rng.integers(0, 220, (16, 16, 3), dtype=np.uint8)
+            pixels[..., label % 3] += 35
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
+
+
+def make_table(space: SearchSpace, ms_per_mega_mac: float = 0.1) -> LatencyTable:
+    """A table in which time is that of the multiply-accumulates, and a little for each block."""
+    rows = {}
+    for key, block in space.all_blocks().items():
+        ms = 0.001 + ms_per_mega_mac * block.macs / 1e6
+        rows[key] = Row(ms, ms, {"": 1.0})
+    provenance = Provenance(
+        device="none",
+        os="",
+        runtime="formula",
+        runtime_version="",
+        compute_unit="CPU",
+        precision="float32",
+        threads=1,
+        batch=1,
+        protocol="",
+        samples=1,
+        min_sample_ms=0.0,
+        unclean_share=None,
+        busy=False,
+        anchor_ms=1.0,
+        anchor_drift=0.0,
+        date="2025-01-01",
+    )
+    calibration = Calibration(1.0, 0.0, ())
+    return LatencyTable(
+        SCHEMA, space.name, space.image_size, space.num_classes, provenance, calibration, (), rows, graphs={}
+    )
 
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas import search as command
+from nas import train_supernet
+from nas.evaluator import Evaluator
+from nas.objective import Objective, Term, pareto
+from nas.search import main, pick_winners
+from nas.study import Study
+from search_spaces import SPACES, Arch, UserError, macs, num_params
+from tests.nas.tiny import make_images, make_table, run_killed, tiny_space
+
+SPACE = tiny_space()
+SIZE = ("--metrics", "size")
+TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "3", "--batch-size", "8", "--lr", "0.3", "--amp", "off")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.chdir(folder)
+        make_images(Path("images"))
+        train_supernet.main(
+            [*TRAIN, "--ema-decay", "0.9", "--clip-grad", "0", "--search-fraction", "0.4", "--run", "r"]
+        )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def result(name: str = "search") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(f"runs/r/{name}/result.json").read_text())
+    return found
+
+
+def timeless(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in found.items() if k not in ("minutes", "command")}
+
+
+# ---- what it finds
+
+
+def test_a_search_by_latency_and_size(capsys: pytest.CaptureFixture[str]) -> None:
+    table = make_table(SPACE)
+    table.save(Path("runs/tables/tiny.json"))
+    main(["--alpha-latency", "1.0", "--alpha-size", "0.5"])
+    found = result()
+    assert (found["table"], found["alpha_latency"], found["alpha_size"]) == ("runs/tables/tiny.json", 1.0, 0.5)
+    assert found["limits"]["max_latency_ms"] is None
+    trajectory = found["trajectory"]
+    assert trajectory[0]["arch"] == SPACE.to_json(SPACE.largest) and trajectory[0]["action"] is None
+    assert all(b["mes"] > a["mes"] for a, b in itertools.pairwise(trajectory))
+    assert len({p["accuracy"] for p in trajectory}) > 2
+    frontiers = {action.arch for p in trajectory for action in SPACE.slim(SPACE.from_json(p["arch"]))}
+    assert found["num_evaluations"] == len(frontiers | {SPACE.largest})  # each once; here every action gains
+    for point in trajectory:
+        arch = SPACE.from_json(point["arch"])
+        assert point["num_params"] == num_params(SPACE, arch) and point["macs"] == macs(SPACE, arch)
+        assert point["latency_ms"] == table.latency_ms(SPACE, arch)
+        expected = 100 / point["latency_ms"] * (3e6 / point["num_params"]) ** 0.5
+        assert point["mes"] == pytest.approx(expected, rel=1e-12)
+    front = pareto(np.array([[p["accuracy"], p["mes"]] for p in trajectory]))
+    assert [p["pareto"] for p in trajectory] == front.tolist()
+    assert [w["name"] for w in found["winners"]][:2] == ["winner-1", "winner-2"]
+    assert all(
+        {**w, "name": None} in [{**p, "name": None} for p in trajectory if p["pareto"]] for w in found["winners"]
+    )
+    assert "wrote runs/r/search/result.json" in capsys.readouterr().out
+
+
+def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = command.runs.load_run_data
+    seen = []
+
+    def guarded(run: Path) -> Any:
+        data = load(run)
+        seen.append(data)
+        object.__setattr__(data, "test", None)
+        object.__setattr__(data, "train", None)
+        return data
+
+    monkeypatch.setattr(command.runs, "load_run_data", guarded)
+    main([*SIZE])
+    assert result()["num_images"] == len(seen[0].search) == 19
+    assert all(round(p["accuracy"] * 19) / 19 == p["accuracy"] for p in result()["trajectory"])
+
+
+@pytest.mark.parametrize(
+    "kill_at",
+    [
+        "nas.evaluator:Evaluator.accuracies:1",
+        "nas.evaluator:Evaluator.accuracies:4",
+        "optuna.study:Study.add_trial:30",
+        "nas.search:write_json:1",
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(folder: Path, kill_at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_table(SPACE).save(Path("runs/tables/tiny.json"))
+    main(["--name", "whole"])
+    run_killed(folder, "nas.search", kill_at=kill_at)
+    assert not Path("runs/r/search/result.json").exists()
+    known = {line for line in Path("runs/r/search/study.journal").read_text().splitlines() if '"arch"' in line}
+    evaluated: list[Arch] = []
+    accuracies = Evaluator.accuracies
+
+    def counting(self: Evaluator, base: Arch, archs: Any) -> list[float]:
+        evaluated.extend(archs)
+        return accuracies(self, base, archs)
+
+    monkeypatch.setattr(Evaluator, "accuracies", counting)
+    make_table(SPACE, 0.2).save(Path("runs/tables/newer.json"))  # is not taken: the search began with the other
+    main(["--resume"])
+    found, whole = result(), result("search-whole")
+    for winner in whole["winners"]:
+        winner["name"] = winner["name"].removeprefix("search-whole-")
+    assert timeless(found) == timeless(whole)
+    assert len(evaluated) == found["num_evaluations"] - len(known)
+    assert "--resume" not in found["command"]
+
+
+@pytest.mark.parametrize("damage", ["half a line", "a lock", "both"])
+def test_a_journal_of_a_killed_process_is_mended(folder: Path, damage: str) -> None:
+    path = folder / "study.journal"
+    costs = {"mes": 1.0, "num_params": 1}
+    study = Study(path, SPACE, lambda arch: costs)
+    arch, other = SPACE.largest, SPACE.smallest
+    study.accuracies(arch, [arch], lambda base, archs: [0.1 + 0.2])
+    if damage != "a lock":
+        with path.open("a") as file:
+            file.write('{"op_code": 4, "worker_id": "x')
+    if damage != "half a line":
+        path.with_name("study.journal.lock").symlink_to("runs/r/search/study.journal")
+    for _ in range(2):
+        again = Study(path, SPACE, lambda arch: costs)
+        assert again.accuracies(arch, [arch], lambda base, archs: pytest.fail("was known")) == [0.1 + 0.2]
+    again.accuracies(other, [other], lambda base, archs: [0.5])
+    assert Study(path, SPACE, lambda arch: costs).accuracy == {arch: 0.1 + 0.2, other: 0.5}
+
+
+@pytest.mark.parametrize("content", ["no journal\n", "{}\n", '{"op_code": 99, "worker_id": "x"}\n[]\n'])
+def test_a_file_that_is_no_journal(folder: Path, content: str) -> None:
+    (folder / "study.journal").write_text(content)
+    with pytest.raises(UserError, match=r"study.journal is no study of tiny"):
+        Study(folder / "study.journal", SPACE, lambda arch: {"mes": 1.0})
+
+
+def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*SIZE])
+    main([*SIZE])
+    main([*SIZE, "--name", "fast", "--alpha-size", "2"])
+    names = [w["name"] for n in ("search", "search-2", "search-fast") for w in result(n)["winners"][:1]]
+    assert names == ["winner-1", "search-2-winner-1", "search-fast-winner-1"]
+    with pytest.raises(
+        UserError, match=r"runs/r/search-fast exists; go on with it by --resume, or make another with --n"
+    ):
+        main([*SIZE, "--name", "fast"])
+    with pytest.raises(UserError, match=r"--name is '\.\./x'; give letters"):
+        main([*SIZE, "--name", "../x"])
+    capsys.readouterr()
+    main(["--resume"])
+    assert "runs/r/search-fast is finished: nothing to search" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"runs/r/search-2 with other settings: alpha_size was 0.5, now 3.0"):
+        main(["--resume", "--name", "2", "--alpha-size", "3"])
+    with pytest.raises(UserError, match=r"runs/r/search-2 with other settings: max_params was None, now 100000.0"):
+        main(["--resume", "--name", "2", "--max-params", "1e5"])
+
+
+# ---- winners
+
+
+def point(step: int, accuracy: float, mes: float, num_params: int) -> dict[str, Any]:
+    return {"step": step, "accuracy": accuracy, "mes": mes, "num_params": num_params, "latency_ms": 1.0, "pareto": True}
+
+
+TRAJECTORY = [point(i, 0.9 - 0.05 * i, 100 * 2.0**i, 1000 - 100 * i) for i in range(9)]
+
+
+def objective(**limits: float) -> Objective:
+    return Objective((Term("num_params", 3e6, 1.0),), limits)
+
+
+def steps(winners: list[dict[str, Any]]) -> list[int]:
+    return [w["step"] for w in winners]
+
+
+def test_winners_are_spread_over_the_front() -> None:
+    assert steps(pick_winners(TRAJECTORY, objective(), None, 3)) == [0, 4, 8]
+    assert steps(pick_winners(TRAJECTORY, objective(), None, 1)) == [0]
+    assert steps(pick_winners(TRAJECTORY, objective(), None, 100)) == list(range(9))
+
+
+def test_winners_are_within_the_limits() -> None:
+    assert steps(pick_winners(TRAJECTORY, objective(num_params=600), None, 2)) == [4, 8]
+    assert steps(pick_winners(TRAJECTORY, objective(), 0.8, 2)) == [0, 2]
+    assert steps(pick_winners(TRAJECTORY, objective(num_params=900), 0.7499, 9)) == [1, 2, 3]
+
+
+def test_dominated_networks_do_not_win() -> None:
+    dominated = [{**p, "pareto": p["step"] != 4} for p in TRAJECTORY]
+    assert 4 not in steps(pick_winners(dominated, objective(), None, 9))
+
+
+def test_limits_that_no_network_meets() -> None:
+    with pytest.raises(
+        UserError, match=r"no network found reaches accuracy 0\.95; the best within the limits has 0\.9000"
+    ):
+        pick_winners(TRAJECTORY, objective(), 0.95, 3)
+    with pytest.raises(UserError, match=r"reaches accuracy 0\.8; the best within the limits has 0\.6500"):
+        pick_winners(TRAJECTORY, objective(num_params=500), 0.8, 3)
+    with pytest.raises(UserError, match="no network has num_params of at most 100, the smallest is 200"):
+        pick_winners(TRAJECTORY, objective(num_params=100), None, 3)
+
+
+def test_a_limit_that_cannot_be_met_is_named_before_anything_runs() -> None:
+    smallest = num_params(SPACE, SPACE.smallest)
+    with pytest.raises(UserError, match=f"no network has num_params of at most 1000, the smallest is {smallest}"):
+        main(["--max-params", "1000"])  # there is no table either: none is measured
+    table = make_table(SPACE)
+    table.save(Path("runs/tables/tiny.json"))
+    latency_ms = f"{table.latency_ms(SPACE, SPACE.smallest):.6g}"
+    with pytest.raises(UserError, match=f"no network has latency_ms of at most 0.001, the smallest is {latency_ms}"):
+        main(["--max-latency-ms", "0.001"])
+    assert not list(Path("runs/r").glob("search*"))
+
+
+def test_limits_may_be_mended_until_winners_are_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: [0.5] * len(archs))
+    with pytest.raises(UserError, match="no network found reaches accuracy"):
+        main([*SIZE, "--min-accuracy", "0.9"])
+    assert result()["winners"] == [] and result()["trajectory"]  # nothing is lost
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
+    main(["--resume", "--min-accuracy", "0.4"])
+    assert result()["winners"] and result()["limits"]["min_accuracy"] == 0.4
+    assert result()["command"].endswith("--min-accuracy=0.4")
+
+
+# ---- what cannot be used
+
+
+def test_a_table_that_does_not_fit() -> None:
+    make_table(tiny_space(image_size=32)).save(Path("size.json"))
+    make_table(tiny_space(num_classes=4)).save(Path("classes.json"))
+    make_table(SPACES["efficientformerv2-nano"]()).save(Path("space.json"))
+    make_table(SPACE).save(Path("good.json"))
+    good = json.loads(Path("good.json").read_text())
+    Path("schema.json").write_text(json.dumps({**good, "schema": 99}))
+    rows = dict(list(good["rows"].items())[1:])
+    Path("rows.json").write_text(json.dumps({**good, "rows": rows}))
+    Path("text.json").write_text("no table")
+    for name, message in (
+        ("size", "the table's image size is 32, not 16"),
+        ("classes", "the table's number of classes is 4, not 3"),
+        ("space", "the table's space is efficientformerv2-nano, not tiny"),
+        ("schema", "schema.json has schema 99"),
+        ("rows", "the table lacks 1 blocks of tiny"),
+        ("text", "text.json is not JSON"),
+        ("none", "cannot read none.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            main(["--table", f"{name}.json"])
+    assert not list(Path("runs/r").glob("search*"))
+
+
+def test_a_table_changed_since_the_search_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_table(SPACE).save(Path("t.json"))
+    monkeypatch.setattr(command, "Study", lambda *_: pytest.fail("interrupted"))
+    with pytest.raises(pytest.fail.Exception):
+        main(["--table", "t.json"])
+    make_table(SPACE, 0.3).save(Path("t.json"))
+    with pytest.raises(UserError, match="table_sha256 was"):
+        main(["--resume"])
+
+
+def test_data_changed_since_the_supernet_was_trained() -> None:
+    Image.new("RGB", (16, 16)).save("images/red/0.png")
+    with pytest.raises(UserError, match="images has changed since runs/r was begun"):
+        main([*SIZE])
+
+
+def test_runs_that_cannot_be_searched() -> None:
+    with pytest.raises(UserError, match=r"no run runs/nowhere; see `ls runs`"):
+        main([*SIZE, "--run", "nowhere"])
+    with pytest.raises(
+        UserError, match=r"no run under runs/ has search\*/config.json; make it with: python -m nas.search"
+    ):
+        main(["--resume"])
+    Path("runs/r/supernet/result.json").unlink()
+    with pytest.raises(
+        UserError,
+        match=r"no run under runs/ has supernet/result.json; make it with: python -m nas.train_supernet --resume",
+    ):
+        main([*SIZE])
+
+
+def test_a_supernet_of_another_space() -> None:
+    info = json.loads(Path("runs/r/run.json").read_text())
+    Path("runs/r/run.json").write_text(json.dumps({**info, "space": "efficientformerv2-nano", "image_size": 32}))
+    with pytest.raises(UserError, match=r"supernet.safetensors is of another space or size"):
+        main([*SIZE])
+    Path("runs/r/run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"run.json is not a run of this version"):
+        main([*SIZE])
