@@ -30,7 +30,7 @@ class Config(TrainConfig):
     run: str | None = flag(None, "run of the search (default: the newest)")
     search: str | None = flag(None, "search folder of the run (default: the newest)")
     winners: tuple[str, ...] = flag((), "winners to train (default: all of the search)")
-    suffix: str = flag("", "added to the winners' names, to train them once more (-scratch, say)")
+    suffix: str | None = flag(None, "train the winners once more, as <winner>-<suffix>")
     resume: bool = flag(False, "go on with winners begun, leave out those finished")
 
 
@@ -118,11 +118,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return parse(Config, argv, "python -m nas.retrain", __doc__ or "", defaults)
 
     config = parsed(Config())
+    runs.check_name("--suffix", config.suffix)
     run_folder, winners = find_winners(config)
     info = runs.load_run_info(run_folder)
     jobs = []
     for name, winner in winners.items():  # all are checked before the first is trained
-        folder = run_folder / "retrain" / (name + config.suffix)
+        folder = run_folder / "retrain" / (f"{name}-{config.suffix}" if config.suffix else name)
         if _begun(config, folder):
             job = parsed(runs.begun(folder, Config))
             runs.reopen(folder, job, FREE, arch=winner["arch"])

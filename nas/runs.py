@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import re
 import shlex
 import sys
 from dataclasses import asdict, dataclass
@@ -120,6 +121,12 @@ def check_new(folder: Path, flag: str) -> None:
     """UserError if the stage has been begun; `flag` is the one that names another."""
     if (folder / "config.json").exists():
         raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
+
+
+def check_name(flag: str, name: str | None) -> None:
+    """UserError if the name cannot be a part of a folder's."""
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"{flag} is {name!r}; give letters, digits, dots and dashes")
 
 
 def begin(folder: Path, config: Any, **facts: Any) -> None:

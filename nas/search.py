@@ -7,7 +7,6 @@ Bare: the newest supernet run and the newest latency table that fits it (built f
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -238,8 +237,7 @@ def _table(config: Config, space: SearchSpace) -> Path | None:
 
 def _folder(config: Config, run_folder: Path) -> Path:
     if config.name is not None:
-        if not re.fullmatch(r"[\w.-]+", config.name):
-            raise UserError(f"--name is {config.name!r}; give letters, digits, dots and dashes")
+        runs.check_name("--name", config.name)
         folder = run_folder / f"search-{config.name}"
     elif config.resume:
         newest = runs.newest(run_folder, "search*/config.json")
