@@ -87,10 +87,8 @@ def load_data(config: DataConfig) -> Data:
     train, test = _locate(config)
     source = open_source(*train, skipped)
     if len(source.classes) < 2:
-        raise UserError(
-            f"{config.data} has {len(source.classes)} class ({', '.join(source.classes)}); "
-            "a classifier needs at least 2, each a folder of images"
-        )
+        found = len(source.classes)
+        raise UserError(f"{config.data} has {found} class; give the folder above at least 2 folders of images")
     return _split(config, source, open_source(*test, skipped) if test else None, skipped)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -161,7 +160,6 @@ def _create(name: str, root: str | None, split: str) -> Any:
         raise UserError(f"{name} needs --data-dir, the folder that holds it")
     if root is not None and not Path(root).exists():
         raise UserError(f"--data-dir {root} does not exist; name the folder that holds {name}")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded unless the user says so
     return _created(name, f"see --data-dir and --train-split (now {split}); download it first", name, root, split=split)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import math
 import os
+import signal
 import sys
 import types
 import typing
@@ -135,6 +136,7 @@ def run(main: Callable[[], None], after_interrupt: str = "start it again") -> ty
     Args:
         after_interrupt: how to go on after Ctrl-C, e.g. "go on with --resume".
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
         sys.stdout.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 
 import numpy as np
