@@ -82,18 +82,14 @@ def search(config: Config) -> Path:
     space = runs.load_run_info(run_folder).search_space()
     objective = _objective(config)
     _check_size_limit(space, objective)
-    table_path = _table(config, space)
-    table = LatencyTable.load(table_path) if table_path else None
-    costs = Costs(space, table, objective)
+    table = _table(config, space)
+    costs = Costs(space, LatencyTable.load(table) if table else None, objective)
     _check_limits(space, costs)
-    config = replace(config, table=str(table_path) if table_path else None)
-    facts = {"table_sha256": hashlib.sha256(table_path.read_bytes()).hexdigest()} if table_path else {}
-    if config.resume:
-        done = (folder / "result.json").exists() and read_json(folder / "result.json")["winners"]
-        runs.reopen(folder, config, FREE, () if done else LIMITS, **facts)
-        if done:
-            print(f"{folder} is finished: nothing to search")
-            return folder
+    config = replace(config, table=str(table) if table else None)
+    facts = {"table_sha256": hashlib.sha256(table.read_bytes()).hexdigest()} if table else {}
+    if config.resume and _is_finished(folder, config, facts):
+        print(f"{folder} is finished: nothing to search")
+        return folder
     start = time.monotonic()
     data = runs.load_run_data(run_folder)
     supernet = load_supernet(run_folder, pick_device(config.device))
@@ -102,31 +98,41 @@ def search(config: Config) -> Path:
     evaluator = Evaluator(supernet, data.search, space.image_size, config.batch_size)
     study = Study(folder / "study.journal", space, costs.one)
     steps = _slim(space, costs, evaluator, study)
-    trajectory = _trajectory(space, steps, costs)
-    result = {
+    result = _result(config, folder, _trajectory(space, steps, costs))
+    result |= {"num_images": evaluator.num_images, "num_evaluations": len(study.accuracy)}
+    result |= {"minutes": (time.monotonic() - start) / 60}
+    write_json(folder / "result.json", result)  # before winners are picked: an infeasible limit loses nothing
+    prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
+    chosen = pick_winners(result["trajectory"], objective, config.min_accuracy, config.winners)
+    result["winners"] = [{"name": f"{prefix}-{i + 1}", **point} for i, point in enumerate(chosen)]
+    write_json(folder / "result.json", result)
+    _print(result, folder)
+    return folder
+
+
+def _is_finished(folder: Path, config: Config, facts: dict[str, Any]) -> bool:
+    """Whether winners have been picked; until then the limits may change. UserError if another setting differs."""
+    path = folder / "result.json"
+    finished = path.exists() and bool(read_json(path)["winners"])
+    runs.reopen(folder, config, FREE, () if finished else LIMITS, **facts)
+    return finished
+
+
+def _result(config: Config, folder: Path, trajectory: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
         "command": runs.command_of(folder),
-        "space": space.name,
+        "space": trajectory[0]["arch"]["space"],
         "strategy": "slimming",
         "alpha_latency": config.alpha_latency,
         "alpha_size": config.alpha_size,
         "metrics": config.metrics,
         "unit_latency_ms": UNITS["latency_ms"],
         "unit_num_params": UNITS["num_params"],
-        "table": str(table_path) if table_path else None,
+        "table": config.table,
         "limits": {name: getattr(config, name) for name in ("max_latency_ms", "max_params", "min_accuracy")},
-        "num_images": evaluator.num_images,
-        "num_evaluations": len(study.accuracy),
-        "minutes": (time.monotonic() - start) / 60,
         "trajectory": trajectory,
         "winners": [],
     }
-    write_json(folder / "result.json", result)  # before winners are picked: an infeasible limit loses nothing
-    prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
-    chosen = pick_winners(trajectory, objective, config.min_accuracy, config.winners)
-    result["winners"] = [{"name": f"{prefix}-{i + 1}", **point} for i, point in enumerate(chosen)]
-    write_json(folder / "result.json", result)
-    _print(result, folder)
-    return folder
 
 
 def _slim(space: SearchSpace, costs: Costs, evaluator: Evaluator, study: Study) -> list[Step]:
@@ -156,6 +162,7 @@ def _trajectory(space: SearchSpace, steps: list[Step], costs: Costs) -> list[dic
             "arch": space.to_json(step.arch),
             "accuracy": step.accuracy,
             **costs.one(step.arch),
+            "mes": step.mes,
             "pareto": bool(front[i]),
         }
         for i, step in enumerate(steps)

@@ -192,6 +192,7 @@ def test_a_corrupt_image_does_not_count(supernet: Supernet, images: Images) -> N
                 raise OSError("no image")
             return super().image(position)
 
+    assert isinstance(images.source, Decoded)
     source = Broken(images.source.pixels, images.labels, ("a", "b", "c"), "")
     evaluator = Evaluator(supernet, Images(source, images.indices, images.labels, Skipped(strict=False)), 16, 8)
     assert evaluator.num_images == 22

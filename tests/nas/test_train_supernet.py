@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -268,8 +269,7 @@ def test_the_test_split_is_read_only_after_training(monkeypatch: pytest.MonkeyPa
                 assert trained, "an image of the test split was read before training had ended"
                 return test.source.image(position)
 
-        object.__setattr__(data, "test", type(test)(Guard(), test.indices, test.labels, test.skipped))
-        return data
+        return replace(data, test=replace(test, source=cast(Any, Guard())))
 
     monkeypatch.setattr(Trainer, "fit", fit_first)
     monkeypatch.setattr(command, "load_data", guarded)

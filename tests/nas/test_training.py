@@ -279,13 +279,13 @@ def test_the_published_recipe_is_on_from_128_pixels(tmp_path: Path, images: Imag
 
 
 def test_the_learning_rate_warms_up_and_falls_by_a_cosine(tmp_path: Path, images: Images) -> None:
-    rates = []
-    trainer = make(
-        tmp_path,
-        images,
-        replace(CONFIG, epochs=8, lr=1024 / 4),
-        spoil=lambda n, loss: rates.append(trainer.optimizer.param_groups[0]["lr"]) or loss,
-    )
+    rates: list[float] = []
+
+    def record(number: int, loss: Tensor) -> Tensor:
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        return loss
+
+    trainer = make(tmp_path, images, replace(CONFIG, epochs=8, lr=1024 / 4), spoil=record)
     trainer.fit("")
     assert len(rates) == 40
     assert rates[0] == pytest.approx(0.01) and rates[5] == pytest.approx(1.0, rel=0.05)
