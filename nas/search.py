@@ -83,7 +83,10 @@ def search(config: Config) -> Path:
     objective = _objective(config)
     _check_size_limit(space, objective)
     table = _table(config, space)
-    costs = Costs(space, LatencyTable.load(table) if table else None, objective)
+    latencies = LatencyTable.load(table) if table else None
+    if latencies and latencies.provenance.busy:
+        print(f"note: the machine was busy when {table} was measured; its latencies deserve no trust")
+    costs = Costs(space, latencies, objective)
     _check_limits(space, costs)
     config = replace(config, table=str(table) if table else None)
     facts = {"table_sha256": hashlib.sha256(table.read_bytes()).hexdigest()} if table else {}

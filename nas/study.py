@@ -27,7 +27,6 @@ class Study:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.space, self.metrics = space, metrics
-        path = path.absolute()  # optuna's lock is a link, which resolves a relative target from its own folder
         _mend(path)
         try:
             self._study = optuna.create_study(

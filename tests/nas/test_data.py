@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import shutil
 import tarfile
 from dataclasses import replace
@@ -284,6 +285,10 @@ def test_changed_data_is_noticed(tmp_path: Path, held: bool, monkeypatch: pytest
     moved = load(folder).splits.digest
     (folder / "blue" / "99.png").rename(folder / "red" / "0.png")
     assert moved != digest == load(folder).splits.digest
+    (tmp_path / "test" / "red" / "0.png").rename(tmp_path / "test" / "blue" / "99.png")
+    assert load(folder).splits.digest != digest
+    (tmp_path / "test" / "blue" / "99.png").rename(tmp_path / "test" / "red" / "0.png")
+    assert load(folder).splits.digest == digest
     Image.new("RGB", (16, 16)).save(tmp_path / "test" / "red" / "more.png")
     assert load(folder).splits.digest != digest
     (tmp_path / "test" / "red" / "more.png").unlink()
@@ -425,3 +430,5 @@ def test_a_tar_too_large_for_memory_is_read_by_several_processes(
     alone = list(eval_batches(data.train, 16, 4))
     assert equal(alone, list(eval_batches(data.train, 16, 4, workers=2)))
     assert not data.train.skipped.names
+    sent = pickle.loads(pickle.dumps(data.train))  # noqa: S301 (ours; an open file could not be sent, nor shared)
+    assert sent.image(0).tobytes() == data.train.image(0).tobytes()

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,26 +21,11 @@ from nas.runs import RunInfo, load_run_data, load_run_info
 from nas.train_supernet import Config, configure, load_supernet, main
 from nas.training import Trainer
 from search_spaces import SPACES, UserError
-from tests.nas.tiny import json_lines, make_images, run_killed, start, tiny_space
+from supernet import Supernet
+from tests.nas.tiny import ROOT, json_lines, make_images, run_killed, start, tiny_space
 
-ARGS = (
-    "--space",
-    "tiny",
-    "--data",
-    "images",
-    "--epochs",
-    "4",
-    "--batch-size",
-    "8",
-    "--lr",
-    "0.5",
-    "--ema-decay",
-    "0.9",
-    "--clip-grad",
-    "0",
-    "--amp",
-    "off",
-)
+ARGS = ("--space", "tiny", "--data", "images", "--epochs", "4", "--batch-size", "8", "--lr", "0.5", "--amp", "off")
+ARGS += ("--ema-decay", "0.9", "--clip-grad", "0.1")
 RUN = Path("runs/r")
 
 
@@ -117,6 +104,15 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path, whole: Path, kill
     main(["--resume", "--run", "r"])  # nothing else need be said
     assert_equal_runs(RUN, whole)
     assert "--resume" not in json.loads((RUN / "supernet/result.json").read_text())["command"]
+
+
+def test_parameters_have_one_order_in_every_process() -> None:
+    """Their gradients' norm, by which all are clipped, depends on it."""
+    imports = "from supernet import Supernet; from tests.nas.tiny import tiny_space"
+    code = f"{imports}; print(*dict(Supernet(tiny_space()).named_parameters()))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == list(dict(Supernet(tiny_space()).named_parameters()))
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
