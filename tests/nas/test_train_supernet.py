@@ -24,8 +24,8 @@ from search_spaces import SPACES, UserError
 from supernet import Supernet
 from tests.nas.tiny import ROOT, json_lines, make_images, run_killed, start, tiny_space
 
-ARGS = ("--space", "tiny", "--data", "images", "--epochs", "4", "--batch-size", "8", "--lr", "0.5", "--amp", "off")
-ARGS += ("--ema-decay", "0.9", "--clip-grad", "0.1")
+TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "4", "--batch-size", "8")
+ARGS = (*TRAIN, "--lr", "0.5", "--ema-decay", "0.9", "--clip-grad", "0.1", "--amp", "off")
 RUN = Path("runs/r")
 
 
