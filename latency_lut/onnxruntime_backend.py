@@ -34,11 +34,11 @@ class OnnxRuntimeBackend:
         self.threads = threads
 
     def export_blocks(self, blocks: Sequence[BlockSpec]) -> bytes:
-        with _fresh_weights():
+        with _exporting():
             return _export(nn.Sequential(*(block.build() for block in blocks)), blocks[0].input_shape())
 
     def export_network(self, space: SearchSpace, arch: Arch) -> bytes:
-        with _fresh_weights():
+        with _exporting():
             return _export(space.build(arch), (space.in_chans, space.image_size, space.image_size))
 
     def load(self, model: bytes) -> Run:
@@ -67,11 +67,19 @@ class OnnxRuntimeBackend:
 
 
 @contextlib.contextmanager
-def _fresh_weights() -> Iterator[None]:
-    """The same random weights at every export, without touching the caller's generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+def _exporting() -> Iterator[None]:
+    """The same random weights at every export, and one thread; the caller's generator and threads are as before.
+
+    Tracing runs tiny operators, which several threads only slow down: on a busy machine 2 took four times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _export(module: nn.Module, shape: tuple[int, int, int]) -> bytes:

@@ -52,9 +52,14 @@ def test_the_exported_chain_is_the_blocks_with_weights_of_their_own(tiny: Search
     assert_same(model, nn.Sequential(*modules), attention.input_shape())
 
 
-def test_exporting_leaves_the_random_state_alone(tiny: SearchSpace) -> None:
+def test_exporting_leaves_random_state_and_threads_alone(tiny: SearchSpace) -> None:
     before = torch.get_rng_state()
-    OnnxRuntimeBackend(1).export_blocks(tiny.lower(tiny.smallest)[:2])
+    torch.set_num_threads(2)
+    try:
+        OnnxRuntimeBackend(1).export_blocks(tiny.lower(tiny.smallest)[:2])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
     assert torch.equal(before, torch.get_rng_state())
 
 
