@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tarfile import TarInfo
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,14 @@ class Files:
     def content(self, position: int) -> bytes | Image.Image:
         """The encoded image, or the decoded one where the dataset gives no bytes."""
         row = int(self.rows[position])
-        if not hasattr(self.dataset, "reader"):
+        reader = getattr(
+            self.dataset, "reader", None
+        )  # its dataset would silently read another image for a corrupt one
+        if reader is None:
             return self.dataset[row][0]
-        with self.dataset.reader[row][0] as file:  # timm's dataset would silently read another image for a corrupt one
+        if hasattr(reader, "tar_state"):
+            return _read_tar(reader.root, *reader.samples[row])
+        with reader[row][0] as file:
             return file.read()
 
     def image(self, position: int) -> Image.Image:
@@ -104,6 +110,13 @@ class Decoded:
 
 
 Source = Files | Decoded
+
+
+def _read_tar(path: str, member: TarInfo, _: str | None, inner: TarInfo | None) -> bytes:
+    """A file of a .tar, or of a .tar in it, opened anew: an open file cannot be shared with the loading processes."""
+    with Path(path).open("rb") as file:
+        file.seek(member.offset_data + (inner.offset_data if inner else 0))
+        return file.read(member.size)
 
 
 def decode(content: bytes | Image.Image) -> Image.Image:
@@ -153,8 +166,7 @@ def _create(name: str, root: str | None, split: str) -> Any:
             raise UserError(f"no such path: {name}; give an image folder, a .tar, or a name such as torch/cifar10")
         if path.is_file() and path.suffix != ".tar":
             raise UserError(f"{name} is no .tar; give an image folder or a .tar with a folder for each class")
-        # An open .tar cannot be shared with the processes that load images; an index cached beside it may be stale.
-        options = {"cache_tarfiles": False, "cache_tarinfo": False} if path.is_file() else {}
+        options = {"cache_tarinfo": False} if path.is_file() else {}  # an index cached beside the .tar may be stale
         return _created(name, "give a folder or .tar with a folder of images for each class", "", str(path), **options)
     if root is None and not name.lower().startswith("hf"):
         raise UserError(f"{name} needs --data-dir, the folder that holds it")

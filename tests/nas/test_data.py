@@ -24,9 +24,9 @@ def load(data: object, **options) -> Data:
     return load_data(DataConfig(data=str(data), **options))
 
 
-def make_tar(folder: Path, path: Path) -> Path:
+def make_tar(folder: Path, path: Path, name: str = ".") -> Path:
     with tarfile.open(path, "w") as tar:
-        tar.add(folder, arcname=".")
+        tar.add(folder, arcname=name)
     return path
 
 
@@ -76,6 +76,11 @@ def test_a_tar_and_a_test_tar_beside_it(tmp_path: Path) -> None:
     make_tar(tmp_path / "b", tmp_path / "test.tar")
     assert (len(load(tar).train), len(load(tar).test)) == (51, 12)
     assert len(load(tar, test_data=str(tmp_path / "a")).test) == 60
+    (tmp_path / "test.tar").unlink()
+    with tarfile.open(tmp_path / "outer.tar", "w") as outer:
+        for name in ("blue", "green", "red"):
+            outer.add(make_tar(tmp_path / "a" / name, tmp_path / f"{name}.tar", name), arcname=f"{name}.tar")
+    assert set.union(*split_pixels(load(tmp_path / "outer.tar"))) == set.union(*split_pixels(carved))
 
 
 def test_splits_by_name_in_a_folder(tmp_path: Path) -> None:
