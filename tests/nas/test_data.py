@@ -1,19 +1,16 @@
 from __future__ import annotations
 
 import io
-import pickle
-import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from nas import sources
-from nas.batches import eval_batches, eval_transform, normalize, train_batches, train_transform
+from nas.batches import eval_batches, eval_transform, train_batches
 from nas.data import Data, DataConfig, Images, load_data
 from nas.sources import Skipped
 from search_spaces import UserError
@@ -368,72 +365,3 @@ def test_a_set_of_nothing_but_corrupt_images(tmp_path: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(UserError, match="none of the images tried in"):
         load(folder)
-
-
-# ---- batches
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Images:
-    return load(make_images(tmp_path / "x")).train
-
-
-def batches_of(
-    images: Images, start: int = 0, workers: int = 0, seed: int = 0
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    transform = train_transform(16, "published", hflip=True)
-    return list(train_batches(images, transform, batch_size=8, epochs=3, seed=seed, start=start, workers=workers))
-
-
-def equal(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-    return len(a) == len(b) and all(
-        torch.equal(x[0], y[0]) and torch.equal(x[1], y[1]) for x, y in zip(a, b, strict=True)
-    )
-
-
-def test_workers_change_nothing(images: Images) -> None:
-    assert equal(batches_of(images), batches_of(images, workers=2))
-
-
-@pytest.mark.parametrize("start", [1, 5, 7, 14, 15])
-def test_a_start_at_any_step_gives_the_rest_of_all_batches(images: Images, start: int) -> None:
-    assert equal(batches_of(images)[start:], batches_of(images, start=start))
-
-
-def test_every_epoch_has_its_own_order_and_augmentation(images: Images) -> None:
-    batches = batches_of(images)
-    assert len(batches) == 3 * 5
-    assert not equal(batches[:5], batches[5:10])
-    assert not equal(batches, batches_of(images, seed=1))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_image_once_and_unchanged(images: Images, workers: int) -> None:
-    batches = list(eval_batches(images, 16, 8, workers))
-    assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 8, 1]
-    found = torch.cat([batch for batch, _ in batches])
-    assert found.dtype == torch.uint8
-    for i in range(len(images)):
-        assert (found[i].permute(1, 2, 0).numpy() == np.asarray(images.image(i))).all()
-    assert torch.cat([labels for _, labels in batches]).tolist() == images.labels.tolist()
-
-
-def test_normalization_is_imagenets() -> None:
-    x = normalize(torch.full((2, 3, 4, 4), 128, dtype=torch.uint8), torch.device("cpu"))
-    expected = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(x[0, :, 0, 0], expected)
-    assert x.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_tar_too_large_for_memory_is_read_by_several_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "MEMORY_BYTES", 0)
-    tar = make_tar(make_images(tmp_path / "x"), tmp_path / "x.tar")
-    shutil.rmtree(tmp_path / "x")
-    data = load(tar)
-    alone = list(eval_batches(data.train, 16, 4))
-    assert equal(alone, list(eval_batches(data.train, 16, 4, workers=2)))
-    assert not data.train.skipped.names
-    sent = pickle.loads(pickle.dumps(data.train))  # noqa: S301 (ours; an open file could not be sent, nor shared)
-    assert sent.image(0).tobytes() == data.train.image(0).tobytes()
