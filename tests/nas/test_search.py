@@ -212,8 +212,15 @@ def test_winners_are_within_the_limits() -> None:
 
 
 def test_dominated_networks_do_not_win() -> None:
-    dominated = [{**p, "pareto": p["step"] != 4} for p in TRAJECTORY]
-    assert 4 not in steps(pick_winners(dominated, objective(), None, 9))
+    dominated = [{**p, "accuracy": 0.5, "pareto": False} if p["step"] == 4 else p for p in TRAJECTORY]
+    assert steps(pick_winners(dominated, objective(), None, 99)) == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+def test_a_network_that_only_one_outside_the_limits_dominates_may_win() -> None:
+    large = {**point(9, 0.95, 1e6, 2000), "latency_ms": 0.1}
+    within = [{**p, "pareto": False} for p in TRAJECTORY]
+    assert steps(pick_winners([*within, large], objective(), None, 99)) == [9]
+    assert steps(pick_winners([*within, large], objective(num_params=1500), None, 99)) == list(range(9))
 
 
 def test_limits_that_no_network_meets() -> None:
