@@ -47,7 +47,7 @@ def build_table(config: BuildConfig) -> Path:
         UserError: unknown space, bad size, an unfinished build of other settings, or a file that cannot be written.
     """
     space = get_space(config.space, config.image_size, config.num_classes)
-    name = f"{space.name}-{space.image_size}px-{OnnxRuntimeBackend.name}-{config.threads}t.json"
+    name = f"{space.name}-{space.image_size}px-{space.num_classes}c-{OnnxRuntimeBackend.name}-{config.threads}t.json"
     out = Path(config.out) if config.out else TABLES / name
     if out.is_dir() or out.suffix != ".json":
         raise UserError(f"--out is {out}; give a file that ends in .json")

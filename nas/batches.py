@@ -64,10 +64,16 @@ def normalize(images: Tensor, device: torch.device) -> Tensor:
 
 def seed_all(*parts: int) -> None:
     """Seeds Python, NumPy and torch from integers, for libraries that draw from the global generators."""
+    torch.manual_seed(_seed_cpu(*parts))
+
+
+def _seed_cpu(*parts: int) -> int:
+    """The same without accelerators, whose seeding would take most of an image's time."""
     state = int(np.random.SeedSequence(parts).generate_state(1)[0])
     random.seed(state)
     np.random.seed(state)  # noqa: NPY002
-    torch.manual_seed(state)
+    torch.default_generator.manual_seed(state)
+    return state
 
 
 class _Samples(Dataset[Sample]):
@@ -79,7 +85,7 @@ class _Samples(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, first = key
-        seed_all(self.seed, epoch, first)
+        _seed_cpu(self.seed, epoch, first)
         corrupt: list[tuple[str, str]] = []
         for attempt in range(self.attempts):
             position = (first + attempt) % len(self.images)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -67,5 +68,8 @@ def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Te
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, entry = key.rpartition(".")
-        state.setdefault(numbers[parameters[name]], {})[entry] = value
+        parameter = parameters[name]
+        if value.shape == parameter.shape:  # in the parameter's memory format, or foreach kernels leave their fast path
+            value = torch.empty_like(parameter, device="cpu").copy_(value)
+        state.setdefault(numbers[parameter], {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

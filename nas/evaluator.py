@@ -25,10 +25,12 @@ class Evaluator:
         images: the search split; decoded and resized once, kept as uint8.
     """
 
-    def __init__(self, supernet: Supernet, images: Images, image_size: int, batch_size: int = 256) -> None:
+    def __init__(
+        self, supernet: Supernet, images: Images, image_size: int, batch_size: int = 256, workers: int = 0
+    ) -> None:
         self.supernet = supernet
         self.space = supernet.space
-        self.batches = tuple(eval_batches(images, image_size, batch_size))
+        self.batches = tuple(eval_batches(images, image_size, batch_size, workers))
         self.num_images = sum(int((labels >= 0).sum()) for _, labels in self.batches)  # corrupt ones have no label
         self.block_forwards = 0  # blocks run, times images: what sharing the prefix saves
         self._modules: dict[BlockSpec, nn.Module] = {}

@@ -46,10 +46,11 @@ class Config:
     )
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
+    workers: int = flag(0, "processes that load the images (0: this one)", minimum=0)
     resume: bool = flag(False, "go on with the search named, or the newest of the run")
 
 
-FREE = ("device", "run", "name", "resume")
+FREE = ("device", "workers", "run", "name", "resume")
 LIMITS = ("max_latency_ms", "max_params", "min_accuracy", "winners")  # what is picked, not what is evaluated
 
 
@@ -98,7 +99,7 @@ def search(config: Config) -> Path:
     supernet = load_supernet(run_folder, pick_device(config.device))
     if not config.resume:
         runs.begin(folder, config, **facts)
-    evaluator = Evaluator(supernet, data.search, space.image_size, config.batch_size)
+    evaluator = Evaluator(supernet, data.search, space.image_size, config.batch_size, config.workers)
     study = Study(folder / "study.journal", space, costs.one)
     steps = _slim(space, costs, evaluator, study)
     result = _result(config, folder, _trajectory(space, steps, costs))
@@ -175,19 +176,20 @@ def _trajectory(space: SearchSpace, steps: list[Step], costs: Costs) -> list[dic
 def pick_winners(
     trajectory: list[dict[str, Any]], objective: Objective, min_accuracy: float | None, count: int
 ) -> list[dict[str, Any]]:
-    """Members of the Pareto set within the limits, spread evenly over log MES from the most accurate to the best MES.
+    """The Pareto set of what is within the limits, spread evenly over log MES from the most accurate to the best MES.
 
     Raises:
         UserError: none is within the limits; the message names each limit's nearest feasible value.
     """
-    front = [p for p in trajectory if p["pareto"]]
-    feasible = [p for p in front if objective.feasible(p) and p["accuracy"] >= (min_accuracy or 0)]
-    if not feasible:
-        allowed = [p for p in trajectory if objective.feasible(p)]
-        if not allowed:
-            raise UserError(_infeasible(objective, trajectory))
+    allowed = [p for p in trajectory if objective.feasible(p)]
+    if not allowed:
+        raise UserError(_infeasible(objective, trajectory))
+    enough = [p for p in allowed if p["accuracy"] >= (min_accuracy or 0)]
+    if not enough:
         best = max(p["accuracy"] for p in allowed)
         raise UserError(f"no network found reaches accuracy {min_accuracy}; the best within the limits has {best:.4f}")
+    front = pareto(np.array([[p["accuracy"], p["mes"]] for p in enough]))
+    feasible = [point for point, on_front in zip(enough, front, strict=True) if on_front]
     feasible.sort(key=lambda p: p["mes"])
     scores = np.log([p["mes"] for p in feasible])
     targets = np.linspace(scores[0], scores[-1], count) if count > 1 else scores[:1]

@@ -111,7 +111,7 @@ def pick_amp(amp: str, model: nn.Module, step: Callable[[], Tensor], device: tor
     if amp != "auto":
         return amp == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
     for _ in range(3):
@@ -127,6 +127,22 @@ def pick_amp(amp: str, model: nn.Module, step: Callable[[], Tensor], device: tor
         for name, tensor in model.named_buffers():
             tensor.copy_(buffers[name])
     return min(seconds[True]) < min(seconds[False])
+
+
+class _Ema(ModelEmaV3):
+    """timm's, its tensors listed once: listing a supernet's thousands of modules takes longer than averaging them."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, decay=decay, use_warmup=True, warmup_power=0.75)
+        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.averages, self.values = [average for average, _ in floats], [value for _, value in floats]
+        self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        torch._foreach_lerp_(self.averages, self.values, weight=1 - decay)
+        for average, value in self.counters:
+            average.copy_(value)
 
 
 class Trainer:
@@ -166,7 +182,7 @@ class Trainer:
         self.schedule = CosineLRScheduler(
             self.optimizer, self.total, lr_min=lr / 100, warmup_t=warmup, warmup_lr_init=lr / 100, t_in_epochs=False
         )
-        self.ema = ModelEmaV3(self.model, decay=config.ema_decay, use_warmup=True, warmup_power=0.75)
+        self.ema = _Ema(self.model, config.ema_decay)
         smoothing = config.label_smoothing
         self.mixup = (
             Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=num_classes)
@@ -193,6 +209,7 @@ class Trainer:
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= {f"ema.{n}": t for n, t in self.ema.module.state_dict().items()}
         tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors(self.optimizer, self.model).items()}
+        tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         if broken := next((n for n, t in tensors.items() if not t.isfinite().all()), None):
             raise self._diverged(f"{broken} is not finite")
         save_tensors(self.path, tensors, {"step": self.step, "seconds": self.seconds, "amp": self.amp})

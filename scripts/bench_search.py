@@ -66,15 +66,19 @@ def _bench_costs(config: Config, rng: random.Random) -> None:
     archs = [sample[i % len(sample)] for i in range(config.batch)]
     objective = Objective(tuple(Term(name, UNITS[name], 1.0) for name in ("latency_ms", "num_params")), {})
     start = time.perf_counter()
-    costs = {"latency_ms": CostTable(space, lambda b: b.macs * 1e-9), "num_params": CostTable(space, lambda b: b.num_params)}
+    costs = {
+        "latency_ms": CostTable(space, lambda b: b.macs * 1e-9),
+        "num_params": CostTable(space, lambda b: b.num_params),
+    }
     built = time.perf_counter()
     encoded = space.encode(archs)
     coded = time.perf_counter()
     objective.mes({name: cost(encoded) for name, cost in costs.items()})
     scored = time.perf_counter()
     print(
-        f"latency, params and MES of {len(archs):,} archs: {len(archs) / (scored - built):,.0f} archs/s from Arch objects, "
-        f"{len(archs) / (scored - coded):,.0f} archs/s from encoded archs; tables set up in {built - start:.3f} s"
+        f"latency, params and MES of {len(archs):,} archs: {len(archs) / (scored - built):,.0f} archs/s from Arch "
+        f"objects, {len(archs) / (scored - coded):,.0f} archs/s from encoded archs; "
+        f"tables set up in {built - start:.3f} s"
     )
 
 

@@ -116,7 +116,9 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace, drop_path_rate: float = 0.0) -> None:
         super().__init__()
         self.space = space
-        template = space.build(space.largest).state_dict()
+        largest: Any = space.build(space.largest)
+        template = largest.state_dict()
+        self._undecayed = frozenset(largest.no_weight_decay()) if hasattr(largest, "no_weight_decay") else frozenset()
         modules = space.module_names(space.largest)
         blocks = space.lower(space.largest)
         for block in blocks:
@@ -140,6 +142,10 @@ class Supernet(nn.Module):
         super()._apply(fn, recurse)
         self._index()
         return self
+
+    def no_weight_decay(self) -> frozenset[str]:
+        """Parameters that the family trains without weight decay, for timm's optimizer factory."""
+        return self._undecayed
 
     @property
     def device(self) -> torch.device:

@@ -69,7 +69,7 @@ def test_build_and_validate(
     monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
     monkeypatch.chdir(tmp_path)
     build.main(["--space", "tiny", "--samples", "3"])
-    path = Path("runs/tables/tiny-32px-onnxruntime-1t.json")
+    path = Path(f"runs/tables/tiny-32px-{make_tiny().num_classes}c-onnxruntime-1t.json")
     assert capsys.readouterr().out.splitlines()[-1] == str(path)
     table = LatencyTable.load(path)
     table.check(make_tiny())
