@@ -74,11 +74,11 @@ def _summary(a: Artifacts) -> Iterator[str]:
 
 
 def _winner_rows(a: Artifacts) -> list[list[str]]:
-    """The winners, and the largest network for comparison."""
+    """The winners, once for each training, and the largest network for comparison."""
     largest = next(iter(a.searches.values()))["trajectory"][0]
-    names, winners = [*a.winners, "largest"], [*a.winners.values(), largest]
+    names, winners = [*a.networks, "largest"], [*a.networks.values(), largest]
     inherited = {"inherited_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
-    retrained = [*(a.retrained.get(name, {}) for name in a.winners), inherited]
+    retrained = [*(a.retrained.get(name, {}) for name in a.networks), inherited]
     timed = [a.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in names]
     columns = (
         names,

@@ -44,6 +44,15 @@ class Artifacts:
         """The winners of all searches, by name."""
         return {w["name"]: w for search in self.searches.values() for w in search["winners"]}
 
+    @cached_property
+    def networks(self) -> dict[str, Json]:
+        """What the search says of every winner, and of each that was trained once more under a suffix, by name."""
+        again = {
+            name: next((w for w in self.winners.values() if w["arch"] == result["arch"]), None)
+            for name, result in self.retrained.items()
+        }
+        return {**self.winners, **{name: w for name, w in again.items() if w and name not in self.winners}}
+
 
 def read_artifacts(folder: Path) -> Artifacts:
     """Raises UserError if a file of the run cannot be read."""

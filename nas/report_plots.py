@@ -64,7 +64,9 @@ def curve(run: Artifacts) -> Any:
     named = [w["name"] for w in winners]
     stars = _points("winners", winners, ORANGE, mode="markers+text", text=named, size=14, symbol="star")
     traces.append(stars.update(text=[escape(name) for name in named], textposition="bottom center", cliponaxis=False))
-    tested = [{**run.winners[n], "accuracy": r["test_accuracy"]} for n, r in run.retrained.items() if n in run.winners]
+    tested = [
+        {**run.networks[n], "accuracy": r["test_accuracy"]} for n, r in run.retrained.items() if n in run.networks
+    ]
     if tested:
         name = "retrained winners, test split"
         traces.append(_points(name, tested, GREEN, size=11, symbol="diamond", text=[w["name"] for w in tested]))

@@ -261,6 +261,20 @@ def test_two_searches_are_both_shown(tmp_path: Path) -> None:
     assert len(page.words["summary"]) == 2
 
 
+def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    add_retrain(tmp_path, space)
+    again = tmp_path / "retrain/winner-2-scratch"
+    again.mkdir()
+    result = json.loads((tmp_path / "retrain/winner-2/result.json").read_text())
+    (again / "result.json").write_text(json.dumps({**result, "name": again.name, "test_accuracy": 0.4321}))
+    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).rows if len(row) == 9}
+    assert list(rows) == ["winner-1", "winner-2", "winner-3", "winner-2-scratch", "largest"]
+    assert rows["winner-2-scratch"][3] == "43.21 %" != rows["winner-2"][3]
+    assert rows["winner-2-scratch"][4:] == rows["winner-2"][4:]
+
+
 def test_table_accuracy_is_that_of_its_networks(run_folder: Path, page: Page) -> None:
     table = read_json(run_folder.parent / "tables/t.json")
     networks = table["calibration"]["networks"]
