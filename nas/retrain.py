@@ -2,6 +2,8 @@
 
 Bare: every winner of the newest search, starting from its inherited weights. As published, from scratch:
     python -m nas.retrain --init scratch --epochs 300
+
+The defaults below are the published recipe; images under 128 px have the shorter one of nas.train_supernet.
 """
 
 from __future__ import annotations
