@@ -44,6 +44,7 @@ class Config:
     name: str | None = flag(
         None, "of this search, in its folder search-<name> of the run (default: none, then 2, 3, …)"
     )
+    num_images: int | None = flag(None, "images of the search split to evaluate on (default: all)", minimum=1)
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
     workers: int = flag(0, "processes that load the images (0: this one)", minimum=0)
@@ -99,7 +100,8 @@ def search(config: Config) -> Path:
     supernet = load_supernet(run_folder, pick_device(config.device))
     if not config.resume:
         runs.begin(folder, config, **facts)
-    evaluator = Evaluator(supernet, data.search, space.image_size, config.batch_size, config.workers)
+    images = data.search.spread(config.num_images or len(data.search))
+    evaluator = Evaluator(supernet, images, space.image_size, config.batch_size, config.workers)
     study = Study(folder / "study.journal", space, costs.one)
     steps = _slim(space, costs, evaluator, study)
     result = _result(config, folder, _trajectory(space, steps, costs))

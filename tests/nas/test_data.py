@@ -365,3 +365,13 @@ def test_a_set_of_nothing_but_corrupt_images(tmp_path: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(UserError, match="none of the images tried in"):
         load(folder)
+
+
+def test_part_of_a_split_is_spread_over_it() -> None:
+    images = load_data(DataConfig()).search
+    part = images.spread(20)
+    assert len(part) == len(part.labels) == 20
+    assert part.indices[0] == images.indices[0] and part.indices[-1] == images.indices[-1]
+    assert len(set(part.indices)) == 20 and set(part.indices) < set(images.indices)
+    assert part.image(7).tobytes() == images.image(list(images.indices).index(part.indices[7])).tobytes()
+    assert list(images.spread(10**6).indices) == list(images.indices)
