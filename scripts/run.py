@@ -1,6 +1,6 @@
 """The whole job on embedded data, as `make run` does it: the commands a user types, one after another.
 
-About eight minutes on two cores. Every line beginning with $ can be typed as it stands.
+About five minutes on two cores. Every line beginning with $ can be typed as it stands.
 """
 
 from __future__ import annotations
