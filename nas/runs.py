@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound="DataclassInstance")
 
 RUNS = Path("runs")
-TABLES = RUNS / "tables"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from latency_lut.build import BuildConfig, build_table
+from latency_lut.build import TABLES, BuildConfig, build_table
 from latency_lut.table import LatencyTable, newest_table
 from nas import runs
 from nas.evaluator import Evaluator
@@ -241,9 +241,9 @@ def _table(config: Config, space: SearchSpace) -> Path | None:
         return Path(config.table)
     if "latency" not in config.metrics and config.max_latency_ms is None:
         return None
-    path = newest_table(runs.TABLES, space)
+    path = newest_table(TABLES, space)
     if path is None:
-        print(f"no latency table of {space.name} under {runs.TABLES}/: measuring this machine")
+        print(f"no latency table of {space.name} under {TABLES}/: measuring this machine")
         build = BuildConfig(space=space.name, image_size=space.image_size, num_classes=space.num_classes)
         path = build_table(build)
     return path
