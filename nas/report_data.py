@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from latency_lut.table import LatencyTable
 from nas.runs import RunInfo, load_run_info
 from search_spaces import SearchSpace, UserError
-from search_spaces.files import read_json
+from search_spaces.files import read_json, read_json_lines
 
 Json = dict[str, Any]
 
@@ -63,10 +62,10 @@ def read_artifacts(folder: Path) -> Artifacts:
         folder,
         info,
         _maybe(folder / "supernet/result.json"),
-        _lines(folder / "supernet/metrics.jsonl"),
+        read_json_lines(folder / "supernet/metrics.jsonl"),
         searches,
         _results(folder / "retrain"),
-        {path.parent.name: _lines(path) for path in sorted(folder.glob("retrain/[!.]*/metrics.jsonl"))},
+        {path.parent.name: read_json_lines(path) for path in sorted(folder.glob("retrain/[!.]*/metrics.jsonl"))},
         _results(folder / "export"),
         {str(path): _table(path, info.search_space()) for path in tables},
         {str(path): read_json(v) for path in tables if (v := path.with_suffix(".validation.json")).exists()},
@@ -88,11 +87,3 @@ def _results(folder: Path) -> dict[str, Json]:
 
 def _maybe(path: Path) -> Json | None:
     return read_json(path) if path.exists() else None
-
-
-def _lines(path: Path) -> list[Json]:
-    """JSON lines; the last is left out if a kill has cut it."""
-    if not path.exists():
-        return []
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in whole]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -29,7 +29,7 @@ from nas.checkpoint import load_module, load_optimizer, load_tensors, optimizer_
 from nas.data import Images
 from search_spaces import UserError
 from search_spaces.command import flag
-from search_spaces.files import write_text
+from search_spaces.files import read_json_lines, write_text
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -328,7 +328,7 @@ class _Log:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in _lines(self.path) if line["step"] <= step]
+        kept = [line for line in read_json_lines(self.path) if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a")
         self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
@@ -349,16 +349,6 @@ class _Log:
     def __exit__(self, *_: object) -> None:
         self.file.close()
         self.events.close()
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of a JSON-lines file; a line cut off by a kill is left out."""
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue
 
 
 def _auto_augment(image_size: int) -> Augment:

@@ -84,5 +84,12 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """The lines of a log, none if there is no file; the last is left out if a kill has cut it."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
