@@ -1,7 +1,8 @@
-"""python -m latency_lut.build: measures a latency table on this machine.
+"""python -m latency_lut.build: measures a latency table.
 
-Bare: the nano space, 1 thread. A build that was interrupted goes on where it stopped when the same command is given
-again. Method and accuracy: `latency_lut.plan`, `latency_lut.protocol`, and `python -m latency_lut.validate`.
+Bare: the nano space on this machine, ONNX Runtime, 1 thread. A build that was interrupted goes on where it stopped when
+the same command is given again. Another device: `latency_lut.export` here, `latency_lut.measure` there, and its result
+becomes a table with `--from`. Method and accuracy: `latency_lut.plan`, `latency_lut.protocol`, `latency_lut.validate`.
 """
 
 from __future__ import annotations
@@ -9,129 +10,150 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tqdm import tqdm
-
+from latency_lut.backend import Backend, Job, Runtime
+from latency_lut.backends import Target
+from latency_lut.interpreter import delegate
 from latency_lut.journal import Journal
-from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
-from latency_lut.plan import ANCHOR, Plan, calibration_archs, fit_line, make_plan
-from latency_lut.protocol import Backend, Clock, Measurement, Sample, Settings, SystemClock, Timing, measure
-from latency_lut.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
-from search_spaces import Arch, SearchSpace, UserError, get_space
-from search_spaces.command import flag, parse, run
+from latency_lut.manifest import EXPORT, Result
+from latency_lut.measuring import measure_sessions, prepare_all
+from latency_lut.plan import Plan, calibration_archs, fit_line, make_plan, table_jobs
+from latency_lut.protocol import ANCHOR, Measurement, Settings, Timing
+from latency_lut.table import SCHEMA, TABLES, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
+from search_spaces import SearchSpace, UserError, get_space
+from search_spaces.command import flag, parse, run, spell
+from search_spaces.files import slug
 
+MODULE = "latency_lut.build"
 PROTOCOL = "shuffled interleaved rounds; slopes of chains 2 to 8; others by difference to a reference chain"
-TABLES = Path("runs/tables")
+MAX_DRIFT = 0.05  # of the anchor; beyond it the device has grown slower or faster while it was measured
 
 
 @dataclass(frozen=True)
-class BuildConfig:
+class BuildConfig(Target):
     space: str = flag("efficientformerv2-nano", "search space; python -m search_spaces lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
     num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
-    threads: int = flag(1, "threads that run one network", minimum=1, maximum=1024)
     samples: int = flag(40, "undisturbed samples of every graph", minimum=2, maximum=10_000)
-    out: str | None = flag(None, "the table's file (default: in runs/tables, named after space, size and threads)")
+    from_: str | None = flag(None, "result of latency_lut.measure to make the table of, instead of measuring")
+    out: str | None = flag(None, "the table's file (default: in runs/tables, named after what was measured)")
     resume: bool = flag(True, "go on with an interrupted build of the same settings")
 
 
 def build_table(config: BuildConfig) -> Path:
-    """Measures a table on this machine with ONNX Runtime and returns its path.
+    """Measures a table, or takes over a result, and returns the table's path.
 
     Raises:
-        UserError: unknown space, bad size, an unfinished build of other settings, or a file that cannot be written.
+        UserError: unknown space, bad size, a runtime that does not run here, an unfinished build of other settings, a
+            result of something else, or a file that cannot be written.
     """
-    space = get_space(config.space, config.image_size, config.num_classes)
-    name = f"{space.name}-{space.image_size}px-{space.num_classes}c-{OnnxRuntimeBackend.name}-{config.threads}t.json"
-    out = Path(config.out) if config.out else TABLES / name
-    if out.is_dir() or out.suffix != ".json":
-        raise UserError(f"--out is {out}; give a file that ends in .json")
-    backend = OnnxRuntimeBackend(config.threads)
-    build(space, backend, Settings(config.samples), out, resume=config.resume)
+    if config.from_ is not None:
+        return _take_over(config, Result.load(Path(config.from_)))
+    space, backend = get_space(config.space, config.image_size, config.num_classes), config.make_backend()
+    out = _out(config, space, backend.name, backend.describe())
+    build(space, backend, backend.settings(config.samples), out, resume=config.resume, command=spell(MODULE, config))
     return out
 
 
 def build(
-    space: SearchSpace,
-    backend: Backend,
-    settings: Settings,
-    out: Path,
-    *,
-    resume: bool = True,
-    clock: Clock | None = None,
+    space: SearchSpace, backend: Backend, settings: Settings, out: Path, *, resume: bool = True, command: str = ""
 ) -> LatencyTable:
     """Measures every block of the space and writes the table to `out`; progress goes to stderr."""
-    plan, archs = make_plan(space), calibration_archs(space)
-    partial = out.with_name(f"{out.name}.partial")
-    if not resume:
-        partial.unlink(missing_ok=True)
-    journal = Journal(partial, _settings(space, plan, archs, backend, settings))
-    models = tqdm(_jobs(plan, archs).items(), desc="loading graphs", disable=None, leave=False)
-    runs = {name: backend.load(_export(backend, space, job)) for name, job in models}
-    done = max(map(len, journal.samples.values()), default=0)
-    with tqdm(total=settings.samples, initial=done, desc="measuring rounds", disable=None, leave=False) as progress:
-
-        def on_round(samples: dict[str, Sample]) -> None:
-            journal.append(samples)
-            progress.total = max(progress.total, progress.n + 1)
-            progress.update()
-
-        measured = measure(runs, settings, clock or SystemClock(), seed=done, taken=journal.samples, on_round=on_round)
-    table = make_table(space, plan, archs, measured, _provenance(backend, settings, measured))
-    table.check(space)
-    table.save(out)
-    partial.unlink()
+    plan = make_plan(space)
+    jobs = table_jobs(space, plan)
+    with Journal.kept(out, resume, _facts(space, jobs), backend.describe(), settings) as journal:
+        sessions = prepare_all(jobs, backend)
+        measured = measure_sessions(sessions, backend, settings, journal)
+        devices = {name: session.devices for name, session in sessions.items()}
+        source = provenance(backend.name, backend.describe(), settings, measured, command)
+        table = make_table(space, plan, measured, devices, source)
+        table.check(space)
+        table.save(out)
     return table
 
 
-def _jobs(plan: Plan, archs: Sequence[Arch]) -> dict[str, Any]:
-    """Everything that is measured, by name: sequences of blocks, and archs of whole networks."""
-    return {"anchor": ANCHOR, **plan.graphs, **{f"network {i}": arch for i, arch in enumerate(archs)}}
+def _take_over(config: BuildConfig, result: Result) -> Path:
+    """A table of what was measured on another machine."""
+    manifest = result.manifest
+    if manifest.purpose != "table":
+        raise UserError(f"{config.from_} is a {manifest.purpose}; give it to python -m latency_lut.validate --from")
+    space = get_space(manifest.space, manifest.image_size, manifest.num_classes)
+    plan = make_plan(space)
+    jobs = table_jobs(space, plan)
+    here = {name: tuple(block.key for block in job.blocks) for name, job in jobs.items()}
+    there = {name: entry.blocks for name, entry in manifest.jobs.items()}
+    if differing := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
+        raise UserError(
+            f"{config.from_} was measured on other graphs than this version has for {space.name}: "
+            f"{', '.join(differing)}; {EXPORT}"
+        )
+    command = spell(MODULE, config)
+    source = provenance(manifest.backend, result.runtime, result.settings, result.measurement, command, result.date)
+    table = make_table(space, plan, result.measurement, result.devices, source)
+    table.check(space)
+    out = _out(config, space, manifest.backend, result.runtime)
+    table.save(out)
+    return out
 
 
-def _export(backend: Backend, space: SearchSpace, job: Any) -> bytes:
-    return backend.export_network(space, job) if isinstance(job, Arch) else backend.export_blocks(job)
+def _out(config: BuildConfig, space: SearchSpace, backend: str, runtime: Runtime) -> Path:
+    """`--out`, or a name that says what differs between one user's tables."""
+    parts = [space.name, f"{space.image_size}px", f"{space.num_classes}c", backend, runtime.precision]
+    parts += [f"{runtime.threads}t"] if runtime.threads else [runtime.compute_unit, runtime.device]
+    out = Path(config.out) if config.out else TABLES / f"{slug('-'.join(parts))}.json"
+    if out.is_dir() or out.suffix != ".json":
+        raise UserError(f"--out is {out}; give a file that ends in .json")
+    return out
 
 
-def _settings(
-    space: SearchSpace, plan: Plan, archs: Sequence[Arch], backend: Backend, settings: Settings
-) -> dict[str, Any]:
-    """All that samples depend on: an interrupted build goes on only where none of it has changed."""
-    graphs = repr((list(plan.graphs), archs)).encode()
+def _facts(space: SearchSpace, jobs: Mapping[str, Job]) -> dict[str, Any]:
+    """What samples depend on besides runtime and settings."""
+    graphs = repr([(name, job.blocks) for name, job in jobs.items()]).encode()
     return {
-        "schema": SCHEMA,
         "space": space.name,
         "image_size": space.image_size,
         "num_classes": space.num_classes,
-        **asdict(backend.describe()),
-        **asdict(settings),
         "graphs": hashlib.sha256(graphs).hexdigest()[:16],
     }
 
 
-def _provenance(backend: Backend, settings: Settings, measured: Measurement) -> Provenance:
-    anchor = measured.timings["anchor"].samples_ms
+def provenance(
+    backend: str, runtime: Runtime, settings: Settings, measured: Measurement, command: str, date: str | None = None
+) -> Provenance:
+    """Of a table that is made of this measurement."""
+    anchor = measured.timings[ANCHOR].samples_ms
     quarter = max(1, len(anchor) // 4)
     return Provenance(
-        **asdict(backend.describe()),
-        **asdict(settings),
+        backend=backend,
+        runtime=runtime,
+        settings=settings,
         batch=1,
         protocol=PROTOCOL,
         unclean_share=measured.unclean_share,
         busy=measured.busy,
         anchor_ms=round(min(anchor), 6),
         anchor_drift=round(median(anchor[-quarter:]) / median(anchor[:quarter]) - 1, 4),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        date=date or now(),
+        command=command,
     )
 
 
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def make_table(
-    space: SearchSpace, plan: Plan, archs: Sequence[Arch], measured: Measurement, provenance: Provenance
+    space: SearchSpace,
+    plan: Plan,
+    measured: Measurement,
+    devices: Mapping[str, dict[str, float]],
+    source: Provenance,
 ) -> LatencyTable:
     """The table that follows from the samples."""
     timings = {name: _to_nanoseconds(timing) for name, timing in measured.timings.items()}
@@ -143,29 +165,28 @@ def make_table(
         space=space.name,
         image_size=space.image_size,
         num_classes=space.num_classes,
-        provenance=provenance,
-        calibration=_calibrate(space, rows, archs, [timings[f"network {i}"] for i in range(len(archs))]),
+        provenance=source,
+        calibration=_calibrate(space, rows, timings),
         clamped=tuple(key for key, cost in minima.items() if cost <= 0),
         rows=rows,
         graphs={
-            name: Graph(tuple(block.key for block in blocks), timings[name].samples_ms)
+            name: Graph(tuple(block.key for block in blocks), timings[name].samples_ms, devices.get(name, {}))
             for name, blocks in plan.graphs.items()
         },
     )
 
 
-def _calibrate(
-    space: SearchSpace, rows: Mapping[str, Row], archs: Sequence[Arch], timings: Sequence[Timing]
-) -> Calibration:
-    sums = [sum(rows[block.key].min_ms for block in space.lower(arch)) for arch in archs]
-    scale, offset_ms = fit_line(sums, [timing.min_ms for timing in timings])
-    networks = (
+def _calibrate(space: SearchSpace, rows: Mapping[str, Row], timings: Mapping[str, Timing]) -> Calibration:
+    networks = {arch: timings[f"network {i}"] for i, arch in enumerate(calibration_archs(space))}
+    sums = [sum(rows[block.key].min_ms for block in space.lower(arch)) for arch in networks]
+    scale, offset_ms = fit_line(sums, [timing.min_ms for timing in networks.values()])
+    measured = (
         CalibrationNetwork(
             space.to_json(arch), total, scale * total + offset_ms, timing.min_ms, timing.median_ms, timing.samples_ms
         )
-        for arch, total, timing in zip(archs, sums, timings, strict=True)
+        for (arch, timing), total in zip(networks.items(), sums, strict=True)
     )
-    return Calibration(scale, offset_ms, tuple(networks))
+    return Calibration(scale, offset_ms, tuple(measured))
 
 
 def _to_nanoseconds(timing: Timing) -> Timing:
@@ -178,10 +199,9 @@ def summary(table: LatencyTable) -> str:
     source, calibration = table.provenance, table.calibration
     errors = [abs(n.predicted_ms / n.min_ms - 1) for n in calibration.networks]
     share = "unknown" if source.unclean_share is None else f"{source.unclean_share:.1%}"
-    threads = f"{source.threads} thread{'s' if source.threads > 1 else ''}"
     lines = [
         f"{table.space} at {table.image_size} px, {len(table.rows)} blocks",
-        f"{source.runtime} {source.runtime_version}, {threads}, {source.device}",
+        str(source.runtime),
         f"latency = {calibration.scale:.4f} x sum of blocks {calibration.offset_ms:+.4f} ms",
         f"off by {sum(errors) / len(errors):.1%} on average on the {len(errors)} calibration networks",
         f"disturbed samples {share}, drift of the anchor {source.anchor_drift:+.1%}",
@@ -190,15 +210,20 @@ def summary(table: LatencyTable) -> str:
         lines.append(f"{len(table.clamped)} blocks cost too little to be told from 0: {', '.join(table.clamped)}")
     if source.busy:
         lines.append("WARNING: the machine was busy; build again when it is quiet")
+    if abs(source.anchor_drift) > MAX_DRIFT:
+        lines.append("WARNING: the device changed its speed meanwhile (heat or other work); let it cool, build again")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse(BuildConfig, argv, "python -m latency_lut.build", "Measure a latency table on this machine.")
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse(BuildConfig, argv, f"python -m {MODULE}", "Measure a latency table.")
+    if delegate(config.python, MODULE, argv):
+        return
     path = build_table(config)
     print(summary(LatencyTable.load(path)))
     print(path)
 
 
 if __name__ == "__main__":
-    run(lambda: main(sys.argv[1:]), "the same command goes on with what was measured")
+    run(main, "the same command goes on with what was measured")

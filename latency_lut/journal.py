@@ -1,18 +1,21 @@
-"""What an unfinished measurement has taken so far: JSON lines beside the table, one for each round."""
+"""What an unfinished measurement has taken so far: JSON lines beside the result, one for each visit to a graph."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from latency_lut.protocol import Sample
+from latency_lut.backend import Runtime
+from latency_lut.protocol import Sample, Settings
 from search_spaces import UserError
 
 
 class Journal:
-    """Appends rounds to `path`; whatever was there from the same settings is in `samples`.
+    """Appends samples to `path`; whatever was there from the same settings is in `samples`.
 
     The file outlives a kill at any moment: a line that was cut off is dropped.
 
@@ -35,6 +38,23 @@ class Journal:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is damaged; start over with --no-resume") from None
 
+    @classmethod
+    @contextmanager
+    def kept(
+        cls, out: Path, resume: bool, facts: Mapping[str, Any], runtime: Runtime, settings: Settings
+    ) -> Iterator[Journal]:
+        """The journal of what becomes `out`: beside it until the block ends without an error.
+
+        Args:
+            resume: False to start over.
+            facts: what the samples depend on besides runtime and settings.
+        """
+        path = out.with_name(f"{out.name}.partial")
+        if not resume:
+            path.unlink(missing_ok=True)
+        yield cls(path, {**facts, **asdict(runtime), **asdict(settings)})
+        path.unlink()
+
     def _complete_lines(self) -> list[str]:
         if not self.path.exists():
             return []
@@ -52,12 +72,13 @@ class Journal:
             what = ", ".join(f"{k} {before.get(k)!r} (now {settings.get(k)!r})" for k in differing)
             raise UserError(f"{self.path} was begun with {what}; repeat that command, or start over with --no-resume")
         for line in lines[1:]:
-            for name, (ms, wait_share) in json.loads(line).items():
-                self.samples.setdefault(name, []).append(Sample(float(ms), wait_share))
+            for name, samples in json.loads(line).items():
+                taken = [Sample(float(ms), wait_share) for ms, wait_share in samples]
+                self.samples.setdefault(name, []).extend(taken)
 
-    def append(self, samples: Mapping[str, Sample]) -> None:
-        """Adds one round."""
-        self._write("a", json.dumps({name: (s.ms, s.wait_share) for name, s in samples.items()}))
+    def append(self, name: str, samples: Sequence[Sample]) -> None:
+        """Adds the samples of one visit."""
+        self._write("a", json.dumps({name: [(s.ms, s.wait_share) for s in samples]}))
 
     def _write(self, mode: str, line: str) -> None:
         try:

@@ -13,15 +13,21 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import log
 from statistics import median
+from typing import TYPE_CHECKING
 
+from latency_lut.backend import Job, blocks_job, network_job
+from latency_lut.protocol import ANCHOR
 from search_spaces import Arch, BlockSpec, SearchSpace, macs
 from search_spaces.efficientformerv2 import Ffn
+
+if TYPE_CHECKING:
+    from latency_lut.table import LatencyTable
 
 SHORT, LONG = 2, 8  # blocks in a chain
 NUM_CALIBRATION = 10  # the error on held-out networks still fell from 6 to 10 and hardly beyond
 MIN_CALIBRATION_FOR_OFFSET = 6
 # The same graph in every table, whatever its space: it shows drift within a build, and how devices compare.
-ANCHOR = (Ffn("", width=64, expansion=4, resolution=16),) * LONG
+ANCHOR_BLOCKS = (Ffn("", width=64, expansion=4, resolution=16),) * LONG
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,34 @@ def make_plan(space: SearchSpace) -> Plan:
             graphs[name] = (*graphs[chain], block) if before else (block, *graphs[chain])
             terms[key] = {name: 1.0, chain: -1.0}
     return Plan(graphs, {key: terms[key] for key in blocks})
+
+
+def table_jobs(space: SearchSpace, plan: Plan) -> dict[str, Job]:
+    """Everything that a table is made of, by name: the anchor, the plan's graphs and the calibration networks."""
+    networks = {f"network {i}": network_job(space, arch) for i, arch in enumerate(calibration_archs(space))}
+    return {ANCHOR: blocks_job(ANCHOR_BLOCKS), **{n: blocks_job(b) for n, b in plan.graphs.items()}, **networks}
+
+
+def held_out_archs(space: SearchSpace, table: LatencyTable, count: int, seed: int) -> list[Arch]:
+    """Different random archs, none of them a calibration network of the table; fewer where the space has fewer."""
+    seen = {space.from_json(network.arch) for network in table.calibration.networks}
+    rng, archs = random.Random(seed), []
+    for _ in range(100 * count):
+        arch = space.sample(rng)
+        if arch not in seen:
+            seen.add(arch)
+            archs.append(arch)
+        if len(archs) == count:
+            break
+    return archs
+
+
+def validation_jobs(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Job]:
+    """The anchor, and each network twice: two sessions of it tell how well anything could predict."""
+    jobs = {ANCHOR: blocks_job(ANCHOR_BLOCKS)}
+    for i, arch in enumerate(archs):
+        jobs[f"{i} first"] = jobs[f"{i} second"] = network_job(space, arch)
+    return jobs
 
 
 def _reference(blocks: Mapping[str, BlockSpec], shape: tuple[int, ...]) -> BlockSpec | None:

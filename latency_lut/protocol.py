@@ -15,42 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from search_spaces import Arch, BlockSpec, SearchSpace
-
 Run = Callable[[int], None]  # runs a graph so many times, one after another
 MAX_WAIT_SHARE = 0.02  # of a sample's time in the run queue; above it the sample is not clean
-MAX_ROUNDS_PER_SAMPLE = 3  # on a busy machine a measurement ends after this many times the rounds it needs
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """What graphs are run by."""
-
-    device: str
-    os: str
-    runtime: str
-    runtime_version: str
-    compute_unit: str
-    precision: str
-    threads: int
-
-
-class Backend(Protocol):
-    """A runtime on a device. Exporting may happen on another machine than loading and running."""
-
-    name: str
-
-    def export_blocks(self, blocks: Sequence[BlockSpec]) -> bytes:
-        """The blocks one after another, batch 1, each with random weights of its own."""
-
-    def export_network(self, space: SearchSpace, arch: Arch) -> bytes:
-        """`space.build(arch)`, as it would be shipped, batch 1, random weights."""
-
-    def load(self, model: bytes) -> Run:
-        """A session with its input in place."""
-
-    def describe(self) -> Runtime:
-        """The runtime and device that `load` uses."""
+MAX_TAKEN = 3  # on a busy machine a measurement ends after this many times the samples it needs
+ANCHOR = "anchor"  # the graph that is the same in every measurement
+MAX_SPREAD = 1.25  # median over minimum of the anchor; above it the machine was busy or throttled
 
 
 class Clock(Protocol):
@@ -82,11 +51,13 @@ class Settings:
     """
     Args:
         samples: clean samples wanted of every graph.
-        min_sample_ms: a sample repeats its graph for at least this long.
+        min_sample_ms: a sample repeats its graph for at least this long; 0: a sample is one run.
+        samples_per_visit: that are taken of a graph in a row, after one warm-up, where turning to another is slow.
     """
 
     samples: int = 40
     min_sample_ms: float = 2.0
+    samples_per_visit: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,7 +92,7 @@ class Measurement:
     """
     Args:
         timings: by graph.
-        unclean_share: of all samples taken; None where the system does not tell.
+        unclean_share: of all samples taken, those disturbed by other work; None where the system does not tell.
         short: how many graphs have fewer clean samples than wanted.
     """
 
@@ -131,7 +102,12 @@ class Measurement:
 
     @property
     def busy(self) -> bool:
-        """Whether other work disturbed the measurement so much that its figures deserve no trust."""
+        """Whether other work, or heat, disturbed the measurement so much that its figures deserve no trust.
+
+        Where waiting is unknown, the anchor tells: between a quiet machine's fastest and usual runs lies little.
+        """
+        if self.unclean_share is None and (anchor := self.timings.get(ANCHOR)):
+            return anchor.median_ms > MAX_SPREAD * anchor.min_ms
         return self.short > 0 or (self.unclean_share or 0.0) > 0.1
 
 
@@ -142,34 +118,37 @@ def measure(
     *,
     seed: int = 0,
     taken: Mapping[str, Sequence[Sample]] | None = None,
-    on_round: Callable[[dict[str, Sample]], None] = lambda _: None,
+    on_visit: Callable[[str, list[Sample]], None] = lambda _name, _samples: None,
 ) -> Measurement:
     """Times all graphs in shuffled rounds until each has its clean samples.
 
     Args:
         seed: of the order within the rounds.
         taken: samples of an earlier, interrupted measurement.
-        on_round: called after each round with its samples.
+        on_visit: called with each graph's new samples as they are taken.
     """
     samples = {name: list((taken or {}).get(name, ())) for name in runs}
     order = random.Random(seed)
     repeats: dict[str, int] = {}
-    for _ in range(max(map(len, samples.values())), settings.samples * MAX_ROUNDS_PER_SAMPLE):
-        pending = [name for name in runs if sum(s.clean for s in samples[name]) < settings.samples]
-        if not pending:
-            break
+
+    def wanted(name: str) -> bool:
+        clean = sum(s.clean for s in samples[name])
+        return clean < settings.samples and len(samples[name]) < settings.samples * MAX_TAKEN
+
+    while pending := [name for name in runs if wanted(name)]:
         order.shuffle(pending)
-        fresh = {}
         for name in pending:
             if name not in repeats:
                 repeats[name] = _repeats(runs[name], settings.min_sample_ms, clock)
-            fresh[name] = _sample(runs[name], repeats[name], clock)
-            samples[name].append(fresh[name])
-        on_round(fresh)
+            fresh = _visit(runs[name], repeats[name], settings.samples_per_visit, clock)
+            samples[name] += fresh
+            on_visit(name, fresh)
     return _summarize(samples, settings)
 
 
 def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:
+    if min_sample_ms == 0:
+        return 1
     run(1)  # the first run allocates
     fastest = inf
     for _ in range(3):
@@ -179,8 +158,12 @@ def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:
     return ceil(min_sample_ms / max(fastest, 1e-3))
 
 
-def _sample(run: Run, repeats: int, clock: Clock) -> Sample:
+def _visit(run: Run, repeats: int, count: int, clock: Clock) -> list[Sample]:
     run(repeats // 2 + 1)  # brings the graph back into the caches, from which the other graphs have driven it
+    return [_sample(run, repeats, clock) for _ in range(count)]
+
+
+def _sample(run: Run, repeats: int, clock: Clock) -> Sample:
     wait, start = clock.wait_ns(), clock.now_ns()
     run(repeats)
     elapsed, wait_after = clock.now_ns() - start, clock.wait_ns()

@@ -9,9 +9,6 @@ where medians gave 4.5 %, and on a quiet one 1.4 % instead of 1.8 % (nano space,
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from latency_lut.backend import Runtime
+from latency_lut.protocol import Settings
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError
 from search_spaces.files import read_json, write_json
+from search_spaces.typed import read_typed
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_MS = 60_000.0  # no block takes a minute
+TABLES = Path("runs/tables")
 REBUILD = "build a new one with python -m latency_lut.build"
 
 
@@ -32,30 +33,26 @@ class Provenance:
     """Where the figures come from.
 
     Args:
-        samples, min_sample_ms: clean samples of each graph, and the least duration of one.
+        backend: by whose rules; `latency_lut.backends`.
         unclean_share: of all samples, those disturbed by other work; None where the system cannot tell.
-        busy: True if other work disturbed the measurement so much that its figures deserve no trust.
+        busy: True if other work or heat disturbed the measurement so much that its figures deserve no trust.
         anchor_ms: minimum of a fixed graph, the same in every table of every space.
         anchor_drift: its median over the last quarter of the rounds over that of the first, minus 1.
         date: UTC, ISO 8601.
+        command: the line that builds the table again.
     """
 
-    device: str
-    os: str
-    runtime: str
-    runtime_version: str
-    compute_unit: str
-    precision: str
-    threads: int
+    backend: str
+    runtime: Runtime
+    settings: Settings
     batch: int
     protocol: str
-    samples: int
-    min_sample_ms: float
     unclean_share: float | None
     busy: bool
     anchor_ms: float
     anchor_drift: float
     date: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -78,13 +75,19 @@ class Calibration:
     offset_ms: float
     networks: tuple[CalibrationNetwork, ...]
 
+    def __post_init__(self) -> None:
+        """ValueError on a line that no measurement can give."""
+        if not 0 < self.scale < 100 or abs(self.offset_ms) > MAX_MS:
+            raise ValueError(f"it is {self.scale} · sum + {self.offset_ms} ms")
+
 
 @dataclass(frozen=True)
 class Graph:
-    """A measured graph: the keys of its blocks in order, and its samples."""
+    """A measured graph: the keys of its blocks in order, its samples, and `Session.devices`."""
 
     blocks: tuple[str, ...]
     samples_ms: tuple[float, ...]
+    devices: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,12 @@ class Row:
     min_ms: float
     median_ms: float
     terms: dict[str, float]
+
+    def __post_init__(self) -> None:
+        """ValueError on a time that no measurement can give."""
+        for name in ("min_ms", "median_ms"):
+            if not 0 <= getattr(self, name) <= MAX_MS:
+                raise ValueError(f"{name} is {getattr(self, name)}; a time lies from 0 to {MAX_MS:.0f}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class LatencyTable:
     def load(cls, path: Path) -> LatencyTable:
         """Raises UserError if the file is missing, no table, of another schema, or holds impossible values."""
         try:
-            data = read_json(path)
+            data = read_json(path, nan=True)  # for all of them to be listed
         except UserError as error:
             raise UserError(f"{error}; {REBUILD}") from None
         schema = data.get("schema") if isinstance(data, dict) else None
@@ -128,25 +137,17 @@ class LatencyTable:
         if schema != SCHEMA:
             raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}; {REBUILD}")
         try:
-            table: LatencyTable = _read(cls, data, "table")
-            table._check_values()
+            return read_typed(cls, data, "table")
         except ValueError as error:
             raise UserError(f"{path}: {error}; {REBUILD}") from None
-        return table
 
     def save(self, path: Path) -> None:
         write_json(path, dataclasses.asdict(self))
 
-    def _check_values(self) -> None:
-        """ValueError on a value that no measurement can give."""
-        if not 0 < self.calibration.scale < 100 or abs(self.calibration.offset_ms) > MAX_MS:
-            raise ValueError(f"calibration is {self.calibration.scale} · sum + {self.calibration.offset_ms} ms")
-        for key, row in self.rows.items():
-            for name in ("min_ms", "median_ms"):
-                if not 0 <= getattr(row, name) <= MAX_MS:
-                    raise ValueError(f"{name} of {key} is {getattr(row, name)}; a time lies from 0 to {MAX_MS:.0f}")
-            if row.min_ms == 0 and key not in self.clamped:
-                raise ValueError(f"min_ms of {key} is 0 though its measurement was not")
+    def __post_init__(self) -> None:
+        """ValueError on rows of 0 that were not measured so."""
+        if zeros := [key for key, row in self.rows.items() if row.min_ms == 0 and key not in self.clamped]:
+            raise ValueError("; ".join(f"min_ms of {key} is 0 though its measurement was not" for key in zeros))
 
     def check(self, space: SearchSpace) -> None:
         """Raises UserError unless the table predicts every arch of `space`."""
@@ -158,8 +159,7 @@ class LatencyTable:
             if mine != theirs:
                 raise UserError(f"the table's {name} is {mine}, not {theirs}; {REBUILD}")
         if missing := [key for key in space.all_blocks() if key not in self.rows]:
-            listed = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise UserError(f"the table lacks {len(missing)} blocks of {space.name}: {listed}; {REBUILD}")
+            raise UserError(f"the table lacks {len(missing)} blocks of {space.name}: {', '.join(missing)}; {REBUILD}")
         if (smallest := self.latency_ms(space, space.smallest)) <= 0:
             raise UserError(f"the table predicts {smallest:.3g} ms for the smallest network; {REBUILD}")
 
@@ -192,6 +192,19 @@ def table_paths(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 
+def find_table(path: str | None) -> Path:
+    """The file that a `--table` names; the newest in runs/tables if None.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path is not None:
+        return Path(path)
+    if not (paths := table_paths(TABLES)):
+        raise UserError(f"no table in {TABLES}; build one with python -m latency_lut.build, or give --table")
+    return paths[0]
+
+
 def newest_table(folder: Path, space: SearchSpace) -> Path | None:
     """The newest table in the folder that fits the space; None if there is none."""
     for path in table_paths(folder):
@@ -201,26 +214,3 @@ def newest_table(folder: Path, space: SearchSpace) -> Path | None:
             continue
         return path
     return None
-
-
-def _read(hint: Any, value: Any, where: str) -> Any:
-    """`value`, from JSON, as the type `hint`; ValueError, naming the place, if it is of another shape or not finite."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin is types.UnionType:
-        return None if value is None else _read(arguments[0], value, where)
-    if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
-        if not isinstance(value, dict) or value.keys() != hints.keys():
-            raise ValueError(f"{where} must have the fields {', '.join(hints)}")
-        return hint(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})  # type: ignore[operator]
-    if origin is dict and isinstance(value, dict):
-        return {name: _read(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
-    if origin is tuple and isinstance(value, list):
-        return tuple(_read(arguments[0], item, f"{where}.{i}") for i, item in enumerate(value))
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise ValueError(f"{where} is {value!r}, not a valid {getattr(origin or hint, '__name__', hint)}")

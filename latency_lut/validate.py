@@ -8,7 +8,6 @@ calibration, and MACs and parameters through a line fitted on the table's calibr
 from __future__ import annotations
 
 import json
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from latency_lut.build import TABLES
-from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
-from latency_lut.plan import ANCHOR, fit_line
-from latency_lut.protocol import Backend, Clock, Settings, SystemClock, measure
-from latency_lut.table import LatencyTable, table_paths
+from latency_lut.backend import Backend, Runtime
+from latency_lut.backends import backend_of
+from latency_lut.interpreter import delegate
+from latency_lut.manifest import Result, checksum
+from latency_lut.measuring import measure_sessions, prepare_all
+from latency_lut.plan import fit_line, held_out_archs, validation_jobs
+from latency_lut.protocol import ANCHOR, Measurement, Settings
+from latency_lut.table import LatencyTable, find_table
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_json
+
+MODULE = "latency_lut.validate"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class ValidateConfig:
     num_archs: int = flag(20, "random networks to measure", minimum=3, maximum=10_000)
     samples: int = flag(40, "undisturbed samples of every network", minimum=2, maximum=10_000)
     seed: int = flag(1, "which random networks")
+    from_: str | None = flag(None, "result of latency_lut.measure to compare with, instead of measuring")
+    device: str | None = flag(None, "a device connected to this machine, by name (Core ML; default: this machine)")
+    python: str | None = flag(None, "interpreter of another environment to measure in, where the runtime is installed")
     json: bool = flag(False, "print JSON instead of text")
 
 
@@ -64,36 +70,44 @@ class Accuracy:
         )
 
 
-def held_out_archs(space: SearchSpace, table: LatencyTable, count: int, seed: int) -> list[Arch]:
-    """Different random archs, none of them a calibration network of the table; fewer where the space has fewer."""
-    seen = {space.from_json(network.arch) for network in table.calibration.networks}
-    rng, archs = random.Random(seed), []
-    for _ in range(100 * count):
-        arch = space.sample(rng)
-        if arch not in seen:
-            seen.add(arch)
-            archs.append(arch)
-        if len(archs) == count:
-            break
-    return archs
-
-
 def validate(
-    table: LatencyTable,
-    space: SearchSpace,
-    backend: Backend,
-    archs: Sequence[Arch],
-    settings: Settings,
-    clock: Clock | None = None,
+    table: LatencyTable, space: SearchSpace, backend: Backend, archs: Sequence[Arch], settings: Settings
 ) -> dict[str, Any]:
     """Measures the networks, each in two sessions, and compares. The result is JSON."""
     table.check(space)
-    runs = {"anchor": backend.load(backend.export_blocks(ANCHOR))}
-    for i, arch in enumerate(tqdm(archs, desc="loading networks", disable=None, leave=False)):
-        model = backend.export_network(space, arch)
-        runs |= {f"{i} first": backend.load(model), f"{i} second": backend.load(model)}
-    with tqdm(total=settings.samples, desc="measuring rounds", disable=None, leave=False) as progress:
-        measured = measure(runs, settings, clock or SystemClock(), on_round=lambda _: progress.update() and None)
+    sessions = prepare_all(validation_jobs(space, archs), backend)
+    measured = measure_sessions(sessions, backend, settings)
+    return compare(table, space, archs, measured, backend.describe(), settings)
+
+
+def validate_from(table: LatencyTable, table_path: Path, result: Result) -> dict[str, Any]:
+    """Compares with networks that were measured elsewhere.
+
+    Raises:
+        UserError: the result is no validation, or of another table.
+    """
+    manifest = result.manifest
+    if manifest.purpose != "validation":
+        raise UserError(f"the result is a {manifest.purpose}'s; give it to python -m latency_lut.build --from")
+    if manifest.table != checksum(table_path):
+        raise UserError(
+            f"the result's networks were exported for another table than {table_path}; give that one as --table, or "
+            f"export again with python -m latency_lut.export --validate {table_path}"
+        )
+    space = get_space(table.space, table.image_size, table.num_classes)
+    archs = [space.from_json(e.arch) for name, e in manifest.jobs.items() if name.endswith(" first")]
+    return compare(table, space, archs, result.measurement, result.runtime, result.settings)
+
+
+def compare(
+    table: LatencyTable,
+    space: SearchSpace,
+    archs: Sequence[Arch],
+    measured: Measurement,
+    runtime: Runtime,
+    settings: Settings,
+) -> dict[str, Any]:
+    """The table's predictions against `measured`, the jobs of `validation_jobs`."""
     minima = {name: timing.min_ms for name, timing in measured.timings.items()}
     times = [minima[f"{i} first"] for i in range(len(archs))]
     again = [minima[f"{i} second"] for i in range(len(archs))]
@@ -101,13 +115,13 @@ def validate(
     return {
         "space": space.name,
         "image_size": space.image_size,
-        "table_runtime": _runtime(table),
-        "runtime": asdict(backend.describe()),
+        "table_runtime": asdict(table.provenance.runtime),
+        "runtime": asdict(runtime),
         "num_archs": len(archs),
         **asdict(settings),
         "unclean_share": measured.unclean_share,
         "busy": measured.busy,
-        "anchor_change": minima["anchor"] / table.provenance.anchor_ms - 1,
+        "anchor_change": minima[ANCHOR] / table.provenance.anchor_ms - 1,
         **{name: asdict(Accuracy.of(predicted, times)) for name, predicted in predictors.items()},
         "repeat_floor": asdict(Accuracy.of(again, times)),
         "networks": [
@@ -127,11 +141,6 @@ def _predictions(table: LatencyTable, space: SearchSpace, archs: Sequence[Arch])
         scale, offset_ms = fit_line([count(space, a) for a in networks], [n.min_ms for n in line.networks])
         predictions[name] = [scale * count(space, arch) + offset_ms for arch in archs]
     return predictions
-
-
-def _runtime(table: LatencyTable) -> dict[str, Any]:
-    names = ("device", "os", "runtime", "runtime_version", "compute_unit", "precision", "threads")
-    return {name: getattr(table.provenance, name) for name in names}
 
 
 def report(result: dict[str, Any]) -> str:
@@ -163,19 +172,23 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse(ValidateConfig, argv, "python -m latency_lut.validate", "Measure how well a table predicts.")
-    paths = [Path(config.table)] if config.table else table_paths(TABLES)
-    if not paths:
-        raise UserError(f"no table in {TABLES}; build one with python -m latency_lut.build, or give --table")
-    table = LatencyTable.load(paths[0])
-    space = get_space(table.space, table.image_size, table.num_classes)
-    archs = held_out_archs(space, table, config.num_archs, config.seed)
-    backend = OnnxRuntimeBackend(table.provenance.threads)
-    result = validate(table, space, backend, archs, Settings(config.samples))
-    out = paths[0].with_suffix(".validation.json")
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse(ValidateConfig, argv, f"python -m {MODULE}", "Measure how well a table predicts.")
+    if delegate(config.python, MODULE, argv):
+        return
+    path = find_table(config.table)
+    table = LatencyTable.load(path)
+    if config.from_:
+        result = validate_from(table, path, Result.load(Path(config.from_)))
+    else:
+        space = get_space(table.space, table.image_size, table.num_classes)
+        archs = held_out_archs(space, table, config.num_archs, config.seed)
+        backend = backend_of(table, config.device)
+        result = validate(table, space, backend, archs, backend.settings(config.samples))
+    out = path.with_suffix(".validation.json")
     write_json(out, result)
     print(json.dumps(result, indent=1) if config.json else f"{report(result)}\n{out}")
 
 
 if __name__ == "__main__":
-    run(lambda: main(sys.argv[1:]))
+    run(main)

@@ -183,8 +183,7 @@ def _latency(a: Artifacts) -> Iterator[str]:
 
 def _provenance(t: LatencyTable) -> str:
     source, line = t.provenance, t.calibration
-    facts = [source.device, f"{source.runtime} {source.runtime_version}", source.precision]
-    facts += [f"{source.threads} thread{'s' if source.threads > 1 else ''}", f"{len(t.rows)} blocks"]
+    facts = [str(source.runtime), f"{len(t.rows)} blocks"]
     if source.unclean_share is not None:
         facts.append(f"{_percent(source.unclean_share)} of samples disturbed")
     offset = f"{'-' if line.offset_ms < 0 else '+'} {abs(line.offset_ms):.4f} ms"
@@ -298,12 +297,8 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
 def _commands(a: Artifacts) -> Iterator[str]:
     tables = []
     for path, t in a.tables.items():
-        if not isinstance(t, UserError):
-            tables.append(
-                f"python -m latency_lut.build --space {t.space} --image-size {t.image_size} --num-classes "
-                f"{t.num_classes} --threads {t.provenance.threads} --samples {t.provenance.samples} "
-                f"--out {shlex.quote(path)}"
-            )
+        if not isinstance(t, UserError) and t.provenance.command:
+            tables.append(t.provenance.command)
         if path in a.validations:
             tables.append(f"python -m latency_lut.validate --table {shlex.quote(path)}")
     before = [a.supernet["command"]] if a.supernet else []

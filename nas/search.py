@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from latency_lut.build import TABLES, BuildConfig, build_table
-from latency_lut.table import LatencyTable, newest_table
+from latency_lut.build import BuildConfig, build_table
+from latency_lut.table import TABLES, LatencyTable, newest_table
 from nas import runs
 from nas.evaluator import Evaluator
 from nas.objective import UNITS, Objective, Term, pareto

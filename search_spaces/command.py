@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import math
 import os
+import shlex
 import signal
 import sys
 import types
@@ -67,8 +68,26 @@ def parse(
     return config(**values)
 
 
+def spell(module: str, config: DataclassInstance) -> str:
+    """The command line of the module that parses into this config: what is not default, as flags."""
+    words = ["python", "-m", module]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        name = _spelling(field)
+        if isinstance(value, bool):
+            words.append(name if value else name.replace("--", "--no-", 1))
+            continue
+        words += [] if field.metadata.get("positional") else [name]
+        words += map(str, value) if isinstance(value, tuple) else [str(value)]
+    return shlex.join(words)
+
+
 def _spelling(field: dataclasses.Field[Any]) -> str:
-    return field.name if field.metadata.get("positional") else f"--{field.name.replace('_', '-')}"
+    """A trailing underscore only keeps the field's name from being a keyword: `from_` is --from."""
+    name = field.name.rstrip("_")
+    return name if field.metadata.get("positional") else f"--{name.replace('_', '-')}"
 
 
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
@@ -89,6 +108,8 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     if field.default not in (None, "", ()):
         default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         options["help"] += f" (default: {default})".replace("%", "%%")
+    if not positional:
+        options["dest"] = field.name
     parser.add_argument(_spelling(field), type=_converter(_spelling(field), hint), **options)
 
 

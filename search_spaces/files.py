@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -62,6 +63,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def slug(text: str) -> str:
+    """The text as a part of a file's name."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-")
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -72,10 +78,10 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError if the file is missing, unreadable or not JSON (NaN and infinity are not)."""
+def read_json(path: Path, *, nan: bool = False) -> Any:
+    """Raises UserError if the file is missing, unreadable or not JSON (NaN and infinity are not, unless `nan`)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=None if nan else _no_constant)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

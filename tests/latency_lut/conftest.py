@@ -33,7 +33,7 @@ def table_file(tmp_path_factory: pytest.TempPathFactory, nano: SearchSpace) -> P
     """A table of the nano space from a machine with known costs."""
     machine = FakeMachine()
     out = tmp_path_factory.mktemp("tables") / "nano.json"
-    build(nano, machine, Settings(samples=3, min_sample_ms=0.001), out, clock=machine)
+    build(nano, machine, Settings(samples=3, min_sample_ms=0.001), out)
     return out
 
 

@@ -6,9 +6,10 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from latency_lut.protocol import Run, Runtime
-from search_spaces import Arch, BlockSpec, SearchSpace
+from latency_lut.backend import FileBackend, Job, Runtime, Session
+from latency_lut.protocol import Run
 
 OVERHEAD_NS = 1_000  # of every run
 
@@ -19,8 +20,8 @@ def cost_ns(key: str) -> int:
 
 
 @dataclass
-class FakeMachine:
-    """A backend and its clock.
+class FakeMachine(FileBackend):
+    """A backend that is its own clock. Its models are lists of block keys.
 
     Args:
         wait_ns_at: by the number of calls so far, how long a call waits for a core before it runs.
@@ -34,17 +35,24 @@ class FakeMachine:
     overhead_ns: int = OVERHEAD_NS
     calls: list[tuple[str, ...]] = field(default_factory=list)
     name: str = "fake"
+    precision: str = "float32"
+    suffix: str = ".json"
     _now_ns: int = 0
     _wait_ns: int = 0
 
-    def export_blocks(self, blocks: Sequence[BlockSpec]) -> bytes:
-        return json.dumps([block.key for block in blocks]).encode()
+    @property
+    def clock(self) -> FakeMachine:  # type: ignore[override]
+        return self
 
-    def export_network(self, space: SearchSpace, arch: Arch) -> bytes:
-        return self.export_blocks(space.lower(arch))
+    def export(self, job: Job, path: Path) -> None:
+        path.write_text(json.dumps([block.key for block in job.blocks]), encoding="utf-8")
 
-    def load(self, model: bytes) -> Run:
-        keys = tuple(json.loads(model))
+    def load(self, path: Path) -> Session:
+        return Session(self.run_of(tuple(json.loads(path.read_text(encoding="utf-8")))), {"fake": 1.0})
+
+    def run_of(self, keys: Sequence[str]) -> Run:
+        """A run of the blocks, one after another."""
+        keys = tuple(keys)
         duration_ns = self.overhead_ns + sum(map(cost_ns, keys))
 
         def run(repeats: int) -> None:
@@ -56,7 +64,7 @@ class FakeMachine:
         return run
 
     def describe(self) -> Runtime:
-        return Runtime("fake device", "fake os", "fake runtime", "1", "CPU", "float32", self.threads)
+        return Runtime("fake device", "fake os", "fake runtime", "1", "cpu", self.precision, self.threads)
 
     def now_ns(self) -> int:
         return self._now_ns

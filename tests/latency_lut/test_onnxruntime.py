@@ -3,64 +3,71 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
 
 import search_spaces
 from latency_lut import build, validate
-from latency_lut.networks import measure_networks, measure_onnx
+from latency_lut.backend import FileBackend, Job, blocks_job, network_job
+from latency_lut.networks import measure_onnx
 from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
-from latency_lut.protocol import SystemClock
 from latency_lut.table import LatencyTable
 from search_spaces import SearchSpace, UserError
-from tests.contracts.backend import BackendContract
+from tests.contracts.backend import FileBackendContract
 from tests.latency_lut.conftest import make_tiny
 
 
-class TestOnnxRuntime(BackendContract):
+class TestOnnxRuntime(FileBackendContract):
     @classmethod
-    def make_backend(cls) -> tuple[OnnxRuntimeBackend, SystemClock]:
-        return OnnxRuntimeBackend(threads=1), SystemClock()
+    def make_backend(cls) -> FileBackend:
+        return OnnxRuntimeBackend()
 
 
-@torch.no_grad()
-def assert_same(model: bytes, module: nn.Module, shape: tuple[int, ...]) -> None:
-    images = torch.randn(1, *shape)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+class TestOnnxRuntimeInt8(FileBackendContract):
+    @classmethod
+    def make_backend(cls) -> FileBackend:
+        return OnnxRuntimeBackend(precision="int8")
+
+
+def outputs(path: Path, job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Of the exported model and of the module, on the same images."""
+    images = torch.randn(1, *job.input_shape)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    np.testing.assert_allclose(output, module.eval()(images).numpy(), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        return output, job.module()(images).numpy()
 
 
-def test_the_exported_graph_is_the_network(tiny: SearchSpace) -> None:
-    model = OnnxRuntimeBackend(1).export_network(tiny, tiny.largest)
-    torch.manual_seed(0)
-    assert_same(model, tiny.build(tiny.largest), (3, 32, 32))
-
-
-def test_the_exported_chain_is_the_blocks_with_weights_of_their_own(tiny: SearchSpace) -> None:
+@pytest.mark.parametrize("which", ["network", "chain"])
+def test_the_exported_graph_is_the_module(which: str, tiny: SearchSpace, tmp_path: Path) -> None:
     attention = next(block for block in tiny.lower(tiny.largest) if block.kind == "attention")
-    model = OnnxRuntimeBackend(1).export_blocks([attention] * 3)
-    torch.manual_seed(0)
-    modules = [attention.build() for _ in range(3)]
-    first, second = (module.get_parameter("token_mixer.q.conv.weight") for module in modules[:2])
+    job = network_job(tiny, tiny.largest) if which == "network" else blocks_job([attention] * 3)
+    OnnxRuntimeBackend().export(job, tmp_path / "model.onnx")
+    np.testing.assert_allclose(*outputs(tmp_path / "model.onnx", job), rtol=1e-4, atol=1e-5)
+
+
+def test_the_blocks_of_a_chain_have_weights_of_their_own(tiny: SearchSpace) -> None:
+    attention = next(block for block in tiny.lower(tiny.largest) if block.kind == "attention")
+    module = blocks_job([attention] * 2).module()
+    first, second = (module.get_parameter(f"{i}.token_mixer.q.conv.weight") for i in range(2))
     assert not torch.equal(first, second)
-    assert_same(model, nn.Sequential(*modules), attention.input_shape())
 
 
-def test_exporting_leaves_random_state_and_threads_alone(tiny: SearchSpace) -> None:
-    before = torch.get_rng_state()
-    torch.set_num_threads(2)
-    try:
-        OnnxRuntimeBackend(1).export_blocks(tiny.lower(tiny.smallest)[:2])
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-    assert torch.equal(before, torch.get_rng_state())
+def test_int8_is_quantized_and_still_the_network(tiny: SearchSpace, tmp_path: Path) -> None:
+    job, path = network_job(tiny, tiny.largest), tmp_path / "model.onnx"
+    OnnxRuntimeBackend(precision="int8").export(job, path)
+    types = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert types["QuantizeLinear"] >= types["Conv"] > 0
+    int8 = [tensor for tensor in onnx.load(path).graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    assert len(int8) >= types["Conv"], "the weights of every convolution"
+    quantized, whole = outputs(path, job)
+    assert 0 < np.abs(quantized - whole).max() < 0.5 * np.abs(whole).max()
 
 
 def test_build_and_validate(
@@ -69,11 +76,11 @@ def test_build_and_validate(
     monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
     monkeypatch.chdir(tmp_path)
     build.main(["--space", "tiny", "--samples", "3"])
-    path = Path(f"runs/tables/tiny-32px-{make_tiny().num_classes}c-onnxruntime-1t.json")
+    path = Path(f"runs/tables/tiny-32px-{make_tiny().num_classes}c-onnxruntime-float32-1t.json")
     assert capsys.readouterr().out.splitlines()[-1] == str(path)
     table = LatencyTable.load(path)
     table.check(make_tiny())
-    assert table.provenance.runtime_version == onnxruntime.__version__
+    assert table.provenance.runtime.runtime_version == onnxruntime.__version__
     assert 0.01 < table.latency_ms(make_tiny(), make_tiny().largest) < 100
 
     validate.main(["--num-archs", "4", "--samples", "3"])
@@ -85,15 +92,9 @@ def test_build_and_validate(
     assert result["num_archs"] == len(result["networks"]) == 4
 
 
-def test_networks_are_timed_in_the_order_given(tiny: SearchSpace) -> None:
-    timings = measure_networks(tiny, [tiny.largest, tiny.smallest], samples=3)
-    assert [len(timing.samples_ms) for timing in timings] == [3, 3]
-    assert timings[0].min_ms > timings[1].min_ms, "four blocks and two attentions more"
-
-
 def test_an_onnx_file_is_timed(tiny: SearchSpace, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(OnnxRuntimeBackend(1).export_network(tiny, tiny.smallest))
+    OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
     minimum, median = measure_onnx(path, threads=1, samples=3)
     assert 0 < minimum <= median < 100
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
 from latency_lut.plan import make_plan
-from latency_lut.protocol import MAX_ROUNDS_PER_SAMPLE, Run, Sample, Settings, SystemClock, measure
+from latency_lut.protocol import ANCHOR, MAX_TAKEN, Measurement, Run, Sample, Settings, SystemClock, Timing, measure
 from search_spaces import SearchSpace
 from tests.latency_lut.fake import OVERHEAD_NS, FakeMachine, cost_ns
 
@@ -13,7 +14,7 @@ SETTINGS = Settings(samples=6, min_sample_ms=1.0)
 
 
 def load(machine: FakeMachine, space: SearchSpace) -> dict[str, Run]:
-    return {block.key: machine.load(machine.export_blocks([block])) for block in space.all_blocks().values()}
+    return {block.key: machine.run_of([block.key]) for block in space.all_blocks().values()}
 
 
 def truth_ms(key: str) -> float:
@@ -32,9 +33,8 @@ def test_times_are_those_of_the_clock(tiny: SearchSpace) -> None:
 def test_disturbed_samples_are_replaced(tiny: SearchSpace) -> None:
     machine = FakeMachine(wait_ns_at=lambda call: 500_000 if call % 29 == 7 else 0)
     runs = load(machine, tiny)
-    rounds: list[dict[str, Sample]] = []
-    measured = measure(runs, SETTINGS, machine, on_round=rounds.append)
-    taken = [sample for samples in rounds for sample in samples.values()]
+    taken: list[Sample] = []
+    measured = measure(runs, SETTINGS, machine, on_visit=lambda _, samples: taken.extend(samples))
     assert 0 < sum(not sample.clean for sample in taken) == len(taken) - 6 * len(runs)
     for key, timing in measured.timings.items():
         assert timing.samples_ms == pytest.approx([truth_ms(key)] * 6, rel=1e-9)
@@ -49,14 +49,15 @@ def test_a_wait_of_two_percent_is_still_clean() -> None:
 
 def test_a_busy_machine_ends_in_bounded_rounds_and_is_reported(tiny: SearchSpace) -> None:
     machine = FakeMachine(wait_ns_at=lambda call: 100_000 + call)
-    rounds: list[dict[str, Sample]] = []
-    measured = measure(load(machine, tiny), SETTINGS, machine, on_round=rounds.append)
-    assert len(rounds) == SETTINGS.samples * MAX_ROUNDS_PER_SAMPLE
+    taken: dict[str, list[Sample]] = defaultdict(list)
+    runs = load(machine, tiny)
+    measured = measure(runs, SETTINGS, machine, on_visit=lambda name, samples: taken[name].extend(samples))
+    assert {len(samples) for samples in taken.values()} == {SETTINGS.samples * MAX_TAKEN}
     assert measured.busy
     assert measured.unclean_share == 1.0
     assert measured.short == len(measured.timings)
     for key, timing in measured.timings.items():
-        least = sorted((samples[key] for samples in rounds), key=lambda s: s.wait_share or 0)[:6]
+        least = sorted(taken[key], key=lambda s: s.wait_share or 0)[:6]
         assert sorted(timing.samples_ms) == sorted(s.ms for s in least)
 
 
@@ -83,7 +84,7 @@ def test_rounds_are_interleaved_and_shuffled(tiny: SearchSpace) -> None:
 def test_samples_last_long_enough(tiny: SearchSpace) -> None:
     machine = FakeMachine()
     block = next(iter(tiny.all_blocks().values()))
-    run = machine.load(machine.export_blocks([block]))
+    run = machine.run_of([block.key])
     repeats: list[int] = []
 
     def counted(n: int) -> None:
@@ -98,20 +99,39 @@ def test_an_interrupted_measurement_takes_only_what_is_left(tiny: SearchSpace) -
     machine = FakeMachine()
     runs = load(machine, tiny)
     done = {key: [Sample(truth_ms(key), 0.0)] * 4 for key in runs}
-    rounds: list[dict[str, Sample]] = []
-    measured = measure(runs, SETTINGS, machine, taken=done, on_round=rounds.append)
-    assert len(rounds) == 2
+    visits: list[str] = []
+    measured = measure(runs, SETTINGS, machine, taken=done, on_visit=lambda name, _: visits.append(name))
+    assert Counter(visits) == dict.fromkeys(runs, 2)
     assert all(len(timing.samples_ms) == 6 for timing in measured.timings.values())
 
-    rounds.clear()
+    visits.clear()
     done = {key: [Sample(1.0, 0.0)] * 6 for key in runs}
-    measure(runs, SETTINGS, machine, taken=done, on_round=rounds.append)
-    assert not rounds
+    measure(runs, SETTINGS, machine, taken=done, on_visit=lambda name, _: visits.append(name))
+    assert not visits
+
+
+def test_several_samples_of_a_visit_follow_one_warm_up(tiny: SearchSpace) -> None:
+    machine = FakeMachine()
+    runs = load(machine, tiny)
+    visits: list[int] = []
+    settings = Settings(samples=6, min_sample_ms=0, samples_per_visit=3)
+    measured = measure(runs, settings, machine, on_visit=lambda _, samples: visits.append(len(samples)))
+    assert visits == [3] * 2 * len(runs)
+    assert len(machine.calls) == 2 * len(runs) * (1 + 3), "a run a sample, and one to warm up"
+    for start in range(0, len(machine.calls), 4):
+        assert len(set(machine.calls[start : start + 4])) == 1, "the graph stays loaded"
+    assert all(len(timing.samples_ms) == 6 for timing in measured.timings.values())
+
+
+@pytest.mark.parametrize(("times", "busy"), [((1.0, 1.1, 1.2), False), ((1.0, 1.3, 1.3), True)])
+def test_where_waits_are_unknown_the_anchor_tells_a_busy_machine(times: tuple[float, ...], busy: bool) -> None:
+    measured = Measurement({ANCHOR: Timing(times), "other": Timing((1.0, 9.0))}, unclean_share=None, short=0)
+    assert measured.busy is busy
 
 
 def test_additive_costs_are_recovered(tiny: SearchSpace) -> None:
     machine, plan = FakeMachine(), make_plan(tiny)
-    runs = {name: machine.load(machine.export_blocks(blocks)) for name, blocks in plan.graphs.items()}
+    runs = {name: machine.run_of([block.key for block in blocks]) for name, blocks in plan.graphs.items()}
     measured = measure(runs, SETTINGS, machine)
     costs = plan.costs({name: timing.min_ms for name, timing in measured.timings.items()})
     assert costs == pytest.approx({key: cost_ns(key) / 1e6 for key in tiny.all_blocks()}, rel=1e-6)

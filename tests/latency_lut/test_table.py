@@ -66,8 +66,7 @@ def test_missing_blocks_are_listed(table: LatencyTable, nano: SearchSpace) -> No
     with pytest.raises(UserError) as error:
         partial.predictor(nano)
     assert "lacks 7 blocks" in str(error.value)
-    assert all(key in str(error.value) for key in missing[:5])
-    assert "and 2 more" in str(error.value)
+    assert all(key in str(error.value) for key in missing)
 
     needed = nano.lower(nano.largest)[5]
     without = replace(table, rows={key: row for key, row in table.rows.items() if key != needed.key})
@@ -97,18 +96,18 @@ def _put(where: Callable[[Any], Any], key: Any, value: Any) -> Callable[[Any], N
 DAMAGE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "other schema": (_put(lambda d: d, "schema", SCHEMA + 1), f"has schema {SCHEMA + 1}, this version reads {SCHEMA};"),
     "no schema": (lambda d: d.pop("schema"), "is no latency table;"),
-    "negative": (_put(_first_row, "min_ms", -0.1), r"min_ms of stem\(.*\) is -0.1;"),
-    "NaN": (_put(_first_row, "min_ms", float("nan")), r"not JSON: NaN"),
-    "infinite": (_put(_first_row, "median_ms", float("inf")), r"not JSON: Infinity"),
-    "hours": (_put(_first_row, "median_ms", 4e6), r"median_ms of stem\(.*\) is 4000000.0;"),
+    "negative": (_put(_first_row, "min_ms", -0.1), r"rows.stem\(.*\): min_ms is -0.1;"),
+    "NaN": (_put(_first_row, "min_ms", float("nan")), r"min_ms is nan, not a valid float"),
+    "infinite": (_put(_first_row, "median_ms", float("inf")), r"median_ms is inf, not a valid float"),
+    "hours": (_put(_first_row, "median_ms", 4e6), r"rows.stem\(.*\): median_ms is 4000000.0;"),
     "silent zero": (_put(_first_row, "min_ms", 0.0), r"min_ms of stem\(.*\) is 0 though"),
     "text": (_put(_first_row, "min_ms", "0.1"), r"min_ms is '0.1',"),
     "boolean": (_put(_first_row, "min_ms", True), r"min_ms is True,"),
-    "missing field": (lambda d: _first_row(d).pop("min_ms"), r"must have the fields min_ms, median_ms, terms"),
-    "extra field": (_put(_first_row, "mean_ms", 1.0), r"must have the fields min_ms, median_ms, terms"),
+    "missing field": (lambda d: _first_row(d).pop("min_ms"), r"rows.stem\(.*\) has no min_ms"),
+    "extra field": (_put(_first_row, "mean_ms", 1.0), r"rows.stem\(.*\) has an unknown mean_ms"),
     "rows as a list": (_put(lambda d: d, "rows", []), r"table.rows is \[\], not a valid dict"),
-    "scale zero": (_put(lambda d: d["calibration"], "scale", 0.0), r"calibration is 0.0"),
-    "scale absurd": (_put(lambda d: d["calibration"], "scale", 1e9), r"calibration is 1000000000.0"),
+    "scale zero": (_put(lambda d: d["calibration"], "scale", 0.0), r"calibration: it is 0.0"),
+    "scale absurd": (_put(lambda d: d["calibration"], "scale", 1e9), r"calibration: it is 1000000000.0"),
 }
 
 
@@ -124,6 +123,22 @@ def test_an_impossible_file_is_refused_in_one_line(damage: str, table_file: Path
     assert str(bad) in str(error.value)
     assert "latency_lut.build" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_everything_that_is_wrong_is_listed(table_file: Path, tmp_path: Path) -> None:
+    data = json.loads(table_file.read_text())
+    negative, nan, lost = list(data["rows"])[:3]
+    data["rows"][negative]["min_ms"] = -1.0
+    data["rows"][nan]["median_ms"] = float("nan")
+    del data["rows"][lost]["terms"]
+    del data["provenance"]["date"]
+    (tmp_path / "bad.json").write_text(json.dumps(data))
+    with pytest.raises(UserError) as error:
+        LatencyTable.load(tmp_path / "bad.json")
+    assert f"rows.{negative}: min_ms is -1.0" in str(error.value)
+    assert f"rows.{nan}.median_ms is nan" in str(error.value)
+    assert f"rows.{lost} has no terms" in str(error.value)
+    assert "provenance has no date" in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", '"x"', "{}"])

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from latency_lut.plan import calibration_archs
+from latency_lut.plan import calibration_archs, held_out_archs
 from latency_lut.protocol import Settings
 from latency_lut.table import LatencyTable
-from latency_lut.validate import Accuracy, held_out_archs, main, report, validate
+from latency_lut.validate import Accuracy, main, report, validate
 from search_spaces import SearchSpace, UserError
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
 from tests.latency_lut.fake import FakeMachine
@@ -48,7 +48,7 @@ def test_a_small_space_gives_what_it_has(table: LatencyTable) -> None:
 def test_a_table_of_an_additive_machine_is_right(nano: SearchSpace, table: LatencyTable) -> None:
     machine = FakeMachine()
     archs = held_out_archs(nano, table, 20, seed=1)
-    result = validate(table, nano, machine, archs, Settings(3, 0.001), clock=machine)
+    result = validate(table, nano, machine, archs, Settings(3, 0.001))
     assert result["table"]["mape"] < 1e-4
     assert result["table"]["spearman"] == pytest.approx(1)
     assert result["repeat_floor"]["mape"] == pytest.approx(0, abs=1e-9)
@@ -64,7 +64,7 @@ def test_a_slower_machine_shows_as_bias_and_at_the_anchor(nano: SearchSpace, tab
 
     machine = Slower()
     archs = held_out_archs(nano, table, 5, seed=1)
-    result = validate(table, nano, machine, archs, Settings(3, 1.0), clock=machine)
+    result = validate(table, nano, machine, archs, Settings(3, 1.0))
     assert result["table"]["bias"] == pytest.approx(1 / 1.2 - 1, rel=1e-3)
     assert result["anchor_change"] == pytest.approx(0.2, rel=1e-3)
 
@@ -72,7 +72,7 @@ def test_a_slower_machine_shows_as_bias_and_at_the_anchor(nano: SearchSpace, tab
 def test_another_device_or_a_busy_one_is_warned_of(nano: SearchSpace, table: LatencyTable) -> None:
     machine = FakeMachine(threads=2, wait_ns_at=lambda _: 10**7)
     archs = held_out_archs(nano, table, 5, seed=1)
-    text = report(validate(table, nano, machine, archs, Settings(3, 0.001), clock=machine))
+    text = report(validate(table, nano, machine, archs, Settings(3, 0.001)))
     assert "WARNING: the table is of another device or runtime: threads 1 (here 2)" in text
     assert "WARNING: the machine was busy" in text
 

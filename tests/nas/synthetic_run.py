@@ -149,16 +149,25 @@ def add_table(path: Path, space: SearchSpace, validated: bool = True) -> None:
         CalibrationNetwork(space.to_json(arch), total, 0.95 * total + 0.02, time, 1.02 * time, (time,))
         for arch, total, time in list(zip(archs, sums, times, strict=True))[:10]
     )
-    runtime = {"device": "Some CPU <8 cores>", "os": "Linux", "runtime": "ONNX Runtime", "runtime_version": "1.31"}
-    unit = {"compute_unit": "CPU", "precision": "float32", "threads": 1}
-    protocol = {"batch": 1, "protocol": "rounds", "samples": 40, "min_sample_ms": 2.0, "unclean_share": 0.012}
-    state = {"busy": False, "anchor_ms": 0.4, "anchor_drift": 0.003, "date": "2030-01-02T03:04:05+00:00"}
+    source = Provenance(
+        backend="onnxruntime",
+        runtime=Runtime("Some CPU <8 cores>", "Linux", "ONNX Runtime", "1.31", "cpu", "float32", 1),
+        settings=Settings(),
+        batch=1,
+        protocol="rounds",
+        unclean_share=0.012,
+        busy=False,
+        anchor_ms=0.4,
+        anchor_drift=0.003,
+        date="2030-01-02T03:04:05+00:00",
+        command="python -m latency_lut.build --samples 40",
+    )
     LatencyTable(
         SCHEMA,
         space.name,
         space.image_size,
         space.num_classes,
-        Provenance(**runtime, **unit, **protocol, **state),  # type: ignore[arg-type]
+        source,
         Calibration(0.95, 0.02, networks),
         (),
         rows,

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from latency_lut.backend import Runtime
+from latency_lut.protocol import Settings
 from latency_lut.table import SCHEMA, Calibration, LatencyTable, Provenance, Row
 from search_spaces import SPACES, SearchSpace
 from search_spaces.command import run
@@ -56,22 +58,17 @@ def make_table(space: SearchSpace, ms_per_mega_mac: float = 0.1) -> LatencyTable
         ms = 0.001 + ms_per_mega_mac * block.macs / 1e6
         rows[key] = Row(ms, ms, {"": 1.0})
     provenance = Provenance(
-        device="none",
-        os="",
-        runtime="formula",
-        runtime_version="",
-        compute_unit="CPU",
-        precision="float32",
-        threads=1,
+        backend="formula",
+        runtime=Runtime("none", "none", "formula", "1", "cpu", "float32", 1),
+        settings=Settings(1, 0.0),
         batch=1,
         protocol="",
-        samples=1,
-        min_sample_ms=0.0,
         unclean_share=None,
         busy=False,
         anchor_ms=1.0,
         anchor_drift=0.0,
         date="2025-01-01",
+        command="",
     )
     calibration = Calibration(1.0, 0.0, ())
     return LatencyTable(

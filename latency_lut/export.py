@@ -1,0 +1,77 @@
+"""python -m latency_lut.export: the models behind a table as files, to be measured on another machine.
+
+Bare: those of the nano space as Core ML packages, in blocks/. With --validate TABLE: random networks that the table has
+not seen. The folder goes to the machine that has the device, where `python -m latency_lut.measure` needs neither torch
+nor timm; its result comes back as one file, for `latency_lut.build --from` or `latency_lut.validate --from`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latency_lut.backend import FileBackend
+from latency_lut.backends import make_backend
+from latency_lut.interpreter import delegate
+from latency_lut.manifest import Manifest, checksum, write_folder
+from latency_lut.plan import held_out_archs, make_plan, table_jobs, validation_jobs
+from latency_lut.table import LatencyTable
+from search_spaces import UserError, get_space
+from search_spaces.command import flag, parse, run
+
+MODULE = "latency_lut.export"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    backend: str = flag("coreml", "runtime to export for; python -m latency_lut.backends lists them")
+    precision: str | None = flag(None, "number format (default: the runtime's first)")
+    space: str = flag("efficientformerv2-nano", "search space; python -m search_spaces lists them")
+    image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
+    num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
+    validate: str | None = flag(None, "a table's file: export networks to validate it on, of its space and precision")
+    num_archs: int = flag(20, "random networks, with --validate", minimum=3, maximum=10_000)
+    seed: int = flag(1, "which random networks, with --validate")
+    out: str = flag("blocks", "the folder to write")
+    python: str | None = flag(None, "interpreter of another environment to export in, where the exporter is installed")
+
+
+def export(config: ExportConfig) -> Manifest:
+    """Writes the folder.
+
+    Raises:
+        UserError: a runtime that has no model files, an unknown space, a folder of something else.
+    """
+    table = LatencyTable.load(Path(config.validate)) if config.validate else None
+    precision = table.provenance.runtime.precision if table else config.precision
+    backend = make_backend(config.backend, precision=precision)
+    if not isinstance(backend, FileBackend):
+        raise UserError(f"--backend is {config.backend}, which runs no model files; build its table on its own machine")
+    if table is None:
+        space = get_space(config.space, config.image_size, config.num_classes)
+        jobs = table_jobs(space, make_plan(space))
+        return write_folder(Path(config.out), jobs, backend, space, purpose="table")
+    assert config.validate is not None
+    space = get_space(table.space, table.image_size, table.num_classes)
+    jobs = validation_jobs(space, held_out_archs(space, table, config.num_archs, config.seed))
+    what = checksum(Path(config.validate))
+    return write_folder(Path(config.out), jobs, backend, space, purpose="validation", table=what)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse(ExportConfig, argv, f"python -m {MODULE}", "Write a table's models to measure them elsewhere.")
+    if delegate(config.python, MODULE, argv):
+        return
+    manifest = export(config)
+    out = Path(config.out)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    files = len({entry.file for entry in manifest.jobs.values()})
+    print(f"{files} models of {manifest.space}, {manifest.backend} {manifest.precision}, {size / 1e6:.1f} MB, in {out}")
+    print(f"on the device's machine: python -m latency_lut.measure {out}")
+
+
+if __name__ == "__main__":
+    run(main)

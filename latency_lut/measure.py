@@ -1,0 +1,85 @@
+"""python -m latency_lut.measure FOLDER: times the models that `latency_lut.export` wrote, on the machine they are for.
+
+Needs this package, the runtime and numpy; not torch, not timm. For Core ML: a Mac with coremltools, and for a phone or
+tablet (`--device`) that it is connected. Gives one JSON file, which `latency_lut.build --from` makes a table of. What a
+killed or disconnected measurement has taken is kept: the same command goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from latency_lut.backend import FileBackend, Session
+from latency_lut.backends import make_backend
+from latency_lut.build import now
+from latency_lut.journal import Journal
+from latency_lut.manifest import SCHEMA, Manifest, Result, read_folder
+from latency_lut.measuring import measure_sessions
+from search_spaces import UserError
+from search_spaces.command import flag, parse, run, spell
+from search_spaces.files import slug
+
+MODULE = "latency_lut.measure"
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    folder: str = flag("blocks", "folder that latency_lut.export wrote", positional=True)
+    compute_unit: str | None = flag(None, "what the runtime computes on (default: the runtime's first)")
+    threads: int | None = flag(None, "threads that run one network on a CPU (default: 1)", minimum=1, maximum=1024)
+    device: str | None = flag(None, "a device connected to this machine, by name (Core ML; default: this machine)")
+    samples: int = flag(40, "undisturbed samples of every graph", minimum=2, maximum=10_000)
+    out: str | None = flag(None, "the result's file (default: in the folder, named after what was measured)")
+    resume: bool = flag(True, "go on with an interrupted measurement of the same settings")
+
+
+def measure_folder(config: MeasureConfig) -> Path:
+    """Measures all models of the folder and returns the result's path.
+
+    Raises:
+        UserError: a damaged folder, a runtime that does not run here, an unfinished measurement of other settings, a
+            device that has gone.
+    """
+    folder = Path(config.folder)
+    manifest = read_folder(folder)
+    unit, device = config.compute_unit, config.device
+    backend = make_backend(manifest.backend, config.threads, manifest.precision, unit, device)
+    assert isinstance(backend, FileBackend), "such a manifest cannot be written"
+    runtime, settings = backend.describe(), backend.settings(config.samples)
+    parts = [manifest.purpose, manifest.backend, runtime.compute_unit, *([device] if device else [])]
+    out = Path(config.out) if config.out else folder / f"result-{slug('-'.join(parts))}.json"
+    if out.is_dir() or out.suffix != ".json":
+        raise UserError(f"--out is {out}; give a file that ends in .json")
+    with Journal.kept(out, config.resume, {"manifest": manifest.id}, runtime, settings) as journal:
+        sessions = _load(folder, manifest, backend)
+        measurement = measure_sessions(sessions, backend, settings, journal)
+        devices = {name: session.devices for name, session in sessions.items()}
+        command = spell(MODULE, config)
+        Result(SCHEMA, manifest, runtime, settings, measurement, devices, now(), command).save(out)
+    return out
+
+
+def _load(folder: Path, manifest: Manifest, backend: FileBackend) -> dict[str, Session]:
+    jobs = tqdm(manifest.jobs.items(), desc="loading models", disable=None, leave=False)
+    return {name: backend.load(folder / entry.file) for name, entry in jobs}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(
+        MeasureConfig, argv, f"python -m {MODULE}", "Time exported models on this machine or a connected device."
+    )
+    out = measure_folder(config)
+    result = Result.load(out)
+    print(result.runtime)
+    if result.measurement.busy:
+        print("WARNING: the machine was busy or hot; measure again when it is quiet")
+    step = "build" if result.manifest.purpose == "table" else "validate"
+    print(f"{out}\nwhere the table is wanted: python -m latency_lut.{step} --from {out.name}")
+
+
+if __name__ == "__main__":
+    run(main, "the same command goes on with what was measured")
