@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from latency_lut.backend import Runtime
+from latency_lut.protocol import Settings
 from latency_lut.table import SCHEMA, Calibration, CalibrationNetwork, LatencyTable, Provenance, Row
 from nas.checkpoint import save_tensors
 from nas.parity import example_images, normalized

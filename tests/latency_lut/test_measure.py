@@ -1,0 +1,211 @@
+"""Exported here, measured there: the folder, the result, and the table made of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import search_spaces
+from latency_lut import build, export, measure, validate
+from latency_lut.manifest import Result, checksum, read_folder
+from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
+from latency_lut.protocol import Run
+from latency_lut.table import LatencyTable
+from search_spaces import SearchSpace, UserError
+from tests.latency_lut.conftest import make_tiny
+from tests.latency_lut.fake import FakeMachine, cost_ns
+
+ROOT = Path(__file__).parents[2]
+
+
+class Device(FakeMachine):
+    """Breaks off after `lifetime` calls in all."""
+
+    lifetime = 10**9
+
+    def __init__(self, threads: int = 1, precision: str = "float32", compute_unit: str = "cpu") -> None:
+        super().__init__(threads=threads, precision=precision, name="onnxruntime")
+
+    def run_of(self, keys: Sequence[str]) -> Run:
+        run = super().run_of(keys)
+
+        def mortal(repeats: int) -> None:
+            if len(self.calls) >= self.lifetime:
+                raise UserError("the device has gone; what was measured is kept")
+            run(repeats)
+
+        return mortal
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the tiny space can be had, and the runtime is the fake machine."""
+    monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
+    monkeypatch.setattr("latency_lut.onnxruntime_backend.OnnxRuntimeBackend", Device)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def folder(workplace: Path) -> Path:
+    export.main(["--backend", "onnxruntime", "--space", "tiny"])
+    return workplace / "blocks"
+
+
+def test_a_table_from_elsewhere_is_that_of_this_machine(folder: Path, tiny: SearchSpace) -> None:
+    measure.main(["blocks", "--samples", "3"])
+    build.main(["--from", "blocks/result-table-onnxruntime-cpu.json", "--out", "there.json"])
+    build.main(["--space", "tiny", "--backend", "onnxruntime", "--samples", "3", "--out", "here.json"])
+    there, here = LatencyTable.load(Path("there.json")), LatencyTable.load(Path("here.json"))
+    assert there.provenance.command == (
+        "python -m latency_lut.build --from blocks/result-table-onnxruntime-cpu.json --out there.json"
+    )
+    assert replace(there, provenance=here.provenance) == here
+    assert there.provenance.runtime == here.provenance.runtime
+    assert {graph.devices["fake"] for graph in there.graphs.values()} == {1.0}
+    for key, row in there.rows.items():
+        assert row.min_ms == pytest.approx(cost_ns(key) / 1e6, rel=1e-4)
+
+
+def test_a_table_is_validated_elsewhere(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measure.main(["blocks", "--samples", "3"])
+    build.main(["--from", "blocks/result-table-onnxruntime-cpu.json", "--out", "t.json"])
+    export.main(["--backend", "onnxruntime", "--validate", "t.json", "--num-archs", "5", "--out", "held-out"])
+    manifest = read_folder(Path("held-out"))
+    assert len(manifest.jobs) == 1 + 2 * 5
+    assert len({entry.file for entry in manifest.jobs.values()}) == 1 + 5, "a network is exported once"
+    measure.main(["held-out", "--samples", "3"])
+    capsys.readouterr()
+    result = "held-out/result-validation-onnxruntime-cpu.json"
+    validate.main(["--table", "t.json", "--from", result, "--json"])
+    compared = json.loads(capsys.readouterr().out)
+    assert compared["table"]["mape"] < 1e-3
+    assert compared["num_archs"] == 5
+
+    with pytest.raises(UserError, match=r"is a validation.*latency_lut\.validate --from"):
+        build.main(["--from", result])
+    with pytest.raises(UserError, match=r"is a table's.*latency_lut\.build --from"):
+        validate.main(["--table", "t.json", "--from", "blocks/result-table-onnxruntime-cpu.json"])
+    build.main(["--from", "blocks/result-table-onnxruntime-cpu.json", "--out", "other.json"])
+    with pytest.raises(UserError, match=r"exported for another table than other\.json"):
+        validate.main(["--table", "other.json", "--from", result])
+
+
+def test_what_was_measured_before_the_device_went_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Device, "lifetime", 300)
+    with pytest.raises(UserError, match="device has gone"):
+        measure.main(["blocks", "--samples", "5"])
+    (partial,) = folder.glob("*.partial")
+    visits = len(partial.read_text().splitlines()) - 1
+    assert visits > 20
+
+    calls: list[Any] = []
+    monkeypatch.setattr(Device, "lifetime", 10**9)
+    monkeypatch.setattr(Device, "wait_ns", lambda self: calls.append(1) or 0)
+    measure.main(["blocks", "--samples", "5"])
+    result = Result.load(folder / "result-table-onnxruntime-cpu.json")
+    assert len(calls) == 2 * (5 * len(result.manifest.jobs) - visits), "a sample reads the clock twice"
+    assert not partial.exists()
+
+
+def test_an_interrupted_measurement_of_another_folder_is_not_gone_on_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Device, "lifetime", 300)
+    with pytest.raises(UserError, match="device has gone"):
+        measure.main(["blocks", "--out", "r.json"])
+    export.main(["--backend", "onnxruntime", "--space", "tiny", "--num-classes", "3", "--out", "more"])
+    with pytest.raises(UserError, match=r"r\.json\.partial was begun with manifest .*--no-resume"):
+        measure.main(["more", "--out", "r.json"])
+
+
+def _edit(path: Path, change: Callable[[Any], None]) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_missing_and_altered_files_are_all_named(folder: Path) -> None:
+    first, second, third = sorted(folder.glob("0*.json"))[:3]
+    first.unlink()
+    second.write_text("[]")
+    with pytest.raises(UserError) as error:
+        measure.main(["blocks"])
+    assert f"{first.name} is missing, {second.name} was altered" in str(error.value)
+    assert third.name not in str(error.value)
+    assert "latency_lut.export" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("jobs"), "manifest has no jobs"),
+        (lambda m: m.update(schema=9), "has schema 9"),
+        (lambda m: m["jobs"]["anchor"].update(file="../secret"), "'../secret' lies outside"),
+        (lambda m: m.update(backend="tvm"), "--backend is 'tvm'"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(change: Callable[[Any], None], message: str, folder: Path) -> None:
+    _edit(folder / "manifest.json", change)
+    with pytest.raises(UserError, match=message):
+        measure.main(["blocks"])
+
+
+def test_a_result_of_other_graphs_is_refused(folder: Path) -> None:
+    measure.main(["blocks", "--samples", "2", "--out", "r.json"])
+    whole = Path("r.json").read_text()
+    _edit(Path("r.json"), lambda r: r["manifest"]["jobs"]["network 1"].update(blocks=["ffn"]))
+    with pytest.raises(
+        UserError, match=r"other graphs than .* for tiny: network 1; .*latency_lut\.export"
+    ):
+        build.main(["--from", "r.json"])
+    Path("r.json").write_text(whole)
+    _edit(Path("r.json"), lambda r: r["measurement"]["timings"].pop("anchor"))
+    with pytest.raises(UserError, match=r"r\.json has no times of anchor"):
+        build.main(["--from", "r.json"])
+    with pytest.raises(UserError, match=r"cannot read none\.json"):
+        build.main(["--from", "none.json"])
+
+
+def test_a_folder_of_something_else_is_not_overwritten(workplace: Path) -> None:
+    (workplace / "photos").mkdir()
+    (workplace / "photos" / "cat.jpg").touch()
+    with pytest.raises(UserError, match="photos exists and is no folder of exported models; give another --out"):
+        export.main(["--backend", "onnxruntime", "--space", "tiny", "--out", "photos"])
+    assert (workplace / "photos" / "cat.jpg").exists()
+
+
+def test_a_runtime_without_model_files_cannot_be_exported_for(workplace: Path) -> None:
+    with pytest.raises(UserError, match="torch, which runs no model files"):
+        export.main(["--backend", "torch", "--space", "tiny"])
+
+
+def test_measuring_needs_neither_torch_nor_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real runtime, in a process in which they cannot be imported."""
+    monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
+    export.main(["--backend", "onnxruntime", "--space", "tiny", "--out", str(tmp_path / "blocks")])
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'timm', 'torchvision', 'scipy', 'pandas']))\n"
+        "from latency_lut.measure import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "blocks"), "--samples", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = Result.load(tmp_path / "blocks" / "result-table-onnxruntime-cpu.json")
+    assert result.runtime == OnnxRuntimeBackend().describe()
+
+
+def test_a_checksum_covers_names_and_contents(tmp_path: Path) -> None:
+    for name, (file, text) in {"a": ("x", "1"), "b": ("y", "1"), "c": ("x", "2"), "d": ("x", "1")}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+    a, b, c, d = (checksum(tmp_path / name) for name in "abcd")
+    assert a == d
+    assert len({a, b, c}) == 3
