@@ -171,11 +171,8 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
-    config = parse(ValidateConfig, argv, f"python -m {MODULE}", "Measure how well a table predicts.")
-    if delegate(config.python, MODULE, argv):
-        return
+def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
+    """Validates the table that the config names; the result lies beside it."""
     path = find_table(config.table)
     table = LatencyTable.load(path)
     if config.from_:
@@ -187,6 +184,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = validate(table, space, backend, archs, backend.settings(config.samples))
     out = path.with_suffix(".validation.json")
     write_json(out, result)
+    return out, result
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse(ValidateConfig, argv, f"python -m {MODULE}", "Measure how well a table predicts.")
+    if delegate(config.python, MODULE, argv):
+        return
+    out, result = validate_table(config)
     print(json.dumps(result, indent=1) if config.json else f"{report(result)}\n{out}")
 
 

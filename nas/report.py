@@ -61,8 +61,8 @@ def _summary(a: Artifacts) -> Iterator[str]:
         yield table(list(_COLUMNS), _winner_rows(a), wide=True)
         yield (
             '<p class="soft">Search accuracy is on images held out of the training data, with the supernet’s weights. '
-            "Test images were seen by neither training nor search. Predicted latency is the table’s, measured is the "
-            "exported ONNX file’s.</p>\n"
+            "Test images were seen by neither training nor search. Predicted latency is the table’s, on its device; "
+            "measured is the exported file’s in ONNX Runtime, on the machine that exported it.</p>\n"
         )
         yield from dict.fromkeys(f'<p class="soft">{_score(s)}</p>\n' for s in a.searches.values())
     elif a.supernet:

@@ -86,8 +86,10 @@ def search(config: Config) -> Path:
     _check_size_limit(space, objective)
     table = _table(config, space)
     latencies = LatencyTable.load(table) if table else None
-    if latencies and latencies.provenance.busy:
-        print(f"note: the machine was busy when {table} was measured; its latencies deserve no trust")
+    if latencies:
+        print(f"latencies of {latencies.provenance.runtime}, from {table}")
+        if latencies.provenance.busy:
+            print("note: the machine was busy when they were measured; they deserve no trust")
     costs = Costs(space, latencies, objective)
     _check_limits(space, costs)
     config = replace(config, table=str(table) if table else None)
