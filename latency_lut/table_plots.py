@@ -1,0 +1,144 @@
+"""The page of `latency_lut.show`: costs by stage, width and kind of block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import cycle
+from math import ceil, floor, log10
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latency_lut.build import summary
+from latency_lut.page import GRID, embed, figure, page
+from latency_lut.table import LatencyTable
+
+if TYPE_CHECKING:
+    from latency_lut.show import BlockCost
+
+CYCLE = ("#4a86e8", "#e0802b", "#34a06a", "#a76fd1", "#c9a227", "#4bb3c1", "#d1657f")
+COLUMNS, PANEL_HEIGHT, GAP = 2, 300, 60  # panels in a row; pixels
+
+
+def table_page(path: Path, table: LatencyTable, costs: Sequence[BlockCost], text: str) -> str:
+    """The whole document.
+
+    Args:
+        text: the table as text, shown below the plots.
+    """
+    counted = [cost for cost in costs if cost.ms_per_mmac]
+    return page(
+        path.stem,
+        f"<h1>{escape(path.stem)}</h1>\n<pre>{escape(summary(table))}</pre>\n"
+        "<h2>What a block costs</h2>\n<p>A point is a row of the table; a band spans what else varies at that width: "
+        "expansions, input widths.</p>\n"
+        f"{embed('cost', cost_figure(costs, lambda cost: cost.min_ms, 'ms'))}"
+        "<h2>What a million multiply-accumulates cost in it</h2>\n"
+        "<p>If MACs told the time, all would lie on one level; what lies high is slow for what it computes.</p>\n"
+        f"{embed('per-mac', cost_figure(counted, lambda cost: cost.ms_per_mmac or 0.0, 'ms per MMAC', log=True))}"
+        f"<h2>Every block</h2>\n<pre>{escape(text)}</pre>\n",
+    )
+
+
+def cost_figure(
+    costs: Sequence[BlockCost], value: Callable[[BlockCost], float], title: str, *, log: bool = False
+) -> Any:
+    """A panel a stage, all of one scale: the value against the width, a band and points for each kind of block."""
+    from plotly.subplots import make_subplots
+
+    panels, colors = _panels(costs), dict(zip(dict.fromkeys(c.kind for c in costs), cycle(CYCLE), strict=False))
+    num_rows = ceil(len(panels) / COLUMNS)
+    height = PANEL_HEIGHT * num_rows + 2 * GAP
+    drawn = make_subplots(
+        num_rows,
+        COLUMNS,
+        subplot_titles=list(panels),
+        vertical_spacing=GAP / (height - 2 * GAP) if num_rows > 1 else 0.0,
+        horizontal_spacing=0.06,
+        figure=figure((), height=height, margin={"l": 10, "r": 10, "t": GAP, "b": GAP}),
+    )
+    unnamed = set(colors)
+    for i, here in enumerate(panels.values()):
+        row, col = i // COLUMNS + 1, i % COLUMNS + 1
+        for kind in dict.fromkeys(cost.kind for cost in here):
+            band, points = _traces([cost for cost in here if cost.kind == kind], value, colors[kind])
+            drawn.add_traces([band, points.update(showlegend=kind in unnamed)], row, col)
+            unnamed.discard(kind)
+        drawn.update_xaxes(row=row, col=col, **_x_axis(sorted({cost.width for cost in here})))
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
+    drawn.update_xaxes(**axis)
+    drawn.update_xaxes(title_text="width, channels", row=num_rows)
+    drawn.update_yaxes(**axis, **_y_axis([value(cost) for cost in costs], log=log))
+    drawn.update_yaxes(title_text=title, col=1)
+    return drawn.update_layout(legend={"y": 1, "yref": "container", "yanchor": "top", "xref": "container"})
+
+
+def _panels(costs: Sequence[BlockCost]) -> dict[str, list[BlockCost]]:
+    """Costs by stage; what is in no stage goes to the one beside it, whose width it has."""
+    stages = [cost.stage for cost in costs if cost.stage != cost.kind]
+    stage = stages[0] if stages else ""
+    panels: dict[str, list[BlockCost]] = {}
+    for cost in costs:
+        stage = cost.stage if cost.stage != cost.kind else stage
+        panels.setdefault(stage, []).append(cost)
+    return panels
+
+
+def _traces(costs: Sequence[BlockCost], value: Callable[[BlockCost], float], color: str) -> tuple[Any, Any]:
+    """Of one kind: the band from the lowest to the highest value at each width, and a point a block."""
+    import plotly.graph_objects as go
+
+    widths = sorted({cost.width for cost in costs})
+    ranges = [[value(cost) for cost in costs if cost.width == width] for width in widths]
+    kind = escape(costs[0].kind)
+    band = go.Scatter(
+        x=[*widths, *reversed(widths)],
+        y=[*map(max, ranges), *map(min, reversed(ranges))],
+        mode="lines",
+        fill="toself",
+        opacity=0.5,
+        line={"color": color, "width": 1.5},
+        hoverinfo="skip",
+        legendgroup=kind,
+        showlegend=False,
+    )
+    points = go.Scatter(
+        name=kind,
+        legendgroup=kind,
+        x=[cost.width for cost in costs],
+        y=[value(cost) for cost in costs],
+        customdata=[_hover(cost) for cost in costs],
+        hovertemplate="%{customdata}<extra></extra>",
+        mode="markers",
+        marker={"color": color, "size": 7},
+    )
+    return band, points
+
+
+def _hover(cost: BlockCost) -> str:
+    per_mmac = "" if cost.ms_per_mmac is None else f", {cost.ms_per_mmac:.4f} ms per MMAC"
+    return (
+        f"<b>{escape(cost.key)}</b><br>{cost.min_ms:.4f} ms, median {cost.median_ms:.4f} ms<br>"
+        f"{cost.macs / 1e6:,.3f} MMACs{per_mmac}<br>{cost.num_params:,} parameters"
+    )
+
+
+def _x_axis(widths: Sequence[int]) -> dict[str, Any]:
+    """Ticks at the widths, and room for a stage of one width."""
+    room = 0.08 * (widths[-1] - widths[0]) or 0.2 * widths[0]
+    return {"tickvals": list(widths), "range": [widths[0] - room, widths[-1] + room]}
+
+
+def _y_axis(values: Sequence[float], *, log: bool) -> dict[str, Any]:
+    """The same for all panels: from 0, or logarithmic with plain numbers at 1, 2 and 5 times the powers of ten."""
+    if not log:
+        return {"range": [0, 1.05 * max(values)]}
+    low, high = log10(min(values)), log10(max(values))
+    ticks = [m * 10.0**e for e in range(floor(low), ceil(high) + 1) for m in (1, 2, 5)]
+    room = 0.05 * (high - low) + 0.02
+    return {
+        "type": "log",
+        "range": [low - room, high + room],
+        "tickvals": ticks,
+        "ticktext": [f"{t:,.10g}" for t in ticks],
+    }
