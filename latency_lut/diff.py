@@ -85,12 +85,18 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Swap:
-    """Two networks, as JSON: `first` is the faster one by A and the slower one by B. Times are of (first, second)."""
+    """Two networks, as JSON: `first` is the faster one by A and the slower one by B.
+
+    Args:
+        a_ms, b_ms: times of (first, second).
+        kind: of the blocks that turn the order the most.
+    """
 
     first: dict[str, Any]
     second: dict[str, Any]
     a_ms: tuple[float, float]
     b_ms: tuple[float, float]
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def compare(a: LatencyTable, b: LatencyTable, space: SearchSpace, archs: Sequenc
         kinds={kind: ratios for kind, ratios in by_kind.items() if ratios},
         block_spearman=_rank_correlations([x.a_ms for x in blocks], [x.b_ms for x in blocks])[0],
         blocks=tuple(blocks),
-        archs=_compare_archs(space, archs, a_ms, b_ms),
+        archs=_compare_archs(a, b, space, archs, a_ms, b_ms),
     )
 
 
@@ -184,22 +190,33 @@ def _ranks(costs: dict[str, float]) -> dict[str, int]:
     return {key: rank for rank, key in enumerate(sorted(costs, key=lambda key: -costs[key]), start=1)}
 
 
-def _compare_archs(space: SearchSpace, archs: Sequence[Arch], a_ms: np.ndarray, b_ms: np.ndarray) -> ArchDiff:
+def _compare_archs(
+    a: LatencyTable, b: LatencyTable, space: SearchSpace, archs: Sequence[Arch], a_ms: np.ndarray, b_ms: np.ndarray
+) -> ArchDiff:
     a_log, b_log = np.log(a_ms), np.log(b_ms)
     a_apart, b_apart = a_log - a_log[:, None], b_log - b_log[:, None]  # above 0 where the column's network is slower
     swapped = (a_apart > 0) & (b_apart < 0)  # each pair once, the faster by A first
     clarity = np.where(swapped, np.minimum(a_apart, -b_apart), 0.0)
-    spearman, kendall = _rank_correlations(a_ms, b_ms)
     swaps: list[Swap] = []
     while len(swaps) < NUM_SWAPS and clarity.max() > 0:
         i, j = map(int, np.unravel_index(clarity.argmax(), clarity.shape))
-        a_pair, b_pair = ((float(ms[i]), float(ms[j])) for ms in (a_ms, b_ms))
-        swaps.append(Swap(space.to_json(archs[i]), space.to_json(archs[j]), a_pair, b_pair))
+        swaps.append(_swap(a, b, space, archs[i], archs[j]))
         for taken in (i, j):
             clarity[taken], clarity[:, taken] = 0.0, 0.0
     pairs = len(archs) * (len(archs) - 1) / 2
+    spearman, kendall = _rank_correlations(a_ms, b_ms)
     ratio = float(np.median(b_ms / a_ms))
     return ArchDiff(len(archs), ratio, spearman, kendall, int(swapped.sum()) / pairs, tuple(swaps))
+
+
+def _swap(a: LatencyTable, b: LatencyTable, space: SearchSpace, first: Arch, second: Arch) -> Swap:
+    a_ms, b_ms = ((table.latency_ms(space, first), table.latency_ms(space, second)) for table in (a, b))
+    turn: dict[str, float] = {}  # of the first network's lead, by kind
+    for sign, arch in ((1, first), (-1, second)):
+        for block in space.lower(arch):
+            by_a, by_b = (table.calibration.scale * table.rows[block.key].min_ms for table in (a, b))
+            turn[block.kind] = turn.get(block.kind, 0.0) + sign * (by_b / b_ms[0] - by_a / a_ms[0])
+    return Swap(space.to_json(first), space.to_json(second), a_ms, b_ms, max(turn, key=lambda kind: turn[kind]))
 
 
 def _rank_correlations(
@@ -274,7 +291,8 @@ def _arch_lines(diff: Diff) -> Iterator[str]:
     )
     for swap in archs.swaps[:SHOWN_SWAPS]:
         (a1, a2), (b1, b2) = swap.a_ms, swap.b_ms
-        yield f"A {a1:.4f} < {a2:.4f} ms ({a2 / a1 - 1:+.1%}), B {b1:.4f} > {b2:.4f} ms ({b2 / b1 - 1:+.1%}):"
+        apart = f"A {a1:.4f} < {a2:.4f} ms ({a2 / a1 - 1:+.1%}), B {b1:.4f} > {b2:.4f} ms ({b2 / b1 - 1:+.1%})"
+        yield f"{apart}, mostly because of {swap.kind}:"
         yield from (f"  {json.dumps(arch, separators=(',', ':'))}" for arch in (swap.first, swap.second))
 
 

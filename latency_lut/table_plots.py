@@ -54,7 +54,7 @@ def cost_figure(
         COLUMNS,
         subplot_titles=list(panels),
         vertical_spacing=GAP / (height - 2 * GAP) if num_rows > 1 else 0.0,
-        horizontal_spacing=0.06,
+        horizontal_spacing=0.03,
         figure=figure((), height=height, margin={"l": 10, "r": 10, "t": GAP, "b": GAP}),
     )
     unnamed = set(colors)
@@ -69,7 +69,8 @@ def cost_figure(
     drawn.update_xaxes(**axis)
     drawn.update_xaxes(title_text="width, channels", row=num_rows)
     drawn.update_yaxes(**axis, **_y_axis([value(cost) for cost in costs], log=log))
-    drawn.update_yaxes(title_text=title, col=1)
+    drawn.update_yaxes(showticklabels=False)
+    drawn.update_yaxes(title_text=title, showticklabels=True, col=1)
     return drawn.update_layout(legend={"y": 1, "yref": "container", "yanchor": "top", "xref": "container"})
 
 

@@ -107,6 +107,7 @@ def test_archs_that_swap_are_counted_and_named(table: LatencyTable, nano: Search
         assert swap.b_ms == (slow.latency_ms(nano, first), slow.latency_ms(nano, second))
         assert swap.a_ms[0] < swap.a_ms[1]
         assert swap.b_ms[0] > swap.b_ms[1]
+        assert swap.kind == "attention"
     clearest = max(min(max(i[k], j[k]) / min(i[k], j[k]) for k in (0, 1)) for i, j in swapped)
     (a1, a2), (b1, b2) = diff.swaps[0].a_ms, diff.swaps[0].b_ms
     assert min(a2 / a1, b1 / b2) == pytest.approx(clearest)
