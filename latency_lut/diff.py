@@ -23,6 +23,7 @@ from search_spaces.command import flag, parse, run
 
 REBUILD_BAR = 0.03  # median difference of the blocks of two builds on one quiet machine
 WEIGHTY = 0.01  # of a typical network's latency; cheaper blocks hardly matter, and their ratios are mostly noise
+LEAST = f"{WEIGHTY:.0%} or more of a network"
 SHOWN_BLOCKS, SHOWN_MOVES, SHOWN_SWAPS = 10, 5, 3  # in the text
 NUM_SWAPS = 10  # in the JSON
 MEASURED = ("unclean_share", "busy", "anchor_ms", "anchor_drift")  # fields of the provenance that are no conditions
@@ -249,7 +250,7 @@ def _condition_lines(diff: Diff) -> Iterator[str]:
 
 def _ratio_lines(diff: Diff) -> Iterator[str]:
     head = ("B / A", "blocks", "median", "5 %", "95 %", "off by")
-    named = {"all blocks": diff.all_blocks, f"those that are {_LEAST}": diff.weighty_blocks, **diff.kinds}
+    named = {"all blocks": diff.all_blocks, f"those that are {LEAST}": diff.weighty_blocks, **diff.kinds}
     rows = [
         (name, str(r.count), f"{r.median:.3f}", f"{r.low:.3f}", f"{r.high:.3f}", f"{r.difference:.1%}")
         for name, r in named.items()
@@ -264,7 +265,7 @@ def _ratio_lines(diff: Diff) -> Iterator[str]:
 def _extreme_lines(diff: Diff) -> Iterator[str]:
     """Of the blocks that matter."""
     rated = [(block, block.relative) for block in diff.blocks if block.weighty and block.relative is not None]
-    if all(relative == 1 for _, relative in rated):
+    if all(abs(relative - 1) < 1e-9 for _, relative in rated):
         yield "every block has the same ratio"
         return
     rated.sort(key=lambda item: -abs(log(item[1])))
@@ -272,7 +273,7 @@ def _extreme_lines(diff: Diff) -> Iterator[str]:
         (block.key, f"{block.a_ms:.4f}", f"{block.b_ms:.4f}", f"{block.ratio:.3f}", f"{relative - 1:+.1%}")
         for block, relative in rated[:SHOWN_BLOCKS]
     ]
-    yield align([(f"differ most, of those that are {_LEAST}", "A ms", "B ms", "B / A", "to median"), *rows], "<>>>>")
+    yield align([(f"differ most, of those that are {LEAST}", "A ms", "B ms", "B / A", "to median"), *rows], "<>>>>")
 
 
 def _rank_lines(diff: Diff) -> Iterator[str]:
@@ -296,9 +297,6 @@ def _arch_lines(diff: Diff) -> Iterator[str]:
         yield from (f"  {json.dumps(arch, separators=(',', ':'))}" for arch in (swap.first, swap.second))
 
 
-_LEAST = f"{WEIGHTY:.0%} or more of a network"
-
-
 def _rank(correlation: float | None) -> str:
     return "-" if correlation is None else f"{correlation:.4f}"
 
@@ -316,7 +314,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{a_of}, {b_of}; give two tables of the same")
     diff = compare(a, b, space, held_out_archs(space, a, config.num_archs, config.seed))
     if config.json:
-        print(json.dumps({"a": str(a_path), "b": str(b_path), **asdict(diff)}, indent=1))
+        tables = {
+            name: {"table": str(path), "runtime": asdict(table.provenance.runtime), "busy": table.provenance.busy}
+            for name, path, table in (("a", a_path, a), ("b", b_path, b))
+        }
+        print(json.dumps({**tables, **asdict(diff)}, indent=1))
         return
     print(f"A {heading(a_path, a)}\nB {heading(b_path, b)}\n\n{report(diff)}")
     for name, table in (("A", a), ("B", b)):

@@ -149,7 +149,9 @@ def test_text_and_json(
     assert text.endswith("WARNING: the machine was busy when B was built\n")
     main([*argv, "--json"])
     shown = json.loads(capsys.readouterr().out)
-    assert [shown["a"], shown["b"]] == argv[:2]
+    assert [shown["a"]["table"], shown["b"]["table"]] == argv[:2]
+    assert [shown["a"]["busy"], shown["b"]["busy"]] == [False, True]
+    assert shown["a"]["runtime"]["device"] == "fake device"
     assert shown["kinds"]["attention"]["median"] == pytest.approx(ATTENTION)
     assert [block["key"] for block in shown["blocks"]] == list(nano.all_blocks())
     assert shown["archs"]["count"] == 30
