@@ -1,0 +1,202 @@
+"""python -m latency_lut.profile: what makes a network slow, by the runtime's own time of every operator.
+
+`--model timm/NAME` or `--arch NAME_OR_FILE` with `--space`: its operators by kind, and how much of its time goes into
+memory-bound ones (`latency_lut.operator_kinds` says which they are). Bare, or `--space` alone: networks of a space with
+fewer and fewer attention blocks. EfficientViT (Section 2.1 and supplement A; Liu et al., CVPR 2023) finds less
+memory-bound time in networks with fewer of them, its networks being equally fast; here all else stays as it is.
+
+Profiling takes time itself, about the same for each operator. How much, the network's time without it tells: it is
+measured beside, and shares are also given corrected, with that overhead taken off every operator.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from latency_lut.backend import Backend, Job, OperatorTime, Runtime, network_job
+from latency_lut.backends import Target
+from latency_lut.interpreter import delegate
+from latency_lut.measuring import measure_sessions, prepare_all
+from latency_lut.profile_plot import document
+from latency_lut.profile_report import Network, Profile, Report, text, to_json
+from search_spaces import Arch, SearchSpace, UserError, get_space
+from search_spaces.command import flag, parse, run
+from search_spaces.files import slug, write_json, write_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MODULE = "latency_lut.profile"
+PROFILES = Path("runs/profiles")
+
+
+@dataclass(frozen=True)
+class ProfileConfig(Target):
+    model: str | None = flag(None, "a timm model, timm/NAME, with random weights")
+    arch: str | None = flag(None, "a network of the space: its name, or a JSON file")
+    space: str | None = flag(None, "search space (default: efficientformerv2-nano); python -m search_spaces lists them")
+    image_size: int | None = flag(
+        None, "height and width of the images (default: the model's or space's own)", minimum=1
+    )
+    num_classes: int | None = flag(None, "number of classes (default: the model's or space's own)", minimum=2)
+    repeats: int = flag(50, "profiled runs, and undisturbed samples without profiling", minimum=2, maximum=1000)
+    num_random: int = flag(
+        4, "random networks of a space, beside those with fewer and fewer attention blocks", minimum=0
+    )
+    seed: int = flag(0, "which random networks")
+    out: str | None = flag(None, "page with the plot (default: in runs/profiles); the JSON is written beside it")
+    json: bool = flag(False, "print JSON instead of text")
+
+
+# ---- what to profile
+
+
+def timm_network(model: str, image_size: int | None, num_classes: int | None) -> Network:
+    """A timm model with random weights; nothing is downloaded.
+
+    Raises:
+        UserError: timm has no model of that name.
+    """
+    import timm
+
+    name = model.removeprefix("timm/")
+    if not timm.is_model(name):
+        close = [f"timm/{n}" for n in difflib.get_close_matches(name, timm.list_models(), 3)]
+        remedy = f"did you mean {', '.join(close)}" if close else "timm.list_models() lists them"
+        raise UserError(f"--model is {model!r}, which timm does not have; {remedy}")
+    cfg = timm.get_pretrained_cfg(name)
+    channels, *size = cfg.input_size if cfg else (3, 224, 224)
+    height, width = (image_size, image_size) if image_size else size
+    arguments: dict[str, Any] = {"num_classes": num_classes} if num_classes else {}
+
+    def build() -> nn.Module:
+        if image_size:
+            try:  # models whose weights depend on the size take it
+                return timm.create_model(name, pretrained=False, img_size=image_size, **arguments)
+            except TypeError:
+                pass
+        return timm.create_model(name, pretrained=False, **arguments)
+
+    return Network(f"timm/{name}", Job((channels, height, width), build))
+
+
+def fewer_and_fewer(space: SearchSpace) -> list[Arch]:
+    """The largest network, and it without the first attention block, the first two, …, all that can be left out.
+
+    The first go first: the published networks have theirs in the last blocks of a stage.
+    """
+    archs = [space.largest]
+    while True:
+        before = space.lower(archs[-1])
+        for action in space.slim(archs[-1]):
+            after = space.lower(action.arch)
+            gone = [block for block in before if block not in after]
+            if len(after) == len(before) - 1 and [block.kind for block in gone] == ["attention"]:
+                archs.append(action.arch)
+                break
+        else:
+            return archs
+
+
+def space_networks(space: SearchSpace, num_random: int, seed: int) -> list[Network]:
+    """Networks of the space with every number of attention blocks, and random ones."""
+
+    def network(name: str, arch: Arch, *, random: bool) -> Network:
+        attention = sum(block.kind == "attention" for block in space.lower(arch))
+        return Network(name, network_job(space, arch), space.to_json(arch), attention, random)
+
+    rng = random.Random(seed)
+    series = [
+        network(f"largest without {i}" if i else "largest", arch, random=False)
+        for i, arch in enumerate(fewer_and_fewer(space))
+    ]
+    return series + [network(f"random {i + 1}", space.sample(rng), random=True) for i in range(num_random)]
+
+
+def _chosen(config: ProfileConfig) -> tuple[str, list[Network]]:
+    """Title and networks."""
+    if config.model is not None:
+        for name in ("arch", "space"):
+            if (value := getattr(config, name)) is not None:
+                raise UserError(f"--model is {config.model!r} and --{name} {value!r}; give one of them")
+        network = timm_network(config.model, config.image_size, config.num_classes)
+        return f"{network.name} at {network.job.input_shape[2]} px", [network]
+    space = get_space(config.space or "efficientformerv2-nano", config.image_size, config.num_classes)
+    if config.arch is None:
+        return f"{space.name} at {space.image_size} px", space_networks(space, config.num_random, config.seed)
+    name = config.arch if config.arch.lower() in space.named else Path(config.arch).stem
+    network = Network(name, network_job(space, arch := space.load_arch(config.arch)), space.to_json(arch))
+    return f"{name} of {space.name} at {space.image_size} px", [network]
+
+
+# ---- profiling
+
+
+def profile_networks(networks: Sequence[Network], backend: Backend, repeats: int) -> tuple[list[Profile], bool]:
+    """Profiles, and whether other work disturbed them.
+
+    Raises:
+        UserError: the backend does not report operators, or cannot run a network at its size.
+    """
+    operators = [_operators(n, backend, repeats) for n in tqdm(networks, desc="profiling", disable=None, leave=False)]
+    sessions = prepare_all({network.name: network.job for network in networks}, backend)
+    measured = measure_sessions(sessions, backend, backend.settings(repeats))
+    medians = [measured.timings[network.name].median_ms for network in networks]
+    profiles = [Profile(n, ms, times) for n, ms, times in zip(networks, medians, operators, strict=True)]
+    return profiles, measured.busy
+
+
+def _operators(network: Network, backend: Backend, repeats: int) -> tuple[OperatorTime, ...]:
+    try:
+        operators = backend.profile(network.job, repeats)
+    except UserError:
+        raise
+    except Exception as error:  # of timm, of torch's exporter or of the runtime: they have no common base class
+        _, height, width = network.job.input_shape
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise UserError(
+            f"{network.name} cannot be built or run by {backend.name} at {height} x {width} px ({reason}); "
+            "give another --image-size, --model or --backend"
+        ) from error
+    if not operators:
+        raise UserError(f"{backend.name} reported no operators of {network.name}; give --backend onnxruntime")
+    return operators
+
+
+def _out(config: ProfileConfig, title: str, backend: str, runtime: Runtime) -> Path:
+    parts = [title.replace(" of ", " ").replace(" at ", " ").replace(" px", "px"), backend, runtime.precision]
+    parts += [f"{runtime.threads}t"] if runtime.threads else [runtime.compute_unit]
+    out = Path(config.out) if config.out else PROFILES / f"{slug('-'.join(parts))}.html"
+    if out.is_dir() or out.suffix != ".html":
+        raise UserError(f"--out is {out}; give a file that ends in .html")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse(ProfileConfig, argv, f"python -m {MODULE}", "What makes a network slow: time by kind of operator.")
+    if delegate(config.python, MODULE, argv):
+        return
+    title, networks = _chosen(config)
+    backend = config.make_backend()
+    runtime = backend.describe()
+    out = _out(config, title, backend.name, runtime)
+    profiles, busy = profile_networks(networks, backend, config.repeats)
+    report = Report(title, backend.name, runtime, busy, tuple(profiles))
+    data = to_json(report)
+    write_json(out.with_suffix(".json"), data)
+    write_text(out, document(report))
+    print(json.dumps(data, indent=1) if config.json else f"{text(report)}\n\n{out}")
+
+
+if __name__ == "__main__":
+    run(lambda: main(sys.argv[1:]))
