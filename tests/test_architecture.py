@@ -19,9 +19,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nas": {"search_spaces", "supernet", "latency_lut"},
     "scripts": {"search_spaces", "supernet", "latency_lut", "nas"},
 }
-IMPORT_WHERE_USED = set(
-    "ai_edge_litert coremltools executorch fvcore litert_torch onnxruntime openvino optuna plotly ray sklearn".split()
-)
+IMPORT_WHERE_USED = {"coremltools", "fvcore", "onnxruntime", "optuna", "plotly", "ray", "sklearn"}
+IMPORT_WHERE_USED |= {"ai_edge_litert", "executorch", "litert_torch", "openvino"}
 
 FILES = sorted(file for folder in MAY_IMPORT for file in (ROOT / folder).rglob("*.py"))
 
