@@ -32,11 +32,14 @@ class FakeDevice(Backend):
 
     Args:
         refuses: what this device cannot run a network with.
-        wait_share: of a run's time, in which it waits for a core.
+        wait_share: of a run's time, in which it waits for a core; None: it cannot tell.
+        slowdown: of two in three runs.
     """
 
     refuses: type[nn.Module] | None = None
-    wait_share: float = 0.0
+    wait_share: float | None = 0.0
+    slowdown: float = 1.0
+    runs: int = 0
     name: str = "fake"
     precision: str = "float32"
     _now_ns: int = 0
@@ -55,7 +58,8 @@ class FakeDevice(Backend):
         duration_ns = sum(parameter.numel() for parameter in module.parameters())
 
         def run(repeats: int) -> None:
-            self._now_ns += repeats * duration_ns
+            self.runs += 1
+            self._now_ns += repeats * int(duration_ns * (self.slowdown if self.runs % 3 else 1))
 
         return Session(run, {"fake": 1.0})
 
@@ -63,7 +67,7 @@ class FakeDevice(Backend):
         return self._now_ns
 
     def wait_ns(self) -> int | None:
-        return int(self._now_ns * self.wait_share)
+        return None if self.wait_share is None else int(self._now_ns * self.wait_share)
 
 
 @pytest.fixture
@@ -202,6 +206,7 @@ def test_skips_add_the_input_where_shapes_agree() -> None:
     assert sum(pair.skip for pair in pairs) == 9
     pair, x = next(pair for pair in pairs if pair.skip).eval(), torch.randn(1, 128, 4, 4)
     torch.testing.assert_close(pair(x), x + pair.pointwise(pair.depthwise(x)))
+    assert not Pair(8, 8, 2, ACTIVATIONS["relu"], skip=True).skip
     assert not any(part.skip for part in thirty_layers().modules() if isinstance(part, Pair))
 
 
@@ -272,7 +277,7 @@ def test_the_papers_list_exists() -> None:
 
 def test_ratios_are_of_minima_to_the_baseline() -> None:
     rows = {"base": linear(8, 100), "twice": linear(8, 200)}
-    result = run_study("test", rows, FakeDevice(), samples=2)
+    result = run_study("test", rows, FakeDevice(slowdown=1.5), samples=10)
     base, twice = result["networks"]
     assert (base["ratio"], twice["ratio"]) == (1, pytest.approx(2))
     assert (base["num_params"], base["macs"], base["min_ms"]) == (800, 800, pytest.approx(800e-6))
@@ -304,8 +309,9 @@ def test_a_runtime_that_runs_nothing_is_an_error() -> None:
         run_study("test", {"base": linear(8, 8)}, FakeDevice(refuses=nn.Linear), samples=2)
 
 
-def test_a_busy_machine_is_named() -> None:
-    result = run_study("test", {"base": linear(8, 100)}, FakeDevice(wait_share=0.5), samples=2)
+@pytest.mark.parametrize("device", [FakeDevice(wait_share=0.5), FakeDevice(wait_share=None, slowdown=1.5)])
+def test_a_busy_machine_is_named(device: FakeDevice) -> None:
+    result = run_study("test", {"base": linear(8, 100)}, device, samples=10)
     assert result["busy"]
     assert "WARNING: the machine was busy" in report(result, "", "phone")
 
