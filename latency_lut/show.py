@@ -105,6 +105,13 @@ def shape_text(shape: tuple[int, ...]) -> str:
 # ---- the command
 
 
+def origin(table: LatencyTable) -> str:
+    """The table in a few lines, when it was built and how to build it again."""
+    source = table.provenance
+    again = f", again with: {source.command}" if source.command else ""
+    return f"{summary(table)}\n{source.settings.samples} samples of each graph, built {source.date}{again}"
+
+
 def block_costs(table: LatencyTable, space: SearchSpace) -> list[BlockCost]:
     """The rows of the table in the order of execution."""
     return [_block_cost(table, block, table.rows[key]) for key, block in space.all_blocks().items()]
@@ -143,7 +150,7 @@ def _devices(table: LatencyTable, row: Row) -> dict[str, float]:
 
 
 def block_text(costs: Sequence[BlockCost]) -> str:
-    """A line a block, each in one column of the same width."""
+    """The blocks as lines, and what their columns mean."""
     head = ("stage", "block", "in", "out", "", "ms", "median", "spread", "MMACs", "params", "ms/MMAC")
     rows = [head, *map(_cells, costs)]
     sides = "<<<<<>>>>>>"
@@ -201,13 +208,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if out.is_dir() or out.suffix != ".html":
         raise UserError(f"--out is {out}; give a file that ends in .html")
     costs = block_costs(table, space)
-    write_text(out, table_page(path, table, costs, block_text(costs)))
+    write_text(out, table_page(path.stem, origin(table), costs, block_text(costs)))
     if config.sort == "ms":
         costs.sort(key=lambda cost: -cost.min_ms)
     if config.json:
         print(json.dumps(as_json(path, table, costs, out), indent=1))
     else:
-        print(f"{path}\n{summary(table)}\n\n{block_text(costs)}\n\n{out}")
+        print(f"{path}\n{origin(table)}\n\n{block_text(costs)}\n\n{out}")
 
 
 if __name__ == "__main__":

@@ -6,12 +6,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 from itertools import cycle
 from math import ceil, floor, log10
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latency_lut.build import summary
 from latency_lut.page import GRID, embed, figure, page
-from latency_lut.table import LatencyTable
 
 if TYPE_CHECKING:
     from latency_lut.show import BlockCost
@@ -20,16 +17,17 @@ CYCLE = ("#4a86e8", "#e0802b", "#34a06a", "#a76fd1", "#c9a227", "#4bb3c1", "#d16
 COLUMNS, PANEL_HEIGHT, GAP = 2, 300, 60  # panels in a row; pixels
 
 
-def table_page(path: Path, table: LatencyTable, costs: Sequence[BlockCost], text: str) -> str:
+def table_page(title: str, origin: str, costs: Sequence[BlockCost], text: str) -> str:
     """The whole document.
 
     Args:
-        text: the table as text, shown below the plots.
+        origin: where the table comes from, shown above the plots.
+        text: the costs as text, shown below them.
     """
     counted = [cost for cost in costs if cost.ms_per_mmac]
     return page(
-        path.stem,
-        f"<h1>{escape(path.stem)}</h1>\n<pre>{escape(summary(table))}</pre>\n"
+        title,
+        f"<h1>{escape(title)}</h1>\n<pre>{escape(origin)}</pre>\n"
         "<h2>What a block costs</h2>\n<p>A point is a row of the table; a band spans what else varies at that width: "
         "expansions, input widths.</p>\n"
         f"{embed('cost', cost_figure(costs, lambda cost: cost.min_ms, 'ms'))}"

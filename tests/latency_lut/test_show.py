@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from latency_lut.show import align, block_costs, block_text, devices_text, main
+from latency_lut.show import align, block_costs, block_text, devices_text, main, origin
 from latency_lut.table import Graph, LatencyTable
 from latency_lut.table_plots import cost_figure
 from search_spaces import SearchSpace, UserError
@@ -27,6 +27,7 @@ def test_every_row_is_shown_with_its_cost_in_the_order_of_execution(
     text = capsys.readouterr().out
     assert text.startswith(f"{table_file}\n")
     assert "fake device" in text
+    assert "3 samples of each graph, built 2" in text
     lines = [line for line in text.splitlines() if re.match(r"(stages\.\d|stem|head) ", line)]
     assert len(lines) == len(nano.all_blocks())
     for line, block in zip(lines, nano.all_blocks().values(), strict=True):
@@ -128,6 +129,12 @@ def test_each_block_is_a_point_in_the_panel_of_its_stage(table: LatencyTable, na
     in_first = [c for c in costs if c.kind == "ffn" and c.stage == "stages.0"]
     lowest, highest = ([f(c.min_ms for c in in_first if c.width == w) for w in (16, 24)] for f in (min, max))
     assert list(ffn.y) == [*highest, *reversed(lowest)]
+
+
+def test_the_line_that_builds_it_again_is_shown_where_it_is_known(table: LatencyTable) -> None:
+    known = replace(table, provenance=replace(table.provenance, date="2030-01-02", command="python -m x --y"))
+    assert origin(known).endswith("built 2030-01-02, again with: python -m x --y")
+    assert origin(replace(table, provenance=replace(known.provenance, command=""))).endswith("built 2030-01-02")
 
 
 def test_columns_line_up() -> None:
