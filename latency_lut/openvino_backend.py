@@ -144,13 +144,15 @@ def _microseconds(request: Any) -> list[int]:
 
 
 def _details(model: Any) -> dict[str, str]:
-    """What kind of convolution each convolution of a compiled graph is, by its name."""
+    """By its name, what kind of convolution each of a compiled graph is, and which fused operators are attentions."""
     details = {}
     for op in model.get_ops():
         kind = str(op.get_rt_info()["layerType"].value)
         if kind in ("Convolution", "GroupConvolution"):
             weights = op.input(1).get_partial_shape().to_shape()  # ([groups,] outputs, inputs, height, width)
             details[op.get_friendly_name()] = _convolution(tuple(weights))
+        elif kind == "Subgraph" and "MatMul" in str(op.get_rt_info()["originalLayersNames"].value):
+            details[op.get_friendly_name()] = "attention"  # both products and the softmax; else it is element-wise work
     return details
 
 

@@ -69,7 +69,7 @@ _TYPES = {
         reorder convert permute stridedslice variadicsplit concatenation broadcast shapeof
         clone contiguous cat stack narrow select index indexselect unfold im2col col2im t view unsafeview reshapealias
         asstrided tocopy to constantpadnd reflectionpad2d pixelshuffle pixelunshuffle roll repeat chunk unbind
-        splitwithsizes empty emptystrided emptylike fill zero zeros zeroslike ones arange detach alias
+        splitwithsizes empty emptystrided emptylike fill zero zeros zeroslike ones arange detach alias dropout
         memcpy memset
     """,
     POOLING: """
@@ -95,6 +95,8 @@ _FUSED = (
 
 def operator_kind(operator: OperatorTime) -> str:
     """One of `KINDS`; `OTHER` for a type that is not known here."""
+    if operator.detail == "attention":  # fused: two products with a softmax between
+        return MATMUL
     kind = _KIND_OF.get(_plain(operator.type), OTHER)
     if kind == CONVOLUTION:  # the backends' details tell which; without one it is dense, or grouped
         if "depthwise" in f"{operator.type} {operator.detail}":

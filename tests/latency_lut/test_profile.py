@@ -16,6 +16,7 @@ import search_spaces
 from latency_lut import profile
 from latency_lut.backend import Job, OperatorTime, Session, network_job
 from latency_lut.onnxruntime_backend import OnnxRuntimeBackend, _operator_times
+from latency_lut.openvino_backend import OpenVinoBackend
 from latency_lut.operator_kinds import KINDS, MEMORY_BOUND, operator_kind
 from latency_lut.profile_report import Network, Profile
 from search_spaces import SearchSpace, UserError
@@ -118,6 +119,15 @@ def test_disturbed_runs_and_first_runs_do_not_count() -> None:
     assert times == (OperatorTime("/c", "Conv", 0.0045, "dense"),)
 
 
+def test_attention_that_openvino_fuses_is_no_element_wise_work() -> None:
+    pytest.importorskip("openvino")
+    model = profile.timm_network("timm/vit_tiny_patch16_224", 32, None)
+    operators = OpenVinoBackend().profile(model.job, repeats=2)
+    fused = [operator for operator in operators if operator.detail == "attention"]
+    assert len(fused) == 12, "one a block"
+    assert not {operator.type for operator in operators if operator_kind(operator) == "other"}
+
+
 @pytest.mark.parametrize(
     ("type_name", "detail", "kind"),
     [
@@ -132,6 +142,7 @@ def test_disturbed_runs_and_first_runs_do_not_count() -> None:
         ("Convolution", "grouped", "convolution"),
         ("FullyConnected", "", "linear, matrix product"),
         ("Subgraph", "", "element-wise"),
+        ("Subgraph", "attention", "linear, matrix product"),
         ("Eltwise", "", "element-wise"),
         ("MVN", "", "normalization"),
         ("Interpolate", "", "pooling, resizing"),
