@@ -25,9 +25,9 @@ from tqdm import tqdm
 from latency_lut.backend import Backend, Job, OperatorTime, Runtime, network_job
 from latency_lut.backends import Target
 from latency_lut.interpreter import delegate
-from latency_lut.measuring import measure_sessions, prepare_all
 from latency_lut.profile_plot import document
 from latency_lut.profile_report import Network, Profile, Report, text, to_json
+from latency_lut.protocol import measure
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import slug, write_json, write_text
@@ -147,12 +147,15 @@ def profile_networks(networks: Sequence[Network], backend: Backend, repeats: int
     Raises:
         UserError: the backend does not report operators, or cannot run a network at its size.
     """
-    operators = [_operators(n, backend, repeats) for n in tqdm(networks, desc="profiling", disable=None, leave=False)]
-    sessions = prepare_all({network.name: network.job for network in networks}, backend)
-    measured = measure_sessions(sessions, backend, backend.settings(repeats))
-    medians = [measured.timings[network.name].median_ms for network in networks]
-    profiles = [Profile(n, ms, times) for n, ms, times in zip(networks, medians, operators, strict=True)]
-    return profiles, measured.busy
+    profiles, busy = [], False
+    for network in tqdm(networks, desc="profiling", disable=None, leave=False):
+        operators = _operators(network, backend, repeats)
+        # Alone, not interleaved with the other networks: the profiled runs had the caches for themselves too.
+        run = backend.prepare(network.job).run
+        measured = measure({network.name: run}, backend.settings(repeats), backend.clock)
+        profiles.append(Profile(network, measured.timings[network.name].median_ms, operators))
+        busy |= measured.busy
+    return profiles, busy
 
 
 def _operators(network: Network, backend: Backend, repeats: int) -> tuple[OperatorTime, ...]:

@@ -212,7 +212,7 @@ def _trust(profile: Profile) -> str:
     if excess > 0:
         micro = 1e3 * profile.overhead_ms
         return f"{sums} ({excess:+.1%}).\nCorrected: {micro:.2f} µs, the overhead of profiling, off every operator."
-    return f"{sums} ({excess:+.1%}): the rest lies between the operators, and nothing is corrected."
+    return f"{sums} ({excess:+.1%}).\nThe rest lies between the operators, and nothing is corrected."
 
 
 def _unknown(profiles: Sequence[Profile]) -> list[str]:
