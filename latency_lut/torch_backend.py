@@ -69,7 +69,7 @@ class TorchBackend(Backend):
         )
 
     def prepare(self, job: Job) -> Session:
-        forward, images = self._loaded(job)
+        forward, images = self.loaded(job)
         with self._running():
             forward(images)
             if isinstance(self.clock, EventClock):
@@ -91,7 +91,7 @@ class TorchBackend(Backend):
         from torch.profiler import ProfilerActivity, profile
 
         on_gpu = self.compute_unit == CUDA
-        forward, images = self._loaded(job, profiled=True)
+        forward, images = self.loaded(job, profiled=True)
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
         with self._running():
             for _ in range(WARM_UP):
@@ -112,7 +112,7 @@ class TorchBackend(Backend):
             )
         return torch
 
-    def _loaded(self, job: Job, profiled: bool = False) -> tuple[Forward, Tensor]:
+    def loaded(self, job: Job, profiled: bool = False) -> tuple[Forward, Tensor]:
         """What to call, and noise to call it with."""
         torch = self._torch()
         layout = torch.channels_last if self._channels_last() else torch.contiguous_format
@@ -232,25 +232,26 @@ def operator_times(events: Sequence[Any], repeats: int, on_gpu: bool) -> tuple[O
 
     In the other runs more of the time may be that of other work.
     """
+    total = "device_time_total" if on_gpu else "cpu_time_total"
     calls = sorted((event for event in events if _is_call(event)), key=lambda event: event.time_range.start)
     runs = np.array(calls, dtype=object).reshape(repeats, -1)
-    times_us = np.array([call.device_time_total if on_gpu else call.cpu_time_total for call in calls]).reshape(
-        runs.shape
-    )
+    times_us = np.array([[getattr(call, total) for call in run] for run in runs])
     faster = np.argsort(times_us.sum(axis=1), kind="stable")[: (repeats + 1) // 2]
     return tuple(
         OperatorTime(
-            same[0].name, _mostly(_main_operator(call, on_gpu) for call in same), float(us) / 1e3, _detail(same[0])
+            name=same[0].name,
+            type=_mostly(_main_operator(call, f"self_{total}") for call in same),
+            ms=float(us) / 1e3,
+            detail=_detail(same[0]),
         )
         for same, us in zip(runs.T, times_us[faster].mean(axis=0), strict=True)
         if us > 0
     )
 
 
-def _main_operator(call: Any, on_gpu: bool) -> str:
+def _main_operator(call: Any, own_time: str) -> str:
     """The operator within a call, or itself, that takes longest on its own."""
-    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    return str(max(_within(call), key=lambda event: getattr(event, own)).name)
+    return str(max(_within(call), key=lambda event: getattr(event, own_time)).name)
 
 
 def _mostly(names: Iterable[str]) -> str:
@@ -258,8 +259,8 @@ def _mostly(names: Iterable[str]) -> str:
 
 
 def _is_operator(event: Any) -> bool:
-    """Not what torch.compile wraps around them."""
-    return "::" in event.name or "_fused_" in event.name
+    """Neither a kernel, which is part of the operator that launched it, nor what torch.compile wraps around operators."""
+    return event.device_type.name == "CPU" and ("::" in event.name or "_fused_" in event.name)
 
 
 def _is_call(event: Any) -> bool:

@@ -90,7 +90,7 @@ def test_a_compiled_module_computes_the_same_however_many_have_been_compiled(tin
     backend = CompiledTorchBackend()
     with torch._dynamo.config.patch(recompile_limit=1):
         for job in (Job((3, 8, 8), nn.Hardswish), blocks_job(tiny.lower(tiny.smallest)[1:2])):
-            forward, images = backend._loaded(job)
+            forward, images = backend.loaded(job)
             with torch.inference_mode():
                 torch.testing.assert_close(forward(images), job.module()(images), rtol=1e-4, atol=1e-5)
 
@@ -195,7 +195,7 @@ def test_the_event_clock_counts_replays_alone(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_graph_computes_what_the_module_does(precision: str, tiny: SearchSpace) -> None:
     backend = TorchBackend(precision=precision, compute_unit="cuda")
-    forward, images = backend._loaded(network_job(tiny, tiny.largest))
+    forward, images = backend.loaded(network_job(tiny, tiny.largest))
     with torch.inference_mode():
         run = GraphRun(forward, images, EventClock())
         expected = forward(images).clone()
