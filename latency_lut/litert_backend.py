@@ -1,7 +1,8 @@
 """LiteRT, the former TensorFlow Lite, on a CPU with its XNNPACK delegate, batch 1, float32 or int8.
 
-Networks are converted by litert-torch as they are, with channels first; its converter moves the transposition to
-channels last to the network's input and output, where XNNPACK makes it one small operator.
+Networks are converted by litert-torch as they are, with channels first: the model transposes its input to channels last
+and its output back, so the convolutions between, of however many blocks, do not. `load` needs neither torch nor
+litert-torch.
 
 The interpreter is used: LiteRT's newer `CompiledModel` runs the same delegate in the same time (nano largest 0.642
 against 0.646 ms on an AMD EPYC, 1 thread, ai-edge-litert 2.3) and makes an environment for each model.
@@ -23,8 +24,10 @@ import numpy as np
 from latency_lut.backend import FileBackend, Job, Runtime, Session, require
 from latency_lut.machine import cpu_model, os_name
 
-INSTALL = "pip install ai-edge-litert==2.3.0"
-INSTALL_TO_EXPORT = "its torch is < 2.15: --python of another environment, with pip install litert-torch==0.10.0 timm"
+INSTALL = (
+    "pip install litert-torch==0.10.0 timm in an environment of its own, with torch < 2.15, and give it as --python; "
+    "to run exported models, ai-edge-litert==2.3.0 is enough"
+)
 SIGNATURE = "serving_default"  # which litert-torch gives to a model with one
 
 
@@ -45,7 +48,7 @@ class LiteRtBackend(FileBackend):
     def export(self, job: Job, path: Path) -> None:
         """Raises UserError if litert-torch is not installed."""
         with _quiet():
-            require("litert_torch", INSTALL_TO_EXPORT)
+            require("litert_torch", INSTALL)
             if self.precision == "float32":
                 _convert(job, path)
                 return

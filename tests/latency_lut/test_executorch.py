@@ -48,12 +48,14 @@ def errors(backend: ExecuTorchBackend, job: Job, path: Path) -> float:
 
 
 @installed
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(parity_jobs(make_tiny())))
 def test_the_program_is_the_module(name: str, tiny: SearchSpace, tmp_path: Path) -> None:
     assert errors(ExecuTorchBackend(), parity_jobs(tiny)[name], tmp_path / "model.pte") < 1e-5
 
 
 @installed
+@pytest.mark.slow
 def test_int8_is_quantized_and_still_the_block(tiny: SearchSpace, tmp_path: Path) -> None:
     job, whole = parity_jobs(tiny)["attention"], tmp_path / "whole.pte"
     ExecuTorchBackend().export(job, whole)
