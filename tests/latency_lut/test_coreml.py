@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,13 @@ from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract, graphs_of_every_kind
 from tests.latency_lut.fake_coreml import (
     FakeCoreML,
-    FakePhone,
-    connected,
     describe,
     mac,
     model_structure,
     native_library,
     operations,
 )
+from tests.latency_lut.fake_iphone import FakePhone, connected
 
 ROOT = Path(__file__).parents[2]
 
@@ -285,7 +285,8 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 from latency_lut.backends import make_backend
 from latency_lut.protocol import measure
-from tests.latency_lut.fake_coreml import FakeCoreML, FakePhone, connected, mac
+from tests.latency_lut.fake_coreml import FakeCoreML, mac
+from tests.latency_lut.fake_iphone import FakePhone, connected
 def use(backend):
     session = backend.load(Path(sys.argv[1]))
     times = measure({"a": session.run}, backend.settings(6), backend.clock).timings
@@ -354,7 +355,20 @@ class TestPhone:
         phone.core.has_plans = False
         assert CoreMLBackend(device=phone.name).load(path).devices == {}
 
-    def test_what_was_measured_before_it_disconnects_is_kept(self, phone: FakePhone, packages: dict[str, Path]) -> None:
+    def test_no_inputs_and_outputs_pile_up(
+        self, phone: FakePhone, packages: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        backend = CoreMLBackend(device=phone.name)
+        measured(backend, sessions(backend, packages))
+        left = [file for file in tmp_path.rglob("*.bin") if phone.folder not in file.parents]
+        assert 0 < sum(file.name != "weight.bin" for file in left) <= 2 * (1 + 4), "of the last visit"
+
+    @pytest.mark.parametrize("console_notices", [True, False])
+    def test_what_was_measured_before_it_disconnects_is_kept(
+        self, console_notices: bool, phone: FakePhone, packages: dict[str, Path]
+    ) -> None:
+        phone.console_notices = console_notices
         backend = CoreMLBackend(device=phone.name)
         loaded = sessions(backend, packages)
         phone.disconnects_at = len(phone.core.durations_ns) + 17
