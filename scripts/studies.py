@@ -6,7 +6,6 @@ the protocol of the latency tables (`latency_lut.protocol`), so none is favoured
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from latency_lut.backend import Backend, Job, Runtime, Session, blocks_job, require
+from latency_lut.backend import Backend, Job, Runtime, Session, blocks_job
 from latency_lut.backends import Target
 from latency_lut.build import now
 from latency_lut.measuring import measure_sessions
@@ -111,21 +110,14 @@ def _times(name: str, networks: Mapping[str, Network], timings: Mapping[str, Tim
 
 
 def count(job: Job) -> tuple[int, int]:
-    """Parameters and multiply-accumulates of convolutions, linear layers and matrix products, as fvcore counts them."""
+    """Parameters and multiply-accumulates of convolutions and matrix products, the same as fvcore counts."""
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
-    module = job.module()
-    for part in module.modules():
-        if hasattr(part, "fused_attn"):  # fvcore does not know the fused operator
-            setattr(part, "fused_attn", False)  # noqa: B010
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fvcore = require("fvcore.nn", "pip install fvcore")
-        analysis = fvcore.FlopCountAnalysis(module, torch.zeros(1, *job.input_shape))
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        counts = analysis.by_operator()
-    macs = sum(counts[operator] for operator in ("conv", "linear", "matmul", "einsum", "bmm"))
-    return sum(parameter.numel() for parameter in module.parameters()), int(macs)
+    module = job.module().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        module(torch.zeros(1, *job.input_shape))
+    return sum(parameter.numel() for parameter in module.parameters()), counter.get_total_flops() // 2
 
 
 def save(result: Mapping[str, Any]) -> Path:

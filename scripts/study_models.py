@@ -7,7 +7,7 @@ Bare: the networks of the paper's Table 8 that timm and torchvision have, 22 of 
 or MobileNeXt 1.0 and 1.4). The p-values of Table 1a fit 21 networks, which Table 8 has without MobileOne's own five; so
 rank correlations are printed for all and without these. Beside them stand the paper's, and those of Table 8's published
 latencies of the very networks that were measured. As in the paper, re-parameterizable networks are timed in their
-inference form, MobileNetV3 with ReLU instead of hard-swish, MobileViT at 256 px, and fvcore counts.
+inference form, MobileNetV3 with ReLU instead of hard-swish, MobileViT at 256 px; multiply-accumulates are fvcore's.
 """
 
 from __future__ import annotations

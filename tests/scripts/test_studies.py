@@ -21,6 +21,7 @@ from scripts import studies, study_blocks, study_models, study_nets, study_patch
 from scripts.studies import Network, count, report, run_study
 from scripts.study_nets import ACTIVATIONS, DynamicReLU, DynamicShiftMax, Pair, thirty_layers
 from search_spaces import UserError
+from tests.contracts.space import fvcore_macs
 
 WIDTHS = [32, *(width for width, _ in study_nets.PAIRS)]
 LAYER_WIDTHS = [32, *(width for before_and_after in pairwise(WIDTHS) for width in before_and_after)]
@@ -258,6 +259,12 @@ def test_attention_is_counted() -> None:
     linear_layers = depth * 12 * width**2 * tokens + 768 * width * (tokens - 1) + width * 1000
     _, macs = count(study_models.make_job("deit_tiny_patch16_224"))
     assert macs == linear_layers + depth * 2 * tokens**2 * width
+
+
+@pytest.mark.parametrize("name", ["convit_tiny", "mobilenetv3_small_100", "torchvision/shufflenet_v2_x1_0"])
+def test_the_count_is_fvcores(name: str) -> None:
+    job = study_models.make_job(name)
+    assert count(job)[1] == fvcore_macs(job.module(), torch.zeros(1, *job.input_shape))
 
 
 def test_networks_are_as_the_paper_timed_them() -> None:
