@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from latency_lut.plan import held_out_archs
-from latency_lut.show import align, heading, open_table
+from latency_lut.show import heading, open_table
 from latency_lut.table import LatencyTable
 from search_spaces import Arch, SearchSpace, UserError
-from search_spaces.command import flag, parse, run
+from search_spaces.command import align, flag, parse, run
 
 REBUILD_BAR = 0.03  # median difference of the blocks of two builds on one quiet machine
 WEIGHTY = 0.01  # of a typical network's latency; cheaper blocks hardly matter, and their ratios are mostly noise

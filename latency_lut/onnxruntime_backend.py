@@ -39,11 +39,11 @@ class OnnxRuntimeBackend(FileBackend):
 
     def export(self, job: Job, path: Path) -> None:
         if self.precision == "float32":
-            _export(job, path)
+            export_onnx(job, path)
             return
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "float32.onnx"
-            _export(job, whole)
+            export_onnx(job, whole)
             _quantize(whole, path, (1, *job.input_shape))
 
     def load(self, path: Path) -> Session:
@@ -101,7 +101,7 @@ class OnnxRuntimeBackend(FileBackend):
         )
 
 
-def _export(job: Job, path: Path) -> None:
+def export_onnx(job: Job, path: Path) -> None:
     import torch
 
     with warnings.catch_warnings():

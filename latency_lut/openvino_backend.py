@@ -16,7 +16,7 @@ import numpy as np
 
 from latency_lut.backend import FileBackend, Job, OperatorTime, Runtime, Session, one_torch_thread, require
 from latency_lut.machine import cpu_model, os_name
-from latency_lut.onnxruntime_backend import _export
+from latency_lut.onnxruntime_backend import export_onnx
 from search_spaces import UserError
 
 INSTALL = "pip install openvino"
@@ -54,7 +54,7 @@ class OpenVinoBackend(FileBackend):
         )
 
     def export(self, job: Job, path: Path) -> None:
-        _export(job, path)
+        export_onnx(job, path)
 
     def load(self, path: Path) -> Session:
         """As `FileBackend.load`.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from latency_lut.page import BLUE, GRAY, ORANGE, embed, figure, page
 from latency_lut.profile_report import KindTime, Profile, Report, findings
+from search_spaces.page import BLUE, GRAY, ORANGE, embed, figure, page
 
 BAR_HEIGHT, PANEL_HEIGHT = 36, 380  # pixels
 
@@ -15,7 +15,7 @@ BAR_HEIGHT, PANEL_HEIGHT = 36, 380  # pixels
 def document(report: Report) -> str:
     """The whole page: the plot, and below it what it shows as text."""
     plot = attention_figure(report.profiles) if report.is_study else kind_figure(report.profiles[0].kinds)
-    head = f"<h1>{escape(report.title)}</h1>\n<p>{escape(str(report.runtime))}</p>\n"
+    head = f'<h1>{escape(report.title)}</h1>\n<p class="soft">{escape(str(report.runtime))}</p>\n'
     return page(report.title, f"{head}{embed('plot', plot)}<pre>{escape(findings(report))}</pre>\n")
 
 
@@ -30,7 +30,7 @@ def kind_figure(rows: Sequence[KindTime]) -> Any:
             x=[row.ms - row.corrected_ms if overhead else row.corrected_ms for row in some],
             y=[row.kind for row in some],
             marker={"color": color, "opacity": 0.4 if overhead else 1.0},
-            text=[f" {row.ms:.3f} ms, {row.share:.1%}" for row in some] if overhead else None,
+            text=[f" {row.share:.1%}" for row in some] if overhead else None,
             textposition="outside",
             cliponaxis=False,
             customdata=[_hover(row) for row in some],

@@ -21,7 +21,7 @@ from latency_lut.build import summary
 from latency_lut.table import LatencyTable, Row, find_table
 from latency_lut.table_plots import table_page
 from search_spaces import BlockSpec, SearchSpace, UserError, get_space
-from search_spaces.command import flag, parse, run
+from search_spaces.command import align, flag, parse, run
 from search_spaces.files import write_text
 
 
@@ -84,13 +84,6 @@ def open_table(name: str | None) -> tuple[Path, LatencyTable, SearchSpace]:
 def heading(path: Path, table: LatencyTable) -> str:
     """Which table it is, and of what, in one line."""
     return f"{path}: {table.space} at {table.image_size} px, {table.provenance.runtime}"
-
-
-def align(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Each row as a line, its columns aligned left (`<`) or right (`>`)."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ([f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)] for row in rows)
-    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def stage_of(block: BlockSpec) -> str:

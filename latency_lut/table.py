@@ -54,6 +54,10 @@ class Provenance:
     date: str
     command: str
 
+    def __post_init__(self) -> None:
+        """ValueError on an anchor that took no time."""
+        _check_times("anchor_ms", self.anchor_ms)
+
 
 @dataclass(frozen=True)
 class CalibrationNetwork:
@@ -65,6 +69,10 @@ class CalibrationNetwork:
     min_ms: float
     median_ms: float
     samples_ms: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """ValueError on a network that took no time."""
+        _check_times("min_ms", self.min_ms)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,8 @@ class Calibration:
         """ValueError on a line that no measurement can give."""
         if not 0 < self.scale < 100 or abs(self.offset_ms) > MAX_MS:
             raise ValueError(f"it is {self.scale} · sum + {self.offset_ms} ms")
+        if not self.networks:
+            raise ValueError("it has no networks")
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,12 @@ class Graph:
     blocks: tuple[str, ...]
     samples_ms: tuple[float, ...]
     devices: dict[str, float]
+
+    def __post_init__(self) -> None:
+        """ValueError without samples, or on one that took no time."""
+        if not self.samples_ms:
+            raise ValueError("samples_ms is empty")
+        _check_times("samples_ms", *self.samples_ms)
 
 
 @dataclass(frozen=True)
@@ -145,9 +161,13 @@ class LatencyTable:
         write_json(path, dataclasses.asdict(self))
 
     def __post_init__(self) -> None:
-        """ValueError on rows of 0 that were not measured so."""
-        if zeros := [key for key, row in self.rows.items() if row.min_ms == 0 and key not in self.clamped]:
-            raise ValueError("; ".join(f"min_ms of {key} is 0 though its measurement was not" for key in zeros))
+        """ValueError on rows of 0 that were not measured so, and on rows of graphs that are not in the table."""
+        zeros = [key for key, row in self.rows.items() if row.min_ms == 0 and key not in self.clamped]
+        problems = [f"min_ms of {key} is 0 though its measurement was not" for key in zeros]
+        terms = [(key, name) for key, row in self.rows.items() for name in row.terms]
+        problems += [f"{key} is made of {name}, which is no graph" for key, name in terms if name not in self.graphs]
+        if problems:
+            raise ValueError("; ".join(problems))
 
     def check(self, space: SearchSpace) -> None:
         """Raises UserError unless the table predicts every arch of `space`."""
@@ -184,6 +204,11 @@ class LatencyTable:
         if block.key not in self.rows:
             raise UserError(f"the table has no block {block.key}; {REBUILD}")
         return self.rows[block.key].min_ms
+
+
+def _check_times(name: str, *times_ms: float) -> None:
+    if wrong := [ms for ms in times_ms if not 0 < ms <= MAX_MS]:
+        raise ValueError(f"{name} is {wrong[0]}; a measured time lies above 0, to {MAX_MS:.0f}")
 
 
 def table_paths(folder: Path) -> list[Path]:

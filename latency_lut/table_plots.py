@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 from itertools import cycle
-from math import ceil, floor, log10
+from math import ceil, log10
 from typing import TYPE_CHECKING, Any
 
-from latency_lut.page import GRID, embed, figure, page
+from search_spaces.page import AXIS, CYCLE, embed, figure, log_axis, page
 
 if TYPE_CHECKING:
     from latency_lut.show import BlockCost
 
-CYCLE = ("#4a86e8", "#e0802b", "#34a06a", "#a76fd1", "#c9a227", "#4bb3c1", "#d1657f")
+COST_NOTE = "A point is a row of the table; a band spans what else varies at that width: expansions, input widths."
+MACS_NOTE = "If MACs told the time, all would lie on one level; what lies high is slow for what it computes."
 COLUMNS, PANEL_HEIGHT, GAP = 2, 300, 60  # panels in a row; pixels
 
 
@@ -28,11 +29,9 @@ def table_page(title: str, origin: str, costs: Sequence[BlockCost], text: str) -
     return page(
         title,
         f"<h1>{escape(title)}</h1>\n<pre>{escape(origin)}</pre>\n"
-        "<h2>What a block costs</h2>\n<p>A point is a row of the table; a band spans what else varies at that width: "
-        "expansions, input widths.</p>\n"
+        f'<h2>What a block costs</h2>\n<p class="soft">{COST_NOTE}</p>\n'
         f"{embed('cost', cost_figure(costs, lambda cost: cost.min_ms, 'ms'))}"
-        "<h2>What a million multiply-accumulates cost in it</h2>\n"
-        "<p>If MACs told the time, all would lie on one level; what lies high is slow for what it computes.</p>\n"
+        f'<h2>What a million multiply-accumulates cost in it</h2>\n<p class="soft">{MACS_NOTE}</p>\n'
         f"{embed('per-mac', cost_figure(counted, lambda cost: cost.ms_per_mmac or 0.0, 'ms per MMAC', log=True))}"
         f"<h2>Every block</h2>\n<pre>{escape(text)}</pre>\n",
     )
@@ -63,10 +62,9 @@ def cost_figure(
             drawn.add_traces([band, points.update(showlegend=kind in unnamed)], row, col)
             unnamed.discard(kind)
         drawn.update_xaxes(row=row, col=col, **_x_axis(sorted({cost.width for cost in here})))
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
-    drawn.update_xaxes(**axis)
+    drawn.update_xaxes(**AXIS)
     drawn.update_xaxes(title_text="width, channels", row=num_rows)
-    drawn.update_yaxes(**axis, **_y_axis([value(cost) for cost in costs], log=log))
+    drawn.update_yaxes(**AXIS, **_y_axis([value(cost) for cost in costs], log=log))
     drawn.update_yaxes(showticklabels=False)
     drawn.update_yaxes(title_text=title, showticklabels=True, col=1)
     return drawn.update_layout(legend={"y": 1, "yref": "container", "yanchor": "top", "xref": "container"})
@@ -129,15 +127,9 @@ def _x_axis(widths: Sequence[int]) -> dict[str, Any]:
 
 
 def _y_axis(values: Sequence[float], *, log: bool) -> dict[str, Any]:
-    """The same for all panels: from 0, or logarithmic with plain numbers at 1, 2 and 5 times the powers of ten."""
+    """The same for all panels: from 0, or logarithmic with a little room."""
     if not log:
         return {"range": [0, 1.05 * max(values)]}
     low, high = log10(min(values)), log10(max(values))
-    ticks = [m * 10.0**e for e in range(floor(low), ceil(high) + 1) for m in (1, 2, 5)]
     room = 0.05 * (high - low) + 0.02
-    return {
-        "type": "log",
-        "range": [low - room, high + room],
-        "tickvals": ticks,
-        "ticktext": [f"{t:,.10g}" for t in ticks],
-    }
+    return {**log_axis(values), "range": [low - room, high + room]}

@@ -19,10 +19,11 @@ from latency_lut.table import LatencyTable
 from nas import report_plots as plots
 from nas import runs
 from nas.report_data import Artifacts, Json, read_artifacts
-from nas.report_page import describe, draw_arch, page, table
+from nas.report_page import STYLE, describe, draw_arch
 from search_spaces import UserError
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_text
+from search_spaces.page import embed, page, table
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,12 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         UserError: an artifact cannot be read.
     """
-    from plotly.offline import get_plotlyjs
 
     artifacts = read_artifacts(run_folder)
     sections = (_summary, _curve, _networks, _latency, _training, _exports, _trajectories, _commands)
     body = "".join(html for section in sections for html in section(artifacts))
     path = run_folder / "report.html"
-    write_text(path, page(run_folder.resolve().name, body, get_plotlyjs() if 'class="plot' in body else ""))
+    write_text(path, page(run_folder.resolve().name, body, style=STYLE, plots='class="plot' in body))
     return path
 
 
@@ -140,7 +140,7 @@ def _next_command(a: Artifacts) -> str | None:
 def _curve(a: Artifacts) -> Iterator[str]:
     if a.searches:
         yield "<h2>The curve</h2>\n"
-        yield plots.embed("curve", plots.curve(a))
+        yield embed("curve", plots.curve(a))
 
 
 def _networks(a: Artifacts) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _latency(a: Artifacts) -> Iterator[str]:
             held_out = [(n["predicted_ms"], n["measured_ms"]) for n in validation["networks"]]
             pairs["held-out networks"] = held_out
             rows += [_accuracy_row(label.format(len(held_out)), validation[key]) for key, label in _PREDICTORS.items()]
-        yield plots.embed(f"table-{i}", plots.calibration(pairs), "square")
+        yield embed(f"table-{i}", plots.calibration(pairs), "square")
         yield table(["", "Mean error", "Bias", "Within 5 %", "Within 10 %", "Spearman", "Kendall"], rows)
 
 
@@ -246,8 +246,8 @@ def _training(a: Artifacts) -> Iterator[str]:
 
 def _pair(name: str, losses: dict[str, Any], accuracies: dict[str, Any]) -> Iterator[str]:
     yield '<div class="pair">\n'
-    yield plots.embed(f"{name}-loss", plots.lines(losses, "loss", log=True), "low")
-    yield plots.embed(f"{name}-accuracy", plots.lines(accuracies, "accuracy, %"), "low")
+    yield embed(f"{name}-loss", plots.lines(losses, "loss", log=True), "low")
+    yield embed(f"{name}-accuracy", plots.lines(accuracies, "accuracy, %"), "low")
     yield "</div>\n"
 
 

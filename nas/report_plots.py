@@ -4,46 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from math import ceil, floor, log10
 from typing import Any
 
 from nas.report_data import Artifacts, Json
-
-BLUE, ORANGE, GREEN, GRAY = "#4a86e8", "#e0802b", "#34a06a", "#9aa1a9"
-CYCLE = (BLUE, ORANGE, GREEN, "#a76fd1", "#c9a227", "#4bb3c1")
-GRID = "rgba(128, 128, 128, 0.2)"
-
-
-def log_axis(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis with plain numbers at 1, 2 and 5 times the powers of ten."""
-    low, high = floor(log10(min(values))), ceil(log10(max(values)))
-    ticks = [m * 10.0**e for e in range(low, high + 1) for m in (1, 2, 5)]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.10g}" for t in ticks]}
-
-
-def embed(name: str, figure: Any, shape: str = "") -> str:
-    """The figure as HTML; the page defines the function `plot` and the shapes "", "low" and "square"."""
-    data = figure.to_json().replace("<", "\\u003c")
-    return f'<div id="{name}" class="plot {shape}"></div>\n<script>plot("{name}", {data});</script>\n'
-
-
-def figure(traces: Sequence[Any], x_title: str, y_title: str, **layout: Any) -> Any:
-    """A figure of the report's style: no background of its own, thin grid, legend above."""
-    import plotly.graph_objects as go
-
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
-    style = go.Layout(
-        template=go.layout.Template(),
-        font={"family": "system-ui, sans-serif", "size": 13},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        hoverlabel={"align": "left"},
-        xaxis={**axis, "title": {"text": x_title}},
-        yaxis={**axis, "title": {"text": y_title}},
-    )
-    return go.Figure(list(traces), style).update_layout(**layout)
+from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, figure, log_axis
 
 
 def curve(run: Artifacts) -> Any:

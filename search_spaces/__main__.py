@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from search_spaces import SPACES, Arch, SearchSpace, UserError, get_space, macs, num_params
-from search_spaces.command import flag, parse, run
+from search_spaces.command import align, flag, parse, run
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def describe(space: SearchSpace) -> str:
         (name, str(len(space.lower(arch))), _millions(num_params(space, arch)), _millions(macs(space, arch)))
         for name, arch in space.named.items()
     ]
-    lines += ["", f"  {len(space.named)} named archs", *(f"    {line}" for line in _align(rows, "<>>>"))]
+    lines += ["", f"  {len(space.named)} named archs", *(f"    {line}" for line in align(rows, "<>>>").splitlines())]
     return "\n".join(lines)
 
 
@@ -81,7 +81,7 @@ def block_table(space: SearchSpace, arch: Arch) -> str:
         shapes = (_shape(block.input_shape()), _shape(block.output_shape()))
         rows.append((block.name or "-", block.kind, *shapes, block.detail, f"{block.num_params:,}", f"{block.macs:,}"))
     rows.append(("total", "", "", "", "", f"{num_params(space, arch):,}", f"{macs(space, arch):,}"))
-    return "\n".join(_align(rows, "<<><<>>"))
+    return align(rows, "<<><<>>")
 
 
 def summary(space: SearchSpace, arch: Arch) -> dict[str, Any]:
@@ -113,14 +113,6 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:.2f}"
-
-
-def _align(rows: Sequence[tuple[str, ...]], sides: str) -> Iterable[str]:
-    """Each row as a line, its columns aligned left (`<`) or right (`>`)."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
-        yield "  ".join(cells).rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

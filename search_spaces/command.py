@@ -100,6 +100,7 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     positional = field.metadata.get("positional")
     if typing.get_origin(hint) is tuple:
         options["nargs"] = "*" if positional else "+"
+        options["action"] = _Several
         hint = typing.get_args(hint)[0]
     elif positional:
         options["nargs"] = "?"
@@ -111,6 +112,14 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     if not positional:
         options["dest"] = field.name
     parser.add_argument(_spelling(field), type=_converter(_spelling(field), hint), **options)
+
+
+class _Several(argparse.Action):
+    """Values of a flag that is given once or several times; the default is for when it is not given."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
 
 
 def _converter(name: str, hint: Any) -> Callable[[str], Any]:
@@ -149,6 +158,13 @@ def check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
         if not all(_BOUNDS[k][1](number, bound) for k, bound in bounds.items()):
             allowed = " and ".join(f"{_BOUNDS[k][0]} {bound}" for k, bound in bounds.items())
             raise UserError(f"{_spelling(field)} is {number}; give a number {allowed}")
+
+
+def align(rows: Sequence[Sequence[str]], sides: str) -> str:
+    """Each row as a line, its columns aligned left (`<`) or right (`>`)."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ([f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)] for row in rows)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def run(main: Callable[[], None], after_interrupt: str = "start it again") -> typing.NoReturn:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from search_spaces.command import UserError, flag, parse
+from search_spaces.command import UserError, flag, parse, spell
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,29 @@ def test_every_type_of_flag() -> None:
         *("deit", "--epochs", "7", "--alpha", "0.5", "--init", "scratch", "--threads", "2", "--no-amp", "--resume"),
         *("--limits", "1", "2.5", "--max-params", "3e6"),
     ) == Config("deit", 7, 0.5, "scratch", 2, False, True, (1.0, 2.5), 3e6)
+
+
+def test_a_flag_of_several_values_may_be_repeated() -> None:
+    assert parsed("--limits", "1", "--limits", "2", "3").limits == (1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    ["", "deit --epochs 7 --no-amp --resume --limits 1.0 2.5", "--init scratch --threads 2 --amp", "'a b' --alpha 0.5"],
+)
+def test_a_config_is_spelled_as_the_command_that_gives_it(argv: str) -> None:
+    config = parsed(*shlex.split(argv))
+    assert shlex.split(spell("nas.prog", config)) == ["python", "-m", "nas.prog", *shlex.split(argv)]
+
+
+def test_a_field_may_end_in_an_underscore_where_its_flag_is_a_keyword() -> None:
+    @dataclass(frozen=True)
+    class Taking:
+        from_: str | None = flag(None, "where from")
+
+    config = parse(Taking, ["--from", "there"], "prog", "")
+    assert config == Taking("there")
+    assert spell("prog", config) == "python -m prog --from there"
 
 
 @pytest.mark.parametrize(

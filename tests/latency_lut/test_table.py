@@ -86,6 +86,11 @@ def _first_row(data: Any) -> dict[str, Any]:
     return row
 
 
+def _first_graph(data: Any) -> dict[str, Any]:
+    graph: dict[str, Any] = next(iter(data["graphs"].values()))
+    return graph
+
+
 def _put(where: Callable[[Any], Any], key: Any, value: Any) -> Callable[[Any], None]:
     def change(data: Any) -> None:
         where(data)[key] = value
@@ -107,6 +112,11 @@ DAMAGE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "extra field": (_put(_first_row, "mean_ms", 1.0), r"rows.stem\(.*\) has an unknown mean_ms"),
     "rows as a list": (_put(lambda d: d, "rows", []), r"table.rows is \[\], not a valid dict"),
     "scale zero": (_put(lambda d: d["calibration"], "scale", 0.0), r"calibration: it is 0.0"),
+    "no anchor": (_put(lambda d: d["provenance"], "anchor_ms", 0.0), r"provenance: anchor_ms is 0.0;"),
+    "no network": (_put(lambda d: d["calibration"], "networks", []), r"calibration: it has no networks"),
+    "no samples": (_put(_first_graph, "samples_ms", []), r"samples_ms is empty"),
+    "instant sample": (_put(_first_graph, "samples_ms", [0.1, 0.0]), r"samples_ms is 0.0;"),
+    "unknown graph": (_put(_first_row, "terms", {"mine": 1.0}), r"stem\(.*\) is made of mine, which is no graph"),
     "scale absurd": (_put(lambda d: d["calibration"], "scale", 1e9), r"calibration: it is 1000000000.0"),
 }
 

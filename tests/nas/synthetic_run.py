@@ -13,7 +13,7 @@ from torch import nn
 
 from latency_lut.backend import Runtime
 from latency_lut.protocol import Settings
-from latency_lut.table import SCHEMA, Calibration, CalibrationNetwork, LatencyTable, Provenance, Row
+from latency_lut.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
 from nas.checkpoint import save_tensors
 from nas.parity import example_images, normalized
 from search_spaces import Arch, SearchSpace, get_space, macs, num_params
@@ -173,7 +173,7 @@ def add_table(path: Path, space: SearchSpace, validated: bool = True) -> None:
         Calibration(0.95, 0.02, networks),
         (),
         rows,
-        {},
+        {key: Graph((key,), (row.min_ms, row.median_ms), {}) for key, row in rows.items()},
     ).save(path)
     if validated:
         accuracy = {"mape": 0.018, "bias": -0.004, "within_5_percent": 0.95, "within_10_percent": 1.0, "spearman": 0.99}

@@ -14,9 +14,9 @@ import pytest
 
 from nas.report import errors, write_report
 from nas.report_page import draw_arch
-from nas.report_plots import log_axis
 from search_spaces import UserError, get_space
 from search_spaces.files import read_json, write_json
+from search_spaces.page import log_axis
 from tests.nas.synthetic_run import add_export, add_retrain, add_search, add_supernet, add_table, make_run, write_lines
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from latency_lut.backend import Runtime
 from latency_lut.protocol import Settings
-from latency_lut.table import SCHEMA, Calibration, LatencyTable, Provenance, Row
+from latency_lut.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
 from search_spaces import SPACES, SearchSpace
 from search_spaces.command import run
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
@@ -56,7 +56,7 @@ def make_table(space: SearchSpace, ms_per_mega_mac: float = 0.1) -> LatencyTable
     rows = {}
     for key, block in space.all_blocks().items():
         ms = 0.001 + ms_per_mega_mac * block.macs / 1e6
-        rows[key] = Row(ms, ms, {"": 1.0})
+        rows[key] = Row(ms, ms, {key: 1.0})
     provenance = Provenance(
         backend="formula",
         runtime=Runtime("none", "none", "formula", "1", "cpu", "float32", 1),
@@ -70,9 +70,12 @@ def make_table(space: SearchSpace, ms_per_mega_mac: float = 0.1) -> LatencyTable
         date="2025-01-01",
         command="",
     )
-    calibration = Calibration(1.0, 0.0, ())
+    total = sum(rows[block.key].min_ms for block in space.lower(space.smallest))
+    network = CalibrationNetwork(space.to_json(space.smallest), total, total, total, total, (total,))
+    calibration = Calibration(1.0, 0.0, (network,))
+    graphs = {key: Graph((key,), (row.min_ms,), {}) for key, row in rows.items()}
     return LatencyTable(
-        SCHEMA, space.name, space.image_size, space.num_classes, provenance, calibration, (), rows, graphs={}
+        SCHEMA, space.name, space.image_size, space.num_classes, provenance, calibration, (), rows, graphs
     )
 
 
