@@ -27,5 +27,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	@echo "Installing into .venv: a few minutes, once"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip install -qq -c constraints.txt -e '.[dev,streams]'
+	@.venv/bin/pip install -qq -c constraints.txt -e '.[dev,openvino,streams]'
 	@touch $@
