@@ -120,8 +120,8 @@ class OpenVinoBackend(FileBackend):
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],  # by default bfloat16 where the CPU has it
             "ENABLE_HYPER_THREADING": False,
-            # By default each compiled model pins its threads to cores, and those of one then wait for those of another
-            # and of other processes: with 2 threads nine of ten samples were disturbed, one in thirty without.
+            # By default every model binds its threads to the same cores, for each run anew, and there they wait for
+            # whatever else runs on these.
             "ENABLE_CPU_PINNING": False,
         }
 
