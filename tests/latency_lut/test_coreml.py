@@ -14,7 +14,7 @@ from typing import Any
 import coremltools
 import pytest
 
-from latency_lut.backend import Job, Session, blocks_job, network_job, one_torch_thread
+from latency_lut.backend import Backend, Job, Session, blocks_job, network_job, one_torch_thread
 from latency_lut.backends import make_backend
 from latency_lut.coreml_backend import CoreMLBackend
 from latency_lut.manifest import checksum
@@ -107,6 +107,10 @@ class TestCoreML(FileBackendContract):
     def make_backend(cls) -> CoreMLBackend:
         return ConvertingOnce()
 
+    @pytest.mark.slow  # half a second each
+    def test_every_kind_of_block_runs_alone_and_after_others(self, backend: Backend, tiny: SearchSpace) -> None:
+        super().test_every_kind_of_block_runs_alone_and_after_others(backend, tiny)
+
 
 FLOAT16, FLOAT32 = 65552, 65568  # of FeatureTypes.proto
 
@@ -129,6 +133,7 @@ def test_a_network_is_an_ml_program_of_one_precision(precision: str, dtype: int,
     assert describe(spec) == "whole network"
 
 
+@pytest.mark.slow
 def test_every_kind_of_block_is_the_program_of_its_job(tiny: SearchSpace) -> None:
     for job in graphs_of_every_kind(tiny):
         spec = EXPORTS.spec(job)
@@ -147,6 +152,7 @@ import sys
 from pathlib import Path
 from latency_lut.backend import blocks_job
 from latency_lut.coreml_backend import CoreMLBackend
+from tests.latency_lut.conftest import make_tiny
 space = make_tiny()
 CoreMLBackend().export(blocks_job(space.lower(space.largest)[-2:]), Path(sys.argv[1]))
 """
