@@ -1,9 +1,9 @@
 """ExecuTorch on a CPU with the XNNPACK delegate, batch 1, float32 or int8 by XNNPACK's own quantizer.
 
 Lowered as ExecuTorch's documentation has it, `to_edge_transform_and_lower(export(...), [XnnpackPartitioner()])`. What
-XNNPACK does not take falls back silently to portable kernels, which are written for size, not for speed; the share of
-such operators is `Session.devices`. Of EfficientFormerV2's blocks these are the four `expand_copy` of an attention's
-two matrix products and the mean of the head.
+XNNPACK does not take falls back silently to ExecuTorch's portable kernels, which are "not optimized for performance";
+the share of such operators is `Session.devices`. Of EfficientFormerV2 these are the four `expand_copy` that the two
+matrix products of an attention become, and the mean in the head.
 """
 
 from __future__ import annotations
@@ -112,13 +112,13 @@ def _lower(job: Job, precision: str) -> bytes:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeProgramManager, to_edge_transform_and_lower
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
-    module, images = job.module(), torch.zeros(1, *job.input_shape)
-    with torch.no_grad():
-        module(images)  # timm caches what is constant in evaluation; it would be computed again in each run
+    inputs = (torch.zeros(1, *job.input_shape),)
+    program = torch.export.export(job.module(), inputs)
+    program = constant_prop_pass(program)  # or attention's biases would be gathered in each run, by a portable kernel
     if precision == "int8":
-        module = _quantize(module, images)
-    program = torch.export.export(module, (images,))
+        program = torch.export.export(_quantize(program.module(), job.input_shape), inputs)
     softmax = torch.ops.aten.softmax.int
     if program.graph.find_nodes(op="call_function", target=softmax):
         program = program.run_decompositions({softmax: _softmax})
@@ -143,7 +143,7 @@ def _softmax(images: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -
     return torch._softmax(images.reshape(-1, images.shape[-1]), 1, False).reshape(images.shape)
 
 
-def _quantize(module: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
+def _quantize(module: torch.nn.Module, shape: tuple[int, int, int]) -> torch.nn.Module:
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -152,10 +152,10 @@ def _quantize(module: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    prepared = prepare_pt2e(torch.export.export(module, (images,)).module(), quantizer)
+    prepared = prepare_pt2e(module, quantizer)
     noise = np.random.default_rng(0)
     for _ in range(2):
-        prepared(torch.from_numpy(noise.standard_normal(tuple(images.shape), dtype=np.float32)))
+        prepared(torch.from_numpy(noise.standard_normal((1, *shape), dtype=np.float32)))
     quantized: torch.nn.Module = convert_pt2e(prepared)
     return quantized
 

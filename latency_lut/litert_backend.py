@@ -99,10 +99,7 @@ def _convert(job: Job, path: Path) -> None:
     import litert_torch
     import torch
 
-    module, images = job.module(), torch.zeros(1, *job.input_shape)
-    with torch.no_grad():
-        module(images)  # timm caches what is constant in evaluation
-    litert_torch.convert(module, (images,)).export(str(path))
+    litert_torch.convert(job.module(), (torch.zeros(1, *job.input_shape),)).export(str(path))
 
 
 def _quantize(model: Path, shape: tuple[int, ...]) -> bytes:

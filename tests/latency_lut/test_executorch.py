@@ -68,7 +68,7 @@ def test_what_falls_back_to_portable_kernels_is_seen(tiny: SearchSpace) -> None:
     blocks = {block.kind: block for block in tiny.lower(tiny.largest)}
     assert ExecuTorchBackend().prepare(blocks_job([blocks["ffn"]])).devices == {"xnnpack": 1, "portable": 0}
     shares = ExecuTorchBackend().prepare(blocks_job([blocks["attention"]])).devices
-    assert 0 < shares["portable"] < 0.3
+    assert 0 < shares["portable"] < 0.1, "four expand_copy, and no gathering of biases"
 
 
 @installed
