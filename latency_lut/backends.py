@@ -113,17 +113,21 @@ class ListConfig:
 
 
 def states() -> list[dict[str, Any]]:
-    """For each backend and compute unit: the runtime that runs here, or the reason why it does not."""
-    rows = []
-    for name, kind in BACKENDS.items():
-        for unit in kind.units:
-            row: dict[str, Any] = {"backend": name, "compute_unit": unit, "precisions": kind.precisions}
-            try:
-                row["runtime"] = asdict(make_backend(name, compute_unit=unit).describe())
-            except UserError as error:
-                row["why_not"] = str(error)
-            rows.append(row)
-    return rows
+    """For each backend and compute unit: the runtime and precisions that run here, or the reason why none does."""
+    return [_state(name, unit) for name, kind in BACKENDS.items() for unit in kind.units]
+
+
+def _state(name: str, unit: str) -> dict[str, Any]:
+    runtimes, reasons = {}, []
+    for precision in BACKENDS[name].precisions:
+        try:
+            runtimes[precision] = make_backend(name, precision=precision, compute_unit=unit).describe()
+        except UserError as error:
+            reasons.append(str(error))
+    row: dict[str, Any] = {"backend": name, "compute_unit": unit, "precisions": list(runtimes)}
+    if runtimes:
+        return {**row, "runtime": asdict(next(iter(runtimes.values())))}
+    return {**row, "why_not": reasons[0]}
 
 
 def _line(row: dict[str, Any]) -> str:
