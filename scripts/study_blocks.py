@@ -1,6 +1,6 @@
 """MobileOne's Tables 1b and 3 on your device: what blocks and activations cost in one network of 30 layers.
 
-    python -m scripts.study_blocks                                          # ONNX Runtime, 1 thread
+    python -m scripts.study_blocks                                          # ONNX Runtime, 1 thread: under a minute
     python -m scripts.study_blocks --backend coreml --compute-unit cpu_and_ne
 
 The networks differ only in their activation or in skip-connections, and hardly in multiply-accumulates (printed with

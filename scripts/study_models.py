@@ -1,6 +1,6 @@
 """MobileOne's Table 1a on your device: how well multiply-accumulates and parameters tell the order of latencies.
 
-    python -m scripts.study_models                                          # ONNX Runtime, 1 thread
+    python -m scripts.study_models                                          # ONNX Runtime, 1 thread: two minutes
     python -m scripts.study_models --models resnet18 mobilenetv2_100 efficientnet_b0 deit_tiny_patch16_224
 
 Bare: the networks of the paper's Table 8 that timm and torchvision have, 22 of 26 (neither has MobileFormer-52 and -96

@@ -1,6 +1,6 @@
 """MobileViT's patch sizes on your device: 2 in all three stages against larger ones.
 
-    python -m scripts.study_patches                                         # ONNX Runtime, 1 thread
+    python -m scripts.study_patches                                         # ONNX Runtime, 1 thread: a minute
     python -m scripts.study_patches --backend coreml --compute-unit cpu_and_ne
 
 Parameters are the same for all patch sizes, and larger patches mean fewer positions for attention to compare. The
