@@ -24,13 +24,6 @@ from tests.contracts.backend import BackendContract
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _compiled_code_is_kept_nowhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
-        yield
-
-
 class TestTorch(BackendContract):
     @classmethod
     def make_backend(cls) -> Backend:
