@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import json
 import logging
 import platform
@@ -103,7 +104,7 @@ class CoreMLBackend(FileBackend):
         self.threads, self.precision, self.compute_unit, self.device = threads, precision, compute_unit, device
         self.clock: PredictionClock = PredictionClock()
         self._loaded: Model | None = None
-        self._count = 0
+        self._numbers = itertools.count()
 
     def export(self, job: Job, path: Path) -> None:
         """Writes an .mlpackage: one ML program, input "x" (1, C, H, W), output "y", described by its blocks' keys."""
@@ -128,19 +129,20 @@ class CoreMLBackend(FileBackend):
             _make_reproducible(path)
 
     def load(self, path: Path) -> Session:
-        """A session of an .mlpackage with one input of fixed shape."""
+        """A session of an .mlpackage with one input of fixed shape, which is only read."""
         _check_system()
-        with quiet():
-            spec = require("coremltools", INSTALL).utils.load_spec(str(path))
+        copy = self._folder / f"{next(self._numbers):04d}.mlpackage"
+        shutil.copytree(path, copy)  # coremltools writes the manifest of every package that it opens
+        spec = _read_specification(copy)
         (source,) = spec.description.input
         what = f"{path.name} ({spec.description.metadata.shortDescription or 'not described'})"
         float16 = source.type.multiArrayType.dataType == source.type.multiArrayType.FLOAT16
         images = np.random.default_rng(0).standard_normal(tuple(source.type.multiArrayType.shape), dtype=np.float32)
         model: Model
         if self.device is None:
-            model = LocalModel(path, self._next_path(".mlmodelc"), what, source.name, self._unit)
+            model = LocalModel(copy, what, source.name, self._unit)
         else:
-            model = self._remote.model(path, self._next_path(".mlpackage"), what, source.name, self._unit)
+            model = self._remote.model(copy, what, source.name, self._unit)
             images = images.astype(np.float16) if float16 else images
         self._use(model)
         model.predict(images)
@@ -194,10 +196,6 @@ class CoreMLBackend(FileBackend):
         model.load()
         self._loaded = model
 
-    def _next_path(self, suffix: str) -> Path:
-        self._count += 1
-        return self._folder / f"{self._count:04d}{suffix}"
-
     @functools.cached_property
     def _folder(self) -> Path:
         """Holds the models as long as this backend lives."""
@@ -219,16 +217,17 @@ class LocalModel:
     """A model on this Mac.
 
     Args:
-        package: the .mlpackage, read once.
-        compiled: the .mlmodelc to make of it.
+        package: the .mlpackage; the compiled model takes its place.
         what: names it in errors.
+        source: its input.
     """
 
-    def __init__(self, package: Path, compiled: Path, what: str, source: str, unit: Any) -> None:
-        self._compiled, self._what, self._input, self._unit = str(compiled), what, source, unit
+    def __init__(self, package: Path, what: str, source: str, unit: Any) -> None:
+        self._compiled, self._what, self._input, self._unit = str(package.with_suffix(".mlmodelc")), what, source, unit
         self._model: Any = None
         with self._errors("compile"):
             require("coremltools", INSTALL).models.utils.compile_model(str(package), self._compiled)
+        shutil.rmtree(package)
 
     def load(self) -> None:
         with self._errors("load"):
@@ -321,12 +320,19 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def _make_reproducible(package: Path) -> None:
-    """coremltools dates a model, writes its maps in any order and names the package's parts by random UUIDs."""
-    from coremltools.proto import Model_pb2
+def _read_specification(package: Path) -> Any:
+    with quiet():
+        require("coremltools", INSTALL)
+        from coremltools.proto import Model_pb2
 
     spec = Model_pb2.Model()
     spec.ParseFromString((package / SPECIFICATION).read_bytes())
+    return spec
+
+
+def _make_reproducible(package: Path) -> None:
+    """coremltools dates a model, writes its maps in any order and names the package's parts by random UUIDs."""
+    spec = _read_specification(package)
     spec.description.metadata.userDefined.pop(CONVERSION_DATE, None)
     (package / SPECIFICATION).write_bytes(spec.SerializeToString(deterministic=True))
 
@@ -334,7 +340,7 @@ def _make_reproducible(package: Path) -> None:
     names = {old: str(uuid.uuid5(PARTS, part["path"])) for old, part in manifest["itemInfoEntries"].items()}
     parts = sorted((names[old], part) for old, part in manifest["itemInfoEntries"].items())
     manifest |= {"itemInfoEntries": dict(parts), "rootModelIdentifier": names[manifest["rootModelIdentifier"]]}
-    (package / "Manifest.json").write_text(json.dumps(manifest, indent=4), encoding="utf-8")
+    (package / "Manifest.json").write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
 
 
 def _mac_model() -> str:

@@ -52,12 +52,11 @@ class RemoteDevice:
         kind, version = self._device.type.value, self._device.os_version
         return _product(self._device.udid) or kind, f"{SYSTEMS.get(kind, kind)} {version}", version
 
-    def model(self, package: Path, copy: Path, what: str, source: str, unit: Any) -> RemoteModel:
-        """A model of the .mlpackage, of which it keeps a copy."""
-        shutil.copytree(package, copy)
+    def model(self, package: Path, what: str, source: str, unit: Any) -> RemoteModel:
+        """A model of the .mlpackage, which must stay in its place."""
         if not self._prepared:
             self._prepared.append(self._start())
-        return RemoteModel(self, self._prepared[0], copy, what, source, unit)
+        return RemoteModel(self, self._prepared[0], package, what, source, unit)
 
     @property
     def _session(self) -> Any:

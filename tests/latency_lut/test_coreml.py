@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -235,6 +236,24 @@ def test_a_model_that_core_ml_refuses_is_named(doing: str, core: FakeCoreML, pac
         == f"Core ML cannot {said} {packages[key].name} ({key}) on cpu_and_ne: ANECCompile() FAILED (11)"
     )
     assert len(core.loaded) <= 1
+
+
+@pytest.mark.parametrize("where", ["core", "phone"])
+def test_a_package_is_only_read(
+    where: str, packages: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """coremltools normalizes the manifest of a package that it opens; the checksum would not hold any more."""
+    request.getfixturevalue(where)
+    path = tmp_path / "a.mlpackage"
+    shutil.copytree(next(iter(packages.values())), path)
+    written = checksum(path)
+    coremltools.utils.load_spec(str(path))
+    assert checksum(path) == written, "ours is in coremltools' own form"
+    with (path / "Manifest.json").open("a") as file:
+        file.write("\n\n")
+    before = checksum(path)
+    CoreMLBackend(device="Anna's iPhone" if where == "phone" else None).load(path).run(1)
+    assert checksum(path) == before
 
 
 PLACEMENTS = {"conv": ("ne", 0.3), "gelu": ("cpu", 0.1)}
