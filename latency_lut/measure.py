@@ -64,8 +64,13 @@ def measure_folder(config: MeasureConfig) -> Path:
 
 
 def _load(folder: Path, manifest: Manifest, backend: FileBackend) -> dict[str, Session]:
-    jobs = tqdm(manifest.jobs.items(), desc="loading models", disable=None, leave=False)
-    return {name: backend.load(folder / entry.file) for name, entry in jobs}
+    """Sessions by name; a model that crashes the runtime itself is the one that the progress bar names."""
+    sessions = {}
+    with tqdm(manifest.jobs.items(), desc="loading models", disable=None, leave=False) as jobs:
+        for name, entry in jobs:
+            jobs.set_postfix_str(f"{entry.file}: {name}")
+            sessions[name] = backend.load(folder / entry.file)
+    return sessions
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ PAIRS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] 
 NUM_LAYERS = 1 + 2 * len(PAIRS) + 1
 NUM_CLASSES = 1000
 SE_REDUCTION = 16  # Hu et al. 2018, and MobileOne's released code
-DYNAMIC_RELU_REDUCTION = 8
+DYNAMIC_RELU_REDUCTION = 8  # our choice; public code has 4 and 8
 SHIFT_MAX_REDUCTION = 4  # MicroNet's released code, as the number range of the coefficients and their start
 
 Activation = Callable[[int], nn.Module]  # from the number of channels
