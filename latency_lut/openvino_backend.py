@@ -121,7 +121,8 @@ class OpenVinoBackend(FileBackend):
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],  # by default bfloat16 where the CPU has it
             "ENABLE_HYPER_THREADING": False,
             # By default every model binds its threads to the same cores, for each run anew, and there they wait for
-            # whatever else runs on these.
+            # whatever else runs on these. On quiet cores it makes no difference: with 2 threads, 93 to 99 of 100
+            # samples are undisturbed either way.
             "ENABLE_CPU_PINNING": False,
         }
 
