@@ -62,7 +62,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sample:
-    """Time of one run, and the share of the sample's time spent waiting (None: unknown)."""
+    """Time of one run, and the share of the sample's time, its warm-up included, spent waiting (None: unknown)."""
 
     ms: float
     wait_share: float | None
@@ -104,11 +104,12 @@ class Measurement:
     def busy(self) -> bool:
         """Whether other work, or heat, disturbed the measurement so much that its figures deserve no trust.
 
-        Where waiting is unknown, the anchor tells: between a quiet machine's fastest and usual runs lies little.
+        Waiting is unknown on some systems, and what other guests of its host take a virtual machine never sees; there
+        the anchor tells, for between a quiet machine's fastest and usual runs lies little.
         """
-        if self.unclean_share is None and (anchor := self.timings.get(ANCHOR)):
-            return anchor.median_ms > MAX_SPREAD * anchor.min_ms
-        return self.short > 0 or (self.unclean_share or 0.0) > 0.1
+        anchor = self.timings.get(ANCHOR)
+        uneven = anchor is not None and anchor.median_ms > MAX_SPREAD * anchor.min_ms
+        return self.short > 0 or (self.unclean_share or 0.0) > 0.1 or uneven
 
 
 def measure(
@@ -159,16 +160,22 @@ def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:
 
 
 def _visit(run: Run, repeats: int, count: int, clock: Clock) -> list[Sample]:
-    run(repeats // 2 + 1)  # brings the graph back into the caches, from which the other graphs have driven it
-    return [_sample(run, repeats, clock) for _ in range(count)]
+    first = _sample(run, repeats, clock, warm_up=repeats // 2 + 1)
+    return [first, *(_sample(run, repeats, clock) for _ in range(count - 1))]
 
 
-def _sample(run: Run, repeats: int, clock: Clock) -> Sample:
-    wait, start = clock.wait_ns(), clock.now_ns()
+def _sample(run: Run, repeats: int, clock: Clock, warm_up: int = 0) -> Sample:
+    """Waiting is asked for before the warm-up, which brings the graph back into the caches: other graphs have driven it
+    out, and so would the system's answer, which takes milliseconds for a runtime of a hundred threads.
+    """
+    wait, begin = clock.wait_ns(), clock.now_ns()
+    if warm_up:
+        run(warm_up)
+    start = clock.now_ns()
     run(repeats)
-    elapsed, wait_after = clock.now_ns() - start, clock.wait_ns()
-    share = None if wait is None or wait_after is None else max(0, wait_after - wait) / elapsed
-    return Sample(elapsed / repeats / 1e6, share)
+    end, wait_after = clock.now_ns(), clock.wait_ns()
+    share = None if wait is None or wait_after is None else max(0, wait_after - wait) / (end - begin)
+    return Sample((end - start) / repeats / 1e6, share)
 
 
 def _summarize(samples: Mapping[str, Sequence[Sample]], settings: Settings) -> Measurement:

@@ -124,7 +124,7 @@ def test_several_samples_of_a_visit_follow_one_warm_up(tiny: SearchSpace) -> Non
 
 
 @pytest.mark.parametrize(("times", "busy"), [((1.0, 1.1, 1.2), False), ((1.0, 1.3, 1.3), True)])
-def test_where_waits_are_unknown_the_anchor_tells_a_busy_machine(times: tuple[float, ...], busy: bool) -> None:
+def test_the_anchor_tells_a_busy_machine_where_waits_do_not(times: tuple[float, ...], busy: bool) -> None:
     measured = Measurement({ANCHOR: Timing(times), "other": Timing((1.0, 9.0))}, unclean_share=None, short=0)
     assert measured.busy is busy
 
