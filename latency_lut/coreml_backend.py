@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import itertools
 import json
-import logging
 import platform
 import shutil
 import subprocess
 import tempfile
 import uuid
-import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator
@@ -38,6 +35,7 @@ from latency_lut.backend import FileBackend, Job, Runtime, Session, require
 from latency_lut.machine import cpu_model, os_name
 from latency_lut.protocol import Settings
 from search_spaces import UserError
+from search_spaces.command import quiet
 
 INSTALL = "pip install coremltools"
 DEPLOYMENT_TARGET = (
@@ -305,19 +303,6 @@ def first_line(error: BaseException) -> str:
     text = getattr(error, "message", None) or str(error) or type(error).__name__
     text = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps coremltools' bars and its warnings of newer libraries off the terminal; its errors are exceptions."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _read_specification(package: Path) -> Any:

@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from latency_lut.coreml_backend import first_line, quiet, temporary_folder
+from latency_lut.coreml_backend import first_line, temporary_folder
 from search_spaces import UserError
+from search_spaces.command import quiet
 
 T = TypeVar("T")
 TEAM = "DEVELOPMENT_TEAM"

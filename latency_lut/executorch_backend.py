@@ -8,10 +8,6 @@ matrix products of an attention become, and the mean in the head.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +16,7 @@ import numpy as np
 from latency_lut.backend import FileBackend, Job, Runtime, Session, require
 from latency_lut.machine import cpu_model, os_name
 from search_spaces import UserError
+from search_spaces.command import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +42,7 @@ class ExecuTorchBackend(FileBackend):
     def export(self, job: Job, path: Path) -> None:
         """Raises UserError if ExecuTorch is not installed."""
         _runtime()
-        with _quiet():
+        with quiet():
             path.write_bytes(_lower(job, self.precision))
 
     def load(self, path: Path) -> Session:
@@ -167,16 +164,3 @@ def _delegated_share(graph: torch.fx.GraphModule) -> float:
     counts = [(count.delegated, count.non_delegated) for name, count in operators.items() if name != "getitem"]
     delegated, portable = map(sum, zip(*counts, strict=True))
     return delegated / (delegated + portable)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporting warns of its own deprecations, at length, as Python's warnings and in the root logger."""
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.getLogger().setLevel(level)

@@ -10,11 +10,8 @@ against 0.646 ms on an AMD EPYC, 1 thread, ai-edge-litert 2.3) and makes an envi
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import numpy as np
 
 from latency_lut.backend import FileBackend, Job, Runtime, Session, require
 from latency_lut.machine import cpu_model, os_name
+from search_spaces.command import quiet
 
 INSTALL = (
     "pip install litert-torch==0.10.0 timm in an environment of its own, with torch < 2.15, and give it as --python; "
@@ -47,7 +45,8 @@ class LiteRtBackend(FileBackend):
 
     def export(self, job: Job, path: Path) -> None:
         """Raises UserError if litert-torch is not installed."""
-        with _quiet():
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # what its native code writes
+        with quiet():
             require("litert_torch", INSTALL)
             if self.precision == "float32":
                 _convert(job, path)
@@ -114,13 +113,3 @@ def _quantize(model: Path, shape: tuple[int, ...]) -> bytes:
     ranges = task.calibrate({SIGNATURE: inputs}, num_threads=1)
     result = task.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """litert-torch prints its progress and counts of operations, and exporting warns of its own deprecations."""
-    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -7,10 +7,8 @@ ONNX Runtime's optimization (nano largest 244 nodes, 0.890 against 0.897 ms; lar
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 
 from latency_lut.backend import FileBackend, Job, OperatorTime, Runtime, Session, one_torch_thread
 from latency_lut.machine import cpu_model, os_name
+from search_spaces.command import quiet
 
 WARM_UP = 3  # profiled runs that do not count
 
@@ -104,15 +103,12 @@ class OnnxRuntimeBackend(FileBackend):
 def export_onnx(job: Job, path: Path) -> None:
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on the exporter's age, and on shapes that are constants here
+    with quiet():  # on the exporter's age, and on shapes that are constants here
         torch.onnx.export(job.module(), (torch.zeros(1, *job.input_shape),), path, dynamo=False)
 
 
 def _quantize(source: Path, target: Path, shape: tuple[int, ...]) -> None:
     """By `onnxruntime.quantization`, after its own shape inference."""
-    import logging
-
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -125,7 +121,7 @@ def _quantize(source: Path, target: Path, shape: tuple[int, ...]) -> None:
             return None if images is None else {name: images}
 
     prepared, name = source.with_name("prepared.onnx"), _input_name(source)
-    with _quiet(logging.getLogger()):
+    with quiet():  # the quantizer advises at length on what has been done already
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -142,17 +138,6 @@ def _input_name(path: Path) -> str:
     import onnx
 
     return str(onnx.load(path, load_external_data=False).graph.input[0].name)
-
-
-@contextlib.contextmanager
-def _quiet(logger: Any) -> Any:
-    """The quantizer advises at length, through the root logger, on what has been done already."""
-    level = logger.level
-    logger.setLevel("ERROR")
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def session_options(threads: int) -> Any:

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.export_onnx import quiet
 from nas.mil import run_program
 from nas.parity import Parity, compare, example_images, normalized
 from nas.runs import RunInfo
 from search_spaces import UserError
+from search_spaces.command import quiet
 
 NUM_IMAGES = 8
 TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.004

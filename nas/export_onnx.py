@@ -8,11 +8,7 @@ and 11.68 ms instead of 257 and 11.87 ms. Both are right at any batch. It takes 
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from torch import Tensor, nn
 from nas.parity import Parity, compare, example_images, normalized
 from nas.runs import RunInfo
 from search_spaces import UserError
+from search_spaces.command import quiet
 
 BATCH_SIZES = (1, 3, 12)
 TOLERANCE = 1e-4  # of the largest logit (at least of 1): float32 arithmetic in another order stays well below
@@ -94,17 +91,3 @@ def check_onnx(path: Path, model: nn.Module, info: RunInfo) -> Parity:
             "nothing was exported; try another --opset, or leave onnx out of --formats"
         )
     return parity
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps progress bars and warnings of converters off the terminal; their errors are exceptions."""
-    sink = io.StringIO()
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
