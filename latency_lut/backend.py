@@ -17,9 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from latency_lut.protocol import Clock, Run, Settings, SystemClock
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
+from search_spaces.files import slug
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+class DeviceGone(UserError):  # noqa: N818
+    """A device has been disconnected: nothing more can be asked of it, whatever the network."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,15 @@ class Runtime:
         """On one line, for a reader."""
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
         return f"{self.runtime} {self.runtime_version}, {self.precision}, {self.compute_unit}{threads}, {self.device}"
+
+    def slug(self, backend: str, *, elsewhere: bool = False) -> str:
+        """A part of a file's name that says what differs between one user's measurements.
+
+        Args:
+            elsewhere: whether the device is another than this machine, or may be.
+        """
+        parts = [backend, self.precision, f"{self.threads}t" if self.threads else self.compute_unit]
+        return slug("-".join([*parts, self.device] if elsewhere or not self.threads else parts))
 
 
 @dataclass(frozen=True)

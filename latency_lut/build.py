@@ -20,18 +20,16 @@ from latency_lut.backend import Backend, Job, Runtime
 from latency_lut.backends import Target
 from latency_lut.interpreter import delegate
 from latency_lut.journal import Journal
-from latency_lut.manifest import EXPORT, Result
+from latency_lut.manifest import Result, check_jobs
 from latency_lut.measuring import measure_sessions, prepare_all
 from latency_lut.plan import Plan, calibration_archs, fit_line, make_plan, table_jobs
 from latency_lut.protocol import ANCHOR, Measurement, Settings, Timing
 from latency_lut.table import SCHEMA, TABLES, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
 from search_spaces import SearchSpace, UserError, get_space
-from search_spaces.command import flag, parse, run, spell
-from search_spaces.files import slug
+from search_spaces.command import flag, flags_given, parse, run, spell
 
 MODULE = "latency_lut.build"
 PROTOCOL = "shuffled interleaved rounds; slopes of chains 2 to 8; others by difference to a reference chain"
-MAX_DRIFT = 0.05  # of the anchor; beyond it the device has grown slower or faster while it was measured
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def build_table(config: BuildConfig) -> Path:
             result of something else, or a file that cannot be written.
     """
     if config.from_ is not None:
-        return _take_over(config, Result.load(Path(config.from_)))
+        return _take_over(config, Path(config.from_))
     space, backend = get_space(config.space, config.image_size, config.num_classes), config.make_backend()
     out = _out(config, space, backend.name, backend.describe())
     build(space, backend, backend.settings(config.samples), out, resume=config.resume, command=spell(MODULE, config))
@@ -77,21 +75,17 @@ def build(
     return table
 
 
-def _take_over(config: BuildConfig, result: Result) -> Path:
+def _take_over(config: BuildConfig, path: Path) -> Path:
     """A table of what was measured on another machine."""
+    result = Result.load(path)
     manifest = result.manifest
     if manifest.purpose != "table":
-        raise UserError(f"{config.from_} is a {manifest.purpose}; give it to python -m latency_lut.validate --from")
+        raise UserError(f"{path} is a {manifest.purpose}; give it to python -m latency_lut.validate --from")
+    if surplus := [name for name in flags_given(config) if name not in ("--from", "--out", "--no-resume")]:
+        raise UserError(f"--from brings what was measured; leave {', '.join(surplus)} out")
     space = get_space(manifest.space, manifest.image_size, manifest.num_classes)
     plan = make_plan(space)
-    jobs = table_jobs(space, plan)
-    here = {name: tuple(block.key for block in job.blocks) for name, job in jobs.items()}
-    there = {name: entry.blocks for name, entry in manifest.jobs.items()}
-    if differing := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
-        raise UserError(
-            f"{config.from_} was measured on other graphs than this version has for {space.name}: "
-            f"{', '.join(differing)}; {EXPORT}"
-        )
+    check_jobs(path, manifest, table_jobs(space, plan))
     command = spell(MODULE, config)
     source = provenance(manifest.backend, result.runtime, result.settings, result.measurement, command, result.date)
     table = make_table(space, plan, result.measurement, result.devices, source)
@@ -103,9 +97,9 @@ def _take_over(config: BuildConfig, result: Result) -> Path:
 
 def _out(config: BuildConfig, space: SearchSpace, backend: str, runtime: Runtime) -> Path:
     """`--out`, or a name that says what differs between one user's tables."""
-    parts = [space.name, f"{space.image_size}px", f"{space.num_classes}c", backend, runtime.precision]
-    parts += [f"{runtime.threads}t"] if runtime.threads else [runtime.compute_unit, runtime.device]
-    out = Path(config.out) if config.out else TABLES / f"{slug('-'.join(parts))}.json"
+    what = f"{space.name}-{space.image_size}px-{space.num_classes}c"
+    name = f"{what}-{runtime.slug(backend, elsewhere=config.from_ is not None)}.json"
+    out = Path(config.out) if config.out else TABLES / name
     if out.is_dir() or out.suffix != ".json":
         raise UserError(f"--out is {out}; give a file that ends in .json")
     return out
@@ -208,11 +202,7 @@ def summary(table: LatencyTable) -> str:
     ]
     if table.clamped:
         lines.append(f"{len(table.clamped)} blocks cost too little to be told from 0: {', '.join(table.clamped)}")
-    if source.busy:
-        lines.append("WARNING: the machine was busy; build again when it is quiet")
-    if abs(source.anchor_drift) > MAX_DRIFT:
-        lines.append("WARNING: the device changed its speed meanwhile (heat or other work); let it cool, build again")
-    return "\n".join(lines)
+    return "\n".join([*lines, *table.warnings])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

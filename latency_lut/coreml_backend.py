@@ -282,8 +282,8 @@ def device_shares(plan: Any) -> dict[str, float]:
 def _check_system() -> None:
     if not on_mac():
         raise UserError(
-            "Core ML runs on macOS: write the blocks here with python -m latency_lut.export --backend coreml and "
-            "measure them there with python -m latency_lut.measure"
+            "Core ML runs on macOS: write the models here with python -m latency_lut.export --backend coreml (for a "
+            "validation with --validate TABLE), and measure them there with python -m latency_lut.measure"
         )
 
 

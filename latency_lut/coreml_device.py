@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from latency_lut.backend import DeviceGone
 from latency_lut.coreml_backend import first_line, temporary_folder
 from search_spaces import UserError
 from search_spaces.command import quiet
@@ -83,7 +84,8 @@ class RemoteDevice:
         """What the coroutine returns.
 
         Raises:
-            UserError: the device is gone, or Core ML on it refuses.
+            DeviceGone: the device does not answer any more.
+            UserError: Core ML on it refuses.
         """
         try:
             with quiet(), self._transfers():
@@ -92,7 +94,7 @@ class RemoteDevice:
             # Errors of devicectl carry its exit status, those of the app a negative number (JSON-RPC).
             status = getattr(error, "error_code", None)
             if not self._session.is_alive() or (hasattr(error, "error_code") and (status is None or status > 0)):
-                raise UserError(f"{self.name} does not answer any more (it was to {doing}); {KEPT}") from error
+                raise DeviceGone(f"{self.name} does not answer any more (it was to {doing}); {KEPT}") from error
             raise UserError(f"Core ML on {self.name} cannot {doing}: {first_line(error)}") from error
 
     def discard_transfers(self) -> None:

@@ -26,7 +26,8 @@ WEIGHTY = 0.01  # of a typical network's latency; cheaper blocks hardly matter, 
 LEAST = f"{WEIGHTY:.0%} or more of a network"
 SHOWN_BLOCKS, SHOWN_MOVES, SHOWN_SWAPS = 10, 5, 3  # in the text
 NUM_SWAPS = 10  # in the JSON
-MEASURED = ("unclean_share", "busy", "anchor_ms", "anchor_drift")  # fields of the provenance that are no conditions
+# Fields of the provenance that are no conditions: what was measured, and what differs between any two builds.
+NO_CONDITIONS = ("unclean_share", "busy", "anchor_ms", "anchor_drift", "date", "command")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class ArchDiff:
 class Diff:
     """
     Args:
-        conditions: what differs in the provenance, as (A's, B's).
+        conditions: what differs in how the tables were made, as (A's, B's).
         anchor_ratio: B / A of the graph that is the same in every table.
         blocks: in the order of execution.
     """
@@ -160,7 +161,7 @@ def compare(a: LatencyTable, b: LatencyTable, space: SearchSpace, archs: Sequenc
 def _conditions(table: LatencyTable) -> dict[str, Any]:
     source = asdict(table.provenance)
     nested = {**source.pop("runtime"), **source.pop("settings")}
-    return {**nested, **{name: value for name, value in source.items() if name not in MEASURED}}
+    return {**nested, **{name: value for name, value in source.items() if name not in NO_CONDITIONS}}
 
 
 def _compare_blocks(
@@ -315,12 +316,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     diff = compare(a, b, space, held_out_archs(space, a, config.num_archs, config.seed))
     if config.json:
         tables = {
-            name: {"table": str(path), "runtime": asdict(table.provenance.runtime), "busy": table.provenance.busy}
+            name: {
+                "table": str(path),
+                "runtime": asdict(table.provenance.runtime),
+                "busy": table.provenance.busy,
+                "date": table.provenance.date,
+            }
             for name, path, table in (("a", a_path, a), ("b", b_path, b))
         }
         print(json.dumps({**tables, **asdict(diff)}, indent=1))
         return
-    print(f"A {heading(a_path, a)}\nB {heading(b_path, b)}\n\n{report(diff)}")
+    for name, path, table in (("A", a_path, a), ("B", b_path, b)):
+        print(f"{name} {heading(path, table)}, measured {table.provenance.date}")
+    print(f"\n{report(diff)}")
     for name, table in (("A", a), ("B", b)):
         if table.provenance.busy:
             print(f"WARNING: the machine was busy when {name} was built")

@@ -19,19 +19,21 @@ from latency_lut.manifest import Manifest, checksum, write_folder
 from latency_lut.plan import held_out_archs, make_plan, table_jobs, validation_jobs
 from latency_lut.table import LatencyTable
 from search_spaces import UserError, get_space
-from search_spaces.command import flag, parse, run
+from search_spaces.command import flag, flags_given, parse, run
 
 MODULE = "latency_lut.export"
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    backend: str = flag("coreml", "runtime to export for; python -m latency_lut.backends lists them")
+    backend: str | None = flag(None, "runtime to export for (default: coreml, or the runtime of --validate)")
     precision: str | None = flag(None, "number format (default: the runtime's first)")
-    space: str = flag("efficientformerv2-nano", "search space; python -m search_spaces lists them")
+    space: str | None = flag(None, "search space (default: efficientformerv2-nano); python -m search_spaces lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
     num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
-    validate: str | None = flag(None, "a table's file: export networks to validate it on, of its space and precision")
+    validate: str | None = flag(
+        None, "a table's file: export networks to validate it on, for its runtime"
+    )
     num_archs: int = flag(20, "random networks, with --validate", minimum=3, maximum=10_000)
     seed: int = flag(1, "which random networks, with --validate")
     out: str = flag("blocks", "the folder to write")
@@ -44,20 +46,27 @@ def export(config: ExportConfig) -> Manifest:
     Raises:
         UserError: a runtime that has no model files, an unknown space, a folder of something else.
     """
-    table = LatencyTable.load(Path(config.validate)) if config.validate else None
-    precision = table.provenance.runtime.precision if table else config.precision
-    backend = make_backend(config.backend, precision=precision)
-    if not isinstance(backend, FileBackend):
-        raise UserError(f"--backend is {config.backend}, which runs no model files; build its table on its own machine")
-    if table is None:
-        space = get_space(config.space, config.image_size, config.num_classes)
+    if config.validate is None:
+        backend = _file_backend(config.backend or "coreml", config.precision)
+        space = get_space(config.space or "efficientformerv2-nano", config.image_size, config.num_classes)
         jobs = table_jobs(space, make_plan(space))
         return write_folder(Path(config.out), jobs, backend, space, purpose="table")
-    assert config.validate is not None
+    mine = ("--validate", "--num-archs", "--seed", "--out", "--python")
+    if surplus := [name for name in flags_given(config) if name not in mine]:
+        raise UserError(f"--validate takes these from its table; leave {', '.join(surplus)} out")
+    table = LatencyTable.load(Path(config.validate))
+    backend = _file_backend(table.provenance.backend, table.provenance.runtime.precision)
     space = get_space(table.space, table.image_size, table.num_classes)
     jobs = validation_jobs(space, held_out_archs(space, table, config.num_archs, config.seed))
     what = checksum(Path(config.validate))
     return write_folder(Path(config.out), jobs, backend, space, purpose="validation", table=what)
+
+
+def _file_backend(name: str, precision: str | None) -> FileBackend:
+    backend = make_backend(name, precision=precision)
+    if not isinstance(backend, FileBackend):
+        raise UserError(f"{name} runs no model files; build and validate its tables on their own machine")
+    return backend
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from search_spaces import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAG = "--python"
+CHILD = "LATENCY_LUT_CHILD"  # set in the process that --python has started
 
 
 def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
@@ -20,19 +20,19 @@ def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
     Output, progress and Ctrl-C go through; an unsuccessful end ends this process with the same exit status.
 
     Returns:
-        False, with nothing done, if there is no such wish.
+        False, with nothing done, if there is no such wish, or if this is that process.
 
     Raises:
         UserError: `python` cannot be started.
     """
-    if python is None:
+    if python is None or os.environ.get(CHILD):
         return False
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [str(Path(python).expanduser()), "-m", module, *_without_flag(argv)]
+    command = [str(Path(python).expanduser()), "-m", module, *argv]
     try:
-        child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+        child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, CHILD: "1"})
     except OSError as error:
-        raise UserError(f"{FLAG} {python} cannot be started: {error.strerror}; give a Python interpreter") from None
+        raise UserError(f"--python {python} cannot be started: {error.strerror}; give a Python interpreter") from None
     while True:
         try:
             code = child.wait()
@@ -42,13 +42,3 @@ def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
     if code:
         sys.exit(code if code > 0 else 128 - code)
     return True
-
-
-def _without_flag(argv: Sequence[str]) -> list[str]:
-    kept, skip = [], False
-    for argument in argv:
-        if skip or argument == FLAG or argument.startswith(f"{FLAG}="):
-            skip = argument == FLAG and not skip
-        else:
-            kept.append(argument)
-    return kept

@@ -29,14 +29,13 @@ class Journal:
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         self.samples: dict[str, list[Sample]] = {}
-        lines = self._complete_lines()
-        if not lines:
-            self._write("w", json.dumps({"settings": settings}))
-            return
         try:
-            self._read(lines, settings)
+            if lines := self._complete_lines():
+                self._read(lines, settings)
+                return
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} is damaged; start over with --no-resume") from None
+            raise UserError(f"{path} is damaged; delete it to start over") from None
+        self._write("w", json.dumps({"settings": settings}))
 
     @classmethod
     @contextmanager
@@ -70,7 +69,7 @@ class Journal:
         differing = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
         if differing:
             what = ", ".join(f"{k} {before.get(k)!r} (now {settings.get(k)!r})" for k in differing)
-            raise UserError(f"{self.path} was begun with {what}; repeat that command, or start over with --no-resume")
+            raise UserError(f"{self.path} was begun with {what}; repeat that command, or delete the file to start over")
         for line in lines[1:]:
             for name, samples in json.loads(line).items():
                 taken = [Sample(float(ms), wait_share) for ms, wait_share in samples]

@@ -14,6 +14,8 @@ def cpu_model() -> str:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
+    with contextlib.suppress(OSError):  # boards with an ARM processor, e.g. "Raspberry Pi 5 Model B Rev 1.0"
+        return Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0 \n")
     if platform.system() == "Darwin":
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]

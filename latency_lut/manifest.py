@@ -113,10 +113,11 @@ def write_folder(
     """Exports the jobs; the folder appears when all are written.
 
     Raises:
-        UserError: the folder holds something else, or cannot be written.
+        UserError: the folder holds something else, such as results, or cannot be written.
     """
-    if folder.exists() and not (folder / MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is no folder of exported models; give another --out")
+    folder = folder.absolute()
+    if others := _others(folder):
+        raise UserError(f"{folder} holds {', '.join(others)}, which writing would delete; give another --out")
     entries: dict[str, Entry] = {}
     done: dict[int, Entry] = {}
     with atomic_folder(folder) as target:
@@ -132,6 +133,20 @@ def write_folder(
         manifest = Manifest(SCHEMA, purpose, table, *place, backend.name, backend.precision, entries)
         write_json(target / MANIFEST, dataclasses.asdict(manifest))
     return manifest
+
+
+def _others(folder: Path) -> list[str]:
+    """What is there that an earlier export did not write."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        return ["no folder"]
+    there = sorted(path.name for path in folder.iterdir())
+    try:
+        manifest = _load(Manifest, folder / MANIFEST, EXPORT)
+    except UserError:
+        return there
+    return [name for name in there if name not in {MANIFEST, *(entry.file for entry in manifest.jobs.values())}]
 
 
 def read_folder(folder: Path) -> Manifest:
@@ -153,6 +168,21 @@ def read_folder(folder: Path) -> Manifest:
     if problems:
         raise UserError(f"{folder}: {', '.join(problems)}; copy the folder again, or {EXPORT}")
     return manifest
+
+
+def check_jobs(path: Path, manifest: Manifest, jobs: Mapping[str, Job]) -> None:
+    """UserError unless what was measured are these jobs.
+
+    Args:
+        path: of the result, for the message.
+    """
+    here = {name: tuple(block.key for block in job.blocks) for name, job in jobs.items()}
+    there = {name: entry.blocks for name, entry in manifest.jobs.items()}
+    if differing := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
+        raise UserError(
+            f"{path} was measured on other graphs than this version has for {manifest.space}: "
+            f"{', '.join(differing)}; {EXPORT}"
+        )
 
 
 def checksum(path: Path) -> str:

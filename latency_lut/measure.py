@@ -1,8 +1,8 @@
 """python -m latency_lut.measure FOLDER: times the models that `latency_lut.export` wrote, on the machine they are for.
 
-Needs this package, the runtime and numpy; not torch, not timm. For Core ML: a Mac with coremltools, and for a phone or
-tablet (`--device`) that it is connected. Gives one JSON file, which `latency_lut.build --from` makes a table of. What a
-killed or disconnected measurement has taken is kept: the same command goes on.
+Needs this package, the runtime, numpy and tqdm; not torch, not timm. For Core ML: a Mac with coremltools, and for a
+phone or tablet (`--device`) that it is connected. Gives one JSON file, of which `latency_lut.build --from` makes a
+table. What a killed or disconnected measurement has taken is kept: the same command goes on.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from latency_lut.backend import FileBackend, Session
 from latency_lut.backends import make_backend
 from latency_lut.build import now
 from latency_lut.journal import Journal
-from latency_lut.manifest import SCHEMA, Manifest, Result, read_folder
+from latency_lut.manifest import EXPORT, SCHEMA, Manifest, Result, read_folder
 from latency_lut.measuring import measure_sessions
 from search_spaces import UserError
 from search_spaces.command import flag, parse, run, spell
-from search_spaces.files import slug
 
 MODULE = "latency_lut.measure"
 
@@ -48,10 +47,11 @@ def measure_folder(config: MeasureConfig) -> Path:
     manifest = read_folder(folder)
     unit, device = config.compute_unit, config.device
     backend = make_backend(manifest.backend, config.threads, manifest.precision, unit, device)
-    assert isinstance(backend, FileBackend), "such a manifest cannot be written"
+    if not isinstance(backend, FileBackend):
+        raise UserError(f"{folder} is of {manifest.backend}, which runs no model files; {EXPORT}")
     runtime, settings = backend.describe(), backend.settings(config.samples)
-    parts = [manifest.purpose, manifest.backend, runtime.compute_unit, *([device] if device else [])]
-    out = Path(config.out) if config.out else folder / f"result-{slug('-'.join(parts))}.json"
+    name = f"result-{manifest.purpose}-{runtime.slug(manifest.backend, elsewhere=True)}.json"
+    out = Path(config.out) if config.out else folder / name
     if out.is_dir() or out.suffix != ".json":
         raise UserError(f"--out is {out}; give a file that ends in .json")
     with Journal.kept(out, config.resume, {"manifest": manifest.id}, runtime, settings) as journal:

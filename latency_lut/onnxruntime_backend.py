@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from latency_lut.backend import FileBackend, Job, OperatorTime, Runtime, Session, one_torch_thread
+from latency_lut.backend import FileBackend, Job, OperatorTime, Runtime, Session, one_torch_thread, require
 from latency_lut.machine import cpu_model, os_name
 from search_spaces.command import quiet
 
 WARM_UP = 3  # profiled runs that do not count
+
+INSTALL = "pip install onnxruntime"
 
 
 class OnnxRuntimeBackend(FileBackend):
@@ -51,8 +53,7 @@ class OnnxRuntimeBackend(FileBackend):
         Raises:
             onnxruntime's errors for a file that is no ONNX model.
         """
-        import onnxruntime
-
+        onnxruntime = _onnxruntime()
         session = onnxruntime.InferenceSession(path, session_options(self.threads), ["CPUExecutionProvider"])
         binding, images = bind_input(session)
 
@@ -69,8 +70,7 @@ class OnnxRuntimeBackend(FileBackend):
         It counts whole microseconds, rounded down, and what it takes it to note the shapes of an operator's tensors,
         2 to 4 µs, is in the operator's time.
         """
-        import onnxruntime
-
+        onnxruntime = _onnxruntime()
         options = session_options(self.threads)
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
@@ -87,8 +87,7 @@ class OnnxRuntimeBackend(FileBackend):
             return _operator_times(events, repeats, _convolutions(optimized))
 
     def describe(self) -> Runtime:
-        import onnxruntime
-
+        onnxruntime = _onnxruntime()
         return Runtime(
             device=cpu_model(),
             os=os_name(),
@@ -140,9 +139,12 @@ def _input_name(path: Path) -> str:
     return str(onnx.load(path, load_external_data=False).graph.input[0].name)
 
 
-def session_options(threads: int) -> Any:
-    import onnxruntime
+def _onnxruntime() -> Any:
+    return require("onnxruntime", INSTALL)
 
+
+def session_options(threads: int) -> Any:
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -183,7 +185,7 @@ def _operator_times(events: list[dict[str, Any]], repeats: int, details: Mapping
 
 
 def _convolutions(path: Path) -> dict[str, str]:
-    """By the name of each convolution of an ONNX file: which kind of one it is."""
+    """By the name of each convolution of an ONNX file whose weights are in it: which kind of one it is."""
     import onnx
 
     graph = onnx.load(path).graph
@@ -191,7 +193,10 @@ def _convolutions(path: Path) -> dict[str, str]:
     details = {}
     for node in graph.node:
         if "Conv" in node.op_type:
-            _outputs, inputs, *kernel = shapes[node.input[3 if node.op_type == "QLinearConv" else 1]]
+            shape = shapes.get(node.input[3 if node.op_type == "QLinearConv" else 1])
+            if shape is None:  # computed: by the network itself, or from int8
+                continue
+            _outputs, inputs, *kernel = shape
             groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
             depthwise = groups > 1 and inputs == 1  # of each group
             details[node.name] = "depthwise" if depthwise else "pointwise" if set(kernel) == {1} else "dense"

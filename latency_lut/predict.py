@@ -244,12 +244,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             "scale": table.calibration.scale,
             "offset_ms": table.calibration.offset_ms,
             "expected_error": asdict(error) if error else None,
+            "warnings": table.warnings,
             "networks": [asdict(prediction) for prediction in predictions],
         }
         print(json.dumps(result, indent=1))
         return
     text = breakdown(predictions[0]) if len(predictions) == 1 else comparison(predictions)
-    print(f"{heading(path, table)}\n\n{text}\n\n{footer(path, table, error)}")
+    print("\n".join([f"{heading(path, table)}\n\n{text}\n\n{footer(path, table, error)}", *table.warnings]))
 
 
 if __name__ == "__main__":

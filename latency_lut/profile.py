@@ -6,34 +6,32 @@ fewer and fewer attention blocks. EfficientViT (Section 2.1 and supplement A; Li
 memory-bound time in networks with fewer of them, its networks being equally fast; here all else stays as it is.
 
 Profiling takes time itself, about the same for each operator. How much, the network's time without it tells: it is
-measured beside, and shares are also given corrected, with that overhead taken off every operator.
+measured beside, and shares are also given corrected, with that overhead taken off every operator. Both are means over
+the faster half of the runs; of operators OpenVINO tells the mean over all runs only.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import mean
 
 from tqdm import tqdm
 
-from latency_lut.backend import Backend, Job, OperatorTime, Runtime, network_job
+from latency_lut.backend import Backend, OperatorTime, Runtime, network_job, require
 from latency_lut.backends import Target
 from latency_lut.interpreter import delegate
 from latency_lut.profile_plot import document
 from latency_lut.profile_report import Network, Profile, Report, text, to_json
-from latency_lut.protocol import measure
+from latency_lut.protocol import ANCHOR, Timing, measure
+from latency_lut.timm_models import PREFIX, timm_job
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import slug, write_json, write_text
-
-if TYPE_CHECKING:
-    from torch import nn
 
 MODULE = "latency_lut.profile"
 PROFILES = Path("runs/profiles")
@@ -58,35 +56,6 @@ class ProfileConfig(Target):
 
 
 # ---- what to profile
-
-
-def timm_network(model: str, image_size: int | None, num_classes: int | None) -> Network:
-    """A timm model with random weights; nothing is downloaded.
-
-    Raises:
-        UserError: timm has no model of that name.
-    """
-    import timm
-
-    name = model.removeprefix("timm/")
-    if not timm.is_model(name):
-        close = [f"timm/{n}" for n in difflib.get_close_matches(name, timm.list_models(), 3)]
-        remedy = f"did you mean {', '.join(close)}" if close else "timm.list_models() lists them"
-        raise UserError(f"--model is {model!r}, which timm does not have; {remedy}")
-    cfg = timm.get_pretrained_cfg(name)
-    channels, *size = cfg.input_size if cfg else (3, 224, 224)
-    height, width = (image_size, image_size) if image_size else size
-    arguments: dict[str, Any] = {"num_classes": num_classes} if num_classes else {}
-
-    def build() -> nn.Module:
-        if image_size:
-            try:  # models whose weights depend on the size take it
-                return timm.create_model(name, pretrained=False, img_size=image_size, **arguments)
-            except TypeError:
-                pass
-        return timm.create_model(name, pretrained=False, **arguments)
-
-    return Network(f"timm/{name}", Job((channels, height, width), build))
 
 
 def fewer_and_fewer(space: SearchSpace) -> list[Arch]:
@@ -128,7 +97,8 @@ def _chosen(config: ProfileConfig) -> tuple[str, list[Network]]:
         for name in ("arch", "space"):
             if (value := getattr(config, name)) is not None:
                 raise UserError(f"--model is {config.model!r} and --{name} {value!r}; give one of them")
-        network = timm_network(config.model, config.image_size, config.num_classes)
+        job = timm_job(config.model, config.image_size, config.num_classes)
+        network = Network(f"{PREFIX}{config.model.removeprefix(PREFIX)}", job)
         return f"{network.name} at {network.job.input_shape[2]} px", [network]
     space = get_space(config.space or "efficientformerv2-nano", config.image_size, config.num_classes)
     if config.arch is None:
@@ -150,12 +120,19 @@ def profile_networks(networks: Sequence[Network], backend: Backend, repeats: int
     profiles, busy = [], False
     for network in tqdm(networks, desc="profiling", disable=None, leave=False):
         operators = _operators(network, backend, repeats)
-        # Alone, not interleaved with the other networks: the profiled runs had the caches for themselves too.
+        # Alone, not interleaved with the other networks: the profiled runs had the caches for themselves too. It is its
+        # own anchor: where waiting is unknown, its spread tells whether the machine was busy.
         run = backend.prepare(network.job).run
-        measured = measure({network.name: run}, backend.settings(repeats), backend.clock)
-        profiles.append(Profile(network, measured.timings[network.name].median_ms, operators))
+        measured = measure({ANCHOR: run}, backend.settings(repeats), backend.clock)
+        profiles.append(Profile(network, _undisturbed_ms(measured.timings[ANCHOR]), operators))
         busy |= measured.busy
     return profiles, busy
+
+
+def _undisturbed_ms(timing: Timing) -> float:
+    """Mean of the faster half, as those of the operators are."""
+    samples_ms = sorted(timing.samples_ms)
+    return mean(samples_ms[: (len(samples_ms) + 1) // 2])
 
 
 def _operators(network: Network, backend: Backend, repeats: int) -> tuple[OperatorTime, ...]:
@@ -176,9 +153,8 @@ def _operators(network: Network, backend: Backend, repeats: int) -> tuple[Operat
 
 
 def _out(config: ProfileConfig, title: str, backend: str, runtime: Runtime) -> Path:
-    parts = [title.replace(" of ", " ").replace(" at ", " ").replace(" px", "px"), backend, runtime.precision]
-    parts += [f"{runtime.threads}t"] if runtime.threads else [runtime.compute_unit]
-    out = Path(config.out) if config.out else PROFILES / f"{slug('-'.join(parts))}.html"
+    what = slug(title.replace(" of ", " ").replace(" at ", " ").replace(" px", "px"))
+    out = Path(config.out) if config.out else PROFILES / f"{what}-{runtime.slug(backend)}.html"
     if out.is_dir() or out.suffix != ".html":
         raise UserError(f"--out is {out}; give a file that ends in .html")
     return out
@@ -189,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(ProfileConfig, argv, f"python -m {MODULE}", "What makes a network slow: time by kind of operator.")
     if delegate(config.python, MODULE, argv):
         return
+    require("plotly", "pip install plotly")  # for the page, and another environment may lack it
     title, networks = _chosen(config)
     backend = config.make_backend()
     runtime = backend.describe()

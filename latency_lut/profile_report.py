@@ -11,6 +11,7 @@ import numpy as np
 
 from latency_lut.backend import Job, OperatorTime, Runtime
 from latency_lut.operator_kinds import KINDS, MEMORY_BOUND, OTHER, operator_kind
+from search_spaces.command import align
 
 SLOWEST = 10  # operators that are listed
 
@@ -49,7 +50,7 @@ class KindTime:
 class Profile:
     """
     Args:
-        network_ms: median time of a run without profiling.
+        network_ms: time of a run without profiling, the mean over the faster half, as the operators' times are.
         operators: as the runtime reports them, in order of execution.
     """
 
@@ -186,21 +187,21 @@ def findings(report: Report) -> str:
 
 def _lines(report: Report) -> list[str]:
     (profile,) = report.profiles
-    head = f"{'':26}{'ms':>9}{'share':>8}{'corrected':>11}{'operators':>11}"
     rows = [_row(f"{row.kind}{' *' if row.memory_bound else ''}", row) for row in profile.kinds]
+    head, total = ("", "ms", "share", "corrected", "operators"), _row("* memory-bound", profile.memory_bound)
     slowest = [
-        f"{o.ms:9.4f} ms{o.ms / profile.operators_ms:7.1%}  {operator_kind(o):24}{o.type:24}{o.name}"
+        (f"{o.ms:.4f} ms", f"{o.ms / profile.operators_ms:.1%}", operator_kind(o), o.type, o.name)
         for o in profile.slowest
     ]
     return [
-        *(head, *rows, _row("* memory-bound", profile.memory_bound), ""),
+        *(align([head, *rows, total], "<>>>>"), ""),
         *(_trust(profile), *_unknown(report.profiles), ""),
-        *(f"the {len(slowest)} slowest of {len(profile.operators)} operators:", *slowest),
+        *(f"the {len(slowest)} slowest of {len(profile.operators)} operators:", align(slowest, ">><<<")),
     ]
 
 
-def _row(label: str, row: KindTime) -> str:
-    return f"{label:26}{row.ms:>9.4f}{row.share:>8.1%}{row.corrected_share:>11.1%}{row.operators:>11}"
+def _row(label: str, row: KindTime) -> tuple[str, ...]:
+    return label, f"{row.ms:.4f}", f"{row.share:.1%}", f"{row.corrected_share:.1%}", str(row.operators)
 
 
 def _trust(profile: Profile) -> str:
@@ -221,17 +222,16 @@ def _unknown(profiles: Sequence[Profile]) -> list[str]:
 
 
 def _study_lines(report: Report) -> list[str]:
-    lines = [f"{'attention':>9}{'network':>10}{'memory-bound':>22}{'reported':>11}", _STUDY_UNITS]
+    rows = [
+        ("attention", "network", "memory-bound", "", "reported", ""),
+        ("blocks", "ms", "ms", "share", "share", ""),
+    ]
     for profile in report.profiles:
-        memory = profile.memory_bound
-        lines.append(
-            f"{profile.network.attention_blocks:>9}{profile.network_ms:>10.4f}{memory.corrected_ms:>12.4f}"
-            f"{memory.corrected_share:>10.1%}{memory.share:>11.1%}  {profile.network.name}"
-        )
-    return [*lines, "", _verdict(report), *_unknown(report.profiles)]
-
-
-_STUDY_UNITS = f"{'blocks':>9}{'ms':>10}{'ms':>12}{'share':>10}{'share':>11}"
+        memory, attention_blocks = profile.memory_bound, str(profile.network.attention_blocks)
+        times = f"{profile.network_ms:.4f}", f"{memory.corrected_ms:.4f}"
+        shares = f"{memory.corrected_share:.1%}", f"{memory.share:.1%}"
+        rows.append((attention_blocks, *times, *shares, profile.network.name))
+    return [align(rows, ">>>>><"), "", _verdict(report), *_unknown(report.profiles)]
 
 
 def _verdict(report: Report) -> str:

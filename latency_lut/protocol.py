@@ -19,6 +19,7 @@ Run = Callable[[int], None]  # runs a graph so many times, one after another
 MAX_WAIT_SHARE = 0.02  # of a sample's time in the run queue; above it the sample is not clean
 MAX_TAKEN = 3  # on a busy machine a measurement ends after this many times the samples it needs
 ANCHOR = "anchor"  # the graph that is the same in every measurement
+MAX_MS = 60_000.0  # no block takes a minute
 MAX_SPREAD = 1.25  # median over minimum of the anchor; above it the machine was busy or throttled
 
 
@@ -72,11 +73,23 @@ class Sample:
         return self.wait_share is None or self.wait_share <= MAX_WAIT_SHARE
 
 
+def check_times(name: str, *times_ms: float) -> None:
+    """ValueError on a time that no measurement can give."""
+    if wrong := [ms for ms in times_ms if not 0 < ms <= MAX_MS]:
+        raise ValueError(f"{name} is {wrong[0]}; a measured time lies above 0, to {MAX_MS:.0f}")
+
+
 @dataclass(frozen=True)
 class Timing:
     """The samples of one graph that count, in order of time: as many as wanted, those with the least waiting."""
 
     samples_ms: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """ValueError without samples, or on one that took no time."""
+        if not self.samples_ms:
+            raise ValueError("samples_ms is empty")
+        check_times("samples_ms", *self.samples_ms)
 
     @property
     def min_ms(self) -> float:
@@ -160,7 +173,7 @@ def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:
 
 
 def _visit(run: Run, repeats: int, count: int, clock: Clock) -> list[Sample]:
-    first = _sample(run, repeats, clock, warm_up=repeats // 2 + 1)
+    first = _sample(run, repeats, clock, warm_up=repeats)
     return [first, *(_sample(run, repeats, clock) for _ in range(count - 1))]
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from latency_lut.backend import Runtime
-from latency_lut.protocol import Settings
+from latency_lut.protocol import MAX_MS, Settings, check_times
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError
 from search_spaces.files import read_json, write_json
 from search_spaces.typed import read_typed
 
 SCHEMA = 2
-MAX_MS = 60_000.0  # no block takes a minute
+MAX_DRIFT = 0.05  # of the anchor; beyond it the device has grown slower or faster while it was measured
 TABLES = Path("runs/tables")
 REBUILD = "build a new one with python -m latency_lut.build"
 
@@ -56,7 +56,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         """ValueError on an anchor that took no time."""
-        _check_times("anchor_ms", self.anchor_ms)
+        check_times("anchor_ms", self.anchor_ms)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class CalibrationNetwork:
 
     def __post_init__(self) -> None:
         """ValueError on a network that took no time."""
-        _check_times("min_ms", self.min_ms)
+        check_times("min_ms", self.min_ms)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Graph:
         """ValueError without samples, or on one that took no time."""
         if not self.samples_ms:
             raise ValueError("samples_ms is empty")
-        _check_times("samples_ms", *self.samples_ms)
+        check_times("samples_ms", *self.samples_ms)
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,19 @@ class LatencyTable:
         if problems:
             raise ValueError("; ".join(problems))
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why its figures deserve less trust, a line each."""
+        found = []
+        if self.provenance.busy:
+            found.append("WARNING: the machine was busy when this table was measured; build it again when it is quiet")
+        if abs(self.provenance.anchor_drift) > MAX_DRIFT:
+            found.append(
+                "WARNING: the device changed its speed while this table was measured (heat or other work); "
+                "let it cool and build it again"
+            )
+        return tuple(found)
+
     def check(self, space: SearchSpace) -> None:
         """Raises UserError unless the table predicts every arch of `space`."""
         for name, mine, theirs in (
@@ -204,11 +217,6 @@ class LatencyTable:
         if block.key not in self.rows:
             raise UserError(f"the table has no block {block.key}; {REBUILD}")
         return self.rows[block.key].min_ms
-
-
-def _check_times(name: str, *times_ms: float) -> None:
-    if wrong := [ms for ms in times_ms if not 0 < ms <= MAX_MS]:
-        raise ValueError(f"{name} is {wrong[0]}; a measured time lies above 0, to {MAX_MS:.0f}")
 
 
 def table_paths(folder: Path) -> list[Path]:

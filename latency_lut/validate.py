@@ -19,7 +19,7 @@ import numpy as np
 from latency_lut.backend import Backend, Runtime
 from latency_lut.backends import backend_of
 from latency_lut.interpreter import delegate
-from latency_lut.manifest import Result, checksum
+from latency_lut.manifest import Result, check_jobs, checksum
 from latency_lut.measuring import measure_sessions, prepare_all
 from latency_lut.plan import fit_line, held_out_archs, validation_jobs
 from latency_lut.protocol import ANCHOR, Measurement, Settings
@@ -80,22 +80,24 @@ def validate(
     return compare(table, space, archs, measured, backend.describe(), settings)
 
 
-def validate_from(table: LatencyTable, table_path: Path, result: Result) -> dict[str, Any]:
-    """Compares with networks that were measured elsewhere.
+def validate_from(table: LatencyTable, table_path: Path, path: Path) -> dict[str, Any]:
+    """Compares with networks that were measured elsewhere, whose result is at `path`.
 
     Raises:
         UserError: the result is no validation, or of another table.
     """
+    result = Result.load(path)
     manifest = result.manifest
     if manifest.purpose != "validation":
-        raise UserError(f"the result is a {manifest.purpose}'s; give it to python -m latency_lut.build --from")
+        raise UserError(f"{path} is a {manifest.purpose}'s; give it to python -m latency_lut.build --from")
     if manifest.table != checksum(table_path):
         raise UserError(
-            f"the result's networks were exported for another table than {table_path}; give that one as --table, or "
-            f"export again with python -m latency_lut.export --validate {table_path}"
+            f"{path} is of networks that were exported for another table than {table_path}; give that one as --table, "
+            f"or export again with python -m latency_lut.export --validate {table_path}"
         )
     space = get_space(table.space, table.image_size, table.num_classes)
     archs = [space.from_json(e.arch) for name, e in manifest.jobs.items() if name.endswith(" first")]
+    check_jobs(path, manifest, validation_jobs(space, archs))
     return compare(table, space, archs, result.measurement, result.runtime, result.settings)
 
 
@@ -115,6 +117,7 @@ def compare(
     return {
         "space": space.name,
         "image_size": space.image_size,
+        "table_warnings": table.warnings,
         "table_runtime": asdict(table.provenance.runtime),
         "runtime": asdict(runtime),
         "num_archs": len(archs),
@@ -166,6 +169,7 @@ def report(result: dict[str, Any]) -> str:
     if differing := [k for k, v in result["table_runtime"].items() if v != result["runtime"][k]]:
         there = ", ".join(f"{k} {result['table_runtime'][k]!r} (here {result['runtime'][k]!r})" for k in differing)
         lines.append(f"WARNING: the table is of another device or runtime: {there}")
+    lines += result["table_warnings"]
     if result["busy"]:
         lines.append("WARNING: the machine was busy; validate again when it is quiet")
     return "\n".join(lines)
@@ -176,7 +180,7 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
     path = find_table(config.table)
     table = LatencyTable.load(path)
     if config.from_:
-        result = validate_from(table, path, Result.load(Path(config.from_)))
+        result = validate_from(table, path, Path(config.from_))
     else:
         space = get_space(table.space, table.image_size, table.num_classes)
         archs = held_out_archs(space, table, config.num_archs, config.seed)

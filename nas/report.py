@@ -140,7 +140,7 @@ def _next_command(a: Artifacts) -> str | None:
 def _curve(a: Artifacts) -> Iterator[str]:
     if a.searches:
         yield "<h2>The curve</h2>\n"
-        yield embed("curve", plots.curve(a))
+        yield embed("curve", plots.curve(a), "")
 
 
 def _networks(a: Artifacts) -> Iterator[str]:

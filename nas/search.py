@@ -88,8 +88,8 @@ def search(config: Config) -> Path:
     latencies = LatencyTable.load(table) if table else None
     if latencies:
         print(f"latencies of {latencies.provenance.runtime}, from {table}")
-        if latencies.provenance.busy:
-            print("note: the machine was busy when they were measured; they deserve no trust")
+        for warning in latencies.warnings:
+            print(warning)
     costs = Costs(space, latencies, objective)
     _check_limits(space, costs)
     config = replace(config, table=str(table) if table else None)

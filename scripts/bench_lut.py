@@ -1,29 +1,35 @@
 """python scripts/bench_lut.py: how well latency tables predict, how well they repeat, how fast they are built and read.
 
-For each runtime and number of threads: two tables of the same space are built, the first is validated on networks that
-it has not seen, and the figures are printed beside the bars they must reach. Bare: the nano space on ONNX Runtime,
-OpenVINO and PyTorch at 1 and 2 threads, some 3 minutes each. On a busy machine the figures say so and mean little.
-Tables and validations lie in runs/bench-lut; what is there from an earlier, interrupted run is not measured again.
+For each runtime and number of threads, by the commands that a user would give: two tables of the same space are built,
+the first is validated on networks that it has not seen, and the figures are printed beside the bars they must reach.
+Bare: the nano space on ONNX Runtime, OpenVINO and PyTorch at 1 and 2 threads, some 20 minutes. On a busy machine the
+figures say so and mean little. Tables and validations lie in runs/bench-lut; those that are there from an earlier run
+of the same flags are not measured again.
 """
 
 from __future__ import annotations
 
 import random
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from latency_lut.build import BuildConfig, build_table
+from latency_lut.build import BuildConfig
 from latency_lut.diff import compare
 from latency_lut.plan import held_out_archs
+from latency_lut.predict import expected_error
 from latency_lut.table import LatencyTable
-from latency_lut.validate import ValidateConfig, report, validate_table
+from latency_lut.validate import ValidateConfig, report
 from nas.objective import Objective, Term
-from search_spaces import CostTable, SearchSpace, get_space
-from search_spaces.command import flag, parse, run
+from search_spaces import CostTable, SearchSpace, UserError, get_space
+from search_spaces.command import flag, parse, run, spell
 from search_spaces.files import read_json
 
 FOLDER = Path("runs/bench-lut")
@@ -35,8 +41,12 @@ MIN_WITHIN_10_PERCENT, MIN_SPEARMAN, MAX_REBUILD, MAX_MINUTES, MIN_ARCHS_PER_SEC
 @dataclass(frozen=True)
 class BenchConfig:
     backends: tuple[str, ...] = flag(("onnxruntime", "openvino", "torch"), "runtimes; latency_lut.backends lists them")
+    compute_unit: str | None = flag(None, "what the runtimes compute on (default: each one's first)")
     precision: str | None = flag(None, "number format (default: each runtime's first)")
-    threads: tuple[int, ...] = flag((1, 2), "threads that run one network", minimum=1)
+    threads: tuple[int, ...] = flag((1, 2), "threads that run one network; 0: the runtime chooses", minimum=0)
+    python: str | None = flag(
+        None, "interpreter of another environment, where the runtimes are installed"
+    )
     space: str = flag("efficientformerv2-nano", "search space; python -m search_spaces lists them")
     samples: int = flag(40, "undisturbed samples of every graph and network", minimum=2)
     num_archs: int = flag(50, "random networks to validate on", minimum=3)
@@ -77,32 +87,69 @@ def scores(space: SearchSpace, table: LatencyTable) -> Callable[[np.ndarray], np
     return lambda encoded: objective.mes({"latency_ms": latency_ms(encoded), "num_params": num_params(encoded)})
 
 
+def measure(module: str, config: Any) -> None:
+    """Runs a command of latency_lut in a process of its own: some runtimes fix their threads once per process.
+
+    Raises:
+        UserError: it failed; it has said why.
+    """
+    command = shlex.split(spell(module, config))
+    if subprocess.run([sys.executable, *command[1:]], stdout=subprocess.DEVNULL, check=False).returncode:
+        raise UserError(f"{shlex.join(command)} failed")
+
+
 def build(config: BuildConfig, resume: bool) -> tuple[LatencyTable, float | None]:
-    """The table, and the minutes it took; None if it was there."""
+    """The table, and the minutes it took; None if it, or a part of it, was there."""
     assert config.out is not None
-    if resume and Path(config.out).exists():
-        return LatencyTable.load(Path(config.out)), None
+    out = Path(config.out)
+    if resume and out.exists():
+        table = LatencyTable.load(out)
+        if table.provenance.settings.samples == config.samples:
+            return table, None
+    interrupted = resume and out.with_name(f"{out.name}.partial").exists()
     start = time.monotonic()
-    table = LatencyTable.load(build_table(replace(config, resume=resume)))
-    return table, (time.monotonic() - start) / 60
+    measure("latency_lut.build", config)
+    return LatencyTable.load(out), None if interrupted else (time.monotonic() - start) / 60
+
+
+def validation(config: ValidateConfig, table: LatencyTable, space: SearchSpace, resume: bool) -> Any:
+    """The validation beside the table, made now unless it is there with the same flags and of the same table."""
+    assert config.table is not None
+    path = Path(config.table)
+    out = path.with_suffix(".validation.json")
+    if resume and out.exists() and expected_error(path, table, space):
+        result = read_json(out)
+        if (result["num_archs"], result["samples"]) == (config.num_archs, config.samples):
+            return result
+    measure("latency_lut.validate", config)
+    return read_json(out)
 
 
 def bench(config: BenchConfig, backend: str, threads: int) -> Iterator[Figure]:
-    name = "-".join([config.space, backend, *([config.precision] if config.precision else []), f"{threads}t"])
-    first, second = (str(FOLDER / f"{name}-{which}.json") for which in "ab")
-    build_config = BuildConfig(
-        backend, None, config.precision, threads, space=config.space, samples=config.samples, out=first
+    flags = [config.space, backend, config.compute_unit, config.precision, f"{threads}t" if threads else None]
+    name = "-".join(filter(None, flags))
+    first, second = (
+        BuildConfig(
+            backend,
+            config.compute_unit,
+            config.precision,
+            threads or None,
+            python=config.python,
+            space=config.space,
+            samples=config.samples,
+            out=str(FOLDER / f"{name}-{which}.json"),
+            resume=config.resume,
+        )
+        for which in "ab"
     )
-    table, minutes = build(build_config, config.resume)
+    table, minutes = build(first, config.resume)
     space = get_space(config.space)
-    print(f"\n{table.provenance.runtime}, {space.name} at {space.image_size} px")
+    print(f"\n{table.provenance.runtime}, {space.name} at {space.image_size} px", *table.warnings, sep="\n")
     if minutes is not None:
         yield Figure("build, minutes", minutes, MAX_MINUTES, ".1f")
 
-    out = Path(first).with_suffix(".validation.json")
-    if not (config.resume and out.exists()):
-        validate_table(ValidateConfig(first, config.num_archs, config.samples))
-    result = read_json(out)
+    wanted = ValidateConfig(first.out, config.num_archs, config.samples, python=config.python)
+    result = validation(wanted, table, space, config.resume)
     print(report(result))
     accuracy = result["table"]
     yield Figure("held-out MAPE", accuracy["mape"], MAX_MAPE.get(threads, max(MAX_MAPE.values())), ".1%")
@@ -110,7 +157,8 @@ def bench(config: BenchConfig, backend: str, threads: int) -> Iterator[Figure]:
     yield Figure("Spearman", accuracy["spearman"], MIN_SPEARMAN, ".3f", at_least=True)
 
     if config.rebuild:
-        again, _ = build(replace(build_config, out=second), config.resume)
+        again, _ = build(second, config.resume)
+        print(*(f"rebuilt: {warning}" for warning in again.warnings), sep="\n", end="\n" if again.warnings else "")
         change = compare(table, again, space, held_out_archs(space, table, 200, seed=0)).all_blocks
         assert change is not None
         yield Figure("rebuilt, median block differs", change.difference, MAX_REBUILD, ".1%")
@@ -119,9 +167,8 @@ def bench(config: BenchConfig, backend: str, threads: int) -> Iterator[Figure]:
     few = space.encode([space.sample(rng) for _ in range(1000)])
     encoded = np.tile(few, (NUM_ARCHS // len(few), 1))
     for what, predict in (("latency", table.predictor(space)), ("latency, size, MES", scores(space, table))):
-        yield Figure(
-            f"archs/s, {what}", archs_per_second(predict, encoded), MIN_ARCHS_PER_SECOND, ",.0f", at_least=True
-        )
+        speed = archs_per_second(predict, encoded)
+        yield Figure(f"archs/s, {what}", speed, MIN_ARCHS_PER_SECOND, ",.0f", at_least=True)
 
 
 def main() -> None:

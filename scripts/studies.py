@@ -1,34 +1,38 @@
 """What the studies share: networks timed together on the user's device, beside what a paper published of its own.
 
 Absolute times belong to a device; a study compares ratios. All networks of a study are timed interleaved, batch 1, by
-the protocol of the latency tables (`latency_lut.protocol`), so none is favoured by the machine's state.
+the protocol of the latency tables (`latency_lut.protocol`), so none is favoured by the machine's state. An interrupted
+study goes on when the same command is given again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from latency_lut.backend import Backend, Job, Runtime, Session, blocks_job
+from latency_lut.backend import Backend, DeviceGone, Job, Runtime, Session, blocks_job
 from latency_lut.backends import Target
 from latency_lut.build import now
+from latency_lut.journal import Journal
 from latency_lut.measuring import measure_sessions
 from latency_lut.plan import ANCHOR_BLOCKS
-from latency_lut.protocol import ANCHOR, Timing
+from latency_lut.protocol import ANCHOR, Measurement, Settings, Timing
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import align, flag
 from search_spaces.files import slug, write_json
 
 STUDIES = Path("runs") / "studies"
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class StudyConfig(Target):
     samples: int = flag(40, "undisturbed samples of every network", minimum=2, maximum=10_000)
+    resume: bool = flag(True, "go on with an interrupted study of the same settings")
 
 
 @dataclass(frozen=True)
@@ -46,36 +50,59 @@ class Network:
 
 
 def run_study(
-    study: str, networks: Mapping[str, Network], backend: Backend, samples: int, command: str = ""
-) -> dict[str, Any]:
+    study: str,
+    networks: Mapping[str, Network],
+    backend: Backend,
+    config: StudyConfig,
+    command: str = "",
+    conclude: Callable[[Rows], dict[str, Any]] = lambda _rows: {},
+) -> tuple[dict[str, Any], Path]:
     """Times the networks, by name. What the runtime cannot run stays in the result, with the reason.
 
+    Args:
+        study: names the file, so it says all that tells this study from others on the same runtime.
+        conclude: what the result holds besides the rows.
+
     Returns:
-        JSON.
+        JSON, and the file in runs/studies that holds it.
 
     Raises:
         UserError: the runtime does not run here, or runs none of the networks.
+        DeviceGone: the device has been disconnected; what was measured is kept.
     """
-    runtime, settings = backend.describe(), backend.settings(samples)
+    runtime, settings = backend.describe(), backend.settings(config.samples)
+    out = STUDIES / f"{slug(study)}-{runtime.slug(backend.name)}.json"
+    facts = {"study": study, "networks": {name: list(network.job.input_shape) for name, network in networks.items()}}
+    with Journal.kept(out, config.resume, facts, runtime, settings) as journal:
+        rows, measured = _measure(networks, backend, settings, journal)
+        result = {
+            "study": study,
+            "backend": backend.name,
+            "runtime": asdict(runtime),
+            "settings": asdict(settings),
+            "unclean_share": measured.unclean_share,
+            "busy": measured.busy,
+            "date": now(),
+            "command": command,
+            "networks": rows,
+            **conclude(rows),
+        }
+        write_json(out, result)
+    return result, out
+
+
+def _measure(
+    networks: Mapping[str, Network], backend: Backend, settings: Settings, journal: Journal
+) -> tuple[Rows, Measurement]:
     sessions, costs, errors = _prepare(networks, backend)
-    measured = measure_sessions(sessions, backend, settings)
+    measured = measure_sessions(sessions, backend, settings, journal)
     rows = []
     for name in networks:
         num_params, macs = costs.get(name, (None, None))
         row = {"name": name, "num_params": num_params, "macs": macs, **_times(name, networks, measured.timings)}
         row |= {"devices": sessions[name].devices if name in sessions else {}, "error": errors.get(name)}
         rows.append(row)
-    return {
-        "study": study,
-        "backend": backend.name,
-        "runtime": asdict(runtime),
-        "settings": asdict(settings),
-        "unclean_share": measured.unclean_share,
-        "busy": measured.busy,
-        "date": now(),
-        "command": command,
-        "networks": rows,
-    }
+    return rows, measured
 
 
 def _prepare(
@@ -87,6 +114,8 @@ def _prepare(
         try:
             costs[name] = count(network.job)
             sessions[name] = backend.prepare(network.job)
+        except DeviceGone as error:
+            raise DeviceGone(f"{name}: {error}") from error
         except Exception as error:  # what exporters and runtimes raise has no common base class
             errors[name] = next(iter(str(error).splitlines()), "") or type(error).__name__
     if len(errors) == len(networks):
@@ -112,43 +141,38 @@ def _times(name: str, networks: Mapping[str, Network], timings: Mapping[str, Tim
 def count(job: Job) -> tuple[int, int]:
     """Parameters and multiply-accumulates of convolutions and matrix products, the same as fvcore counts."""
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     module = job.module().requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
+    # Fused attention counts as nothing before torch 2.15.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, *job.input_shape))
     return sum(parameter.numel() for parameter in module.parameters()), counter.get_total_flops() // 2
 
 
-def save(result: Mapping[str, Any]) -> Path:
-    """Writes the result as JSON to runs/studies, under a name that says what was studied and on what."""
-    runtime = result["runtime"]
-    parts = [result["study"], result["backend"], runtime["precision"]]
-    parts += [f"{runtime['threads']}t"] if runtime["threads"] else [runtime["compute_unit"], runtime["device"]]
-    path = STUDIES / f"{slug('-'.join(parts))}.json"
-    write_json(path, result)
-    return path
-
-
 def report(result: Mapping[str, Any], title: str, phone: str) -> str:
     """The result as a table. Ratios are of minima, each to its own baseline; the phone's are of what was published."""
-    rows = result["networks"]
-    width = max(len(row["name"]) for row in rows)
-    heads = [
-        f"{'params M':>9} {'MACs M':>8} {'min ms':>9} {'median':>9} {'ratio':>7}",
-        f"{phone + ' ms':>13} {'ratio':>7}",
+    head = ("", "params M", "MACs M", "min ms", "median", "ratio", f"{phone} ms", "ratio", "")
+    rows = [
+        (
+            row["name"],
+            _cell(row["num_params"], 2, 1e6),
+            _cell(row["macs"], 0, 1e6),
+            _cell(row["min_ms"], 3),
+            _cell(row["median_ms"], 3),
+            _cell(row["ratio"], 2),
+            _cell(row["paper_ms"], 2),
+            _cell(row["paper_ratio"], 2),
+            f"not run: {row['error']}" if row["error"] else "",
+        )
+        for row in result["networks"]
     ]
-    lines = [title, str(Runtime(**result["runtime"])), " ".join([" " * width, *heads])]
-    for row in rows:
-        cells = [_cell(row["num_params"], 9, 2, 1e6), _cell(row["macs"], 8, 0, 1e6)]
-        cells += [_cell(row["min_ms"], 9, 3), _cell(row["median_ms"], 9, 3), _cell(row["ratio"], 7, 2)]
-        cells += [_cell(row["paper_ms"], 13, 2), _cell(row["paper_ratio"], 7, 2)]
-        why = [f" not run: {row['error']}"] if row["error"] else []
-        lines.append(" ".join([f"{row['name']:{width}}", *cells, *why]))
+    lines = [title, str(Runtime(**result["runtime"])), align([head, *rows], "<>>>>>>><")]
     if result["busy"]:
         lines.append("WARNING: the machine was busy; run the study again when it is quiet")
     return "\n".join(lines)
 
 
-def _cell(value: float | None, width: int, digits: int, unit: float = 1) -> str:
-    return f"{'–' if value is None else f'{value / unit:.{digits}f}':>{width}}"
+def _cell(value: float | None, digits: int, unit: float = 1) -> str:
+    return "–" if value is None else f"{value / unit:.{digits}f}"

@@ -17,7 +17,7 @@ from functools import partial
 
 from latency_lut.backend import Job
 from latency_lut.interpreter import delegate
-from scripts.studies import Network, StudyConfig, report, run_study, save
+from scripts.studies import Network, StudyConfig, report, run_study
 from scripts.study_nets import thirty_layers
 from search_spaces.command import flag, parse, run, spell
 
@@ -58,11 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(BlocksConfig, argv, f"python -m {MODULE}", "What blocks and activations cost (MobileOne).")
     if delegate(config.python, MODULE, argv):
         return
-    result = run_study(
-        "blocks", networks(config.image_size), config.make_backend(), config.samples, spell(MODULE, config)
-    )
+    study, command = f"blocks-{config.image_size}px", spell(MODULE, config)
+    result, out = run_study(study, networks(config.image_size), config.make_backend(), config, command)
     print(report(result, f"30 layers at {config.image_size} px; ratios to {BASELINE}", "iPhone 12"))
-    print(save(result))
+    print(out)
 
 
 if __name__ == "__main__":

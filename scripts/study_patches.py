@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from latency_lut.backend import Job
 from latency_lut.interpreter import delegate
-from scripts.studies import Network, StudyConfig, report, run_study, save
+from scripts.studies import Network, StudyConfig, report, run_study
 from search_spaces.command import parse, run, spell
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(StudyConfig, argv, f"python -m {MODULE}", "What patch sizes cost (MobileViT).")
     if delegate(config.python, MODULE, argv):
         return
-    result = run_study("patches", networks(), config.make_backend(), config.samples, spell(MODULE, config))
+    result, out = run_study("patches", networks(), config.make_backend(), config, spell(MODULE, config))
     print(report(result, f"patch sizes at {IMAGE_SIZE} px; ratios to {','.join(map(str, PUBLISHED))}", "iPhone 12"))
-    print(save(result))
+    print(out)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,11 @@ def spell(module: str, config: DataclassInstance) -> str:
     return shlex.join(words)
 
 
+def flags_given(config: DataclassInstance) -> list[str]:
+    """The flags that are not at their defaults."""
+    return [_spelling(f) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default]
+
+
 def _spelling(field: dataclasses.Field[Any]) -> str:
     """A trailing underscore only keeps the field's name from being a keyword: `from_` is --from."""
     name = field.name.rstrip("_")

@@ -9,21 +9,26 @@ from pathlib import Path
 
 import pytest
 
+import search_spaces
 from latency_lut import backends, build, validate
 from latency_lut.backends import BACKENDS, backend_of, make_backend
-from latency_lut.interpreter import delegate
+from latency_lut.interpreter import CHILD, delegate
 from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
 from latency_lut.table import LatencyTable
 from search_spaces import UserError
+from tests.latency_lut.conftest import make_tiny
+from tests.latency_lut.fake import FakeMachine
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_backend_is_made_without_its_library(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for library in ("openvino", "executorch", "ai_edge_litert", "litert_torch", "coremltools", "onnxruntime"):
+    for library in ("openvino", "executorch", "ai_edge_litert", "litert_torch", "coremltools", "onnxruntime", "torch"):
         monkeypatch.setitem(sys.modules, library, None)
     for unit in BACKENDS[name].units:
         backend = make_backend(name, compute_unit=unit)
         assert (backend.name, backend.precision) == (name, BACKENDS[name].precisions[0])
+        with pytest.raises(UserError, match=r"pip install|Core ML runs on macOS"):
+            backend.describe()
 
 
 def test_defaults_and_choices_reach_the_backend() -> None:
@@ -96,12 +101,11 @@ def interpreter(tmp_path: Path) -> Path:
     return script
 
 
-@pytest.mark.parametrize("flag", [["--python", "{}"], ["--python={}"]])
-def test_another_interpreter_gets_the_same_command(flag: list[str], interpreter: Path, tmp_path: Path) -> None:
-    python = [part.format(interpreter) for part in flag]
-    build.main(["--samples", "3", *python, "--space", "efficientformerv2-nano"])
+def test_another_interpreter_gets_the_same_command(interpreter: Path, tmp_path: Path) -> None:
+    command = ["--samples", "3", "--python", str(interpreter), "--space", "efficientformerv2-nano"]
+    build.main(command)
     argv, path = json.loads((tmp_path / "call.json").read_text())
-    assert argv == ["-m", "latency_lut.build", "--samples", "3", "--space", "efficientformerv2-nano"]
+    assert argv == ["-m", "latency_lut.build", *command]
     assert (Path(path[0]) / "latency_lut" / "build.py").exists(), "our packages need not be installed there"
 
 
@@ -114,6 +118,19 @@ def test_its_exit_status_is_ours(interpreter: Path, monkeypatch: pytest.MonkeyPa
 
 def test_no_interpreter_no_delegation() -> None:
     assert not delegate(None, "latency_lut.build", [])
+
+
+def test_a_table_measured_in_another_environment_says_so(
+    table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that --python has started measures, and spells the command with it."""
+    monkeypatch.setenv(CHILD, "1")
+    monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
+    monkeypatch.setattr("latency_lut.onnxruntime_backend.OnnxRuntimeBackend", lambda **_: FakeMachine())
+    out = tmp_path / "t.json"
+    build.main(["--space", "tiny", "--python", "there/python", "--samples", "2", "--out", str(out)])
+    command = f"python -m latency_lut.build --python there/python --space tiny --samples 2 --out {out}"
+    assert LatencyTable.load(out).provenance.command == command
 
 
 def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:

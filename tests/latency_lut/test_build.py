@@ -89,7 +89,7 @@ def test_no_resume_starts_over(tiny: SearchSpace, tmp_path: Path) -> None:
 def test_a_partial_file_of_other_settings_is_refused(tiny: SearchSpace, tmp_path: Path) -> None:
     kill_build(tiny, tmp_path / "t.json", rounds=2.5, threads=4)
     before = (tmp_path / "t.json.partial").read_bytes()
-    with pytest.raises(UserError, match=r"was begun with threads 4 \(now 1\).*--no-resume"):
+    with pytest.raises(UserError, match=r"was begun with threads 4 \(now 1\).*delete the file"):
         rebuild(tiny, tmp_path / "t.json")
     assert (tmp_path / "t.json.partial").read_bytes() == before, "nothing is lost"
 
@@ -99,7 +99,7 @@ def test_a_damaged_partial_file_is_refused(line: str, tiny: SearchSpace, tmp_pat
     kill_build(tiny, tmp_path / "t.json", rounds=1.5)
     with (tmp_path / "t.json.partial").open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(UserError, match=r"damaged; start over with --no-resume"):
+    with pytest.raises(UserError, match="damaged; delete it to start over"):
         rebuild(tiny, tmp_path / "t.json")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import coremltools
 import pytest
 
-from latency_lut.backend import Backend, Job, Session, blocks_job, network_job, one_torch_thread
+from latency_lut.backend import Backend, DeviceGone, Job, Session, blocks_job, network_job, one_torch_thread
 from latency_lut.backends import make_backend
 from latency_lut.coreml_backend import CoreMLBackend
 from latency_lut.manifest import checksum
@@ -398,7 +398,7 @@ class TestPhone:
         loaded = sessions(backend, packages)
         phone.disconnects_at = len(phone.core.durations_ns) + 17
         taken: dict[str, list[Sample]] = {}
-        with pytest.raises(UserError, match=r"^Anna's iPhone does not answer any more .* kept.*same command") as error:
+        with pytest.raises(DeviceGone, match=r"^Anna's iPhone does not answer any more .* kept.*same command") as error:
             measured(backend, loaded, on_visit=lambda name, samples: taken.setdefault(name, []).extend(samples))
         assert "\n" not in str(error.value)
         assert sum(map(len, taken.values())) == 12, "of three visits"

@@ -37,8 +37,9 @@ def slow_attention(table: LatencyTable) -> LatencyTable:
     return scaled(table, lambda key: ATTENTION if key.startswith("attention(") else 1.0)
 
 
-def test_a_table_compared_with_itself(table: LatencyTable, nano: SearchSpace, archs: list[Arch]) -> None:
-    diff = compare(table, table, nano, archs)
+def test_a_table_built_again_the_same(table: LatencyTable, nano: SearchSpace, archs: list[Arch]) -> None:
+    later = replace(table.provenance, date="2030-01-01T00:00:00+00:00", command="another --out")
+    diff = compare(table, replace(table, provenance=later), nano, archs)
     assert diff.conditions == {}
     assert diff.anchor_ratio == 1
     for ratios in (diff.all_blocks, diff.weighty_blocks, *diff.kinds.values()):
@@ -137,19 +138,22 @@ def test_text_and_json(
     table: LatencyTable, table_file: Path, nano: SearchSpace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow = slow_attention(table)
-    slow = replace(slow, provenance=replace(slow.provenance, busy=True))
+    slow = replace(slow, provenance=replace(slow.provenance, busy=True, date="2030-01-01T00:00:00+00:00"))
     slow.save(tmp_path / "b.json")
     argv = [str(table_file), str(tmp_path / "b.json"), "--num-archs", "30"]
     main(argv)
     text = capsys.readouterr().out
     assert text.startswith(f"A {table_file}: efficientformerv2-nano at 32 px, fake runtime")
     assert f"\nB {tmp_path / 'b.json'}: " in text
+    heads = text.splitlines()[:2]
+    assert [head.rpartition(", measured ")[2] for head in heads] == [table.provenance.date, slow.provenance.date]
     assert "30 random networks" in text
     assert text.count('{"space":"efficientformerv2-nano"') == 6
     assert text.endswith("WARNING: the machine was busy when B was built\n")
     main([*argv, "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert [shown["a"]["table"], shown["b"]["table"]] == argv[:2]
+    assert [shown["a"]["date"], shown["b"]["date"]] == [table.provenance.date, slow.provenance.date]
     assert [shown["a"]["busy"], shown["b"]["busy"]] == [False, True]
     assert shown["a"]["runtime"]["device"] == "fake device"
     assert shown["kinds"]["attention"]["median"] == pytest.approx(ATTENTION)

@@ -22,6 +22,7 @@ from search_spaces import SearchSpace, UserError
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine, cost_ns
 
+RESULT = "blocks/result-table-onnxruntime-float32-1t-fake-device.json"
 ROOT = Path(__file__).parents[2]
 
 
@@ -61,12 +62,10 @@ def folder(workplace: Path) -> Path:
 
 def test_a_table_from_elsewhere_is_that_of_this_machine(folder: Path, tiny: SearchSpace) -> None:
     measure.main(["blocks", "--samples", "3"])
-    build.main(["--from", "blocks/result-table-onnxruntime-cpu.json", "--out", "there.json"])
+    build.main(["--from", RESULT, "--out", "there.json"])
     build.main(["--space", "tiny", "--backend", "onnxruntime", "--samples", "3", "--out", "here.json"])
     there, here = LatencyTable.load(Path("there.json")), LatencyTable.load(Path("here.json"))
-    assert there.provenance.command == (
-        "python -m latency_lut.build --from blocks/result-table-onnxruntime-cpu.json --out there.json"
-    )
+    assert there.provenance.command == f"python -m latency_lut.build --from {RESULT} --out there.json"
     assert replace(there, provenance=here.provenance) == here
     assert there.provenance.runtime == here.provenance.runtime
     assert {graph.devices["fake"] for graph in there.graphs.values()} == {1.0}
@@ -76,24 +75,26 @@ def test_a_table_from_elsewhere_is_that_of_this_machine(folder: Path, tiny: Sear
 
 def test_a_table_is_validated_elsewhere(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measure.main(["blocks", "--samples", "3"])
-    build.main(["--from", "blocks/result-table-onnxruntime-cpu.json", "--out", "t.json"])
-    export.main(["--backend", "onnxruntime", "--validate", "t.json", "--num-archs", "5", "--out", "held-out"])
+    build.main(["--from", RESULT, "--out", "t.json"])
+    with pytest.raises(UserError, match=r"--validate takes these from its table; leave --space, --num-classes out"):
+        export.main(["--validate", "t.json", "--space", "tiny", "--num-classes", "3", "--out", "held-out"])
+    export.main(["--validate", "t.json", "--num-archs", "5", "--out", "held-out"])
     manifest = read_folder(Path("held-out"))
     assert len(manifest.jobs) == 1 + 2 * 5
     assert len({entry.file for entry in manifest.jobs.values()}) == 1 + 5, "a network is exported once"
     measure.main(["held-out", "--samples", "3"])
     capsys.readouterr()
-    result = "held-out/result-validation-onnxruntime-cpu.json"
+    result = "held-out/result-validation-onnxruntime-float32-1t-fake-device.json"
     validate.main(["--table", "t.json", "--from", result, "--json"])
     compared = json.loads(capsys.readouterr().out)
     assert compared["table"]["mape"] < 1e-3
     assert compared["num_archs"] == 5
 
-    with pytest.raises(UserError, match=r"is a validation.*latency_lut\.validate --from"):
+    with pytest.raises(UserError, match=r"1t-fake-device\.json is a validation.*latency_lut\.validate --from"):
         build.main(["--from", result])
-    with pytest.raises(UserError, match=r"is a table's.*latency_lut\.build --from"):
-        validate.main(["--table", "t.json", "--from", "blocks/result-table-onnxruntime-cpu.json"])
-    build.main(["--from", "blocks/result-table-onnxruntime-cpu.json", "--out", "other.json"])
+    with pytest.raises(UserError, match=r"1t-fake-device\.json is a table's.*latency_lut\.build --from"):
+        validate.main(["--table", "t.json", "--from", RESULT])
+    build.main(["--from", RESULT, "--out", "other.json"])
     with pytest.raises(UserError, match=r"exported for another table than other\.json"):
         validate.main(["--table", "other.json", "--from", result])
 
@@ -110,7 +111,7 @@ def test_what_was_measured_before_the_device_went_is_kept(folder: Path, monkeypa
     monkeypatch.setattr(Device, "lifetime", 10**9)
     monkeypatch.setattr(Device, "wait_ns", lambda self: reads.append(0))
     measure.main(["blocks", "--samples", "5"])
-    result = Result.load(folder / "result-table-onnxruntime-cpu.json")
+    result = Result.load(folder / "result-table-onnxruntime-float32-1t-fake-device.json")
     assert len(reads) == 2 * (5 * len(result.manifest.jobs) - visits), "a sample reads the clock twice"
     assert not partial.exists()
 
@@ -122,7 +123,7 @@ def test_an_interrupted_measurement_of_another_folder_is_not_gone_on_with(
     with pytest.raises(UserError, match="device has gone"):
         measure.main(["blocks", "--out", "r.json"])
     export.main(["--backend", "onnxruntime", "--space", "tiny", "--num-classes", "3", "--out", "more"])
-    with pytest.raises(UserError, match=r"r\.json\.partial was begun with manifest .*--no-resume"):
+    with pytest.raises(UserError, match=r"r\.json\.partial was begun with manifest .*delete the file"):
         measure.main(["more", "--out", "r.json"])
 
 
@@ -150,6 +151,7 @@ def test_missing_and_altered_files_are_all_named(folder: Path) -> None:
         (lambda m: m.update(schema=9), "has schema 9"),
         (lambda m: m["jobs"]["anchor"].update(file="../secret"), "'../secret' lies outside"),
         (lambda m: m.update(backend="tvm"), "--backend is 'tvm'"),
+        (lambda m: m.update(backend="torch"), "is of torch, which runs no model files"),
     ],
 )
 def test_a_damaged_manifest_is_refused(change: Callable[[Any], None], message: str, folder: Path) -> None:
@@ -172,16 +174,58 @@ def test_a_result_of_other_graphs_is_refused(folder: Path) -> None:
         build.main(["--from", "none.json"])
 
 
-def test_a_folder_of_something_else_is_not_overwritten(workplace: Path) -> None:
+@pytest.mark.parametrize("name", ["cat.jpg", "manifest.json"])
+def test_a_folder_of_something_else_is_not_overwritten(name: str, workplace: Path) -> None:
     (workplace / "photos").mkdir()
-    (workplace / "photos" / "cat.jpg").touch()
-    with pytest.raises(UserError, match="photos exists and is no folder of exported models; give another --out"):
+    (workplace / "photos" / name).write_text('{"name": "a browser extension"}')
+    with pytest.raises(UserError, match=f"photos holds {name}, which writing would delete; give another --out"):
         export.main(["--backend", "onnxruntime", "--space", "tiny", "--out", "photos"])
-    assert (workplace / "photos" / "cat.jpg").exists()
+    assert (workplace / "photos" / name).exists()
+
+
+def test_results_are_not_overwritten_by_exporting_again(folder: Path) -> None:
+    measure.main(["blocks", "--samples", "2"])
+    before = (folder / "result-table-onnxruntime-float32-1t-fake-device.json").read_bytes()
+    with pytest.raises(UserError, match=r"blocks holds result-table-\S+\.json, which writing would delete"):
+        export.main(["--backend", "onnxruntime", "--space", "tiny"])
+    (result,) = folder.glob("result-*.json")
+    assert result.read_bytes() == before
+    result.unlink()
+    export.main(["--backend", "onnxruntime", "--space", "tiny"])
+    read_folder(folder)
+
+
+def test_results_of_other_threads_are_other_files(folder: Path) -> None:
+    measure.main(["blocks", "--samples", "2"])
+    measure.main(["blocks", "--samples", "2", "--threads", "4"])
+    assert len(list(folder.glob("result-*.json"))) == 2
+
+
+def test_a_table_from_elsewhere_does_not_replace_that_of_this_machine(folder: Path) -> None:
+    build.main(["--space", "tiny", "--samples", "2"])
+    measure.main(["blocks", "--samples", "2"])
+    build.main(["--from", RESULT])
+    assert len(list(Path("runs/tables").glob("*.json"))) == 2
+
+
+def test_flags_that_a_result_settles_are_refused(folder: Path) -> None:
+    measure.main(["blocks", "--samples", "2", "--out", "r.json"])
+    with pytest.raises(UserError, match=r"--from brings what was measured; leave --num-classes, --samples out"):
+        build.main(["--from", "r.json", "--num-classes", "3", "--samples", "9", "--out", "t.json"])
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"), [([], "samples_ms is empty"), ([0.1, -1.0], r"samples_ms is -1\.0; a measured time")]
+)
+def test_a_result_with_impossible_times_is_refused(samples: list[float], message: str, folder: Path) -> None:
+    measure.main(["blocks", "--samples", "2", "--out", "r.json"])
+    _edit(Path("r.json"), lambda r: r["measurement"]["timings"]["anchor"].update(samples_ms=samples))
+    with pytest.raises(UserError, match=message):
+        build.main(["--from", "r.json"])
 
 
 def test_a_runtime_without_model_files_cannot_be_exported_for(workplace: Path) -> None:
-    with pytest.raises(UserError, match="torch, which runs no model files"):
+    with pytest.raises(UserError, match="torch runs no model files"):
         export.main(["--backend", "torch", "--space", "tiny"])
 
 
@@ -196,8 +240,8 @@ def test_measuring_needs_neither_torch_nor_timm(tmp_path: Path, monkeypatch: pyt
     command = [sys.executable, "-c", code, str(tmp_path / "blocks"), "--samples", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    result = Result.load(tmp_path / "blocks" / "result-table-onnxruntime-cpu.json")
-    assert result.runtime == OnnxRuntimeBackend().describe()
+    (path,) = (tmp_path / "blocks").glob("result-*.json")
+    assert Result.load(path).runtime == OnnxRuntimeBackend().describe()
 
 
 def test_a_checksum_covers_names_and_contents(tmp_path: Path) -> None:

@@ -171,3 +171,16 @@ def test_bad_input(table: LatencyTable, table_file: Path, tmp_path: Path) -> Non
         with pytest.raises(UserError, match=re.escape(message)) as error:
             main(["--table", path, "--arch", name])
         assert "\n" not in str(error.value)
+
+
+def test_a_table_of_a_busy_machine_says_so(
+    table: LatencyTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    busy = replace(table, provenance=replace(table.provenance, busy=True, anchor_drift=0.2))
+    busy.save(tmp_path / "busy.json")
+    main(["--table", str(tmp_path / "busy.json"), "--arch", "smallest"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("WARNING: the machine was busy when this table was measured")
+    assert lines[-1].startswith("WARNING: the device changed its speed")
+    main(["--table", str(tmp_path / "busy.json"), "--arch", "smallest", "--json"])
+    assert len(json.loads(capsys.readouterr().out)["warnings"]) == 2

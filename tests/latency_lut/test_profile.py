@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import search_spaces
 from latency_lut import profile
@@ -19,6 +21,7 @@ from latency_lut.onnxruntime_backend import OnnxRuntimeBackend, _operator_times
 from latency_lut.openvino_backend import OpenVinoBackend
 from latency_lut.operator_kinds import KINDS, MEMORY_BOUND, operator_kind
 from latency_lut.profile_report import Network, Profile
+from latency_lut.timm_models import timm_job
 from search_spaces import SearchSpace, UserError
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine
@@ -36,17 +39,24 @@ def attention_only_in_memory(job: Job) -> tuple[OperatorTime, ...]:
 
 @dataclass
 class FakeProfiler(FakeMachine):
-    """Reports these operators, each longer by what profiling takes."""
+    """Reports these operators, each longer by what profiling takes.
+
+    Args:
+        slowdown: of two in three runs without profiling.
+    """
 
     operators: Any = attention_only_in_memory
     profiling_ms: float = 0.0
+    slowdown: float = 1.0
+    runs: int = 0
     profiled: list[int] = field(default_factory=list)
 
     def prepare(self, job: Job) -> Session:
         total_ns = round(1e6 * sum(operator.ms for operator in self.operators(job)))
 
         def run(repeats: int) -> None:
-            self._now_ns += repeats * total_ns
+            self.runs += 1
+            self._now_ns += round(repeats * total_ns * (self.slowdown if self.runs % 3 else 1))
 
         return Session(run)
 
@@ -111,6 +121,22 @@ def test_every_operator_of_the_spaces_is_known(precision: str, tiny: SearchSpace
     assert {"depthwise convolution", "pointwise convolution", "convolution", "softmax", "reshape, copy"} <= kinds
 
 
+class ComputedWeights(nn.Module):
+    """A convolution whose weights depend on the image, as in CondConv."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * x.mean())
+
+
+def test_a_convolution_of_unknown_weights_has_no_detail() -> None:
+    operators = OnnxRuntimeBackend().profile(Job((3, 8, 8), ComputedWeights), repeats=2)
+    assert [operator.detail for operator in operators if "Conv" in operator.type] == [""]
+
+
 def test_disturbed_runs_and_first_runs_do_not_count() -> None:
     args: dict[str, Any] = {"cat": "Node", "args": {"op_name": "Conv", "node_index": "7"}}
     kernels = [{**args, "name": "/c_kernel_time", "dur": us} for us in (900, 6, 5000, 5, 4)]
@@ -121,8 +147,7 @@ def test_disturbed_runs_and_first_runs_do_not_count() -> None:
 
 def test_attention_that_openvino_fuses_is_no_element_wise_work() -> None:
     pytest.importorskip("openvino")
-    model = profile.timm_network("timm/vit_tiny_patch16_224", 32, None)
-    operators = OpenVinoBackend().profile(model.job, repeats=2)
+    operators = OpenVinoBackend().profile(timm_job("timm/vit_tiny_patch16_224", image_size=32), repeats=2)
     fused = [operator for operator in operators if operator.detail == "attention"]
     assert len(fused) == 12, "one a block"
     assert not {operator.type for operator in operators if operator_kind(operator) == "other"}
@@ -211,6 +236,23 @@ def test_overhead_of_profiling_is_found_and_taken_off(
     assert sum(row["corrected_ms"] for row in network["kinds"]) == pytest.approx(5)
 
 
+def test_disturbed_runs_without_profiling_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(FakeProfiler(operators=known, slowdown=1.2), monkeypatch, tmp_path)
+    (network,) = run_json(["--space", "tiny", "--arch", "smallest", "--repeats", "3"], capsys)["networks"]
+    assert network["network_ms"] == pytest.approx((5 + 1.2 * 5) / 2), "of 5, 6 and 6 ms"
+
+
+@pytest.mark.parametrize(("slowdown", "busy"), [(1.1, False), (1.5, True)])
+def test_a_busy_machine_is_named_where_waiting_is_unknown(
+    slowdown: float, busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(FakeProfiler(operators=known, slowdown=slowdown, tells_waits=False), monkeypatch, tmp_path)
+    profile.main(["--space", "tiny", "--arch", "smallest"])
+    assert ("WARNING: the machine was busy" in capsys.readouterr().out) is busy
+
+
 def test_time_between_operators_corrects_nothing() -> None:
     made = Profile(Network("net", Job((3, 8, 8), nn.Identity)), 6.0, known(Job((3, 8, 8), nn.Identity)))
     assert made.overhead_ms == 0
@@ -293,7 +335,7 @@ def test_the_page_holds_the_figures_and_loads_nothing(
     ("argv", "message"),
     [
         (["--model", "timm/mobilevit_xss"], "timm/mobilevit_xxs"),
-        (["--model", "hf-hub:someone/model"], "timm does not have"),
+        (["--model", "hf-hub:someone/model"], "timm has no model"),
         (["--model", "timm/mobilevit_xxs", "--arch", "largest"], "--arch 'largest'; give one of them"),
         (["--model", "timm/mobilevit_xxs", "--space", "tiny"], "--space 'tiny'; give one of them"),
         (["--model", "timm/vit_tiny_patch16_224", "--image-size", "8"], "at 8 x 8 px"),
@@ -317,6 +359,17 @@ def test_bad_input_is_refused_in_one_line(
     assert not Path("runs").exists()
 
 
+def test_the_library_of_the_page_is_missed_before_anything_is_profiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = FakeProfiler()
+    use(backend, monkeypatch, tmp_path)
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(UserError, match="plotly is not installed; pip install plotly"):
+        profile.main(["--space", "tiny", "--arch", "largest"])
+    assert backend.profiled == []
+
+
 def test_a_runtime_that_does_not_report_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(FakeMachine(), monkeypatch, tmp_path)
     with pytest.raises(UserError, match="fake does not report the time of operators; give --backend onnxruntime"):
@@ -324,8 +377,20 @@ def test_a_runtime_that_does_not_report_operators(tmp_path: Path, monkeypatch: p
 
 
 def test_a_timm_model_of_another_size_and_number_of_classes() -> None:
-    network = profile.timm_network("timm/efficientformerv2_s0", image_size=64, num_classes=3)
+    job = timm_job("timm/efficientformerv2_s0", image_size=64, num_classes=3)
     with torch.no_grad():
-        assert network.job.module()(torch.zeros(1, *network.job.input_shape)).shape == (1, 3)
-    assert network.job.input_shape == (3, 64, 64)
-    assert profile.timm_network("mobilevit_xxs", None, None).job.input_shape == (3, 256, 256)
+        assert job.module()(torch.zeros(1, *job.input_shape)).shape == (1, 3)
+    assert job.input_shape == (3, 64, 64)
+    assert timm_job("mobilevit_xxs").input_shape == (3, 256, 256)
+
+
+def test_a_timm_model_is_profiled_as_it_is_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def operators(job: Job) -> tuple[OperatorTime, ...]:
+        sizes.append(sum(parameter.numel() for parameter in job.module().parameters()))
+        return known(job)
+
+    use(FakeProfiler(operators=operators), monkeypatch, tmp_path)
+    profile.main(["--model", "timm/mobileone_s0"])
+    assert sizes == [pytest.approx(2.1e6, rel=0.02)] * 2, "profiled and not"

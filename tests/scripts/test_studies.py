@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,12 +14,13 @@ import torch
 from timm.models.mobilevit import MobileVitBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import flop_registry
 
-from latency_lut.backend import Backend, Job, Runtime, Session
+from latency_lut.backend import Backend, DeviceGone, Job, Runtime, Session
 from latency_lut.backends import Target
 from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
 from scripts import studies, study_blocks, study_models, study_nets, study_patches
-from scripts.studies import Network, count, report, run_study
+from scripts.studies import Network, StudyConfig, count, report, run_study
 from scripts.study_nets import ACTIVATIONS, DynamicReLU, DynamicShiftMax, Pair, thirty_layers
 from search_spaces import UserError
 from tests.contracts.space import fvcore_macs
@@ -33,11 +35,15 @@ class FakeDevice(Backend):
 
     Args:
         refuses: what this device cannot run a network with.
+        refusal: what it raises then.
+        gone_at: number of the run at which it is disconnected.
         wait_share: of a run's time, in which it waits for a core; None: it cannot tell.
         slowdown: of two in three runs.
     """
 
     refuses: type[nn.Module] | None = None
+    refusal: type[Exception] = RuntimeError
+    gone_at: int | None = None
     wait_share: float | None = 0.0
     slowdown: float = 1.0
     runs: int = 0
@@ -55,11 +61,13 @@ class FakeDevice(Backend):
     def prepare(self, job: Job) -> Session:
         module = job.module()
         if self.refuses and any(isinstance(part, self.refuses) for part in module.modules()):
-            raise RuntimeError(f"no operator {self.refuses.__name__}\nin this runtime")
+            raise self.refusal(f"no operator {self.refuses.__name__}\nin this runtime")
         duration_ns = sum(parameter.numel() for parameter in module.parameters())
 
         def run(repeats: int) -> None:
             self.runs += 1
+            if self.runs == self.gone_at:
+                raise DeviceGone("the fake device does not answer any more")
             self._now_ns += repeats * int(duration_ns * (self.slowdown if self.runs % 3 else 1))
 
         return Session(run, {"fake": 1.0})
@@ -71,17 +79,31 @@ class FakeDevice(Backend):
         return None if self.wait_share is None else int(self._now_ns * self.wait_share)
 
 
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Results of the test go here."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeDevice:
-    """What every command of the test measures on, in a folder of its own."""
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    """What every command of the test measures on."""
     device = FakeDevice()
     monkeypatch.setattr(Target, "make_backend", lambda _: device)
-    monkeypatch.chdir(tmp_path)
     return device
 
 
+def path_of(study: str) -> Path:
+    return studies.STUDIES / f"{study}-fake-float32-1t.json"
+
+
 def result_of(study: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(Path(f"runs/studies/{study}-fake-float32-1t.json").read_text(encoding="utf-8"))
+    result: dict[str, Any] = json.loads(path_of(study).read_text(encoding="utf-8"))
+    return result
+
+
+def run(rows: dict[str, Network], device: FakeDevice, samples: int) -> dict[str, Any]:
+    result, _ = run_study("test", rows, device, StudyConfig(samples=samples))
     return result
 
 
@@ -254,7 +276,9 @@ def test_mobileone_is_in_its_inference_form(name: str, millions: tuple[float, in
     assert (round(num_params / 1e6, 1), round(macs / 1e6)) == millions, "MobileOne, Table 8"
 
 
-def test_attention_is_counted() -> None:
+def test_fused_attention_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    monkeypatch.delitem(flop_registry, fused, raising=False)  # as before torch 2.15
     tokens, width, depth = 197, 192, 12
     linear_layers = depth * 12 * width**2 * tokens + 768 * width * (tokens - 1) + width * 1000
     _, macs = count(study_models.make_job("deit_tiny_patch16_224"))
@@ -275,6 +299,11 @@ def test_networks_are_as_the_paper_timed_them() -> None:
     assert count(study_models.make_job("torchvision/shufflenet_v2_x1_0"))[0] == pytest.approx(2.3e6, rel=0.02)
 
 
+def test_torchvision_is_for_its_own_networks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert study_models.make_job("lcnet_050").input_shape == (3, 224, 224)
+
+
 def test_the_papers_list_exists() -> None:
     assert len(study_models.networks(tuple(study_models.PUBLISHED_MS))) == 22
 
@@ -284,7 +313,7 @@ def test_the_papers_list_exists() -> None:
 
 def test_ratios_are_of_minima_to_the_baseline() -> None:
     rows = {"base": linear(8, 100), "twice": linear(8, 200)}
-    result = run_study("test", rows, FakeDevice(slowdown=1.5), samples=10)
+    result = run(rows, FakeDevice(slowdown=1.2), samples=10)
     base, twice = result["networks"]
     assert (base["ratio"], twice["ratio"]) == (1, pytest.approx(2))
     assert (base["num_params"], base["macs"], base["min_ms"]) == (800, 800, pytest.approx(800e-6))
@@ -296,7 +325,7 @@ def test_ratios_are_of_minima_to_the_baseline() -> None:
 
 def test_what_a_runtime_cannot_run_is_listed_with_the_reason() -> None:
     silu = Network(Job((8, 1, 1), lambda: nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.SiLU())), "base", 1.0)
-    result = run_study("test", {"base": linear(8, 100), "silu": silu}, FakeDevice(refuses=nn.SiLU), samples=2)
+    result = run({"base": linear(8, 100), "silu": silu}, FakeDevice(refuses=nn.SiLU), samples=2)
     base, other = result["networks"]
     assert (base["error"], other["error"]) == (None, "no operator SiLU")
     assert (other["min_ms"], other["ratio"], other["paper_ratio"]) == (None, None, 1 / 200)
@@ -306,19 +335,40 @@ def test_what_a_runtime_cannot_run_is_listed_with_the_reason() -> None:
 def test_without_its_baseline_a_network_has_no_ratio() -> None:
     silu = Network(Job((8, 1, 1), lambda: nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.SiLU())), "base")
     rows = {"base": silu, "other": linear(8, 100)}
-    _, other = run_study("test", rows, FakeDevice(refuses=nn.SiLU), samples=2)["networks"]
+    _, other = run(rows, FakeDevice(refuses=nn.SiLU), samples=2)["networks"]
     assert other["min_ms"] > 0
     assert (other["ratio"], other["paper_ratio"]) == (None, None)
 
 
 def test_a_runtime_that_runs_nothing_is_an_error() -> None:
     with pytest.raises(UserError, match="fake runs none of the networks: no operator Linear"):
-        run_study("test", {"base": linear(8, 8)}, FakeDevice(refuses=nn.Linear), samples=2)
+        run({"base": linear(8, 8)}, FakeDevice(refuses=nn.Linear), samples=2)
+
+
+def test_a_device_that_is_gone_ends_the_study() -> None:
+    silu = Network(Job((8, 1, 1), lambda: nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.SiLU())), "base")
+    device = FakeDevice(refuses=nn.SiLU, refusal=DeviceGone)
+    with pytest.raises(DeviceGone, match="silu: no operator SiLU"):
+        run({"base": linear(8, 100), "silu": silu}, device, samples=2)
+    assert device.runs == 0
+
+
+def test_an_interrupted_study_goes_on() -> None:
+    rows, whole = {"base": linear(8, 100), "twice": linear(8, 200)}, FakeDevice()
+    expected = run(rows, whole, samples=10)
+    with pytest.raises(DeviceGone):
+        run(rows, FakeDevice(gone_at=whole.runs - 3), samples=10)
+    with pytest.raises(UserError, match="was begun with networks"):
+        run({"base": linear(16, 100)}, FakeDevice(), samples=10)
+    rest = FakeDevice()
+    assert run(rows, rest, samples=10)["networks"] == expected["networks"]
+    assert rest.runs < whole.runs / 2
+    assert [path.name for path in studies.STUDIES.iterdir()] == ["test-fake-float32-1t.json"]
 
 
 @pytest.mark.parametrize("device", [FakeDevice(wait_share=0.5), FakeDevice(wait_share=None, slowdown=1.5)])
 def test_a_busy_machine_is_named(device: FakeDevice) -> None:
-    result = run_study("test", {"base": linear(8, 100)}, device, samples=10)
+    result = run({"base": linear(8, 100)}, device, samples=10)
     assert result["busy"]
     assert "WARNING: the machine was busy" in report(result, "", "phone")
 
@@ -378,7 +428,8 @@ def test_the_commands_name_is_the_modules(module: ModuleType) -> None:
 def test_study_models(device: FakeDevice, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["mobilenetv2_100", "mobilenetv3_small_100", "mobileone_s0", "torchvision/shufflenet_v2_x1_0", "lcnet_050"]
     study_models.main(["--samples", "2", "--models", *names])
-    result = result_of("models")
+    (path,) = studies.STUDIES.iterdir()
+    result = json.loads(path.read_text(encoding="utf-8"))
     assert [r["name"] for r in result["networks"]] == names
     assert result["command"] == f"python -m scripts.study_models --samples 2 --models {' '.join(names)}"
     assert result["correlations"][0]["num_params"]["spearman"] == pytest.approx(1), "the device's time is parameters"
@@ -388,9 +439,16 @@ def test_study_models(device: FakeDevice, capsys: pytest.CaptureFixture[str]) ->
     assert f"{0.79 / 0.98:.2f}" in next(line for line in out.splitlines() if line.startswith("mobileone_s0"))
 
 
+def test_other_networks_have_another_file(device: FakeDevice) -> None:
+    names = ["lcnet_035", "lcnet_050", "lcnet_075"]
+    for some in (names, names[::-1], names):
+        study_models.main(["--samples", "2", "--models", *some])
+    assert len(list(studies.STUDIES.glob("models-3-*.json"))) == 2
+
+
 def test_study_blocks(device: FakeDevice, capsys: pytest.CaptureFixture[str]) -> None:
     study_blocks.main(["--samples", "2", "--image-size", "32"])
-    rows = {r["name"]: r for r in result_of("blocks")["networks"]}
+    rows = {r["name"]: r for r in result_of("blocks-32px")["networks"]}
     assert len(rows) == 9
     assert rows["dynamic_relu_b"]["ratio"] == pytest.approx(
         rows["dynamic_relu_b"]["num_params"] / rows["relu"]["num_params"]
@@ -414,11 +472,18 @@ def test_study_patches(device: FakeDevice, monkeypatch: pytest.MonkeyPatch, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--models", "mobilenetv2_10", "a", "b"], r"--models has 'mobilenetv2_10'.* did you mean mobilenetv2_1"),
-        (["--models", "mobilenetv2_100", "???", "b"], r"--models has '\?\?\?'.*timm\.list_models\(\)"),
+        (
+            ["--models", "mobilenetv2_10", "a", "b"],
+            r"timm has no model 'mobilenetv2_10'; did you mean timm/mobilenetv2_1",
+        ),
+        (["--models", "mobilenetv2_100", "???", "b"], r"timm has no model '\?\?\?'; timm\.models\.list_models\(\)"),
         (
             ["--models", "torchvision/resnet19", "a", "b"],
-            r"'torchvision/resnet19'.* did you mean torchvision/resnet1\d",
+            r"torchvision has no model 'resnet19'; did you mean torchvision/resnet1\d",
+        ),
+        (
+            ["--models", "lcnet_050.none", "a", "b"],
+            r"timm has no model 'lcnet_050.none'; did you mean timm/lcnet_\d",
         ),
         (["--models", "lcnet_050", "timm/lcnet_050", "lcnet_075"], "--models has 2 networks; give at least 3"),
         (["--samples", "1"], "--samples is 1; give a number at least 2"),

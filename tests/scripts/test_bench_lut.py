@@ -1,0 +1,84 @@
+"""What the benchmark of tables measures again and what it does not, on a machine with known costs."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import search_spaces
+from scripts import bench_lut
+from scripts.bench_lut import BenchConfig, Figure
+from search_spaces.command import spell
+from tests.latency_lut.conftest import make_tiny
+from tests.latency_lut.fake import FakeMachine
+
+CONFIG = BenchConfig(backends=("onnxruntime",), threads=(1,), space="tiny", samples=2, num_archs=5)
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modules that were run, in this process."""
+    run: list[str] = []
+
+    def measure(module: str, config: Any) -> None:
+        run.append(module)
+        importlib.import_module(module).main(shlex.split(spell(module, config))[3:])
+
+    monkeypatch.setattr(bench_lut, "measure", measure)
+    monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
+    monkeypatch.setattr("latency_lut.onnxruntime_backend.OnnxRuntimeBackend", lambda **_: FakeMachine(name="onnxruntime"))
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def figures(config: BenchConfig = CONFIG) -> dict[str, Figure]:
+    return {figure.name: figure for figure in bench_lut.bench(config, "onnxruntime", 1)}
+
+
+def test_an_additive_machine_reaches_the_bars(commands: list[str]) -> None:
+    found = figures()
+    assert commands == ["latency_lut.build", "latency_lut.validate", "latency_lut.build"]
+    assert found["held-out MAPE"].value < 1e-3
+    assert found["rebuilt, median block differs"].value == 0
+    assert all("MISSED" not in str(figure) for name, figure in found.items() if "archs/s" not in name)
+
+
+def test_only_what_the_flags_change_is_measured_again(commands: list[str]) -> None:
+    figures()
+    commands.clear()
+    assert "build, minutes" not in figures()
+    assert commands == []
+    figures(replace(CONFIG, num_archs=6))
+    assert commands == ["latency_lut.validate"]
+    commands.clear()
+    figures(replace(CONFIG, samples=3))
+    assert commands == ["latency_lut.build", "latency_lut.validate", "latency_lut.build"]
+    commands.clear()
+    figures(replace(CONFIG, samples=3, resume=False))
+    assert len(commands) == 3
+
+
+def test_an_interrupted_build_has_no_minutes(commands: list[str]) -> None:
+    found = figures()
+    assert found["build, minutes"].value < 15
+    (table,) = bench_lut.FOLDER.glob("*-a.json")
+    table.rename(table.with_name(f"{table.name}.partial")).write_text("")
+    assert "build, minutes" not in figures()
+
+
+@pytest.mark.parametrize(
+    ("figure", "missed"),
+    [
+        (Figure("error", 0.021, 0.02, ".1%"), True),
+        (Figure("error", 0.02, 0.02, ".1%"), False),
+        (Figure("rank", 0.98, 0.99, ".2f", at_least=True), True),
+        (Figure("rank", 0.99, 0.99, ".2f", at_least=True), False),
+    ],
+)
+def test_a_missed_bar_is_said(figure: Figure, missed: bool) -> None:
+    assert ("MISSED" in str(figure)) is missed
