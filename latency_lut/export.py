@@ -31,9 +31,7 @@ class ExportConfig:
     space: str | None = flag(None, "search space (default: efficientformerv2-nano); python -m search_spaces lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
     num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
-    validate: str | None = flag(
-        None, "a table's file: export networks to validate it on, for its runtime"
-    )
+    validate: str | None = flag(None, "a table's file: export networks to validate it on, for its runtime")
     num_archs: int = flag(20, "random networks, with --validate", minimum=3, maximum=10_000)
     seed: int = flag(1, "which random networks, with --validate")
     out: str = flag("blocks", "the folder to write")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import gc
+from collections.abc import Iterator, Mapping
 
 from tqdm import tqdm
 
 from latency_lut.backend import Backend, Job, Session
 from latency_lut.journal import Journal
-from latency_lut.protocol import Measurement, Sample, Settings, Timing, measure
+from latency_lut.protocol import Measurement, Sample, Settings, measure
 
 
 def prepare_all(jobs: Mapping[str, Job], backend: Backend) -> dict[str, Session]:
@@ -31,9 +33,18 @@ def measure_sessions(
                 journal.append(name, samples)
             progress.update(sum(sample.clean for sample in samples))
 
-        return measure(runs, settings, backend.clock, seed=done, taken=taken, on_visit=on_visit)
+        with _no_garbage_collection():
+            return measure(runs, settings, backend.clock, seed=done, taken=taken, on_visit=on_visit)
 
 
-def measure_jobs(jobs: Mapping[str, Job], backend: Backend, settings: Settings | None = None) -> dict[str, Timing]:
-    """Times of the jobs, all interleaved, by name."""
-    return measure_sessions(prepare_all(jobs, backend), backend, settings or backend.settings(25)).timings
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """As `timeit`: a collection takes longer than many a run, and the longer the more sessions there are."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

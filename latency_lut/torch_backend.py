@@ -6,6 +6,7 @@ Eager modules are run as they are: nothing is folded or fused beforehand, for wh
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 
 from latency_lut.backend import Backend, Job, OperatorTime, Runtime, Session, require
 from latency_lut.machine import cpu_model, os_name
-from latency_lut.protocol import Clock, SystemClock
+from latency_lut.protocol import Clock, Settings, SystemClock
 from search_spaces import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CPU, CUDA = "cpu", "cuda"
 PRECISIONS = {CPU: ("float32", "bfloat16"), CUDA: ("float32", "bfloat16", "float16")}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 WARM_UP = 3  # runs before a capture or a profile, in which libraries choose and load their kernels
 
 Forward = Callable[["Tensor"], "Tensor"]
@@ -72,6 +74,7 @@ class TorchBackend(Backend):
         )
 
     def prepare(self, job: Job) -> Session:
+        keep_freed_memory()
         forward, images = self.loaded(job)
         with self._running():
             forward(images)
@@ -85,6 +88,10 @@ class TorchBackend(Backend):
                     forward(images)
 
         return Session(run)
+
+    def settings(self, samples: int) -> Settings:
+        """Samples of 10 ms on a CPU: what Python does around the operators varies more than what they do."""
+        return Settings(samples, min_sample_ms=10.0) if self.compute_unit == CPU else Settings(samples)
 
     def profile(self, job: Job, repeats: int) -> tuple[OperatorTime, ...]:
         """By `torch.profiler`, the time of each operator that the module calls: in the calling thread on a CPU, of its
@@ -185,6 +192,19 @@ class CompiledTorchBackend(TorchBackend):
         if self.compute_unit == CPU:
             options["cpp.threads"] = self.threads  # is compiled in
         return torch.compile(own, dynamic=False, fullgraph=True, options=options)
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep what is freed, as other allocators do.
+
+    Eager PyTorch allocates its activations in every run. By default glibc gives freed memory back to the system and
+    asks for it again, page by page, whenever nothing else happens to lie above it on the heap: a session's time would
+    depend on the sessions around it.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system, another allocator
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
 
 
 class EventClock:

@@ -44,9 +44,7 @@ class BenchConfig:
     compute_unit: str | None = flag(None, "what the runtimes compute on (default: each one's first)")
     precision: str | None = flag(None, "number format (default: each runtime's first)")
     threads: tuple[int, ...] = flag((1, 2), "threads that run one network; 0: the runtime chooses", minimum=0)
-    python: str | None = flag(
-        None, "interpreter of another environment, where the runtimes are installed"
-    )
+    python: str | None = flag(None, "interpreter of another environment, where the runtimes are installed")
     space: str = flag("efficientformerv2-nano", "search space; python -m search_spaces lists them")
     samples: int = flag(40, "undisturbed samples of every graph and network", minimum=2)
     num_archs: int = flag(50, "random networks to validate on", minimum=3)
