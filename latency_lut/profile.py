@@ -25,9 +25,10 @@ from tqdm import tqdm
 from latency_lut.backend import Backend, OperatorTime, Runtime, network_job, require
 from latency_lut.backends import Target
 from latency_lut.interpreter import delegate
+from latency_lut.measuring import measure_sessions
 from latency_lut.profile_plot import document
 from latency_lut.profile_report import Network, Profile, Report, text, to_json
-from latency_lut.protocol import ANCHOR, Timing, measure
+from latency_lut.protocol import ANCHOR, Timing
 from latency_lut.timm_models import PREFIX, timm_job
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run
@@ -122,8 +123,8 @@ def profile_networks(networks: Sequence[Network], backend: Backend, repeats: int
         operators = _operators(network, backend, repeats)
         # Alone, not interleaved with the other networks: the profiled runs had the caches for themselves too. It is its
         # own anchor: where waiting is unknown, its spread tells whether the machine was busy.
-        run = backend.prepare(network.job).run
-        measured = measure({ANCHOR: run}, backend.settings(repeats), backend.clock)
+        session = backend.prepare(network.job)
+        measured = measure_sessions({ANCHOR: session}, backend, backend.settings(repeats))
         profiles.append(Profile(network, _undisturbed_ms(measured.timings[ANCHOR]), operators))
         busy |= measured.busy
     return profiles, busy
