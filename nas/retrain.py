@@ -20,7 +20,7 @@ from nas import runs
 from nas.checkpoint import save_tensors
 from nas.data import Data
 from nas.train_supernet import load_supernet
-from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, pick_device, with_recipe
+from nas.training import FREE_ON_RESUME, Backward, Criterion, TrainConfig, Trainer, accuracy, pick_device, with_recipe
 from search_spaces import UserError, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
@@ -71,9 +71,9 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     if config.init == "inherit":
         model.load_state_dict(inherited.state_dict())
 
-    def step(images: Tensor, target: Tensor, _: int, criterion: Criterion) -> Tensor:
+    def step(images: Tensor, target: Tensor, _: int, criterion: Criterion, backward: Backward) -> Tensor:
         loss = criterion(model(images), target)
-        loss.backward()
+        backward(loss)
         return loss.detach()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:

@@ -23,7 +23,7 @@ from nas import runs
 from nas.batches import MEAN, STD
 from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.data import Data, DataConfig, load_data
-from nas.training import FREE_ON_RESUME, Criterion, TrainConfig, Trainer, accuracy, with_recipe
+from nas.training import FREE_ON_RESUME, Backward, Criterion, TrainConfig, Trainer, accuracy, with_recipe
 from search_spaces import SearchSpace, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_json
@@ -71,9 +71,9 @@ def make_trainer(config: Config, folder: Path, space: SearchSpace, data: Data) -
     torch.manual_seed(config.seed)
     supernet = Supernet(space, config.drop_path)
 
-    def step(images: Tensor, target: Tensor, number: int, criterion: Criterion) -> Tensor:
+    def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:
         archs = sandwich_archs(space, random.Random(f"{config.seed}/{number}"), config.num_random)
-        return sandwich_step(supernet, images, target, archs, criterion).mean()
+        return sandwich_step(supernet, images, target, archs, criterion, backward).mean()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
         return extremes_accuracy(ema, data.search, trainer)

@@ -91,8 +91,11 @@ def with_recipe(config: AnyTrainConfig, image_size: int, data: str, digits_epoch
 FREE_ON_RESUME = ("device", "workers", "checkpoint_seconds")
 
 
-# (images, target, step, criterion): a step's forward and backward passes; leaves gradients, returns the loss to report.
-Step = Callable[[Tensor, Tensor, int, Criterion], Tensor]
+# What a step calls for each of its losses instead of `loss.backward()`: scales the loss and adds up gradients.
+Backward = Callable[[Tensor], None]
+# (images, target, step, criterion, backward): a step's forward and backward passes; leaves gradients and returns the
+# detached loss to report, or raises FloatingPointError, whose message names what is not finite.
+Step = Callable[[Tensor, Tensor, int, Criterion, Backward], Tensor]
 
 
 def pick_device(name: str) -> torch.device:
@@ -281,13 +284,19 @@ class Trainer:
             x, target = self.mixup(x, target)
         if self.amp is None:
             self.amp = pick_amp(
-                self.config.amp, self.model, lambda: self.step_fn(x, target, self.step, self.criterion), self.device
+                self.config.amp,
+                self.model,
+                lambda: self.step_fn(x, target, self.step, self.criterion, Tensor.backward),
+                self.device,
             )
             seed_all(self.config.seed, self.step)
         self.schedule.step_update(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            loss = self.step_fn(x, target, self.step, self.criterion)
+            try:
+                loss = self.step_fn(x, target, self.step, self.criterion, Tensor.backward)
+            except FloatingPointError as error:
+                raise self._diverged(str(error)) from None
         self.loss = loss.item()
         if not math.isfinite(self.loss):
             raise self._diverged(f"the loss is {self.loss}")

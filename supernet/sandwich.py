@@ -33,12 +33,14 @@ def sandwich_step(
     target: Tensor,
     archs: Sequence[Arch],
     criterion: Callable[[Tensor, Tensor], Tensor],
+    backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Tensor:
     """Adds the gradients of all archs, the largest first, to the store; activations live for one arch at a time.
 
     Args:
         images: (batch, channels, height, width).
         target: what `criterion(logits, target)` takes, class indices or mixed distributions.
+        backward: makes the gradients of a loss; a trainer's may scale it.
 
     Returns:
         (len(archs),) losses, detached: the criterion of the largest, then the distillation loss of each other.
@@ -46,10 +48,10 @@ def sandwich_step(
     largest, *others = archs
     logits = supernet(images, largest)
     losses = [criterion(logits, target)]
-    losses[0].backward()
+    backward(losses[0])
     teacher = logits.detach()
     for arch in others:
         loss = soft_cross_entropy(supernet(images, arch), teacher)
-        loss.backward()
+        backward(loss)
         losses.append(loss)
     return torch.stack([loss.detach() for loss in losses])

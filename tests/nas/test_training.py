@@ -45,10 +45,12 @@ def make(
         small_model() if image_size == 16 else nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
     )
 
-    def step(x: Tensor, target: Tensor, number: int, criterion: training.Criterion) -> Tensor:
+    def step(
+        x: Tensor, target: Tensor, number: int, criterion: training.Criterion, backward: training.Backward
+    ) -> Tensor:
         loss = criterion(model(x), target)
         loss = spoil(number, loss) if spoil else loss
-        loss.backward()
+        backward(loss)
         return loss.detach()
 
     return Trainer(model, images, config, folder, step, lambda ema: {"accuracy": 0.5}, image_size, 3)
@@ -211,6 +213,16 @@ def test_without_a_checkpoint_the_message_says_so(tmp_path: Path, images: Images
     trainer = make(tmp_path, images, config, spoil=lambda number, loss: loss * float("nan"))
     with pytest.raises(UserError, match="at step 0; the last good checkpoint is none yet"):
         trainer.fit("")
+
+
+def test_a_step_may_say_what_has_diverged(tmp_path: Path, images: Images) -> None:
+    def spoiled(number: int, loss: Tensor) -> Tensor:
+        if number == 7:
+            raise FloatingPointError("the loss of arch x is nan")
+        return loss
+
+    with pytest.raises(UserError, match=r"the loss of arch x is nan at step 7; the last good checkpoint is .*check"):
+        make(tmp_path, images, spoil=spoiled).fit("")
 
 
 # ---- precision
