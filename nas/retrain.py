@@ -21,7 +21,7 @@ from nas.checkpoint import save_tensors
 from nas.data import Data
 from nas.train_supernet import load_supernet
 from nas.training import FREE_ON_RESUME, Backward, Criterion, TrainConfig, Trainer, accuracy, pick_device, with_recipe
-from search_spaces import UserError, macs, num_params
+from search_spaces import SearchSpace, UserError, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
 
@@ -71,15 +71,7 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     if config.init == "inherit":
         model.load_state_dict(inherited.state_dict())
 
-    def step(images: Tensor, target: Tensor, _: int, criterion: Criterion, backward: Backward) -> Tensor:
-        loss = criterion(model(images), target)
-        backward(loss)
-        return loss.detach()
-
-    def evaluate(ema: nn.Module) -> dict[str, float]:
-        return {"accuracy": accuracy(ema.eval(), data.search, space.image_size, device, config.workers)}
-
-    trainer = Trainer(model, data.train, config, folder, step, evaluate, space.image_size, space.num_classes)
+    trainer = make_trainer(config, folder, space, data, model)
     if _begun(config, folder):
         trainer.resume()
     else:
@@ -105,6 +97,21 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
         f"{100 * result['test_accuracy']:.2f} % after {config.epochs} epochs; wrote {folder}"
     )
     return folder
+
+
+def make_trainer(config: TrainConfig, folder: Path, space: SearchSpace, data: Data, model: nn.Module) -> Trainer:
+    """Trains a network of the space on its own: on the labels, with its accuracy on the search split on the way."""
+
+    def step(images: Tensor, target: Tensor, _: int, criterion: Criterion, backward: Backward) -> Tensor:
+        loss = criterion(model(images), target)
+        backward(loss)
+        return loss.detach()
+
+    def evaluate(ema: nn.Module) -> dict[str, float]:
+        return {"accuracy": accuracy(ema.eval(), data.search, space.image_size, trainer.device, config.workers)}
+
+    trainer = Trainer(model, data.train, config, folder, step, evaluate, space.image_size, space.num_classes)
+    return trainer
 
 
 def _begun(config: Config, folder: Path) -> bool:
