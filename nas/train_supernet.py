@@ -1,4 +1,4 @@
-"""Train the weight-sharing supernet of a search space: sandwich rule, in-place distillation, a norm for each width.
+"""Train the weight-sharing supernet of a search space.
 
 Bare: the nano space on scikit-learn's digits, under three minutes on two cores. For ImageNet on a GPU:
     python -m nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --workers 16
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,29 @@ from torch import Tensor, nn
 from nas import runs
 from nas.batches import MEAN, STD
 from nas.checkpoint import load_module, load_tensors, save_tensors
-from nas.data import Data, DataConfig, load_data
+from nas.data import Data, DataConfig, Images, load_data
+from nas.inherit import calibration_batches, default_calibration, inherited
 from nas.training import FREE_ON_RESUME, Backward, Criterion, TrainConfig, Trainer, accuracy, with_recipe
-from search_spaces import SearchSpace, get_space
+from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_json
-from supernet import Supernet, sandwich_archs, sandwich_step
+from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
 
 
 @dataclass(frozen=True)
 class Config(TrainConfig, DataConfig):
     space: str = flag("efficientformerv2-nano", "search space; `python -m search_spaces` lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
-    num_random: int = flag(2, "random networks of a sandwich step", minimum=0)
+    loss: Literal["ce", "kl", "alpha"] = flag("kl", "what all but the largest learn from: labels (ce), or the largest")
+    sampling: Literal["sandwich", "balanced", "best-up", "worst-up", "uniform", "largest"] = flag(
+        "sandwich",
+        "networks of a step: the largest, the smallest and random ones drawn in this way; or some of these alone",
+    )
+    num_random: int = flag(2, "random networks of a step", minimum=0)
+    norm: Literal["width", "shared"] = flag("width", "normalization for each width, or shared and recalibrated")
+    largest_epochs: float = flag(0.0, "epochs that train only the largest network, at the beginning", minimum=0)
+    shrink_epochs: float = flag(0.0, "epochs after these in which smaller options join, step by step", minimum=0)
+    checkpoint_activations: bool = flag(False, "keep only the inputs of blocks in memory: slower, larger batches")
     run: str | None = flag(None, "name of the run under runs/ (default: made of space, data and time)")
     resume: bool = flag(False, "go on with the run named, or the newest")
 
@@ -62,35 +72,66 @@ def train_supernet(config: Config) -> Path:
         runs.save_run_info(folder, _run_info(config, space, data))
         runs.begin(stage, config)
     trainer.fit(f"supernet {space.name}")
-    save_tensors(stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name})
+    save_tensors(
+        stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name, "norm": config.norm}
+    )
     _finish(config, folder, trainer, data)
     return folder
 
 
 def make_trainer(config: Config, folder: Path, space: SearchSpace, data: Data) -> Trainer:
+    _check_recipe(config)
     torch.manual_seed(config.seed)
-    supernet = Supernet(space, config.drop_path)
+    supernet = Supernet(space, config.drop_path, config.norm, config.checkpoint_activations)
+    sampler, distillation = SAMPLERS[config.sampling](space, config.num_random), LOSSES[config.loss]
 
     def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:
-        archs = sandwich_archs(space, random.Random(f"{config.seed}/{number}"), config.num_random)
-        return sandwich_step(supernet, images, target, archs, criterion, backward).mean()
+        def estimate(arch: Arch) -> float:
+            with torch.no_grad(), supernet.frozen_statistics():
+                return float(criterion(supernet(images, arch), target))
+
+        drawn = sampler(random.Random(f"{config.seed}/{number}"), estimate)
+        progress = _progress(config, number / trainer.steps_per_epoch)
+        archs = tuple(dict.fromkeys(shrunk(space, arch, progress) for arch in drawn))
+        return train_step(supernet, images, target, archs, criterion, distillation, backward).mean()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
-        return extremes_accuracy(ema, data.search, trainer)
+        return extremes_accuracy(ema, data.search, data, trainer)
 
     trainer = Trainer(supernet, data.train, config, folder, step, evaluate, space.image_size, space.num_classes)
     return trainer
 
 
-def extremes_accuracy(supernet: Any, images: Any, trainer: Trainer) -> dict[str, float]:
+def _check_recipe(config: Config) -> None:
+    if config.sampling == "uniform":
+        if config.loss != "ce":
+            raise UserError(
+                f"--loss {config.loss} learns from the largest network, which --sampling uniform does not train; "
+                "give --loss ce or another --sampling"
+            )
+        if config.num_random == 0:
+            raise UserError("--num-random 0 leaves --sampling uniform nothing to train; give at least 1")
+    if config.largest_epochs + config.shrink_epochs > config.epochs:
+        raise UserError(
+            f"--largest-epochs {config.largest_epochs} and --shrink-epochs {config.shrink_epochs} are more than the "
+            f"{config.epochs} epochs; give less of them, or more --epochs"
+        )
+
+
+def _progress(config: Config, epoch: float) -> float:
+    """Of the shrinking: 0 while only the largest network is trained, 1 when all are."""
+    if epoch < config.largest_epochs:
+        return 0.0
+    return min(1.0, (epoch - config.largest_epochs) / config.shrink_epochs) if config.shrink_epochs else 1.0
+
+
+def extremes_accuracy(supernet: Any, images: Images, data: Data, trainer: Trainer) -> dict[str, float]:
+    size, device = trainer.image_size, trainer.device
+    calibration = calibration_batches(data.train, size, default_calibration(supernet), device)
     archs = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
     return {
         f"{name}_accuracy": accuracy(
-            supernet.extract(arch).to(memory_format=torch.channels_last),
-            images,
-            trainer.image_size,
-            trainer.device,
-            trainer.config.workers,
+            inherited(supernet, arch, calibration), images, size, device, trainer.config.workers
         )
         for name, arch in archs.items()
     }
@@ -103,8 +144,8 @@ def load_supernet(folder: Path, device: torch.device) -> Supernet:
         UserError: truncated, or of another space than the run's.
     """
     path = folder / "supernet" / "supernet.safetensors"
-    supernet = Supernet(runs.load_run_info(folder).search_space())
-    tensors, _ = load_tensors(path)
+    tensors, info = load_tensors(path)
+    supernet = Supernet(runs.load_run_info(folder).search_space(), norm=info.get("norm", "width"))
     load_module(supernet, tensors, path)
     return supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -123,8 +164,8 @@ def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
 
 def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
     stage = folder / "supernet"
-    search = extremes_accuracy(trainer.ema.module, data.search, trainer)
-    test = extremes_accuracy(trainer.ema.module, data.test, trainer)
+    search = extremes_accuracy(trainer.ema.module, data.search, data, trainer)
+    test = extremes_accuracy(trainer.ema.module, data.test, data, trainer)
     result: dict[str, Any] = {
         "command": runs.command_of(stage),
         "epochs": config.epochs,

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from search_spaces import get_space
 from search_spaces.command import flag, parse, run
-from supernet import Supernet, sandwich_archs, sandwich_step
+from supernet import LOSSES, SAMPLERS, Supernet, train_step
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def bench(config: Config) -> None:
     for i, what in enumerate(("training step", "evaluation")):
         print(f"median of {what}: {statistics.median(row[i] for row in rows):.3f}")
 
-    drawn = sandwich_archs(space, rng)
+    drawn = SAMPLERS["sandwich"](space, 2)(rng, lambda _: 0.0)
     models = [supernet.extract(a).to(memory_format=torch.channels_last).train() for a in drawn]
     parameters |= {model: list(model.parameters()) for model in models}
     supernet.train()
@@ -92,7 +92,7 @@ def bench(config: Config) -> None:
     def sandwich() -> None:
         for parameter in parameters[supernet]:
             parameter.grad = None
-        sandwich_step(supernet, x, target, drawn, F.cross_entropy)
+        train_step(supernet, x, target, drawn, F.cross_entropy, LOSSES["kl"])
 
     def separate() -> None:
         for model in models:

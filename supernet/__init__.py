@@ -1,6 +1,9 @@
-"""The supernet: one weight store for all networks of a space, and its training step."""
+"""The supernet: one weight store for all networks of a space, and how it is trained."""
 
-from supernet.sandwich import sandwich_archs, sandwich_step
+from supernet.losses import LOSSES
+from supernet.recalibrate import recalibrate
+from supernet.sampling import SAMPLERS, shrunk
+from supernet.step import train_step
 from supernet.store import Supernet
 
-__all__ = ["Supernet", "sandwich_archs", "sandwich_step"]
+__all__ = ["LOSSES", "SAMPLERS", "Supernet", "recalibrate", "shrunk", "train_step"]

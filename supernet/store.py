@@ -7,6 +7,9 @@ each variant of its block, so its name in the store carries the variant:
     stages.2.blocks.5.mlp.fc1.conv.weight           sliced
     stages.2.blocks.5.mlp.fc1.bn.w96e3.weight       whole, used at width 96 and expansion 3
 
+With `norm="shared"` norms are sliced like everything else. Their running statistics are then those of no network in
+particular and are not kept: `recalibrate` measures them for one.
+
 A subnet runs as the sequence of its blocks, each a module without tensors of its own that is called on views of
 the store. There are no elastic layers and there is no current subnet.
 """
@@ -14,15 +17,19 @@ the store. There are no elastic layers and there is no current subnet.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from search_spaces import Arch, BlockSpec, SearchSpace
+
+Norm = Literal["width", "shared"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,9 @@ class _Plan:
 
     def __init__(self, skeleton: _Skeleton, whole: list[Tensor]) -> None:
         self.skeleton, self.whole = skeleton, whole
-        self.sliced = [i for i, (_, shape, _) in enumerate(skeleton.tensors) if whole[i].shape != shape]
+        self.statistics = [i for i, tensor in enumerate(whole) if not isinstance(tensor, nn.Parameter)]
+        sliced = [i for i, (_, shape, _) in enumerate(skeleton.tensors) if whole[i].shape != shape]
+        self.sliced = [i for i in sliced if i not in self.statistics]
         self.shapes = [skeleton.tensors[i][1] for i in self.sliced]
 
 
@@ -111,11 +120,21 @@ class Supernet(nn.Module):
     Args:
         space: gives the geometry, the number of classes and the initialization (that of `space.build(largest)`).
         drop_path_rate: of the last block while training; rises linearly with depth from 0.
+        norm: one set of normalization entries for each variant of a block, or one for all, sliced.
+        checkpoint_activations: keep only the inputs of blocks while training, and run each once more in the backward
+            pass.
     """
 
-    def __init__(self, space: SearchSpace, drop_path_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        drop_path_rate: float = 0.0,
+        norm: Norm = "width",
+        checkpoint_activations: bool = False,
+    ) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.normalization, self.checkpoint_activations = space, norm, checkpoint_activations
+        self._keeps_statistics = norm == "width"
         largest: Any = space.build(space.largest)
         template = largest.state_dict()
         self._undecayed = frozenset(largest.no_weight_decay()) if hasattr(largest, "no_weight_decay") else frozenset()
@@ -126,17 +145,24 @@ class Supernet(nn.Module):
                 if not is_norm:
                     _register(self, _join(block.name, name), template[_join(modules[block.name], name)], True)
         # not a set: the order of parameters must be the same in every process
-        for block in dict.fromkeys(block for slot in space.slots for block in space.slot_blocks(slot)):
+        every = dict.fromkeys(block for slot in space.slots for block in space.slot_blocks(slot))
+        for block in every if norm == "width" else blocks:
             for name, shape, is_norm in _skeleton(replace(block, name=""), torch.device("cpu")).tensors:
                 if is_norm:
                     value, trained = _NORM_ENTRIES[name.rpartition(".")[2]]
-                    _register(self, _norm_name(block, name), value(shape), trained)
+                    _register(self, self._norm_name(block, name), value(shape), trained)
         self._drop_prob = {b.name: drop_path_rate * i / (len(blocks) - 1) for i, b in enumerate(blocks)}
         self._index()
 
     def _index(self) -> None:
         self._plans: dict[BlockSpec, _Plan] = {}
         self._tensors: dict[str, Tensor] = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def _norm_name(self, block: BlockSpec, name: str) -> str:
+        if self.normalization == "shared":
+            return _join(block.name, name)
+        norm, _, entry = name.rpartition(".")
+        return f"{_join(block.name, norm)}.{block.variant}.{entry}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Supernet:
         super()._apply(fn, recurse)
@@ -155,7 +181,7 @@ class Supernet(nn.Module):
         if block not in self._plans:
             skeleton = _skeleton(replace(block, name=""), self.device)
             whole = [
-                self._tensors[_norm_name(block, name) if is_norm else _join(block.name, name)]
+                self._tensors[self._norm_name(block, name) if is_norm else _join(block.name, name)]
                 for name, _, is_norm in skeleton.tensors
             ]
             self._plans[block] = _Plan(skeleton, whole)
@@ -179,12 +205,32 @@ class Supernet(nn.Module):
             slices = _Slices.apply(plan.shapes, *(tensors[i] for i in plan.sliced))
             for i, part in zip(plan.sliced, slices, strict=True):
                 tensors[i] = part
+        if not self._keeps_statistics:
+            for i in plan.statistics:
+                tensors[i] = _prefix(tensors[i], plan.skeleton.tensors[i][1]).clone()
         return plan.skeleton(tensors, x)
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.space.lower(arch):
-            x = self.run_block(block, x)
+            if again:
+                x = checkpoint(self.run_block, block, x, use_reentrant=False, context_fn=self._second_run)
+            else:
+                x = self.run_block(block, x)
         return x
+
+    def _second_run(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a checkpointed block's first and second run: statistics must not be updated twice."""
+        return nullcontext(), self.frozen_statistics()
+
+    @contextmanager
+    def frozen_statistics(self) -> Iterator[None]:
+        """Networks run in training mode leave the running statistics as they are."""
+        before, self._keeps_statistics = self._keeps_statistics, False
+        try:
+            yield
+        finally:
+            self._keeps_statistics = before
 
     @torch.no_grad()
     def block_module(self, block: BlockSpec) -> nn.Module:
@@ -222,11 +268,6 @@ _NORM_ENTRIES: dict[str, tuple[Callable[[torch.Size], Tensor], bool]] = {
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
-
-
-def _norm_name(block: BlockSpec, name: str) -> str:
-    norm, _, entry = name.rpartition(".")
-    return f"{_join(block.name, norm)}.{block.variant}.{entry}"
 
 
 def _prefix(tensor: Tensor, shape: torch.Size) -> Tensor:

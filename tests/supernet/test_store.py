@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from search_spaces import Arch, SearchSpace, get_space
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
-from supernet import Supernet, sandwich_archs, sandwich_step
+from supernet import SAMPLERS, Supernet, train_step
+from supernet.losses import soft_cross_entropy
 
 
 def tiny_space(layer_scale_init: float = 0.5) -> EfficientFormerV2Space:
@@ -169,11 +170,11 @@ def test_drop_path_acts_only_in_training(space: EfficientFormerV2Space) -> None:
 
 def test_sandwich_adds_the_gradients_of_every_arch(net: Supernet, space: EfficientFormerV2Space) -> None:
     x, target = images(space, 4), torch.tensor([0, 1, 2, 3])
-    archs = sandwich_archs(space, random.Random(0), num_random=2)
+    archs = SAMPLERS["sandwich"](space, 2)(random.Random(0), lambda arch: 0.0)
     assert archs[:2] == (space.largest, space.smallest) and len(archs) == 4
     net.train()
     state = copy.deepcopy(net.state_dict())
-    losses = sandwich_step(net, x, target, archs, F.cross_entropy)
+    losses = train_step(net, x, target, archs, F.cross_entropy, soft_cross_entropy)
     together = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
     net.load_state_dict(state)
     net.zero_grad(set_to_none=True)

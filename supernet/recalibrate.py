@@ -1,0 +1,43 @@
+"""Batch normalization's running statistics measured anew for one network.
+
+A network sliced from shared weights sees other activations than the running statistics were averaged over (Yu & Huang,
+ICCV 2019, Section 3.4; Li et al., EagleEye, ECCV 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    return [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+
+
+@torch.no_grad()
+def measure_statistics(module: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
+    """The module's outputs, each normalized by its own batch; its running statistics become the mean over the batches.
+
+    Everything but the norms behaves as in evaluation; the module is left in evaluation mode.
+    """
+    norms = batch_norms(module.eval())
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+        norm.train()
+    try:
+        return [module(batch) for batch in batches]
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """The model in evaluation mode with running statistics of these (batch, channels, height, width) images."""
+    measure_statistics(model, batches)
+    return model
