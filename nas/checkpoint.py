@@ -44,16 +44,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load_module(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """`load_state_dict`, with the first difference named instead of all."""
+    if found := mismatch(module, state):
+        raise UserError(f"{path} is of another space or size: {found}")
+    module.load_state_dict(state)
+
+
+def mismatch(module: nn.Module, state: dict[str, Tensor]) -> str:
+    """How many tensors of `state` are not the module's, and one of them; empty if all are."""
     own = module.state_dict()
     missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
     shapes = [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
-    if missing or extra or shapes:
-        example = min([*missing, *extra, *shapes])
-        raise UserError(
-            f"{path} is of another space or size: {len(missing)} tensors missing, {len(extra)} unknown, "
-            f"{len(shapes)} of another shape (such as {example})"
-        )
-    module.load_state_dict(state)
+    if not (missing or extra or shapes):
+        return ""
+    example = min([*missing, *extra, *shapes])
+    return f"{len(missing)} tensors missing, {len(extra)} unknown, {len(shapes)} of another shape (such as {example})"
 
 
 def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nas import runs
 from nas.checkpoint import save_tensors
 from nas.data import Data
+from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.train_supernet import load_supernet
 from nas.training import FREE_ON_RESUME, Backward, Criterion, TrainConfig, Trainer, accuracy, pick_device, with_recipe
 from search_spaces import SearchSpace, UserError, macs, num_params
@@ -27,7 +28,7 @@ from search_spaces.files import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig):
+class Config(TeacherConfig, TrainConfig):
     init: Literal["inherit", "scratch"] = flag("inherit", "start from the supernet's weights or from fresh ones")
     run: str | None = flag(None, "run of the search (default: the newest)")
     search: str | None = flag(None, "search folder of the run (default: the newest)")
@@ -64,6 +65,8 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     space = runs.load_run_info(run_folder).search_space()
     arch = space.from_json(winner["arch"])
     device = pick_device(config.device)
+    teacher = load_teacher(config, data.classes, device)
+    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.workers)} if teacher else {}
     torch.manual_seed(config.seed)
     inherited = load_supernet(run_folder, device).extract(arch)
     inherited_accuracy = accuracy(_channels_last(inherited), data.test, space.image_size, device, config.workers)
@@ -71,11 +74,11 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     if config.init == "inherit":
         model.load_state_dict(inherited.state_dict())
 
-    trainer = make_trainer(config, folder, space, data, model)
+    trainer = make_trainer(config, folder, space, data, model, teacher)
     if _begun(config, folder):
         trainer.resume()
     else:
-        runs.begin(folder, config, arch=winner["arch"])
+        runs.begin(folder, config, arch=winner["arch"], **teacher_facts(config))
     trainer.fit(f"retrain {name}")
     best = trainer.ema.module.eval()
     save_tensors(folder / "model.safetensors", best.state_dict(), {"space": space.name})
@@ -90,6 +93,7 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
         "test_accuracy": accuracy(best, data.test, space.image_size, device, config.workers),
         "num_params": num_params(space, arch),
         "macs": macs(space, arch),
+        **taught,
     }
     write_json(folder / "result.json", result)
     print(
@@ -99,10 +103,14 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     return folder
 
 
-def make_trainer(config: TrainConfig, folder: Path, space: SearchSpace, data: Data, model: nn.Module) -> Trainer:
-    """Trains a network of the space on its own: on the labels, with its accuracy on the search split on the way."""
+def make_trainer(
+    config: TrainConfig, folder: Path, space: SearchSpace, data: Data, model: nn.Module, teacher: Teacher | None = None
+) -> Trainer:
+    """Trains a network of the space on its own, on labels and a teacher, with its search accuracy on the way."""
 
     def step(images: Tensor, target: Tensor, _: int, criterion: Criterion, backward: Backward) -> Tensor:
+        if teacher is not None:
+            criterion = teacher.distil(criterion, images)
         loss = criterion(model(images), target)
         backward(loss)
         return loss.detach()
@@ -135,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = run_folder / "retrain" / (f"{name}-{config.suffix}" if config.suffix else name)
         if _begun(config, folder):
             job = parsed(runs.begun(folder, Config))
-            runs.reopen(folder, job, FREE, arch=winner["arch"])
+            runs.reopen(folder, job, FREE, MAY_MOVE, arch=winner["arch"], **teacher_facts(job))
         else:
             job = parsed(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS))
             runs.check_new(folder, "--suffix")

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from nas import retrain, search, train_supernet
 from nas.checkpoint import load_tensors
@@ -185,4 +188,72 @@ def test_a_truncated_supernet(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"supernet.safetensors is truncated or no checkpoint of ours"):
         main([*ARGS])
+    assert not RETRAINED.exists()
+
+
+def make_teacher(seed: int) -> tuple[str, ...]:
+    torch.manual_seed(seed)
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), "teacher.safetensors")
+    return ("--teacher", "test_resnet", "--teacher-checkpoint", "teacher.safetensors", "--teacher-image-size", "32")
+
+
+def test_a_teacher_takes_part_from_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags, one = (*make_teacher(0), "--distillation-weight", "0.9"), (*ARGS, "--winners", "winner-2")
+    before = first_model(monkeypatch)
+    taught = first_model(monkeypatch, *flags, "--suffix", "begun")
+    assert all(torch.equal(before[name], tensor) for name, tensor in taught.items())  # they differ by the loss alone
+    main([*one, "--suffix", "alone"])
+    main([*one, "--suffix", "soft", *flags])
+    main([*one, "--suffix", "hard", *flags, "--distillation", "hard"])
+    losses = [
+        json_lines(RETRAINED / f"winner-2-{kind}" / "metrics.jsonl")[0]["loss"] for kind in ("alone", "soft", "hard")
+    ]
+    assert len(set(losses)) == 3
+    found = result("winner-2-soft")["teacher"]
+    assert (found["name"], found["checkpoint"]) == ("test_resnet", "teacher.safetensors")
+    assert found["sha256"] == hashlib.sha256(Path("teacher.safetensors").read_bytes()).hexdigest()
+    assert 0 <= found["search_accuracy"] <= 1
+    assert "teacher" not in result("winner-2-alone")
+
+
+def test_a_winner_teaches_the_next_and_is_seen_as_accurate_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*ARGS, "--winners", "winner-1"])
+    main([*ARGS, "--winners", "winner-2", "--teacher", str(RETRAINED / "winner-1")])
+    expected = accuracy(loaded("winner-1"), load_run_data(Path("runs/r")).search, 16, CPU)
+    assert result("winner-2")["teacher"]["search_accuracy"] == pytest.approx(expected)
+    assert f"teacher runs/r/retrain/winner-1: {100 * expected:.2f} % of the search split" in capsys.readouterr().out
+
+
+def test_a_taught_winner_goes_on_with_its_teacher_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = (*ARGS, "--winners", "winner-2", *make_teacher(0))
+    main([*flags, "--suffix", "whole"])
+    train, steps = retrain.Trainer._one, 0
+
+    def interrupted(self: Any, images: Any, labels: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 7:
+            raise KeyboardInterrupt
+        train(self, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain.Trainer, "_one", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main([*flags, "--checkpoint-seconds", "0"])
+    content = Path("teacher.safetensors").read_bytes()
+    make_teacher(1)
+    with pytest.raises(
+        UserError, match=r"cannot resume runs/r/retrain/winner-2 with other settings: teacher_sha256 was"
+    ):
+        main(["--winners", "winner-2", "--resume"])
+    Path("moved.safetensors").write_bytes(content)
+    main(["--winners", "winner-2", "--resume", "--teacher-checkpoint", "moved.safetensors"])
+    resumed, whole = (load_tensors(RETRAINED / n / "model.safetensors")[0] for n in ("winner-2", "winner-2-whole"))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_begun() -> None:
+    save_file(timm.create_model("test_resnet").state_dict(), "teacher.safetensors")
+    with pytest.raises(UserError, match="teacher has 1000 classes, the data 3"):
+        main([*ARGS, "--teacher", "test_resnet", "--teacher-checkpoint", "teacher.safetensors"])
     assert not RETRAINED.exists()
