@@ -1,0 +1,237 @@
+"""Evaluate networks with the weights that a supernet gives them: accuracy of each class, and what is taken for what.
+
+Bare: the largest and the smallest network of the newest run, on its search split.
+    python -m nas.evaluate --arch winner-1 mine.json --retrained winner-1
+
+Writes <run>/evaluate/<name>.json and a page <name>.html, in place of those of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from latency_lut.table import TABLES, LatencyTable, newest_table
+from nas import runs
+from nas.batches import eval_batches, normalize
+from nas.confusion import Confusion
+from nas.data import Images
+from nas.evaluate_page import evaluation_page
+from nas.evaluate_text import as_text
+from nas.export import load_winners
+from nas.inherit import calibration_batches, default_calibration, inherited
+from nas.objective import UNITS, Objective, Term
+from nas.search import Costs
+from nas.train_supernet import load_supernet
+from nas.training import pick_device
+from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command import flag, parse, run
+from search_spaces.files import read_json, slug, write_json, write_text
+
+BARE = ("largest", "smallest")
+
+
+@dataclass(frozen=True)
+class Config:
+    arch: tuple[str, ...] = flag(
+        (), "networks: named archs of the space, winners of the run's searches, JSON files (default: largest smallest)"
+    )
+    retrained: tuple[str, ...] = flag((), "networks in the run's retrain/, with the weights they were trained to")
+    run: str | None = flag(None, "run of the supernet (default: the newest)")
+    split: Literal["search", "test"] = flag("search", "images to evaluate on; test for final figures only")
+    num_images: int | None = flag(None, "images of the split, evenly spaced (default, and at most: all)", minimum=1)
+    calibration_images: int | None = flag(
+        None,
+        "training images to recalibrate inherited norms on, 0: none (default: what the supernet needs)",
+        minimum=0,
+    )
+    table: str | None = flag(None, "latency table (default: the newest that fits; none is built)")
+    alpha_latency: float = flag(1.0, "weight of latency in MES", above=0)
+    alpha_size: float = flag(0.5, "weight of the number of parameters in MES", above=0)
+    name: str | None = flag(None, "of the files written (default: made of the networks and the split)")
+    batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
+    device: str = flag("auto", "cpu, cuda, …")
+    workers: int = flag(0, "processes that load the images (0: this one)", minimum=0)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is evaluated, under the name that its figures have."""
+
+    name: str
+    weights: Literal["inherited", "retrained"]
+    arch: Arch
+    model: nn.Module
+
+
+def evaluate(config: Config) -> Path:
+    """Evaluates the networks and returns the JSON file's path; the page lies beside it.
+
+    Raises:
+        UserError: no finished supernet, an unknown network or one of another space, changed data.
+    """
+    runs.check_name("--name", config.name)
+    folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
+    space = runs.load_run_info(folder).search_space()
+    archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))
+    table, costs = _costs(config, space)
+    device = pick_device(config.device)
+    data = runs.load_run_data(folder)
+    split = data.search if config.split == "search" else data.test
+    images = split.spread(config.num_images or len(split))
+    networks, calibration_images = _networks(config, folder, archs, data.train, device)
+    found = confusions(networks, images, space, device, config.batch_size, config.workers)
+    path = folder / "evaluate" / f"{config.name or _name(networks, config.split)}.json"
+    result = {
+        "command": runs.command_line(),
+        "run": folder.resolve().name,
+        "space": space.name,
+        "split": config.split,
+        "digest": data.splits.digest,
+        "num_images": found[0].num_images,
+        "calibration_images": calibration_images,
+        "table": str(table) if table else None,
+        "alpha_latency": config.alpha_latency,
+        "alpha_size": config.alpha_size,
+        "classes": list(data.classes),
+        "class_sizes": found[0].class_sizes.tolist(),
+        "networks": [_figures(n, space, c, costs(n.arch)) for n, c in zip(networks, found, strict=True)],
+    }
+    write_json(path, result)
+    print(f"{as_text(result)}\n")
+    write_text(path.with_suffix(".html"), evaluation_page(result))
+    print(f"wrote {path} and {path.stem}.html")
+    return path
+
+
+def _name(networks: Sequence[Network], split: str) -> str:
+    names = "+".join(slug(network.name) for network in networks)[:100]
+    return names if split == "search" else f"{names}-{split}"
+
+
+# ---- networks
+
+
+def find_archs(folder: Path, space: SearchSpace, names: Sequence[str]) -> dict[str, Arch]:
+    """Archs by name: those of the space, winners of the run's searches, JSON files by their stems.
+
+    Raises:
+        UserError: an unknown name, a file that is no arch of the space, two archs of one name.
+    """
+    winners = {
+        winner["name"]: winner["arch"]
+        for path in sorted(folder.glob("search*/result.json"))
+        for winner in read_json(path)["winners"]
+    }
+    archs: dict[str, Arch] = {}
+    for name in names:
+        if name.lower() in space.named:
+            label, arch = name.lower(), space.named[name.lower()]
+        elif name in winners:
+            label, arch = name, space.from_json(winners[name])
+        else:
+            label, arch = Path(name).stem, _read_arch(name, space, [*space.named, *winners])
+        if archs.setdefault(label, arch) != arch:
+            raise UserError(f"--arch gives the name {label} to two networks; rename the file {name}")
+    return archs
+
+
+def _read_arch(name: str, space: SearchSpace, known: Sequence[str]) -> Arch:
+    if not Path(name).is_file():
+        raise UserError(f"--arch {name} is neither a file nor one of {', '.join(known)}")
+    data = read_json(Path(name))
+    other = data.get("space", space.name) if isinstance(data, dict) else space.name
+    if other != space.name:
+        raise UserError(f"--arch {name} is of space {other}, and the run is of {space.name}; give another --run")
+    try:
+        return space.from_json(data)
+    except UserError as error:
+        raise UserError(f"--arch {name}: {error}") from None
+
+
+def _networks(
+    config: Config, folder: Path, archs: Mapping[str, Arch], train: Images, device: torch.device
+) -> tuple[list[Network], int]:
+    """The networks on the device, and how many training images the norms of those inherited were recalibrated on."""
+    networks, count = [], 0
+    trained = load_winners(folder, tuple(dict.fromkeys(config.retrained))) if config.retrained else []
+    if archs:
+        supernet = load_supernet(folder, device)
+        count = default_calibration(supernet) if config.calibration_images is None else config.calibration_images
+        count = min(count, len(train))
+        calibration = calibration_batches(train, supernet.space.image_size, count, device)
+        networks = [Network(n, "inherited", arch, inherited(supernet, arch, calibration)) for n, arch in archs.items()]
+    for winner in trained:
+        model = winner.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks.append(Network(f"{winner.name} retrained", "retrained", winner.arch, model))
+    return networks, count
+
+
+@torch.inference_mode()
+def confusions(
+    networks: Sequence[Network],
+    images: Images,
+    space: SearchSpace,
+    device: torch.device,
+    batch_size: int,
+    workers: int = 0,
+) -> list[Confusion]:
+    """What each network takes for what; every image is read once, for all of them.
+
+    Raises:
+        UserError: none of the images can be read.
+    """
+    found = [Confusion(space.num_classes) for _ in networks]
+    with tqdm(total=len(images), desc="evaluate", unit="image") as bar:
+        for batch, labels in eval_batches(images, space.image_size, batch_size, workers):
+            x = normalize(batch, device)
+            for network, confusion in zip(networks, found, strict=True):
+                confusion.add(network.model(x), labels)
+            bar.update(len(labels))
+    if not found[0].num_images:
+        raise UserError(f"none of the {len(images)} images can be read; see the warnings")
+    return found
+
+
+# ---- figures
+
+
+def _costs(config: Config, space: SearchSpace) -> tuple[Path | None, Callable[[Arch], dict[str, Any]]]:
+    """The latency table, if there is one, and costs of an arch by it; without it there are no latency and no MES."""
+    path = Path(config.table) if config.table else newest_table(TABLES, space)
+    size = Term("num_params", UNITS["num_params"], config.alpha_size)
+    latency = Term("latency_ms", UNITS["latency_ms"], config.alpha_latency)
+    table = LatencyTable.load(path) if path else None
+    for warning in table.warnings if table else ():
+        print(warning)
+    costs = Costs(space, table, Objective((latency, size) if table else (size,), {}))
+    return path, lambda arch: {n: v for n, v in costs.one(arch).items() if table or n != "mes"}
+
+
+def _figures(network: Network, space: SearchSpace, confusion: Confusion, costs: dict[str, Any]) -> dict[str, Any]:
+    top5 = confusion.top5
+    return {
+        "name": network.name,
+        "weights": network.weights,
+        "arch": space.to_json(network.arch),
+        "top1": asdict(confusion.top1),
+        "top5": asdict(top5) if top5 else None,
+        "mean_per_class": asdict(confusion.mean_per_class),
+        **costs,
+        "per_class": [asdict(accuracy) for accuracy in confusion.per_class],
+        "confusion": confusion.counts.tolist(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    evaluate(parse(Config, argv, "python -m nas.evaluate", __doc__ or ""))
+
+
+if __name__ == "__main__":
+    run(main)
