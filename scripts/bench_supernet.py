@@ -4,16 +4,19 @@
     python scripts/bench_supernet.py --space efficientformerv2 --batch-size 8 --num-archs 1
 
 Prints ratios, each the median over interleaved pairs of one run; 1 is the limit. Evaluation is what a search does:
-batches through the blocks' own contiguous copies. The sandwich step is compared with its four networks' own steps.
+batches through the blocks' own contiguous copies. The sandwich step is compared with its four networks' own steps, its
+peak memory with that of the largest network's step, each in a process of its own.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,7 +102,33 @@ def bench(config: Config) -> None:
             step(model)
 
     print(f"sandwich step over its four static steps: {ratio(sandwich, separate, config.pairs):.3f}")
-    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    static, ours = (peak_memory_mib(config, name) for name in ("static", "sandwich"))
+    print(f"peak memory of a sandwich step over the largest's: {ours / static:.3f} ({ours:.0f} / {static:.0f} MiB)")
+
+
+def peak_memory_mib(config: Config, what: str) -> float:
+    """What a few training steps add to the memory of a fresh process, weights and gradients included."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_peak_memory_mib, config, what).result()
+
+
+def _peak_memory_mib(config: Config, what: str) -> float:
+    space = get_space(config.space)
+    size = (config.batch_size, space.in_chans, space.image_size, space.image_size)
+    x = torch.randn(size).contiguous(memory_format=torch.channels_last)
+    target = torch.randint(0, space.num_classes, (config.batch_size,))
+    drawn = SAMPLERS["sandwich"](space, 2)(random.Random(0), lambda _: 0.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    static = space.build(space.largest).to(memory_format=torch.channels_last) if what == "static" else None
+    supernet = None if static else Supernet(space).to(memory_format=torch.channels_last)
+    for _ in range(3):
+        if static:
+            static.train().zero_grad(set_to_none=True)
+            F.cross_entropy(static(x), target).backward()
+        if supernet:
+            supernet.train().zero_grad(set_to_none=True)
+            train_step(supernet, x, target, drawn, F.cross_entropy, LOSSES["kl"])
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
 
 
 def main() -> None:
