@@ -7,6 +7,7 @@ COMMANDS = {
     "python -m latency_lut.validate": "how far that table can be trusted, on networks it has not seen",
     "python -m nas.search": "the accurate, fast and small networks of the supernet",
     "python -m nas.evaluate": "accuracy by class, and what is confused, of any network of a supernet",
+    "python -m nas.compare": "which strategy found the better networks, and how fast",
     "python -m nas.retrain": "train the winners on their own, and test them",
     "python -m nas.export": "ONNX, Core ML and timm files of the winners",
     "python -m nas.report": "one page with everything a run has found",

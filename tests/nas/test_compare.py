@@ -1,0 +1,355 @@
+"""Comparisons of invented searches: what is found, grouped, refused, counted and shown."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas import compare, runs
+from nas.compare import Config, make_groups, spread
+from nas.compare_data import check_comparable, find_searches, read_search, reference_of
+from nas.objective import Objective, Term
+from nas.search import Costs
+from search_spaces import SearchSpace, UserError
+from search_spaces.files import read_json, write_json
+from tests.nas.synthetic_run import add_search, make_run
+from tests.nas.synthetic_search import NUM_IMAGES, add_strategy, point, write_search
+from tests.nas.tiny import make_table
+
+EVIL = "<script>throw Error('evil')</script>"
+
+
+@pytest.fixture
+def runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("runs")
+
+
+@pytest.fixture
+def space(runs_folder: Path) -> SearchSpace:
+    return new_run("one")
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def new_run(name: str, weights: bytes = b"weights") -> SearchSpace:
+    space = make_run(runs.RUNS / name)
+    (runs.RUNS / name / "supernet").mkdir()
+    (runs.RUNS / name / "supernet/supernet.safetensors").write_bytes(weights)
+    return space
+
+
+def points_at(space: SearchSpace, *scores: tuple[float, float]) -> list[dict[str, Any]]:
+    """The largest network at MES 100, then networks of (accuracy, ln MES / 100), a second apart."""
+    rng = random.Random(0)
+    archs = [space.largest, *(space.sample(rng) for _ in scores)]
+    at = [(0.5, 0.0), *scores]
+    return [
+        {
+            **point(space, arch),
+            "accuracy": a,
+            "mes": 100 * math.exp(m),
+            "seconds_since_start": 60.0 * (i + 1),
+            "index": i,
+        }
+        for i, (arch, (a, m)) in enumerate(zip(archs, at, strict=True))
+    ]
+
+
+def result_of(*names: str, **flags: Any) -> Any:
+    folder = compare.compare(Config(names, **flags))
+    return read_json(folder / "comparison.json")
+
+
+# ---- figures by hand: areas are (accuracy - 0.1) · ln(MES / 100)
+
+
+def test_reach_by_hand(space: SearchSpace) -> None:
+    run = runs.RUNS / "one"
+    write_search(run / "search-a", "slow", points_at(space, (0.6, 1.0), (0.6, 2.0), (0.6, 4.0)))  # 0, 0.5, 1, 2
+    write_search(run / "search-b", "fast", points_at(space, (0.6, 2.0), (0.2, 3.0)))  # 0, 1, 1.1
+    result = result_of("one")
+    assert result["reference"] == {"accuracy": 0.1, "mes": 100.0}
+    final = {label: group["hypervolume"]["mean"] for label, group in result["groups"].items()}
+    assert final == pytest.approx({"slow": 2.0, "fast": 1.1})
+    reach = {a: {b: cell["mean"] for b, cell in row.items()} for a, row in result["evaluations_to_reach"].items()}
+    assert reach == {"slow": {"slow": 4, "fast": 4}, "fast": {"slow": None, "fast": 3}}
+    assert result["minutes_to_reach"]["slow"]["fast"]["values"] == [4.0]
+
+
+def test_mean_and_spread_over_seeds_by_hand(space: SearchSpace) -> None:
+    run = runs.RUNS / "one"
+    for seed, gain in enumerate((1.0, 2.0, 3.0)):  # final 0.5, 1, 1.5
+        write_search(run / f"search-{seed}", "tpe", points_at(space, (0.6, gain)), seed=seed)
+    write_search(run / "search-other", "gp", points_at(space, (0.3, 1.0), (0.6, 2.0)))  # 0, 0.2, 1
+    result = result_of("one")
+    tpe = result["groups"]["tpe"]
+    assert tpe["hypervolume"]["mean"] == pytest.approx(1.0)
+    assert tpe["hypervolume"]["std"] == pytest.approx(0.5)
+    assert (tpe["hypervolume"]["min"], tpe["hypervolume"]["max"]) == pytest.approx((0.5, 1.5))
+    assert [search["seed"] for search in tpe["searches"]] == [0, 1, 2]
+    assert result["evaluations_to_reach"]["gp"]["tpe"]["values"] == [3.0]
+    assert result["evaluations_to_reach"]["tpe"]["gp"]["values"] == [None, 2.0, 2.0]
+
+
+def test_spread_of_few() -> None:
+    assert spread([2.0]) == {"mean": 2.0, "std": None, "min": 2.0, "max": 2.0, "values": [2.0]}
+    assert spread([None, 1.0, 3.0])["std"] == pytest.approx(math.sqrt(2))
+    assert spread([None])["mean"] is None
+
+
+def test_best_accuracy_within_limits(space: SearchSpace, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs.RUNS / "one"
+    a, b = points_at(space, (0.7, 1.0)), points_at(space, (0.8, 1.0))
+    for points, latency in ((a, 2.0), (b, 3.0)):
+        points[0]["latency_ms"], points[1]["latency_ms"] = 9.0, latency
+    write_search(run / "search-a", "a", a)
+    write_search(run / "search-b", "b", b)
+    best = {
+        label: [(cell["limit"], cell["mean"]) for cell in group["best_accuracy"]]
+        for label, group in result_of("one", max_latency_ms=(2.5, 3.0), max_params=(1.0,))["groups"].items()
+    }
+    assert best == {"a": [(2.5, 0.7), (3.0, 0.7), (1.0, None)], "b": [(2.5, None), (3.0, 0.8), (1.0, None)]}
+    assert "≤ 2.5 ms" in capsys.readouterr().out
+
+
+def test_limits_are_quartiles_of_the_fronts_unless_given(space: SearchSpace) -> None:
+    run = runs.RUNS / "one"
+    for name in ("a", "b"):
+        points = points_at(space, (0.4, 1.0))
+        points[0].update(latency_ms=5.0, num_params=4_000_000)
+        points[1].update(latency_ms=1.0, num_params=2_000_000)
+        write_search(run / f"search-{name}", name, points)
+    limits = [(cell["metric"], cell["limit"]) for cell in result_of("one")["groups"]["a"]["best_accuracy"]]
+    sizes = [("num_params", limit) for limit in (2.5e6, 3e6, 3.5e6)]
+    assert limits == [("latency_ms", 2.0), ("latency_ms", 3.0), ("latency_ms", 4.0), *sizes]
+
+
+# ---- what is read
+
+
+def test_slimming_without_evaluations_counts_its_frontiers(space: SearchSpace) -> None:
+    run = runs.RUNS / "one"
+    add_search(run, space)
+    result = read_json(run / "search/result.json")
+    points = result["trajectory"]
+    actions = [len(space.slim(space.from_json(p["arch"]))) for p in points]
+    write_json(run / "search/result.json", {**result, "num_images": NUM_IMAGES, "num_evaluations": 1 + sum(actions)})
+    write_json(run / "search/config.json", {})
+    search = read_search(run / "search")
+    assert search.evaluations[:3].tolist() == [1, 1 + actions[0], 1 + actions[0] + actions[1]]
+    assert search.evaluations[-1] == 1 + sum(actions)
+    assert (len(search.points), search.minutes_at) == (len(points), None)
+
+
+def test_a_search_without_times_has_no_minutes(space: SearchSpace) -> None:
+    run = runs.RUNS / "one"
+    add_strategy(run, space, "random", 0, budget=4)
+    untimed = [{k: v for k, v in p.items() if k != "seconds_since_start"} for p in points_at(space, (0.6, 1.0))]
+    write_search(run / "search-old", "old", untimed)
+    result = result_of("one")
+    assert result["minutes_to_reach"]["old"]["random"]["values"] == []
+    assert result["evaluations_to_reach"]["old"]["old"]["values"] == [2.0]
+
+
+def test_a_run_stands_for_its_finished_searches(space: SearchSpace, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs.RUNS / "one"
+    kept = [add_strategy(run, space, "random", seed, budget=2) for seed in range(2)]
+    write_json(run / "search-begun/config.json", {})
+    assert [search.folder for search in find_searches(["one"])] == kept
+    assert f"{run}/search-begun has not finished: left out" in capsys.readouterr().out
+    assert [search.folder for search in find_searches([])] == kept
+    assert [search.folder for search in find_searches([str(kept[1]), "one", f"{kept[0]}/"])] == kept[::-1]
+
+
+def test_groups(space: SearchSpace) -> None:
+    run = runs.RUNS / "one"
+    seeds = (("tpe", 0), ("gp", 0), ("tpe", 1))
+    searches = [read_search(add_strategy(run, space, strategy, seed, budget=2)) for strategy, seed in seeds]
+    bigger = write_search(run / "search-big", "tpe", points_at(space, (0.6, 1.0)), budget=9)
+    groups = make_groups([*searches, read_search(bigger)], reference_of(searches))
+    assert [(group.label, len(group.searches)) for group in groups] == [
+        ("tpe budget 2", 2),
+        ("gp", 1),
+        ("tpe budget 9", 1),
+    ]
+
+
+def test_a_repeated_seed_is_a_group_of_its_own(space: SearchSpace) -> None:
+    folders = [
+        write_search(runs.RUNS / f"one/search-{i}", "tpe", points_at(space, (0.6, 1.0)), seed=seed)
+        for i, seed in enumerate((0, 1, 0))
+    ]
+    searches = [read_search(folder) for folder in folders]
+    groups = make_groups(searches, reference_of(searches))
+    assert [[s.seed for s in group.searches] for group in groups] == [[0, 1], [0]]
+    assert [group.label for group in groups] == [f"tpe ({folders[0]})", f"tpe ({folders[2]})"]
+
+
+# ---- the reference point
+
+
+def test_mes_of_the_largest_is_the_tables_if_no_search_evaluated_it(space: SearchSpace) -> None:
+    make_table(space).save(Path("runs/tables/t.json"))
+    searches = []
+    for name in ("a", "b"):
+        points = points_at(space, (0.6, 1.0))[1:]
+        searches.append(read_search(write_search(runs.RUNS / f"one/search-{name}", name, points, table_sha256=None)))
+    terms = (Term("latency_ms", 1.0, 1.0), Term("num_params", 3e6, 0.5))
+    expected = Costs(space, make_table(space), Objective(terms, {})).one(space.largest)["mes"]
+    assert reference_of(searches).mes == pytest.approx(expected)
+
+
+def test_the_table_must_be_the_searches_own(space: SearchSpace) -> None:
+    search = read_search(write_search(runs.RUNS / "one/search", "a", points_at(space, (0.6, 1.0))[1:]))
+    with pytest.raises(UserError, match=r"cannot read runs/tables/t\.json.*MES of the largest network.*needs it"):
+        reference_of([search])
+    make_table(space).save(Path("runs/tables/t.json"))
+    with pytest.raises(UserError, match=r"t\.json is not the table that runs/one/search was made with"):
+        reference_of([search])
+
+
+# ---- what cannot be compared
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alpha_latency": 2.0}, "the alpha of latency is 1.0 in the one and 2.0 in the other"),
+        ({"alpha_size": 0.1}, "the alpha of size is 0.5 in the one and 0.1 in the other"),
+        ({"metrics": ["size"]}, "the metrics is latency size in the one and size in the other"),
+        ({"num_images": 50}, f"the number of search images is {NUM_IMAGES} in the one and 50 in the other"),
+        ({"table_sha256": "1"}, "the latency table's sha256 is 0000.* in the one and 1 in the other"),
+    ],
+)
+def test_other_settings_of_the_score_are_refused(space: SearchSpace, changes: dict[str, Any], message: str) -> None:
+    write_search(runs.RUNS / "one/search-a", "a", points_at(space))
+    write_search(runs.RUNS / "one/search-b", "b", points_at(space), **changes)
+    with pytest.raises(UserError, match=f"cannot compare runs/one/search-a with runs/one/search-b: {message}; give"):
+        compare.compare(Config(("one",)))
+    assert not compare.OUT.exists()
+
+
+def test_an_alpha_of_what_is_not_in_mes_does_not_matter(space: SearchSpace) -> None:
+    write_search(runs.RUNS / "one/search-a", "a", points_at(space), metrics=["size"])
+    write_search(runs.RUNS / "one/search-b", "b", points_at(space), metrics=["size"], alpha_latency=7.0)
+    check_comparable(find_searches(["one"]))
+
+
+def test_runs_are_comparable_if_their_supernets_are_the_same_file(space: SearchSpace) -> None:
+    new_run("same")
+    new_run("other", b"other weights")
+    new_run("gone")
+    (runs.RUNS / "gone/supernet/supernet.safetensors").unlink()
+    one, same, other, gone = (
+        write_search(runs.RUNS / name / "search", name, points_at(space)) for name in ("one", "same", "other", "gone")
+    )
+    check_comparable(find_searches([str(one), str(same)]))
+    recorded = write_search(runs.RUNS / "gone/search-b", "b", points_at(space), supernet_sha256=sha256(b"weights"))
+    check_comparable(find_searches([str(one), str(recorded)]))
+    with pytest.raises(UserError, match="runs/one/search with runs/other/search: the supernet's sha256 is"):
+        check_comparable(find_searches([str(one), str(other)]))
+    with pytest.raises(UserError, match=r"unknown: .*runs/gone/supernet/supernet\.safetensors is missing in the other"):
+        check_comparable(find_searches([str(one), str(gone)]))
+
+
+def test_another_space_is_refused(space: SearchSpace) -> None:
+    make_run(runs.RUNS / "big", image_size=64)
+    folders = [write_search(runs.RUNS / run / "search", run, points_at(space)) for run in ("one", "big")]
+    with pytest.raises(UserError, match=r"the space is .* at 32 px, 10 classes in the one and .* at 64 px, 10 classes"):
+        compare.compare(Config(tuple(map(str, folders))))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("nowhere",), "there is no run or search runs/nowhere; give runs, or folders like"),
+        (("runs/one/supernet",), "runs/one/supernet has not finished"),
+        (("runs/",), "runs is neither a run nor a search of one"),
+        (("runs/one/search-begun",), "go on with python -m nas.search --resume --run runs/one --name begun"),
+        (("one",), "only runs/one/search-tpe-0 is there to compare; search again with another --strategy or --seed"),
+    ],
+)
+def test_bad_names(space: SearchSpace, names: tuple[str, ...], message: str) -> None:
+    add_strategy(runs.RUNS / "one", space, "tpe", 0, budget=2)
+    write_json(runs.RUNS / "one/search-begun/config.json", {})
+    with pytest.raises(UserError, match=message):
+        compare.compare(Config(names))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluations": []}, "nothing was evaluated"),
+        ({"evaluations": [{"accuracy": 0.5}]}, "'mes'"),
+        ({"evaluations": [{"accuracy": 0.5, "mes": 0, "num_params": 5}]}, "its mes not above 0"),
+        ({"evaluations": [{"accuracy": None, "mes": 1, "num_params": 5}]}, "not finite"),
+        ({"evaluations": 3}, "int"),
+    ],
+)
+def test_a_result_that_is_none_of_this_version(space: SearchSpace, changes: dict[str, Any], message: str) -> None:
+    folder = write_search(runs.RUNS / "one/search", "a", points_at(space))
+    write_json(folder / "result.json", {**read_json(folder / "result.json"), **changes})
+    with pytest.raises(UserError, match=rf"result\.json is not a search's result of this version \(.*{message}.*\)"):
+        read_search(folder)
+
+
+def test_a_latency_limit_needs_latencies(space: SearchSpace) -> None:
+    for name in ("a", "b"):
+        points = [{k: v for k, v in p.items() if k != "latency_ms"} for p in points_at(space)]
+        write_search(runs.RUNS / f"one/search-{name}", name, points, metrics=["size"], table=None, table_sha256=None)
+    assert [c["metric"] for c in result_of("one")["groups"]["a"]["best_accuracy"]] == ["num_params"]
+    with pytest.raises(UserError, match="--max-latency-ms 2 needs latencies; search with a --table"):
+        compare.compare(Config(("one",), max_latency_ms=(2.0,)))
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ({}, "is no JSON list; give one of objects with label, accuracy and mes"),
+        ([3], "entry 0 is 3; give a label"),
+        ([{"label": "a", "accuracy": 0.5}], "entry 0 is .*; give a label, an accuracy from 0 to 1 and a mes above 0"),
+        ([{"label": "a", "accuracy": 80, "mes": 9}], "an accuracy from 0 to 1"),
+        ([{"accuracy": 0.8, "mes": 9}], "give a label"),
+    ],
+)
+def test_bad_points(tmp_path: Path, points: Any, message: str) -> None:
+    write_json(tmp_path / "points.json", points)
+    with pytest.raises(UserError, match=message):
+        compare.read_points(str(tmp_path / "points.json"))
+
+
+# ---- what is written and shown
+
+
+def test_page_and_text(space: SearchSpace, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs.RUNS / "one"
+    for seed in range(2):
+        add_strategy(run, space, "tpe", seed, budget=5)
+    write_search(run / f"search-{EVIL.replace('/', '')}", f"{EVIL} x", points_at(space, (0.6, 1.0)))
+    write_json(Path("points.json"), [{"label": f"pruned {EVIL}", "accuracy": 0.7, "mes": 300.0, "num_params": 5}])
+    compare.main(["one", "--points", "points.json", "--out", "here"])
+    out = capsys.readouterr().out
+    for words in ("Hypervolume", "± ", "Evaluations to the mean final hypervolume of each", "of tpe", "wrote here/"):
+        assert words in out
+    html = Path("here/comparison.html").read_text(encoding="utf-8")
+    assert html.count('<div id="') == 3  # over evaluations, over time, fronts
+    assert EVIL not in html
+    assert "pruned &lt;script>" not in html and "pruned &lt;script&gt;" in html
+    assert "http-equiv" in html and 'src="http' not in html
+    assert [p["label"] for p in read_json(Path("here/comparison.json"))["points"]] == [f"pruned {EVIL}"]
+
+
+def test_default_folder_is_named_after_the_run_and_strategies(space: SearchSpace) -> None:
+    for strategy in ("tpe", "gp"):
+        add_strategy(runs.RUNS / "one", space, strategy, 0, budget=2)
+    folder = compare.compare(Config(("one",)))
+    assert folder == Path("runs/compare/one-gp-tpe")
+    assert runs.find_run(None, "search*/result.json", "") == runs.RUNS / "one"  # and is not taken for a run
