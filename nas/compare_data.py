@@ -81,8 +81,10 @@ def find_searches(names: Sequence[str]) -> list[Search]:
     Raises:
         UserError: there are fewer than two, one that is named has not finished, or cannot be read.
     """
-    folders = [runs.find_run(None, "search*/result.json", "python -m nas.search")]
-    folders = [runs.run_folder(name) for name in names] if names else folders
+    if names:
+        folders = [runs.run_folder(name) for name in names]
+    else:
+        folders = [runs.find_run(None, "search*/result.json", "python -m nas.search")]
     found = list({path.resolve(): path for folder in folders for path in _searches(folder)}.values())
     if len(found) < 2:
         alone = found[0] if found else ", ".join(map(str, folders))

@@ -169,6 +169,13 @@ def test_a_run_stands_for_its_finished_searches(space: SearchSpace, capsys: pyte
     assert [search.folder for search in find_searches([str(kept[1]), "one", f"{kept[0]}/"])] == kept[::-1]
 
 
+def test_without_any_search(runs_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no run under runs/ has search\*/result\.json; make it with: python -m nas"):
+        find_searches([])
+    with pytest.raises(UserError, match="there is no run or search runs/nowhere"):
+        find_searches(["nowhere"])
+
+
 def test_groups(space: SearchSpace) -> None:
     run = runs.RUNS / "one"
     seeds = (("tpe", 0), ("gp", 0), ("tpe", 1))
