@@ -18,7 +18,7 @@ from typing import Any
 from latency_lut.table import LatencyTable
 from nas import report_plots as plots
 from nas import runs
-from nas.report_data import Artifacts, Json, read_artifacts
+from nas.report_data import Artifacts, Json, points_of, read_artifacts
 from nas.report_page import STYLE, describe, draw_arch
 from search_spaces import UserError
 from search_spaces.command import flag, parse, run
@@ -74,11 +74,12 @@ def _summary(a: Artifacts) -> Iterator[str]:
 
 
 def _winner_rows(a: Artifacts) -> list[list[str]]:
-    """The winners, once for each training, and the largest network for comparison."""
-    largest = next(iter(a.searches.values()))["trajectory"][0]
-    names, winners = [*a.networks, "largest"], [*a.networks.values(), largest]
+    """The winners, once for each training, and the largest network for comparison, if a search has evaluated it."""
+    points = (p for search in a.searches.values() for p in points_of(search))
+    largest = [p for p in points if p["arch"] == a.space.to_json(a.space.largest)][:1]
+    names, winners = [*a.networks, *("largest" for _ in largest)], [*a.networks.values(), *largest]
     inherited = {"inherited_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
-    retrained = [*(a.retrained.get(name, {}) for name in a.networks), inherited]
+    retrained = [*(a.retrained.get(name, {}) for name in a.networks), *(inherited for _ in largest)]
     timed = [a.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in names]
     columns = (
         names,
@@ -275,8 +276,8 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
     if a.searches:
         yield "<h2>The search, step by step</h2>\n"
     for name, search in a.searches.items():
-        points = search["trajectory"]
-        winners = {w["step"]: w["name"] for w in search["winners"]}
+        points = points_of(search)
+        winners = {w.get("step", w.get("index")): w["name"] for w in search["winners"]}
         columns = (
             [str(p["step"]) for p in points],
             [_action(p) for p in points],
@@ -287,7 +288,8 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
         )
         rows = [list(row) for row in zip(*columns, strict=True)]
         yield (
-            f"<details><summary>{escape(name)}: {len(points)} steps, {search['num_evaluations']:,} networks "
+            f"<details><summary>{escape(name)}: {len(points)} steps of {search['strategy']}, "
+            f"{search['num_evaluations']:,} networks "
             f"evaluated in {search['minutes']:.1f} minutes</summary>\n"
         )
         head = ["Step", "Action", "Accuracy", "Latency, ms", "Parameters, M", "MACs, M", "MES", ""]
@@ -308,6 +310,8 @@ def _commands(a: Artifacts) -> Iterator[str]:
 
 
 def _action(point: Json) -> str:
+    if "action" not in point:
+        return ""
     action = point["action"]
     return "largest network" if action is None else f"{action['choice']}: {action['before']} → {action['after']}"
 

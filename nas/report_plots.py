@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from nas.report_data import Artifacts, Json
+from nas.report_data import Artifacts, Json, points_of
 from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, figure, log_axis
 
 
 def curve(run: Artifacts) -> Any:
     """MES against accuracy: trajectories, Pareto sets, winners on the search split; retrained winners on the test."""
     several = len(run.searches) > 1
-    scores = [p["mes"] for search in run.searches.values() for p in search["trajectory"]]
+    scores = [p["mes"] for search in run.searches.values() for p in points_of(search)]
     traces = []
     for i, (name, search) in enumerate(run.searches.items()):
         prefix = f"{escape(name)}: " if several else ""
-        points = search["trajectory"]
+        points = points_of(search)
+        what, mode = ("trajectory", "lines+markers") if "trajectory" in search else ("evaluated", "markers")
         front = sorted((p for p in points if p["pareto"]), key=lambda p: p["mes"])
         path_color, front_color = (GRAY, BLUE) if not several else (CYCLE[i % len(CYCLE)],) * 2
         traces += [
-            _points(f"{prefix}trajectory", points, path_color, mode="lines+markers", size=4, opacity=0.7),
+            _points(f"{prefix}{what}", points, path_color, mode=mode, size=4, opacity=0.7),
             _points(f"{prefix}Pareto set", front, front_color, size=8),
         ]
     winners = list(run.winners.values())
@@ -64,6 +65,8 @@ def _points(
 
 
 def _step(point: Json) -> str:
+    if "action" not in point:
+        return f"evaluation {point['step']}"
     action = point["action"]
     what = "largest network" if action is None else f"{action['choice']} {action['before']} → {action['after']}"
     return f"step {point['step']}: {what}"

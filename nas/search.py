@@ -1,17 +1,18 @@
-"""Search a trained supernet for networks that are accurate, fast and small: the published joint slimming.
+"""Search a trained supernet for networks that are accurate, fast and small.
 
-Bare: the newest supernet run and the newest latency table that fits it (built first if there is none).
+Bare: the published joint slimming, of the newest supernet run by the newest latency table that fits it (built first if
+there is none).
     python -m nas.search --alpha-latency 1.0 --alpha-size 0.5
+    python -m nas.search --strategy random --budget 200 --seed 0
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -19,30 +20,44 @@ from tqdm import tqdm
 from latency_lut.build import BuildConfig, build_table
 from latency_lut.table import TABLES, LatencyTable, newest_table
 from nas import runs
-from nas.evaluator import Evaluator
+from nas.costs import Costs, check_limits
 from nas.objective import UNITS, Objective, Term, pareto
+from nas.samplers import random_search
 from nas.slimming import Step, slim
-from nas.study import Study
-from nas.train_supernet import load_supernet
-from nas.training import pick_device
-from search_spaces import Arch, CostTable, SearchSpace, UserError, num_params
+from nas.study import Evaluation, Study
+from nas.winners import pick_winners
+from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from nas.evaluator import Evaluator
 
 
 @dataclass(frozen=True)
 class Config:
+    strategy: Literal["slimming", "random"] = flag("slimming", "how to search")
+    budget: int | None = flag(
+        None,
+        "networks to evaluate (default: 500; slimming ends by itself, or after the step that reaches it)",
+        minimum=1,
+    )
+    seed: int = flag(0, "of every strategy but slimming, which has no randomness", minimum=0)
     alpha_latency: float = flag(1.0, "weight of latency in MES", above=0)
     alpha_size: float = flag(0.5, "weight of the number of parameters in MES", above=0)
     metrics: tuple[Literal["latency", "size"], ...] = flag(("latency", "size"), "metrics that make up MES")
     max_latency_ms: float | None = flag(None, "winners may take at most this time", above=0)
     max_params: float | None = flag(None, "winners may have at most this many parameters", above=0)
+    max_macs: float | None = flag(None, "winners may have at most this many multiply-accumulates", above=0)
     min_accuracy: float | None = flag(None, "winners have at least this accuracy, a fraction", above=0, maximum=1)
     winners: int = flag(3, "winners to pick, spread over the Pareto set", minimum=1)
     run: str | None = flag(None, "run of the supernet (default: the newest)")
     table: str | None = flag(None, "latency table (default: the newest that fits; built if there is none)")
     name: str | None = flag(
         None, "of this search, in its folder search-<name> of the run (default: none, then 2, 3, …)"
+    )
+    storage: str | None = flag(
+        None, "database of its study, as in postgresql://me:$PASSWORD@host/nas (default: study.db in its folder)"
     )
     num_images: int | None = flag(None, "images of the search split to evaluate on (default: all)", minimum=1)
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
@@ -52,38 +67,23 @@ class Config:
 
 
 FREE = ("device", "workers", "run", "name", "resume")
-LIMITS = ("max_latency_ms", "max_params", "min_accuracy", "winners")  # what is picked, not what is evaluated
-
-
-class Costs:
-    """Latency, parameters, MACs and MES of archs, without a model."""
-
-    def __init__(self, space: SearchSpace, table: LatencyTable | None, objective: Objective) -> None:
-        self.space, self.objective = space, objective
-        self._of: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-            "num_params": CostTable(space, lambda block: block.num_params),
-            "macs": CostTable(space, lambda block: block.macs),
-        }
-        if table is not None:
-            self._of["latency_ms"] = table.predictor(space)
-
-    def batch(self, archs: Sequence[Arch]) -> dict[str, np.ndarray]:
-        encoded = self.space.encode(archs)
-        metrics = {name: cost(encoded) for name, cost in self._of.items()}
-        return {**metrics, "mes": self.objective.mes(metrics)}
-
-    def one(self, arch: Arch) -> dict[str, Any]:
-        metrics = {name: float(values[0]) for name, values in self.batch([arch]).items()}
-        return {**metrics, "num_params": round(metrics["num_params"]), "macs": round(metrics["macs"])}
+LIMITS = {"max_latency_ms": "latency_ms", "max_params": "num_params", "max_macs": "macs"}  # the metrics they are of
+# A search is a function of its settings and asks its study first, so these may change until winners are picked.
+AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
+BUDGET = 500
 
 
 def search(config: Config) -> Path:
-    """Runs or resumes a search and returns its folder."""
+    """Runs or resumes a search and returns its folder.
+
+    Raises:
+        UserError: nothing to search, limits that no arch meets, a study or a table of something else.
+    """
     run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
     folder = _folder(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
     objective = _objective(config)
-    _check_size_limit(space, objective)
+    check_limits(Costs(space, None, objective))  # before a table is measured
     table = _table(config, space)
     latencies = LatencyTable.load(table) if table else None
     if latencies:
@@ -91,139 +91,155 @@ def search(config: Config) -> Path:
         for warning in latencies.warnings:
             print(warning)
     costs = Costs(space, latencies, objective)
-    _check_limits(space, costs)
+    check_limits(costs)
     config = replace(config, table=str(table) if table else None)
-    facts = {"table_sha256": hashlib.sha256(table.read_bytes()).hexdigest()} if table else {}
+    facts = {"table_sha256": _sha256(table) if table else None}
+    facts["supernet_sha256"] = _sha256(run_folder / "supernet/supernet.safetensors")
     if config.resume and _is_finished(folder, config, facts):
         print(f"{folder} is finished: nothing to search")
         return folder
-    start = time.monotonic()
-    data = runs.load_run_data(run_folder)
-    supernet = load_supernet(run_folder, pick_device(config.device))
+    evaluator = _evaluator(config, run_folder)
+    study = _study(config, folder, costs, {**facts, "num_images": evaluator.num_images})
     if not config.resume:
         runs.begin(folder, config, **facts)
-    images = data.search.spread(config.num_images or len(data.search))
-    evaluator = Evaluator(supernet, images, space.image_size, config.batch_size, config.workers)
-    study = Study(folder / "study.journal", space, costs.one)
-    steps = _slim(space, costs, evaluator, study)
-    result = _result(config, folder, _trajectory(space, steps, costs))
-    result |= {"num_images": evaluator.num_images, "num_evaluations": len(study.accuracy)}
-    result |= {"minutes": (time.monotonic() - start) / 60}
+    steps = _slim(config, space, costs, evaluator, study) if config.strategy == "slimming" else []
+    if not steps:
+        _sample(config, space, costs, evaluator, study)
+    result = _result(config, folder, space) | _found(study.evaluations, steps, costs)
+    result |= {"num_images": evaluator.num_images, "minutes": study.seconds / 60}
     write_json(folder / "result.json", result)  # before winners are picked: an infeasible limit loses nothing
     prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
-    chosen = pick_winners(result["trajectory"], objective, config.min_accuracy, config.winners)
+    points = result["trajectory"] if steps else result["evaluations"]
+    chosen = pick_winners(points, objective, config.min_accuracy, config.winners)
     result["winners"] = [{"name": f"{prefix}-{i + 1}", **point} for i, point in enumerate(chosen)]
     write_json(folder / "result.json", result)
     _print(result, folder)
     return folder
 
 
+def _evaluator(config: Config, run_folder: Path) -> Evaluator:
+    from nas.evaluator import Evaluator
+    from nas.train_supernet import load_supernet
+    from nas.training import pick_device
+
+    data = runs.load_run_data(run_folder)
+    supernet = load_supernet(run_folder, pick_device(config.device))
+    images = data.search.spread(config.num_images or len(data.search))
+    return Evaluator(supernet, images, supernet.space.image_size, config.batch_size, config.workers)
+
+
+def _study(config: Config, folder: Path, costs: Costs, facts: dict[str, Any]) -> Study:
+    folder.mkdir(exist_ok=True)
+    url = config.storage or f"sqlite:///{folder / 'study.db'}"
+    objective = {term.metric: [term.unit, term.alpha] for term in costs.objective.terms}
+    name = f"{folder.parent.resolve().name}/{folder.name}"
+    return Study(url, name, costs.space, costs.one, {**facts, "objective": objective}, new=not config.resume)
+
+
 def _is_finished(folder: Path, config: Config, facts: dict[str, Any]) -> bool:
-    """Whether winners have been picked; until then the limits may change. UserError if another setting differs."""
+    """Whether winners have been picked; until then some settings may change. UserError if another differs."""
     path = folder / "result.json"
     finished = path.exists() and bool(read_json(path)["winners"])
-    runs.reopen(folder, config, FREE, () if finished else LIMITS, **facts)
+    runs.reopen(folder, config, FREE, () if finished else AMENDABLE, **facts)
     return finished
 
 
-def _result(config: Config, folder: Path, trajectory: list[dict[str, Any]]) -> dict[str, Any]:
+def _slim(config: Config, space: SearchSpace, costs: Costs, evaluator: Evaluator, study: Study) -> list[Step]:
+    steps: list[Step] = []
+
+    def mes(archs: Sequence[Arch]) -> Sequence[float]:
+        return costs.batch(archs)["mes"].tolist()
+
+    def accuracies(base: Arch, archs: Sequence[Arch]) -> list[float]:
+        return study.accuracies(base, archs, evaluator.accuracies, len(steps))
+
+    longest = sum(len(c.options) - 1 for c in space.choices)
+    with tqdm(total=longest, desc=f"slimming {space.name}", unit="step") as bar:
+        for step in slim(space, mes, accuracies):
+            steps.append(step)
+            evaluated = len(study.evaluations)
+            bar.update(0 if step.action is None else 1)
+            bar.set_postfix(accuracy=f"{100 * step.accuracy:.1f}%", MES=f"{step.mes:.4g}", archs=evaluated)
+            if config.budget and evaluated >= config.budget:
+                break
+        bar.total = bar.n  # a dropped block takes its other choices with it
+        bar.refresh()
+    return steps
+
+
+def _sample(config: Config, space: SearchSpace, costs: Costs, evaluator: Evaluator, study: Study) -> None:
+    budget = config.budget or BUDGET
+    batches = 0
+    with tqdm(total=budget, desc=f"{config.strategy} search of {space.name}", unit="arch") as bar:
+
+        def evaluate(archs: Sequence[Arch]) -> list[float]:
+            nonlocal batches
+            found = []
+            for arch in archs:  # one by one: what is finished when the process is killed is kept
+                found += study.accuracies(arch, [arch], evaluator.accuracies, batches)
+                bar.update()
+            batches += 1
+            return found
+
+        random_search(costs, evaluate, budget, config.seed)
+        if bar.n < budget:
+            print(f"no more than {bar.n} archs found within the limits")
+
+
+def _result(config: Config, folder: Path, space: SearchSpace) -> dict[str, Any]:
     return {
         "command": runs.command_of(folder),
-        "space": trajectory[0]["arch"]["space"],
-        "strategy": "slimming",
+        "space": space.name,
+        "strategy": config.strategy,
+        "seed": config.seed,
+        "budget": config.budget or (None if config.strategy == "slimming" else BUDGET),
         "alpha_latency": config.alpha_latency,
         "alpha_size": config.alpha_size,
         "metrics": config.metrics,
         "unit_latency_ms": UNITS["latency_ms"],
         "unit_num_params": UNITS["num_params"],
         "table": config.table,
-        "limits": {name: getattr(config, name) for name in ("max_latency_ms", "max_params", "min_accuracy")},
-        "trajectory": trajectory,
+        "limits": {name: getattr(config, name) for name in (*LIMITS, "min_accuracy")},
         "winners": [],
     }
 
 
-def _slim(space: SearchSpace, costs: Costs, evaluator: Evaluator, study: Study) -> list[Step]:
-    def mes(archs: Sequence[Arch]) -> Sequence[float]:
-        return costs.batch(archs)["mes"].tolist()
-
-    longest = sum(len(c.options) - 1 for c in space.choices)
-    steps = []
-    with tqdm(total=longest, desc=f"slimming {space.name}", unit="step") as bar:
-        for step in slim(space, mes, lambda base, archs: study.accuracies(base, archs, evaluator.accuracies)):
-            steps.append(step)
-            bar.update(0 if step.action is None else 1)
-            bar.set_postfix(accuracy=f"{100 * step.accuracy:.1f}%", MES=f"{step.mes:.4g}", archs=len(study.accuracy))
-        bar.total = bar.n  # a dropped block takes its other choices with it
-        bar.refresh()
-    return steps
-
-
-def _trajectory(space: SearchSpace, steps: list[Step], costs: Costs) -> list[dict[str, Any]]:
-    front = pareto(np.array([[step.accuracy, step.mes] for step in steps]))
-    return [
+def _found(evaluations: Sequence[Evaluation], steps: Sequence[Step], costs: Costs) -> dict[str, Any]:
+    """All that was evaluated, in order, and of slimming its trajectory."""
+    to_json = costs.space.to_json
+    points = [
+        {
+            "index": i,
+            "arch": to_json(e.arch),
+            "accuracy": e.accuracy,
+            **costs.one(e.arch),
+            "seconds_since_start": e.seconds_since_start,
+        }
+        for i, e in enumerate(evaluations)
+    ]
+    front = np.flatnonzero(_on_front(points)).tolist()
+    found = {"evaluations": points, "num_evaluations": len(points), "front": front}
+    if not steps:
+        return found
+    trajectory = [
         {
             "step": i,
             "action": None
             if step.action is None
             else {"choice": step.action.choice, "before": step.action.before, "after": step.action.after},
-            "arch": space.to_json(step.arch),
+            "arch": to_json(step.arch),
             "accuracy": step.accuracy,
             **costs.one(step.arch),
             "mes": step.mes,
-            "pareto": bool(front[i]),
         }
         for i, step in enumerate(steps)
     ]
+    on_front = _on_front(trajectory)
+    return {**found, "trajectory": [{**p, "pareto": bool(on)} for p, on in zip(trajectory, on_front, strict=True)]}
 
 
-def pick_winners(
-    trajectory: list[dict[str, Any]], objective: Objective, min_accuracy: float | None, count: int
-) -> list[dict[str, Any]]:
-    """The Pareto set of what is within the limits, spread evenly over log MES from the most accurate to the best MES.
-
-    Raises:
-        UserError: none is within the limits; the message names each limit's nearest feasible value.
-    """
-    allowed = [p for p in trajectory if objective.feasible(p)]
-    if not allowed:
-        raise UserError(_infeasible(objective, trajectory))
-    enough = [p for p in allowed if p["accuracy"] >= (min_accuracy or 0)]
-    if not enough:
-        best = max(p["accuracy"] for p in allowed)
-        raise UserError(f"no network found reaches accuracy {min_accuracy}; the best within the limits has {best:.4f}")
-    front = pareto(np.array([[p["accuracy"], p["mes"]] for p in enough]))
-    feasible = [point for point, on_front in zip(enough, front, strict=True) if on_front]
-    feasible.sort(key=lambda p: p["mes"])
-    scores = np.log([p["mes"] for p in feasible])
-    targets = np.linspace(scores[0], scores[-1], count) if count > 1 else scores[:1]
-    nearest = dict.fromkeys(int(np.abs(scores - t).argmin()) for t in targets)
-    return [feasible[i] for i in nearest]
-
-
-def _infeasible(objective: Objective, points: list[dict[str, Any]]) -> str:
-    broken = {n: limit for n, limit in objective.limits.items() if not any(p[n] <= limit for p in points)}
-    if not broken:
-        return "no network is within all limits at once; relax one of " + ", ".join(objective.limits)
-    return "; ".join(
-        f"no network has {n} of at most {limit:g}, the smallest is {min(p[n] for p in points):.6g}"
-        for n, limit in broken.items()
-    )
-
-
-def _check_size_limit(space: SearchSpace, objective: Objective) -> None:
-    """Names a limit below the size of the smallest network before a table is measured."""
-    smallest = {"num_params": num_params(space, space.smallest)}
-    size = Objective(objective.terms, {n: limit for n, limit in objective.limits.items() if n in smallest})
-    if not size.feasible(smallest):
-        raise UserError(_infeasible(size, [smallest]))
-
-
-def _check_limits(space: SearchSpace, costs: Costs) -> None:
-    """Names limits below what the smallest network needs before anything is evaluated."""
-    smallest = costs.one(space.smallest)
-    if not costs.objective.feasible(smallest):
-        raise UserError(_infeasible(costs.objective, [smallest]))
+def _on_front(points: Sequence[dict[str, Any]]) -> np.ndarray:
+    return pareto(np.array([[p["accuracy"], p["mes"]] for p in points]))
 
 
 def _objective(config: Config) -> Objective:
@@ -233,9 +249,13 @@ def _objective(config: Config) -> Objective:
         "latency": Term("latency_ms", UNITS["latency_ms"], config.alpha_latency),
         "size": Term("num_params", UNITS["num_params"], config.alpha_size),
     }
-    limits = {"latency_ms": config.max_latency_ms, "num_params": config.max_params}
-    given = {name: limit for name, limit in limits.items() if limit is not None}
+    limits = {metric: getattr(config, name) for name, metric in LIMITS.items()}
+    given = {metric: limit for metric, limit in limits.items() if limit is not None}
     return Objective(tuple(terms[name] for name in config.metrics), given)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _table(config: Config, space: SearchSpace) -> Path | None:
@@ -270,8 +290,8 @@ def _folder(config: Config, run_folder: Path) -> Path:
 
 
 def _print(result: dict[str, Any], folder: Path) -> None:
-    front = sum(p["pareto"] for p in result["trajectory"])
-    print(f"{len(result['trajectory'])} steps, {result['num_evaluations']} archs evaluated, {front} on the front")
+    steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
+    print(f"{steps}{result['num_evaluations']} archs evaluated, {len(result['front'])} on the front")
     print(f"{'':20} {'accuracy':>9} {'latency ms':>11} {'params':>10} {'MACs M':>8} {'MES':>9}")
     for w in result["winners"]:
         latency = f"{w['latency_ms']:.4f}" if "latency_ms" in w else "-"

@@ -20,9 +20,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from timm.data import create_dataset
-from timm.data.readers.img_extensions import add_img_extensions
-from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
 from search_spaces import UserError
@@ -34,8 +31,6 @@ NAMED = ("torch", "hfds", "hfids", "tfds", "wds")  # prefixes of timm's dataset 
 # What Pillow raises on bytes that are no image.
 CORRUPT: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError)
 CORRUPT += (struct.error, zlib.error, Image.DecompressionBombError)
-
-add_img_extensions((".bmp", ".tif", ".tiff", ".webp"))  # timm itself lists .png, .jpg and .jpeg
 
 
 class Skipped:
@@ -147,6 +142,8 @@ def open_source(name: str, root: str | None, split: str, skipped: Skipped) -> So
     Raises:
         UserError: no such path or split, no images, labels that are no class.
     """
+    from torch.utils.data import IterableDataset
+
     dataset = _create(name, root, split)
     if isinstance(dataset, IterableDataset):
         return _decode_all(_stream(dataset, skipped), None, skipped)
@@ -176,6 +173,10 @@ def _create(name: str, root: str | None, split: str) -> Any:
 
 
 def _created(shown: str, remedy: str, name: str, root: str | None, **options: Any) -> Any:
+    from timm.data import create_dataset
+    from timm.data.readers.img_extensions import add_img_extensions
+
+    add_img_extensions((".bmp", ".tif", ".tiff", ".webp"))  # timm itself lists .png, .jpg and .jpeg
     try:
         return create_dataset(name, root=root, search_split=False, **options)
     except ImportError as error:

@@ -1,78 +1,158 @@
 """Evaluated archs as an Optuna study: what has been measured is never measured again, by this search or its resumption.
 
-The study is a journal file beside the result; optuna-dashboard shows it, live or later.
+A study lives in a database: a file beside the result, or a server that many hosts see. optuna-dashboard shows it, live
+or later. Samplers do not work on it: a strategy is a function of its seed and of the accuracies it is told, so it
+keeps its own state in memory, and going on is running it again with the study answering what is known.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from search_spaces import Arch, SearchSpace, UserError
+
+Evaluate = Callable[[Arch, Sequence[Arch]], list[float]]  # `Evaluator.accuracies`, or whatever gives the same figures
+
+FACTS = "facts"
+LOCK_SECONDS = 5.0  # to wait for another process that writes to a SQLite file; Optuna then tries some times more
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    Args:
+        accuracy: a fraction.
+        seconds: its share of the time of the call that evaluated it.
+        seconds_since_start: of the search, pauses between its resumptions left out.
+    """
+
+    arch: Arch
+    accuracy: float
+    seconds: float
+    seconds_since_start: float
 
 
 class Study:
     """
     Args:
-        path: the journal; made if missing, continued if there.
+        url: of the database, as SQLAlchemy takes it; `$NAME` in it stands for an environment variable.
+        name: of the study in it; made if missing.
         metrics: costs of an arch, recorded with its trial; the objectives are accuracy and `mes`.
+        facts: what accuracies and metrics depend on beside the arch: the same whenever the study is opened.
+        new: there must be no study of that name.
+
+    Raises:
+        UserError: no such database, a locked or damaged one, or a study of other facts.
     """
 
-    def __init__(self, path: Path, space: SearchSpace, metrics: Callable[[Arch], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        space: SearchSpace,
+        metrics: Callable[[Arch], dict[str, Any]],
+        facts: Mapping[str, Any],
+        *,
+        new: bool = False,
+    ) -> None:
         import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.space, self.metrics = space, metrics
-        _mend(path)
-        try:
-            self._study = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(path))),
-                study_name=space.name,
-                directions=["maximize", "maximize"],
-                load_if_exists=True,
-            )
-            trials = self._study.get_trials(deepcopy=False)
-            # JSON writes each double so that it reads back as the same double
-            self.accuracy = {space.from_json(t.user_attrs["arch"]): t.values[0] for t in trials}
-        except (ValueError, KeyError, TypeError, AssertionError, UserError) as error:
-            raise UserError(
-                f"{path} is no study of {space.name} ({error}); remove it, or search under a --name"
-            ) from None
+        self.url, self.space, self.metrics = url, space, metrics
+        self.evaluations: list[Evaluation] = []  # what this search has asked for, in its order
+        with self._readable():
+            options = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
+            storage = optuna.storages.RDBStorage(os.path.expandvars(url), engine_kwargs=options)
+            try:
+                self._study = optuna.create_study(
+                    storage=storage, study_name=name, directions=["maximize", "maximize"], load_if_exists=not new
+                )
+            except optuna.exceptions.DuplicatedStudyError:
+                raise UserError(f"{url} holds a study {name} already; search under another --name") from None
+            self._check(name, {"space": space.name, **facts})
+            found = [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
+        self.known = {evaluation.arch: evaluation for evaluation in found}
+        self._asked: set[Arch] = set()
+        self._start = time.monotonic() - max((e.seconds_since_start for e in found), default=0.0)
 
-    def accuracies(
-        self, base: Arch, archs: Sequence[Arch], evaluate: Callable[[Arch, Sequence[Arch]], list[float]]
-    ) -> list[float]:
-        """Accuracy of each arch; `evaluate(base, archs)` is asked, all at once, for those not in the study."""
-        new = [arch for arch in dict.fromkeys(archs) if arch not in self.accuracy]
-        if new:
+    def accuracies(self, base: Arch, archs: Sequence[Arch], evaluate: Evaluate, step: int) -> list[float]:
+        """Accuracy of each arch; `evaluate(base, archs)` is asked, all at once, for those not in the study.
+
+        Args:
+            step: of the search, recorded with the trials.
+        """
+        if new := [arch for arch in dict.fromkeys(archs) if arch not in self.known]:
+            start = time.monotonic()
             found = evaluate(base, new)
-            self._study.add_trials([self._trial(a, v) for a, v in zip(new, found, strict=True)])
-            self.accuracy.update(zip(new, found, strict=True))
-        return [self.accuracy[arch] for arch in archs]
+            seconds = (time.monotonic() - start) / len(new)
+            for arch, accuracy in zip(new, found, strict=True):
+                evaluation = Evaluation(arch, accuracy, seconds, self.seconds)
+                self._record(evaluation, step)
+                self.known[arch] = evaluation
+        for arch in archs:
+            if arch not in self._asked:
+                self._asked.add(arch)
+                self.evaluations.append(self.known[arch])
+        return [self.known[arch].accuracy for arch in archs]
 
-    def _trial(self, arch: Arch, accuracy: float) -> Any:
+    @property
+    def seconds(self) -> float:
+        """Since the start of the search, pauses between its resumptions left out."""
+        return time.monotonic() - self._start
+
+    def _check(self, name: str, facts: dict[str, Any]) -> None:
+        before = self._study.user_attrs.get(FACTS)
+        if before is None:
+            self._study.set_user_attr(FACTS, facts)
+        elif other := [fact for fact, value in facts.items() if before.get(fact) != value]:
+            raise UserError(
+                f"study {name} in {self.url} is of another {' and '.join(other)}; search under another --name"
+            )
+
+    def _record(self, evaluation: Evaluation, step: int) -> None:
         import optuna
 
-        metrics = self.metrics(arch)
-        return optuna.trial.create_trial(
-            values=[accuracy, metrics["mes"]],
-            params={c.name: v for c, v in zip(self.space.choices, arch.values, strict=True)},
-            distributions={c.name: optuna.distributions.CategoricalDistribution(c.options) for c in self.space.choices},
-            user_attrs={"arch": self.space.to_json(arch), **metrics},
+        metrics, choices = self.metrics(evaluation.arch), self.space.choices
+        attributes = {
+            "arch": self.space.to_json(evaluation.arch),
+            "accuracy": evaluation.accuracy,  # JSON, so that it reads back as the same double from any database
+            **metrics,
+            "seconds": evaluation.seconds,
+            "seconds_since_start": evaluation.seconds_since_start,
+            "step": step,
+        }
+        trial = optuna.trial.create_trial(
+            values=[evaluation.accuracy, metrics["mes"]],
+            params={c.name: v for c, v in zip(choices, evaluation.arch.values, strict=True)},
+            distributions={c.name: optuna.distributions.CategoricalDistribution(c.options) for c in choices},
+            user_attrs=attributes,
         )
+        with self._readable():
+            self._study.add_trial(trial)
 
+    def _read(self, trial: Any) -> Evaluation:
+        attributes = trial.user_attrs
+        numbers = (float(attributes[name]) for name in ("accuracy", "seconds", "seconds_since_start"))
+        return Evaluation(self.space.from_json(attributes["arch"]), *numbers)
 
-def _mend(path: Path) -> None:
-    """Removes what a killed process may have left: half a line at the journal's end, and its lock.
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """What a database can do wrong, as one line."""
+        import optuna
+        import sqlalchemy.exc
 
-    The folder is this process's own (`runs.begin`, `runs.reopen`), so nobody else holds the lock.
-    """
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    if path.exists():
-        whole = path.read_bytes()
-        if end := len(whole) - (whole.rfind(b"\n") + 1):
-            os.truncate(path, len(whole) - end)
+        try:
+            yield
+        except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
+            cause = error.__cause__ or error
+            reason = (str(getattr(cause, "orig", None) or cause).splitlines() or [""])[0]
+            locked = "locked" in reason
+            remedy = "end what holds it" if locked else "mend it, or search under another --name"
+            raise UserError(f"cannot use the database {self.url}: {reason}; {remedy}, nothing is lost") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.url} holds no study of this version ({error}); remove it") from None

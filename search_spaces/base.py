@@ -292,6 +292,14 @@ class SearchSpace(ABC):
         rows = [[p[v] for p, v in zip(positions, arch.values, strict=True)] for arch in archs]
         return np.array(rows, dtype=np.int64).reshape(len(archs), len(self.choices))
 
+    def decode(self, positions: Sequence[int]) -> Arch | None:
+        """The arch of (choices,) positions, the inverse of `encode`; None if they build no network."""
+        values = [choice.options[p] for choice, p in zip(self.choices, positions, strict=True)]
+        try:
+            return Arch(self.name, self.canonical(values))
+        except ValueError:
+            return None
+
 
 class CostTable:
     """An additive cost, `sum(cost(block) for block in lower(arch))`, for many archs at once.

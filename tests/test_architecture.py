@@ -61,7 +61,8 @@ def test_optional_packages_are_imported_where_used(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["search_spaces.__main__", "latency_lut.build", "latency_lut.measure", "latency_lut.backends"]
+    "module",
+    ["search_spaces.__main__", "latency_lut.build", "latency_lut.measure", "latency_lut.backends", "nas.search"],
 )
 def test_runs_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'timm'}} & set(sys.modules)))"

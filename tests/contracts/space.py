@@ -174,6 +174,7 @@ class SpaceContract(ABC):
     def test_cost_table_is_the_sum_over_the_blocks(self, space: SearchSpace, archs: list[Arch]) -> None:
         encoded = space.encode(archs)
         assert encoded.shape == (len(archs), len(space.choices))
+        assert [space.decode(row) for row in encoded] == archs
         for cost in (num_params, macs):
             table = CostTable(space, attrgetter(cost.__name__))
             np.testing.assert_array_equal(table(encoded), [cost(space, arch) for arch in archs])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +15,9 @@ from PIL import Image
 from nas import search as command
 from nas import train_supernet
 from nas.evaluator import Evaluator
-from nas.objective import Objective, Term, pareto
-from nas.search import main, pick_winners
-from nas.study import Study
+from nas.objective import pareto
+from nas.report import write_report
+from nas.search import main
 from search_spaces import SPACES, Arch, UserError, macs, num_params
 from tests.nas.tiny import make_images, make_table, run_killed, tiny_space
 
@@ -52,7 +53,12 @@ def result(name: str = "search") -> dict[str, Any]:
 
 
 def timeless(found: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in found.items() if k not in ("minutes", "command")}
+    """Without what depends on the clock and on the name."""
+    times = {"seconds_since_start": None}
+    evaluations = [{**e, **times} for e in found["evaluations"]]
+    winners = [{**w, **times, "name": None} for w in found["winners"]]
+    rest = {k: v for k, v in found.items() if k not in ("minutes", "command")}
+    return {**rest, "evaluations": evaluations, "winners": winners}
 
 
 # ---- what it finds
@@ -101,21 +107,17 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
     assert all(round(p["accuracy"] * 19) / 19 == p["accuracy"] for p in result()["trajectory"])
 
 
-@pytest.mark.parametrize(
-    "kill_at",
-    [
-        "nas.evaluator:Evaluator.accuracies:1",
-        "nas.evaluator:Evaluator.accuracies:4",
-        "optuna.study:Study.add_trial:30",
-        "nas.search:write_json:1",
-    ],
-)
-def test_killed_and_resumed_equals_uninterrupted(folder: Path, kill_at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("strategy", ["slimming", "random"])
+@pytest.mark.parametrize("kill_at", ["nas.study:Study._record:10", "nas.search:write_json:1"])
+def test_killed_and_resumed_equals_uninterrupted(
+    folder: Path, strategy: str, kill_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_table(SPACE).save(Path("runs/tables/tiny.json"))
-    main(["--name", "whole"])
-    run_killed(folder, "nas.search", kill_at=kill_at)
+    flags = ("--strategy", strategy, "--budget", "20", "--seed", "3")
+    main([*flags, "--name", "whole"])
+    run_killed(folder, "nas.search", *flags, kill_at=kill_at)
     assert not Path("runs/r/search/result.json").exists()
-    known = {line for line in Path("runs/r/search/study.journal").read_text().splitlines() if '"arch"' in line}
+    (known,) = sqlite3.connect("runs/r/search/study.db").execute("SELECT count(*) FROM trials").fetchone()
     evaluated: list[Arch] = []
     accuracies = Evaluator.accuracies
 
@@ -127,37 +129,10 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path, kill_at: str, mon
     make_table(SPACE, 0.2).save(Path("runs/tables/newer.json"))  # is not taken: the search began with the other
     main(["--resume"])
     found, whole = result(), result("search-whole")
-    for winner in whole["winners"]:
-        winner["name"] = winner["name"].removeprefix("search-whole-")
     assert timeless(found) == timeless(whole)
-    assert len(evaluated) == found["num_evaluations"] - len(known)
+    assert {w["name"].rpartition("-")[0] for w in found["winners"]} == {"winner"}
+    assert len(evaluated) == found["num_evaluations"] - known
     assert "--resume" not in found["command"]
-
-
-@pytest.mark.parametrize("damage", ["half a line", "a lock", "both"])
-def test_a_journal_of_a_killed_process_is_mended(folder: Path, damage: str) -> None:
-    path = folder / "study.journal"
-    costs = {"mes": 1.0, "num_params": 1}
-    study = Study(path, SPACE, lambda arch: costs)
-    arch, other = SPACE.largest, SPACE.smallest
-    study.accuracies(arch, [arch], lambda base, archs: [0.1 + 0.2])
-    if damage != "a lock":
-        with path.open("a") as file:
-            file.write('{"op_code": 4, "worker_id": "x')
-    if damage != "half a line":
-        path.with_name("study.journal.lock").symlink_to("runs/r/search/study.journal")
-    for _ in range(2):
-        again = Study(path, SPACE, lambda arch: costs)
-        assert again.accuracies(arch, [arch], lambda base, archs: pytest.fail("was known")) == [0.1 + 0.2]
-    again.accuracies(other, [other], lambda base, archs: [0.5])
-    assert Study(path, SPACE, lambda arch: costs).accuracy == {arch: 0.1 + 0.2, other: 0.5}
-
-
-@pytest.mark.parametrize("content", ["no journal\n", "{}\n", '{"op_code": 99, "worker_id": "x"}\n[]\n'])
-def test_a_file_that_is_no_journal(folder: Path, content: str) -> None:
-    (folder / "study.journal").write_text(content)
-    with pytest.raises(UserError, match=r"study.journal is no study of tiny"):
-        Study(folder / "study.journal", SPACE, lambda arch: {"mes": 1.0})
 
 
 def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,57 +156,44 @@ def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--resume", "--name", "2", "--max-params", "1e5"])
 
 
-# ---- winners
+# ---- strategies
 
 
-def point(step: int, accuracy: float, mes: float, num_params: int) -> dict[str, Any]:
-    return {"step": step, "accuracy": accuracy, "mes": mes, "num_params": num_params, "latency_ms": 1.0, "pareto": True}
+@pytest.mark.parametrize("strategy", ["random"])
+def test_every_strategy_evaluates_its_budget_within_the_limits(strategy: str) -> None:
+    make_table(SPACE).save(Path("runs/tables/tiny.json"))
+    flags = ("--strategy", strategy, "--budget", "20", "--max-params", "60000")
+    main([*flags, "--seed", "1"])
+    main([*flags, "--seed", "1", "--name", "again"])
+    main([*flags, "--seed", "2", "--name", "other"])
+    found = result()
+    assert (found["strategy"], found["seed"], found["budget"], found["num_evaluations"]) == (strategy, 1, 20, 20)
+    evaluations = found["evaluations"]
+    assert len({json.dumps(e["arch"]) for e in evaluations}) == 20
+    assert [e["index"] for e in evaluations] == list(range(20))
+    assert all(e["num_params"] <= 60000 for e in evaluations)
+    times = [e["seconds_since_start"] for e in evaluations]
+    assert times == sorted(times) and times[-1] <= 60 * found["minutes"]
+    front = pareto(np.array([[e["accuracy"], e["mes"]] for e in evaluations]))
+    assert found["front"] == np.flatnonzero(front).tolist()
+    assert {w["index"] for w in found["winners"]} <= set(found["front"])
+    assert timeless(result("search-again")) == timeless(found)
+    assert timeless(result("search-other"))["evaluations"] != timeless(found)["evaluations"]
+    write_report(Path("runs/r"))
 
 
-TRAJECTORY = [point(i, 0.9 - 0.05 * i, 100 * 2.0**i, 1000 - 100 * i) for i in range(9)]
+def test_slimming_stops_with_the_step_that_reaches_its_budget() -> None:
+    main([*SIZE])
+    main([*SIZE, "--budget", "20"])
+    whole, found = result(), result("search-2")
+    assert 20 <= found["num_evaluations"] < whole["num_evaluations"]
+    assert 1 < len(found["trajectory"]) < len(whole["trajectory"])
+    assert [p["arch"] for p in found["trajectory"]] == [
+        p["arch"] for p in whole["trajectory"][: len(found["trajectory"])]
+    ]
 
 
-def objective(**limits: float) -> Objective:
-    return Objective((Term("num_params", 3e6, 1.0),), limits)
-
-
-def steps(winners: list[dict[str, Any]]) -> list[int]:
-    return [w["step"] for w in winners]
-
-
-def test_winners_are_spread_over_the_front() -> None:
-    assert steps(pick_winners(TRAJECTORY, objective(), None, 3)) == [0, 4, 8]
-    assert steps(pick_winners(TRAJECTORY, objective(), None, 1)) == [0]
-    assert steps(pick_winners(TRAJECTORY, objective(), None, 100)) == list(range(9))
-
-
-def test_winners_are_within_the_limits() -> None:
-    assert steps(pick_winners(TRAJECTORY, objective(num_params=600), None, 2)) == [4, 8]
-    assert steps(pick_winners(TRAJECTORY, objective(), 0.8, 2)) == [0, 2]
-    assert steps(pick_winners(TRAJECTORY, objective(num_params=900), 0.7499, 9)) == [1, 2, 3]
-
-
-def test_dominated_networks_do_not_win() -> None:
-    dominated = [{**p, "accuracy": 0.5, "pareto": False} if p["step"] == 4 else p for p in TRAJECTORY]
-    assert steps(pick_winners(dominated, objective(), None, 99)) == [0, 1, 2, 3, 5, 6, 7, 8]
-
-
-def test_a_network_that_only_one_outside_the_limits_dominates_may_win() -> None:
-    large = {**point(9, 0.95, 1e6, 2000), "latency_ms": 0.1}
-    within = [{**p, "pareto": False} for p in TRAJECTORY]
-    assert steps(pick_winners([*within, large], objective(), None, 99)) == [9]
-    assert steps(pick_winners([*within, large], objective(num_params=1500), None, 99)) == list(range(9))
-
-
-def test_limits_that_no_network_meets() -> None:
-    with pytest.raises(
-        UserError, match=r"no network found reaches accuracy 0\.95; the best within the limits has 0\.9000"
-    ):
-        pick_winners(TRAJECTORY, objective(), 0.95, 3)
-    with pytest.raises(UserError, match=r"reaches accuracy 0\.8; the best within the limits has 0\.6500"):
-        pick_winners(TRAJECTORY, objective(num_params=500), 0.8, 3)
-    with pytest.raises(UserError, match="no network has num_params of at most 100, the smallest is 200"):
-        pick_winners(TRAJECTORY, objective(num_params=100), None, 3)
+# ---- limits
 
 
 def test_a_limit_that_cannot_be_met_is_named_before_anything_runs() -> None:
@@ -243,6 +205,8 @@ def test_a_limit_that_cannot_be_met_is_named_before_anything_runs() -> None:
     latency_ms = f"{table.latency_ms(SPACE, SPACE.smallest):.6g}"
     with pytest.raises(UserError, match=f"no network has latency_ms of at most 0.001, the smallest is {latency_ms}"):
         main(["--max-latency-ms", "0.001"])
+    with pytest.raises(UserError, match="no network has macs of at most 1, the smallest is"):
+        main([*SIZE, "--max-macs", "1"])
     assert not list(Path("runs/r").glob("search*"))
 
 
@@ -286,7 +250,7 @@ def test_a_table_that_does_not_fit() -> None:
 
 def test_a_table_changed_since_the_search_began(monkeypatch: pytest.MonkeyPatch) -> None:
     make_table(SPACE).save(Path("t.json"))
-    monkeypatch.setattr(command, "Study", lambda *_: pytest.fail("interrupted"))
+    monkeypatch.setattr(command, "Study", lambda *_, **__: pytest.fail("interrupted"))
     with pytest.raises(pytest.fail.Exception):
         main(["--table", "t.json"])
     make_table(SPACE, 0.3).save(Path("t.json"))

@@ -1,0 +1,106 @@
+"""What archs cost, without a model, and whether a space holds any that is within the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from latency_lut.table import LatencyTable
+from nas.objective import Objective
+from search_spaces import Arch, CostTable, SearchSpace, UserError
+
+Cost = Callable[[np.ndarray], np.ndarray]
+
+
+class Costs:
+    """Latency, parameters, MACs and MES of archs.
+
+    Args:
+        table: without one there are no latencies, nor an MES made of them.
+    """
+
+    def __init__(self, space: SearchSpace, table: LatencyTable | None, objective: Objective) -> None:
+        self.space, self.objective = space, objective
+        self.metrics: dict[str, Cost] = {
+            "num_params": CostTable(space, lambda block: block.num_params),
+            "macs": CostTable(space, lambda block: block.macs),
+        }
+        if table is not None:
+            self.metrics["latency_ms"] = table.predictor(space)
+
+    def encoded(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Every metric and `mes`, (archs,) each, of (archs, choices) positions from `SearchSpace.encode`."""
+        metrics = {name: cost(positions) for name, cost in self.metrics.items()}
+        return {**metrics, "mes": self.objective.mes(metrics)}
+
+    def batch(self, archs: Sequence[Arch]) -> dict[str, np.ndarray]:
+        return self.encoded(self.space.encode(archs))
+
+    def one(self, arch: Arch) -> dict[str, Any]:
+        metrics = {name: float(values[0]) for name, values in self.batch([arch]).items()}
+        return {**metrics, "num_params": round(metrics["num_params"]), "macs": round(metrics["macs"])}
+
+    def excess(self, positions: np.ndarray) -> np.ndarray:
+        """(archs, limits) logarithms of the limited metrics over their limits, in the order of `objective.limits`."""
+        return _excess(positions, self.metrics, self.objective.limits)
+
+    def within(self, positions: np.ndarray) -> np.ndarray:
+        """(archs,) mask of those within all limits."""
+        return np.asarray(np.all(self.excess(positions) <= 0, axis=1))
+
+
+def check_limits(costs: Costs) -> None:
+    """Looks for an arch within the limits on the metrics that are known (without a table, latency is not).
+
+    If the smallest network is not, descents look for the least value of each limited metric, and then for the least
+    excess over all limits at once.
+
+    Raises:
+        UserError: there is none; the message has the nearest values.
+    """
+    space, known = costs.space, costs.metrics
+    limits = {name: limit for name, limit in costs.objective.limits.items() if name in known}
+    if np.all(_excess(space.encode([space.smallest]), known, limits) <= 0):
+        return
+    least = {name: float(known[name](_descend(space, known[name]))[0]) for name in limits}
+    if broken := {name: limit for name, limit in limits.items() if least[name] > limit}:
+        raise UserError("; ".join(too_low(name, limit, least[name]) for name, limit in broken.items()))
+    nearest = _descend(space, lambda positions: np.maximum(_excess(positions, known, limits), 0).sum(axis=1))
+    if np.any(_excess(nearest, known, limits) > 0):
+        found = ", ".join(f"{n} of {known[n](nearest)[0]:.6g} (limit {limit:g})" for n, limit in limits.items())
+        raise UserError(f"no network is within all limits at once, the nearest has {found}; relax one of them")
+
+
+def too_low(metric: str, limit: float, least: float) -> str:
+    return f"no network has {metric} of at most {limit:g}, the smallest is {least:.6g}"
+
+
+def _excess(positions: np.ndarray, metrics: Mapping[str, Cost], limits: Mapping[str, float]) -> np.ndarray:
+    columns = [np.log(metrics[name](positions) / limit) for name, limit in limits.items()]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(positions), 0))
+
+
+def _descend(space: SearchSpace, score: Cost) -> np.ndarray:
+    """(1, choices) positions of the least score that changing one choice at a time leads to.
+
+    From the smallest network and from the largest: where a device is not faster for every narrower block, neither way
+    alone need end at the least.
+    """
+    ends = [_descend_from(space, score, space.encode([arch])) for arch in (space.smallest, space.largest)]
+    return min(ends, key=lambda positions: float(score(positions)[0]))
+
+
+def _descend_from(space: SearchSpace, score: Cost, positions: np.ndarray) -> np.ndarray:
+    while True:
+        changes = [(i, p) for i, choice in enumerate(space.choices) for p in range(len(choice.options))]
+        near = np.repeat(positions, len(changes), axis=0)
+        near[np.arange(len(near)), [i for i, _ in changes]] = [p for _, p in changes]
+        scores, current = score(near), score(positions)[0]
+        order = np.argsort(scores, kind="stable")
+        better = (i for i in order[scores[order] < current] if space.decode(near[i]) is not None)
+        best = next(better, None)
+        if best is None:
+            return positions
+        positions = near[best : best + 1]

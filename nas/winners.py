@@ -1,0 +1,43 @@
+"""Which of the networks found are retrained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nas.costs import too_low
+from nas.objective import Objective, pareto
+from search_spaces import UserError
+
+
+def pick_winners(
+    points: list[dict[str, Any]], objective: Objective, min_accuracy: float | None, count: int
+) -> list[dict[str, Any]]:
+    """The Pareto set of what is within the limits, spread evenly over log MES from the most accurate to the best MES.
+
+    Raises:
+        UserError: none is within the limits; the message names each limit's nearest feasible value.
+    """
+    allowed = [p for p in points if objective.feasible(p)]
+    if not allowed:
+        raise UserError(_infeasible(objective, points))
+    enough = [p for p in allowed if p["accuracy"] >= (min_accuracy or 0)]
+    if not enough:
+        best = max(p["accuracy"] for p in allowed)
+        raise UserError(f"no network found reaches accuracy {min_accuracy}; the best within the limits has {best:.4f}")
+    front = pareto(np.array([[p["accuracy"], p["mes"]] for p in enough]))
+    feasible = [point for point, on_front in zip(enough, front, strict=True) if on_front]
+    feasible.sort(key=lambda p: p["mes"])
+    scores = np.log([p["mes"] for p in feasible])
+    targets = np.linspace(scores[0], scores[-1], count) if count > 1 else scores[:1]
+    nearest = dict.fromkeys(int(np.abs(scores - t).argmin()) for t in targets)
+    return [feasible[i] for i in nearest]
+
+
+def _infeasible(objective: Objective, points: list[dict[str, Any]]) -> str:
+    least = {name: min(p[name] for p in points) for name in objective.limits}
+    broken = {name: limit for name, limit in objective.limits.items() if least[name] > limit}
+    if not broken:
+        return "no network is within all limits at once; relax one of " + ", ".join(objective.limits)
+    return "; ".join(too_low(name, limit, least[name]) for name, limit in broken.items())
