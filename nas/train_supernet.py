@@ -80,7 +80,7 @@ def train_supernet(config: Config) -> Path:
 
 
 def make_trainer(config: Config, folder: Path, space: SearchSpace, data: Data) -> Trainer:
-    _check_recipe(config)
+    check_recipe(config)
     torch.manual_seed(config.seed)
     supernet = Supernet(space, config.drop_path, config.norm, config.checkpoint_activations)
     sampler, distillation = SAMPLERS[config.sampling](space, config.num_random), LOSSES[config.loss]
@@ -102,7 +102,8 @@ def make_trainer(config: Config, folder: Path, space: SearchSpace, data: Data) -
     return trainer
 
 
-def _check_recipe(config: Config) -> None:
+def check_recipe(config: Config) -> None:
+    """UserError if the settings cannot go together."""
     if config.sampling == "uniform":
         if config.loss != "ce":
             raise UserError(

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas import train_supernet
+from nas.checkpoint import load_tensors
+from nas.inherit import calibration_batches, inherited
+from nas.objective import UNITS, Objective, Term
+from nas.runs import load_run_data
+from nas.search import Costs
+from nas.train_supernet import load_supernet
+from nas.training import Trainer, accuracy
+from scripts import rank_networks, rank_supernets
+from scripts.rank_networks import open_study, pick
+from scripts.rank_report import markdown, rows, study_page, text
+from scripts.rank_study import BARS, configure, main, missed
+from search_spaces import SPACES, Arch, UserError
+from tests.nas.tiny import json_lines, make_images, make_table, run_killed, tiny_space
+
+SPACE = tiny_space()
+CPU = torch.device("cpu")
+TRAIN = ("--space", "tiny", "--data", "images", "--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off")
+SIZE = ("--metrics", "size")
+ARGS = (*TRAIN, *SIZE, "--study", "s", "--epochs", "1", "--count", "5", "--calibration-images", "16")
+ARMS = ("--arms", "ce/largest/shared")
+STUDY = Path("runs/studies/s")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, and a study of it and of an arm of its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.chdir(folder)
+        make_images(Path("images"))
+        train_supernet.main([*TRAIN, "--epochs", "2", "--run", "r"])
+        main([*ARGS, "--runs", "r", *ARMS, "--supernet-epochs", "2"])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def result(study: Path = STUDY) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((study / "result.json").read_text())
+    return found
+
+
+def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Trainer, description: str) -> None:
+        raise AssertionError(f"trains {description}")
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+
+
+# ---- the whole
+
+
+def test_the_result_is_what_the_networks_and_supernets_give() -> None:
+    found, data = result(), load_run_data(STUDY)
+    archs = [SPACE.from_json(network["arch"]) for network in found["networks"]]
+    assert (archs[0], archs[-1], len(set(archs))) == (SPACE.largest, SPACE.smallest, 5)
+    for number, (arch, network) in enumerate(zip(archs, found["networks"], strict=True)):
+        for seed in (0, 1):
+            tensors, info = load_tensors(STUDY / f"scratch/{number:02}-seed{seed}/checkpoint.safetensors")
+            model = SPACE.build(arch)
+            model.load_state_dict({n.removeprefix("ema."): t for n, t in tensors.items() if n.startswith("ema.")})
+            assert network["scratch"][seed] == accuracy(model.eval(), data.test, 16, CPU)
+            assert info["step"] == 5
+    run, arm = found["arms"]
+    assert (run["label"], run["epochs"], list(run["norms"])) == ("kl/sandwich/width", 2, ["as trained", "recalibrated"])
+    assert (arm["label"], arm["epochs"], list(arm["norms"])) == ("ce/largest/shared", 2, ["recalibrated"])
+    assert arm["run"] == str(STUDY / "arms/ce-largest-shared")
+    for each, path in ((run, Path("runs/r")), (arm, STUDY / "arms/ce-largest-shared")):
+        supernet = load_supernet(path, CPU)
+        for norms, entry in each["norms"].items():
+            batches = calibration_batches(data.train, 16, 16, CPU) if norms == "recalibrated" else ()
+            alone = [accuracy(inherited(supernet, arch, batches), data.test, 16, CPU) for arch in archs]
+            assert entry["accuracies"] == alone
+            gap = np.mean(found["networks"][-1]["scratch"]) - entry["accuracies"][-1]
+            assert entry["statistics"]["smallest_gap"]["value"] == pytest.approx(gap)
+            assert entry["missed"] == missed(entry["statistics"], found["noise"])
+            assert len(entry["statistics"]["per_seed"]) == 2
+    assert found["minutes"].keys() == {"scratch", "kl/sandwich/width", "ce/largest/shared"}
+
+
+def test_a_finished_study_trains_and_evaluates_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = result()
+    forbid_training(monkeypatch)
+    monkeypatch.setattr(rank_supernets, "load_supernet", lambda *_: pytest.fail("evaluates"))
+    monkeypatch.setattr(rank_networks.runs, "load_run_data", lambda *_: pytest.fail("reads images"))
+    main(["--study", "s", "--runs", "r", *ARMS])
+    after = result()
+    assert {n: v for n, v in after.items() if n not in ("date", "command", "settings")} == {
+        n: v for n, v in before.items() if n not in ("date", "command", "settings")
+    }
+    printed = capsys.readouterr().out
+    assert "kl/sandwich/width, recalibrated" in printed and f"wrote {STUDY}/result.json" in printed
+    main(["--study", "s"])
+    assert [arm["label"] for arm in result()["arms"]] == [], "only what is named"
+
+
+def test_another_calibration_evaluates_only_what_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = result()["arms"][0]["norms"]
+    evaluated: list[int] = []
+    real = rank_supernets._accuracies
+    monkeypatch.setattr(
+        rank_supernets,
+        "_accuracies",
+        lambda study, models, *rest: evaluated.append(len(models)) or real(study, models, *rest),  # type: ignore[func-returns-value]
+    )
+    main(["--study", "s", "--runs", "r", "--calibration-images", "8"])
+    assert evaluated == [5]
+    after = result()["arms"][0]["norms"]
+    assert after["as trained"] == before["as trained"]
+    assert json.loads((STUDY / "config.json").read_text())["calibration_images"] == 8
+
+
+def test_more_seeds_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    monkeypatch.setattr(Trainer, "fit", lambda self, description: trained.append(description))
+    main(["--study", "s", "--seeds", "3"])
+    assert trained == [f"network {n}, seed 2 ({n + 1} of 5)" for n in range(5)]
+    found = result()
+    assert [len(network["scratch"]) for network in found["networks"]] == [3] * 5
+    assert "ceiling, mean of 3 trainings" in text(found)
+
+
+def test_killed_and_started_again_equals_uninterrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = STUDY.rename("runs/studies/whole")
+    arguments = (*ARGS, "--seeds", "1", "--checkpoint-seconds", "0")
+    run_killed(folder, "scripts.rank_study", *arguments, kill_at="nas.training:Trainer._one:13")  # the third network
+    assert [path.parent.name for path in sorted(STUDY.glob("scratch/*/result.json"))] == ["00-seed0", "01-seed0"]
+    steps: list[int] = []
+    real = Trainer._one
+    monkeypatch.setattr(
+        Trainer,
+        "_one",
+        lambda self, images, labels: steps.append(self.step) or real(self, images, labels),  # type: ignore[func-returns-value]
+    )
+    main(["--study", "s"])
+    assert steps == [2, 3, 4, *range(5), *range(5)]
+    for number in range(5):
+        name = f"scratch/{number:02}-seed0"
+        ours, theirs = (load_tensors(study / name / "checkpoint.safetensors")[0] for study in (STUDY, whole))
+        assert all(torch.equal(ours[n], t) for n, t in theirs.items())
+        assert [line["step"] for line in json_lines(STUDY / name / "metrics.jsonl")] == [5]
+    assert [n["scratch"] for n in result()["networks"]] == [n["scratch"][:1] for n in result(whole)["networks"]]
+    assert result()["noise"] is None
+    assert "give --seeds 2" in text(result())
+
+
+@pytest.mark.slow
+def test_ray_trains_the_same_networks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--data", "images", "--batch-size", "16", "--amp", "off", "--epochs", "1", "--seeds", "1", *SIZE]
+    arguments += ["--count", "5", "--image-size", "32"]  # a space that Ray's processes know
+    main([*arguments, "--study", "one"])
+    monkeypatch.setenv("PYTHONPATH", "")
+    main([*arguments, "--study", "two", "--parallel", "2"])
+    one, two = (result(Path("runs/studies") / name) for name in ("one", "two"))
+    assert one["networks"] == two["networks"]
+    assert "network 0, seed 0" in (folder / "runs/studies/two/scratch/00-seed0/progress.log").read_text()
+
+
+def test_a_task_of_ray_returns_what_the_user_can_mend(folder: Path) -> None:
+    Image.new("RGB", (16, 16)).save("images/red/0.png")
+    study = open_study(configure(["--study", "s"]))
+    message = rank_networks._train_task(study, 0, 0, str(folder))
+    assert message.startswith("images has changed since runs/studies/s was begun")
+
+
+# ---- which networks
+
+
+class ByMes:
+    """Costs whose MES is the number of parameters' inverse."""
+
+    def __init__(self) -> None:
+        self.costs = Costs(SPACE, None, Objective((Term("num_params", UNITS["num_params"], 1.0),), {}))
+
+    def log(self, archs: list[Arch]) -> np.ndarray:
+        return np.asarray(np.log(self.costs.batch(archs)["mes"]))
+
+
+def test_networks_are_the_nearest_to_equally_spaced_log_mes() -> None:
+    by_mes = ByMes()
+    archs = pick(SPACE, by_mes.costs, 8, seed=3)
+    assert archs == pick(SPACE, by_mes.costs, 8, seed=3) != pick(SPACE, by_mes.costs, 8, seed=4)
+    rng = random.Random(3)
+    pool = {SPACE.sample(rng) for _ in range(rank_networks.POOL)} - {SPACE.largest, SPACE.smallest}
+    scores = by_mes.log(sorted(pool, key=lambda arch: arch.values))
+    low, high = by_mes.log([SPACE.largest, SPACE.smallest])
+    for target, score in zip(np.linspace(low, high, 8)[1:-1], by_mes.log(archs)[1:-1], strict=True):
+        assert abs(score - target) == pytest.approx(np.abs(scores - target).min())
+
+
+def test_no_network_is_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_networks, "POOL", 8)
+    archs = pick(SPACE, ByMes().costs, 9, seed=0)  # the extremes and 7 of at most 8
+    assert len(set(archs)) == 9
+    with pytest.raises(UserError, match=r"--count is 99, of tiny \d+ networks were found; give at most that"):
+        pick(SPACE, ByMes().costs, 99, seed=0)
+
+
+def test_a_table_gives_latencies() -> None:
+    shutil.rmtree(STUDY)
+    make_table(SPACE).save(Path("runs/tables/tiny.json"))
+    study = open_study(configure([*TRAIN, "--study", "s"]))
+    assert study.config.table == "runs/tables/tiny.json"
+    costs = study.networks[-1].costs
+    assert costs["mes"] == pytest.approx(100 / costs["latency_ms"] / (costs["num_params"] / 3e6) ** 0.5)
+    Path("runs/tables/tiny.json").unlink()
+    again = open_study(configure(["--study", "s"]))
+    assert again.networks == study.networks, "they are the study's, whatever becomes of the table"
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--epochs", "2"), "cannot resume runs/studies/s with other settings: epochs was 1, now 2"),
+        (("--count", "6"), "cannot resume runs/studies/s with other settings: count was 5, now 6"),
+        (("--arms", "kl/sandwich"), "--arms kl/sandwich: give loss/sampling/norm, such as kl/sandwich/width"),
+        (("--arms", "kl/all/width"), "--arms kl/all/width: --sampling is 'all'; choose from sandwich, "),
+        (("--arms", "kl/uniform/width"), "--arms kl/uniform/width: --loss kl learns from the largest network"),
+        (("--runs", "none"), "no run runs/none; see `ls runs`"),
+        (("--count", "4"), "--count is 4; give a number at least 5"),
+    ],
+)
+def test_a_mistake_says_what_to_do_before_anything_is_trained(
+    flags: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_training(monkeypatch)
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        main(["--study", "s", *flags])
+
+
+def test_runs_of_other_images_or_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("runs/r/run.json")
+    info = json.loads(path.read_text())
+    forbid_training(monkeypatch)
+    for change, message in (
+        ({"image_size": 32}, "runs/r: its image size is 32, the study's 16; give runs of the same space and data"),
+        ({"splits": {**info["splits"], "digest": "ab"}}, "runs/r: its digest of the splits is ab, the study's "),
+    ):
+        path.write_text(json.dumps({**info, **change}))
+        with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+            main(["--study", "s", "--runs", "r"])
+
+
+def test_no_latency_table() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^no latency table of tiny at 16 px with 3 classes under runs/tables/; build one with python -m "
+        r"latency_lut.build --space tiny --image-size 16 --num-classes 3, or give --metrics size$",
+    ):
+        main([*TRAIN, "--study", "new"])
+    assert not Path("runs/studies/new").exists()
+
+
+def test_a_result_of_another_network() -> None:
+    path = STUDY / "scratch/01-seed0/result.json"
+    shutil.copy(STUDY / "scratch/02-seed0/result.json", path)
+    with pytest.raises(UserError, match=rf"^{path} is of another network or seed than this study's; give another"):
+        main(["--study", "s"])
+
+
+def test_images_that_have_changed() -> None:
+    Image.new("RGB", (16, 16)).save("images/red/0.png")
+    with pytest.raises(UserError, match=r"^images has changed since runs/studies/s was begun"):
+        main(["--study", "s", "--seeds", "3"])
+
+
+# ---- bars, and what readers see
+
+
+def statistics(r: float, tau: float, smallest_gap: float) -> dict[str, Any]:
+    def value(number: float) -> dict[str, float]:
+        return {"value": number}
+
+    found = {"pearson": value(r), "r2": value(r**2), "kendall": value(tau)}
+    return {"all": found, "smallest_gap": value(smallest_gap)}
+
+
+def test_bars() -> None:
+    low = {"ceiling": {"all": {"r2": {"value": 0.80}, "kendall": {"value": 0.60}}}}
+    assert missed(statistics(0.96, 0.75, 0.10), None) == []
+    assert missed(statistics(0.95, 0.74, 0.11), None) == ["r²", "τ", "smallest gap"]
+    assert missed(statistics(-0.99, -0.9, -0.2), None) == ["r²", "τ"], "reversed"
+    assert missed(statistics(0.88, 0.58, 0), low) == [], "less than 0.03 below the ceiling"
+    assert missed(statistics(0.87, 0.56, 0), low) == ["r²", "τ"]
+    assert BARS == {"r2": 0.91, "kendall": 0.75, "margin": 0.03, "smallest_gap": 0.10}
+
+
+def test_reports_have_a_row_for_everything_and_escape_what_is_foreign() -> None:
+    found = result()
+    found["arms"][0]["label"] = "<b>x"
+    labels = [row[0] for row in rows(found, "all", ())]
+    assert labels == [
+        "bars",
+        "ceiling, mean of 2 trainings",
+        "one training by another",
+        "<b>x, as trained",
+        "<b>x, recalibrated",
+        "ce/largest/shared, recalibrated",
+        "MACs, log",
+        "parameters, log",
+    ]
+    lines = markdown(found).splitlines()
+    assert len(lines) == len(labels) + 2 and len({line.count("|") for line in lines[:3]}) == 1
+    page = study_page(found)
+    own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)  # without Plotly's
+    assert "<b>x" not in own and "&lt;b&gt;x" in own
+    assert "://" not in own
+    for label in labels[5:]:
+        assert label.split(",")[0] in page
