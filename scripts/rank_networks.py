@@ -241,10 +241,15 @@ def _train_through_ray(study: Study, todo: list[tuple[int, int]]) -> Iterator[tu
         with tqdm(total=len(jobs), desc="networks from scratch", unit="network") as bar:
             while jobs:
                 (done,), _ = ray.wait(list(jobs))
-                if message := ray.get(done):
+                job = jobs.pop(done)
+                try:
+                    message = ray.get(done)
+                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                    message = f"the process of network {job[0]} has died, perhaps of memory; go on with less --parallel"
+                if message:
                     raise UserError(message)
                 bar.update()
-                yield jobs.pop(done)
+                yield job
     finally:
         ray.shutdown()
 

@@ -4,7 +4,9 @@ import json
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -169,6 +171,7 @@ def test_killed_and_started_again_equals_uninterrupted(folder: Path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Ray's processes take long to start where cores are busy
 def test_ray_trains_the_same_networks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--data", "images", "--batch-size", "16", "--amp", "off", "--epochs", "1", "--seeds", "1", *SIZE]
     arguments += ["--count", "5", "--image-size", "32"]  # a space that Ray's processes know
@@ -178,6 +181,77 @@ def test_ray_trains_the_same_networks(folder: Path, monkeypatch: pytest.MonkeyPa
     one, two = (result(Path("runs/studies") / name) for name in ("one", "two"))
     assert one["networks"] == two["networks"]
     assert "network 0, seed 0" in (folder / "runs/studies/two/scratch/00-seed0/progress.log").read_text()
+
+
+class FakeRay:
+    """Runs a task when its result is asked for, in this process."""
+
+    class exceptions:  # noqa: N801
+        WorkerCrashedError = type("WorkerCrashedError", (Exception,), {})
+        OutOfMemoryError = type("OutOfMemoryError", (Exception,), {})
+
+    def __init__(self, gpus: int) -> None:
+        self.resources = {"GPU": gpus} if gpus else {}
+        self.calls: list[Any] = []
+        self.crash_at: int | None = None
+        self.asked: dict[str, Any] = {}
+        self.running = False
+
+    def init(self, **options: Any) -> None:
+        self.asked, self.running = options, True
+
+    def shutdown(self) -> None:
+        self.running = False
+
+    def cluster_resources(self) -> dict[str, int]:
+        return self.resources
+
+    def remote(self, function: Any) -> Any:
+        return SimpleNamespace(options=lambda **options: self._task(function, options))
+
+    def _task(self, function: Any, options: dict[str, Any]) -> Any:
+        self.asked |= options
+        return SimpleNamespace(remote=lambda *arguments: lambda: function(*arguments))
+
+    def wait(self, tasks: list[Any]) -> tuple[list[Any], list[Any]]:
+        return tasks[-1:], tasks[:-1]
+
+    def get(self, task: Any) -> Any:
+        self.calls.append(task)
+        if len(self.calls) == self.crash_at:
+            raise self.exceptions.OutOfMemoryError
+        return task()
+
+
+def train_in_this_process(study: rank_networks.Study, number: int, seed: int, cwd: str) -> str:
+    rank_networks.train_one(study, number, seed, study.data, "")
+    return ""
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(0, 0), (1, 0.5), (8, 1)])
+def test_trainings_share_what_ray_has(gpus: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = FakeRay(gpus)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(rank_networks, "_train_task", train_in_this_process)
+    before = result()
+    shutil.rmtree(STUDY / "scratch/04-seed1")
+    shutil.rmtree(STUDY / "scratch/02-seed1")
+    main(["--study", "s", "--parallel", "2"])
+    assert len(ray.calls) == 2 and not ray.running
+    assert (ray.asked["num_cpus"], ray.asked["num_gpus"], ray.asked["max_retries"]) == (1, share, 0)
+    assert result()["networks"] == before["networks"]
+
+
+def test_a_process_of_ray_that_dies_loses_only_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = FakeRay(0)
+    ray.crash_at = 2
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(rank_networks, "_train_task", train_in_this_process)
+    shutil.rmtree(STUDY / "scratch")
+    with pytest.raises(UserError, match=r"the process of network 3 has died, perhaps of memory; go on with less --par"):
+        main(["--study", "s", "--seeds", "1", "--parallel", "2"])
+    assert not ray.running
+    assert [path.parent.name for path in STUDY.glob("scratch/*/result.json")] == ["04-seed0"]
 
 
 def test_a_task_of_ray_returns_what_the_user_can_mend(folder: Path) -> None:
@@ -200,7 +274,8 @@ class ByMes:
         return np.asarray(np.log(self.costs.batch(archs)["mes"]))
 
 
-def test_networks_are_the_nearest_to_equally_spaced_log_mes() -> None:
+def test_networks_are_the_nearest_to_equally_spaced_log_mes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_networks, "POOL", 300)
     by_mes = ByMes()
     archs = pick(SPACE, by_mes.costs, 8, seed=3)
     assert archs == pick(SPACE, by_mes.costs, 8, seed=3) != pick(SPACE, by_mes.costs, 8, seed=4)
