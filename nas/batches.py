@@ -6,6 +6,7 @@ was, with any number of workers.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -99,38 +100,64 @@ class _Samples(Dataset[Sample]):
 
 
 class _TrainKeys:
-    """Keys of the batches from step `start` to the end of the last epoch; incomplete batches are dropped."""
+    """Keys of the batches from step `start` to the end of the last epoch; incomplete batches are dropped.
 
-    def __init__(self, num_images: int, batch_size: int, epochs: int, seed: int, start: int) -> None:
+    Of each batch, the part `share` = (number, of how many).
+    """
+
+    def __init__(
+        self, num_images: int, batch_size: int, epochs: int, seed: int, start: int, share: tuple[int, int]
+    ) -> None:
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.epochs, self.start = epochs, start
+        self.epochs, self.start, self.share = epochs, start, share
 
     def __iter__(self) -> Iterator[list[Key]]:
         per_epoch = self.num_images // self.batch_size
+        number, shares = self.share
+        size = self.batch_size // shares
         for epoch in range(self.start // per_epoch, self.epochs):
             order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
             for batch in range(max(0, self.start - epoch * per_epoch), per_epoch):
-                yield [(epoch, int(i)) for i in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+                begin = batch * self.batch_size + number * size
+                yield [(epoch, int(i)) for i in order[begin : begin + size]]
 
 
 def train_batches(
-    images: Images, transform: Any, *, batch_size: int, epochs: int, seed: int, start: int, workers: int
+    images: Images,
+    transform: Any,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    start: int,
+    workers: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 images, labels) of every step from `start` on.
+
+    Args:
+        share: (number, of how many): which of so many equal parts of each batch.
 
     Raises:
         UserError: 100 images in a row are corrupt.
     """
-    keys = _TrainKeys(len(images), batch_size, epochs, seed, start)
+    keys = _TrainKeys(len(images), batch_size, epochs, seed, start, share)
     for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, workers):
         if labels.min() < 0:
             raise UserError(f"{MAX_CORRUPT_RUN} images in a row, or all, cannot be read; see the warnings")
         yield batch, labels
 
 
-def eval_batches(images: Images, image_size: int, batch_size: int, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """(uint8 images, labels) of the whole split in order; a corrupt image is black and has label -1."""
-    keys = [[(0, i) for i in range(b, min(b + batch_size, len(images)))] for b in range(0, len(images), batch_size)]
+def eval_batches(
+    images: Images, image_size: int, batch_size: int, workers: int = 0, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(uint8 images, labels) of the whole split in order; a corrupt image is black and has label -1.
+
+    Args:
+        share: (first, step): only every so many-th image.
+    """
+    positions = range(share[0], len(images), share[1])
+    keys = [[(0, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
     yield from _batches(_Samples(images, eval_transform(image_size), 0, replace=False), keys, workers)
 
 
@@ -140,7 +167,7 @@ def _batches(samples: _Samples, keys: Iterable[list[Key]], workers: int) -> Iter
         batch_sampler=keys,
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_available(),
     )
     for batch, labels, corrupt in loader:
@@ -154,5 +181,7 @@ def _collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[tuple[str,
     return torch.stack(images), torch.tensor(labels), [entry for entries in corrupt for entry in entries]
 
 
-def _leave_interrupts_to_the_parent(_: int) -> None:
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C and torchrun's SIGTERM reach all; it is for the parent to say something."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

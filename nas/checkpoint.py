@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,17 @@ from torch.optim import Optimizer
 
 from search_spaces import UserError
 from search_spaces.files import atomic_path
+
+
+@cache  # of the source as it was imported, or nearly so
+def code_digest() -> str:
+    """Of the source that training runs: another one may go on differently."""
+    sha = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for folder in ("nas", "search_spaces", "supernet"):
+        for path in sorted((root / folder).glob("*.py")):
+            sha.update(f"{folder}/{path.name}\0".encode() + path.read_bytes())
+    return sha.hexdigest()[:16]
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nas import runs
+from nas import distributed, process, runs
 from nas.checkpoint import save_tensors
 from nas.data import Data
+from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
 from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.train_supernet import load_supernet
-from nas.training import FREE_ON_RESUME, Backward, Criterion, TrainConfig, Trainer, accuracy, pick_device, with_recipe
+from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
 from search_spaces import SearchSpace, UserError, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
@@ -61,6 +62,7 @@ def find_winners(config: Config) -> tuple[Path, dict[str, dict[str, Any]]]:
 
 def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any], data: Data) -> Path:
     """Trains the winner in `retrain/<name>/` of the run, or goes on with it on `resume`, and returns that folder."""
+    check_alike(config, data)
     folder = run_folder / "retrain" / name
     space = runs.load_run_info(run_folder).search_space()
     arch = space.from_json(winner["arch"])
@@ -81,6 +83,9 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
         runs.begin(folder, config, arch=winner["arch"], **teacher_facts(config))
     trainer.fit(f"retrain {name}")
     best = trainer.ema.module.eval()
+    test_accuracy = accuracy(best, data.test, space.image_size, device, config.workers)
+    if not process.is_writer():
+        return folder
     save_tensors(folder / "model.safetensors", best.state_dict(), {"space": space.name})
     result: dict[str, Any] = {
         "command": runs.command_of(folder),
@@ -90,7 +95,7 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
         "epochs": config.epochs,
         "minutes": trainer.seconds / 60,
         "inherited_test_accuracy": inherited_accuracy,
-        "test_accuracy": accuracy(best, data.test, space.image_size, device, config.workers),
+        "test_accuracy": test_accuracy,
         "num_params": num_params(space, arch),
         "macs": macs(space, arch),
         **taught,
@@ -131,6 +136,13 @@ def _channels_last(model: nn.Module) -> nn.Module:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    with distributed.job():
+        retrain_all(argv)
+
+
+def retrain_all(argv: Sequence[str] | None) -> None:
+    """Trains every winner that the flags name."""
+
     def parsed(defaults: Config) -> Config:
         return parse(Config, argv, "python -m nas.retrain", __doc__ or "", defaults)
 

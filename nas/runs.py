@@ -3,6 +3,8 @@
 run.json     what all stages share: the space, the data and its splits
 supernet/ search/ retrain/<winner>/ export/<winner>/     config.json, weights, metrics.jsonl, result.json
 report.html
+
+Of several processes only the writer (nas.process) checks and makes what is new, and claims a stage; all read.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from nas import process
 from nas.data import Data, DataConfig, Splits, load_data
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.files import read_json, write_json
@@ -47,7 +50,8 @@ class RunInfo:
 
 
 def save_run_info(folder: Path, info: RunInfo) -> None:
-    write_json(folder / "run.json", asdict(info))
+    if process.is_writer():
+        write_json(folder / "run.json", asdict(info))
 
 
 def load_run_info(folder: Path) -> RunInfo:
@@ -109,8 +113,8 @@ def newest(folder: Path, pattern: str) -> Path | None:
 def command_line() -> str:
     """The command of this process as it can be typed again."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"-m {spec.name.removesuffix('.__main__')}" if spec else shlex.quote(sys.argv[0])
-    return f"python {program} {shlex.join(sys.argv[1:])}".strip()
+    program = [*process.launcher(), spec.name.removesuffix(".__main__")] if spec else ["python", sys.argv[0]]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 # ---- stages
@@ -118,7 +122,7 @@ def command_line() -> str:
 
 def check_new(folder: Path, flag: str) -> None:
     """UserError if the stage has been begun; `flag` is the one that names another."""
-    if (folder / "config.json").exists():
+    if process.is_writer() and (folder / "config.json").exists():
         raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
 
 
@@ -135,8 +139,9 @@ def begin(folder: Path, config: Any, **facts: Any) -> None:
         config: the stage's dataclass.
         facts: what else must be the same when the stage is resumed, as JSON.
     """
-    _claim(folder)
-    write_json(folder / "config.json", {"command": command_line(), **asdict(config), **facts})
+    if process.is_writer():
+        _claim(folder)
+        write_json(folder / "config.json", {"command": command_line(), **asdict(config), **facts})
 
 
 def begun(folder: Path, config_type: type[Config]) -> Config:
@@ -160,14 +165,15 @@ def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, .
     Raises:
         UserError: another setting differs, the message says which; or another process works on the stage.
     """
-    _claim(folder)
+    if process.is_writer():
+        _claim(folder)
     path = folder / "config.json"
     before = read_json(path)
     after = {k: list(v) if isinstance(v, tuple) else v for k, v in {**asdict(config), **facts}.items()}
     changed = {name: value for name, value in after.items() if name not in free and before.get(name) != value}
     if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
-    if changed:  # of two equal flags the last counts
+    if changed and process.is_writer():  # of two equal flags the last counts
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
         write_json(path, {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})
 

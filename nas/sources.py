@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from nas import process
 from search_spaces import UserError
 
 MEMORY_BYTES = 2**30  # decode a set once if it fits
@@ -288,7 +289,8 @@ def _decode_all(items: Iterator[Item], source: Files | None, skipped: Skipped) -
     labels: list[int] = []
     used, sha = 0, hashlib.sha256()
     total = None if source is None else len(source.labels)
-    bar = tqdm(items, total=total, desc="reading images", unit="img", leave=False)
+    hidden = not process.is_writer()
+    bar = tqdm(items, total=total, desc="reading images", unit="img", leave=False, disable=hidden)
     for position, (content, label) in enumerate(bar):
         try:
             if isinstance(content, Exception):

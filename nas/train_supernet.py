@@ -9,6 +9,7 @@ weight decay 0.05, clipping at norm 1) wherever a flag is not given, and the dig
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +20,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nas import runs
+from nas import distributed, process, runs
 from nas.batches import MEAN, STD
 from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.data import Data, DataConfig, Images, load_data
 from nas.inherit import calibration_batches, default_calibration, inherited
-from nas.training import FREE_ON_RESUME, Backward, Criterion, TrainConfig, Trainer, accuracy, with_recipe
+from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
+from nas.training import Backward, Criterion, Trainer, accuracy, check_alike
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_json
@@ -64,6 +66,7 @@ def train_supernet(config: Config) -> Path:
     else:
         runs.check_new(stage, "--run")
     data = runs.load_run_data(folder) if config.resume else load_data(config)
+    check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
     trainer = make_trainer(config, stage, space, data)
     if config.resume:
@@ -72,9 +75,10 @@ def train_supernet(config: Config) -> Path:
         runs.save_run_info(folder, _run_info(config, space, data))
         runs.begin(stage, config)
     trainer.fit(f"supernet {space.name}")
-    save_tensors(
-        stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name, "norm": config.norm}
-    )
+    if process.is_writer():
+        save_tensors(
+            stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name, "norm": config.norm}
+        )
     _finish(config, folder, trainer, data)
     return folder
 
@@ -88,7 +92,7 @@ def make_trainer(config: Config, folder: Path, space: SearchSpace, data: Data) -
     def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:
         def estimate(arch: Arch) -> float:
             with torch.no_grad(), supernet.frozen_statistics():
-                return float(criterion(supernet(images, arch), target))
+                return trainer.parts.decide(lambda: float(criterion(supernet(images, arch), target)))
 
         drawn = sampler(random.Random(f"{config.seed}/{number}"), estimate)
         progress = _progress(config, number / trainer.steps_per_epoch)
@@ -155,7 +159,8 @@ def _run_folder(config: Config) -> Path:
     if config.resume:
         return runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
     stem = Path(config.data).name.removesuffix(".tar") or "data"
-    return runs.run_folder(config.run or f"{config.space}-{stem}-{datetime.now():%Y%m%d-%H%M%S}")  # noqa: DTZ005
+    name = config.run or f"{config.space}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
+    return runs.run_folder(distributed.gather(name)[0])
 
 
 def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
@@ -167,18 +172,22 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
     stage = folder / "supernet"
     search = extremes_accuracy(trainer.ema.module, data.search, data, trainer)
     test = extremes_accuracy(trainer.ema.module, data.test, data, trainer)
+    skipped = _skipped(data)  # a large set shows them only when all of it has been read
+    if not process.is_writer():
+        return
     result: dict[str, Any] = {
         "command": runs.command_of(stage),
         "epochs": config.epochs,
         "steps": trainer.step,
         "minutes": trainer.seconds / 60,
         "images_per_s": trainer.step * config.batch_size / trainer.seconds,
-        "bf16": trainer.amp,
+        "amp": trainer.amp,
+        "processes": process.world_size(),
+        "accumulate": config.accumulate,
         "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
         "search_accuracy": {n.removesuffix("_accuracy"): a for n, a in search.items()},
         "test_accuracy": {n.removesuffix("_accuracy"): a for n, a in test.items()},
     }
-    skipped = tuple(data.train.skipped.names)  # a large set shows them only when all of it has been read
     info = runs.load_run_info(folder)
     runs.save_run_info(folder, replace(info, splits=replace(info.splits, skipped=skipped)))
     write_json(stage / "result.json", result)
@@ -190,6 +199,12 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
             f"test split {100 * result['test_accuracy'][name]:.2f} %"
         )
     print(f"{trainer.seconds / 60:.1f} minutes, {result['images_per_s']:.0f} images/s; wrote {folder}")
+
+
+def _skipped(data: Data) -> tuple[str, ...]:
+    """The corrupt images that any process has come across."""
+    names = (json.loads(text) for text in distributed.gather(json.dumps(list(data.train.skipped.names))))
+    return tuple(dict.fromkeys(name for found in names for name in found))
 
 
 def configure(argv: Sequence[str] | None) -> Config:
@@ -207,7 +222,8 @@ def configure(argv: Sequence[str] | None) -> Config:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    train_supernet(configure(argv))
+    with distributed.job():
+        train_supernet(configure(argv))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ step) or (seed, epoch, image), so a checkpoint needs no generator state and a re
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 from timm.data import Mixup
@@ -22,75 +22,22 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from tqdm import tqdm
 
+from nas import distributed, process
 from nas.batches import Augment, eval_batches, normalize, seed_all, train_batches, train_transform
-from nas.checkpoint import load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
-from nas.data import Images
+from nas.checkpoint import code_digest, load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
+from nas.data import Data, Images
+from nas.metrics import MetricsLog
+from nas.parts import Parts
+from nas.precision import autocast, check_amp, pick_amp
+from nas.recipe import LOCAL, TrainConfig
 from search_spaces import UserError
-from search_spaces.command import flag
-from search_spaces.files import read_json_lines, write_text
+
+MIN_LOSS_SCALE = 2.0**-14
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Flags of a training run. These defaults are Table 1 of the EfficientFormerV2 supplement; see `with_recipe`."""
-
-    epochs: int = flag(300, "passes over the training split", minimum=1)
-    batch_size: int = flag(256, "images of a step", minimum=1)
-    lr: float = flag(1e-3, "peak learning rate, at a batch of 1024 (scaled linearly with the batch)", above=0)
-    weight_decay: float = flag(0.025, "AdamW's weight decay", minimum=0)
-    warmup_epochs: float = flag(5.0, "epochs of linear warm-up", minimum=0)
-    clip_grad: float = flag(0.01, "gradient clipping, 0 for none", minimum=0)
-    clip_mode: Literal["norm", "value", "agc"] = flag("agc", "kind of gradient clipping")
-    ema_decay: float = flag(0.9999, "decay of the weights' moving average, reached by warm-up", minimum=0, below=1)
-    label_smoothing: float = flag(0.1, "of the labels' loss", minimum=0, below=1)
-    drop_path: float = flag(0.0, "stochastic depth of the last block", minimum=0, below=1)
-    augment: Literal["auto", "light", "published", "none"] = flag("auto", "published from 128 px on, else light")
-    hflip: bool = flag(True, "mirror images at random (not for digits, letters, signs)")
-    amp: Literal["auto", "bf16", "off"] = flag("auto", "bf16 autocast; auto: on CUDA, and on a CPU where it is faster")
-    device: str = flag("auto", "cpu, cuda, cuda:1, …; auto: CUDA if there is one")
-    workers: int = flag(0, "processes that load images (0: this one)", minimum=0)
-    seed: int = flag(0, "of initialization, order, augmentation and sampling", minimum=0)
-    checkpoint_seconds: float = flag(60.0, "time between checkpoints", minimum=0)
-
-
-# Images under 128 px: short runs on small sets, on a laptop's CPU or one GPU.
-_SMALL: dict[str, Any] = {
-    "epochs": 30,
-    "batch_size": 128,
-    "lr": 0.016,
-    "weight_decay": 0.05,
-    "warmup_epochs": 1.0,
-    "clip_grad": 1.0,
-    "clip_mode": "norm",
-    "ema_decay": 0.998,
-}
-# The embedded digits: 8x8 pixels, 1,797 images, no mirror images.
-_DIGITS: dict[str, Any] = {
-    **_SMALL,
-    "batch_size": 64,
-    "lr": 0.03,
-    "warmup_epochs": 2.0,
-    "ema_decay": 0.99,
-    "label_smoothing": 0.0,
-    "hflip": False,
-}
-AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
-
-
-def with_recipe(config: AnyTrainConfig, image_size: int, data: str, digits_epochs: int) -> AnyTrainConfig:
-    """The config with the recipe that suits the images; `TrainConfig`'s own is for 128 px and more."""
-    if data == "digits":
-        return replace(config, **{**_DIGITS, "epochs": digits_epochs})
-    return replace(config, **_SMALL) if image_size < 128 else config
-
-
-FREE_ON_RESUME = ("device", "workers", "checkpoint_seconds")
-
-
 # What a step calls for each of its losses instead of `loss.backward()`: scales the loss and adds up gradients.
 Backward = Callable[[Tensor], None]
 # (images, target, step, criterion, backward): a step's forward and backward passes; leaves gradients and returns the
@@ -99,37 +46,36 @@ Step = Callable[[Tensor, Tensor, int, Criterion, Backward], Tensor]
 
 
 def pick_device(name: str) -> torch.device:
+    """The device of that name; of several processes, each takes its own GPU.
+
+    Raises:
+        UserError: there is no such device, or it is one for several processes.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    several = process.world_size() > 1 and name.startswith("cuda")
+    if several and name != "cuda":
+        raise UserError(f"--device {name} is one GPU for {process.world_size()} processes; give --device cuda")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda", process.local_rank()) if several else torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    if several:
+        torch.cuda.set_device(device)  # NCCL's, and that of the thread that pins memory
     return device
 
 
-def pick_amp(amp: str, model: nn.Module, step: Callable[[], Tensor], device: torch.device) -> bool:
-    """Whether to autocast to bf16; on a CPU, `auto` times a training step both ways, interleaved."""
-    if amp != "auto":
-        return amp == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
-    for _ in range(3):
-        for enabled, times in seconds.items():
-            start = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-                step()
-            times.append(time.perf_counter() - start)
-        if min(seconds[True]) > 1.5 * min(seconds[False]):
-            break
-    model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, tensor in model.named_buffers():
-            tensor.copy_(buffers[name])
-    return min(seconds[True]) < min(seconds[False])
+def check_alike(config: TrainConfig, data: Data) -> None:
+    """JobError unless all processes of the job have the same settings, data, code and kind of device."""
+    settings = {name: value for name, value in asdict(config).items() if name not in LOCAL}
+    distributed.agree(
+        **settings,
+        data_digest=data.splits.digest,
+        code_digest=code_digest(),
+        torch=torch.__version__,
+        device=pick_device(config.device).type,
+    )
 
 
 class _Ema(ModelEmaV3):
@@ -170,6 +116,7 @@ class Trainer:
         self.config, self.folder, self.train, self.step_fn, self.evaluate = config, folder, train, step, evaluate
         self.image_size = image_size
         self.device = pick_device(config.device)
+        check_amp(config.amp, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps_per_epoch = len(train) // config.batch_size
         if self.steps_per_epoch < 1:
@@ -177,8 +124,8 @@ class Trainer:
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
         published = self.augment == "published"
-        if published and config.batch_size % 2:
-            raise UserError(f"--batch-size {config.batch_size} is odd; mixup pairs images: give an even one")
+        self.parts = Parts(self.model, config.batch_size, config.accumulate, pairs=published)
+        self.parameters = list(self.model.parameters())
         lr = config.lr * config.batch_size / 1024
         self.optimizer = create_optimizer_v2(self.model, "adamw", lr=lr, weight_decay=config.weight_decay)
         warmup = min(round(config.warmup_epochs * self.steps_per_epoch), self.total // 4)
@@ -198,7 +145,8 @@ class Trainer:
         )
         self.step = 0
         self.seconds = 0.0  # of training, over all resumed parts
-        self.amp: bool | None = None
+        self.amp: str | None = None  # chosen at the first step
+        self.scaler = GradScaler(self.device.type, enabled=False)
         self.loss = math.nan
 
     # ---- checkpoint
@@ -215,7 +163,16 @@ class Trainer:
         tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         if broken := next((n for n, t in tensors.items() if not t.isfinite().all()), None):
             raise self._diverged(f"{broken} is not finite")
-        save_tensors(self.path, tensors, {"step": self.step, "seconds": self.seconds, "amp": self.amp})
+        info = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "amp": self.amp,
+            "scaler": self.scaler.state_dict(),
+            "processes": process.world_size(),
+            "accumulate": self.config.accumulate,
+            "code": code_digest(),
+        }
+        save_tensors(self.path, tensors, info)
 
     def resume(self) -> None:
         """Continues from the folder's checkpoint; from the beginning if the run was killed before its first."""
@@ -229,7 +186,14 @@ class Trainer:
         load_module(self.model, part["model"], self.path)
         load_module(self.ema.module, part["ema"], self.path)
         load_optimizer(self.optimizer, self.model, part["optimizer"])
-        self.step, self.seconds, self.amp = info["step"], info["seconds"], info["amp"]
+        self.step, self.seconds = info["step"], info["seconds"]
+        if info["amp"] is not None:
+            self._use_amp(info["amp"])
+            self.scaler.load_state_dict(info["scaler"])
+        if (before := info["processes"] * info["accumulate"]) != self.parts.count:
+            print(f"a batch is now normalized in {self.parts.count} parts ({before} before): other figures will follow")
+        if info["code"] != code_digest():
+            print(f"warning: the code has changed since {self.path} was written")
 
     # ---- loop
 
@@ -239,6 +203,26 @@ class Trainer:
         Raises:
             UserError: the loss is not finite; the message names the step and the last good checkpoint.
         """
+        distributed.agree(step=self.step)
+        distributed.copy_from_first_(self._state())
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        log = MetricsLog(self.folder, self.step) if process.is_writer() else None
+        bar = tqdm(
+            total=self.total, initial=self.step, desc=description, unit="step", mininterval=0.5, disable=log is None
+        )
+        with log or nullcontext(), bar:
+            report = self._reporter(log, bar)
+            for _ in self.steps():
+                self.seconds = time.monotonic() - began
+                bar.update()
+                report()
+                if log and (self.step == self.total or time.monotonic() - saved >= self.config.checkpoint_seconds):
+                    self.save()
+                    log.flush()
+                    saved = time.monotonic()
+
+    def steps(self) -> Iterator[None]:
+        """Trains from the current step to the last; yields after each."""
         config = self.config
         batches = train_batches(
             self.train,
@@ -248,64 +232,112 @@ class Trainer:
             seed=config.seed,
             start=self.step,
             workers=config.workers,
+            share=(process.rank(), process.world_size()),
         )
-        log = _Log(self.folder, self.step)
+        for images, labels in batches:
+            self._one(images, labels)
+            yield
+
+    def _reporter(self, log: MetricsLog | None, bar: tqdm) -> Callable[[], None]:
+        """To be called after each step: evaluates when it is time to, logs and shows metrics."""
+        eval_steps = self.steps_per_epoch * max(1, self.config.epochs // 20)
+        window = (time.monotonic(), self.step)
         accuracies: dict[str, float] = {}
-        began, first = time.monotonic() - self.seconds, self.step
-        saved, window = time.monotonic(), (time.monotonic(), self.step)
-        eval_steps = self.steps_per_epoch * max(1, config.epochs // 20)
-        with log, tqdm(total=self.total, initial=first, desc=description, unit="step", mininterval=0.5) as bar:
-            for images, labels in batches:
-                self._one(images, labels)
-                self.seconds = time.monotonic() - began
-                bar.update()
-                done = self.step == self.total
-                evaluating = done or self.step % eval_steps == 0
-                if evaluating or self.step % 50 == 0:
-                    rate = (self.step - window[1]) * config.batch_size / (time.monotonic() - window[0])
-                    found = self._evaluate() if evaluating else {}
-                    log.write(self._metrics(rate, found))
-                    accuracies = found or accuracies
-                    shown = {n.removesuffix("_accuracy"): f"{100 * a:.1f}%" for n, a in accuracies.items()}
-                    bar.set_postfix({"loss": f"{self.loss:.3f}", **shown, "img/s": f"{rate:.0f}"})
-                    window = (time.monotonic(), self.step)
-                if done or time.monotonic() - saved >= config.checkpoint_seconds:
-                    self.save()
-                    log.flush()
-                    saved = time.monotonic()
+
+        def report() -> None:
+            nonlocal window, accuracies
+            evaluating = self.step == self.total or self.step % eval_steps == 0
+            if not evaluating and self.step % 50:
+                return
+            rate = (self.step - window[1]) * self.config.batch_size / (time.monotonic() - window[0])
+            found = self._evaluate() if evaluating else {}
+            accuracies = found or accuracies
+            if log:
+                log.write(self._metrics(rate, found))
+            shown = {n.removesuffix("_accuracy"): f"{100 * a:.1f}%" for n, a in accuracies.items()}
+            bar.set_postfix({"loss": f"{self.loss:.3f}", **shown, "img/s": f"{rate:.0f}"})
+            window = (time.monotonic(), self.step)
+
+        return report
+
+    def _state(self) -> list[Tensor]:
+        """What all processes must begin with alike: weights drawn on another kind of CPU may differ in the last bit."""
+        return [t for net in (self.model, self.ema.module) for t in net.state_dict().values() if t.is_floating_point()]
 
     def _one(self, images: Tensor, labels: Tensor) -> None:
-        seed_all(self.config.seed, self.step)
+        """A step: the parts of this process's share of the batch, one exchange with the others, one update."""
         self.model.train()
-        x, target = normalize(images, self.device), labels.to(self.device)
+        if self.amp is None:
+            self._choose_amp(images, labels)
+        self.schedule.step_update(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.stack([self._pass(*part) for part in self.parts.each(images, labels)]).mean().item()
+        trained = [p for p in self.parameters if p.grad is not None]
+        self.loss = self._mean_loss(loss, len(trained))
+        distributed.average_(p.grad for p in trained if p.grad is not None)
+        self.parts.average_statistics()
+        self.scaler.unscale_(self.optimizer)
+        if self.config.clip_grad > 0:
+            dispatch_clip_grad(trained, self.config.clip_grad, mode=self.config.clip_mode)
+        self.scaler.step(self.optimizer)  # not if a gradient is not finite: the scale was too high, and is lowered
+        self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_LOSS_SCALE:
+            raise self._diverged("the gradients are not finite, however the loss is scaled,")
+        self.step += 1
+        self.ema.update(self.model, step=self.step)
+
+    def _pass(self, part: int, images: Tensor, labels: Tensor) -> Tensor:
+        """Adds up the gradients of a part; returns its loss."""
+        x, target = self._prepared(part, images, labels)
+        with autocast(self.amp or "off", self.device):
+            try:
+                return self.step_fn(x, target, self.step, self.criterion, self._backward)
+            except FloatingPointError as error:
+                raise self._diverged(str(error)) from None
+
+    def _prepared(self, part: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized images and target of a part, on the device; what is drawn from here on is the part's own.
+
+        Part 0 draws what a step in one part draws: a seed's missing last number is the same as 0.
+        """
+        seed_all(self.config.seed, self.step, part)
+        x, target = normalize(images, self.device), labels.to(self.device, non_blocking=True)
         if self.erase is not None:
             x = self.erase(x)
         if self.mixup is not None:
             x, target = self.mixup(x, target)
-        if self.amp is None:
-            self.amp = pick_amp(
-                self.config.amp,
-                self.model,
-                lambda: self.step_fn(x, target, self.step, self.criterion, Tensor.backward),
-                self.device,
-            )
-            seed_all(self.config.seed, self.step)
-        self.schedule.step_update(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            try:
-                loss = self.step_fn(x, target, self.step, self.criterion, Tensor.backward)
-            except FloatingPointError as error:
-                raise self._diverged(str(error)) from None
-        self.loss = loss.item()
-        if not math.isfinite(self.loss):
-            raise self._diverged(f"the loss is {self.loss}")
-        if self.config.clip_grad > 0:
-            trained = [p for p in self.model.parameters() if p.grad is not None]
-            dispatch_clip_grad(trained, self.config.clip_grad, mode=self.config.clip_mode)
-        self.optimizer.step()
-        self.step += 1
-        self.ema.update(self.model, step=self.step)
+        return x, target
+
+    def _backward(self, loss: Tensor) -> None:
+        parts = self.config.accumulate
+        self.scaler.scale(loss / parts if parts > 1 else loss).backward()
+
+    def _mean_loss(self, loss: float, num_gradients: int) -> float:
+        """Over the processes, which must have gradients of the same parameters."""
+        loss, count, squares = distributed.total(loss, num_gradients, num_gradients**2)
+        processes = process.world_size()
+        assert count**2 == processes * squares, "processes have trained other networks"
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
+        return loss / processes
+
+    def _choose_amp(self, images: Tensor, labels: Tensor) -> None:
+        """Process 0 does, on a part of its own."""
+        chosen = ""
+        if process.is_writer():
+            size = len(images) // self.config.accumulate
+            x, target = self._prepared(0, images[:size], labels[:size])
+
+            def step() -> Tensor:
+                return self.step_fn(x, target, self.step, self.criterion, Tensor.backward)
+
+            chosen = pick_amp(self.config.amp, self.model, step, self.device)
+        self._use_amp(distributed.gather(chosen)[0])
+
+    def _use_amp(self, amp: str) -> None:
+        check_amp(amp, self.device)
+        self.amp = amp
+        self.scaler = GradScaler(self.device.type, enabled=amp == "fp16")
 
     def _diverged(self, what: str) -> UserError:
         last = self.path if self.path.exists() else "none yet"
@@ -315,7 +347,7 @@ class Trainer:
         )
 
     def _evaluate(self) -> dict[str, float]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.amp)):
+        with autocast(self.amp or "off", self.device):
             return self.evaluate(self.ema.module)
 
     def _metrics(self, images_per_s: float, accuracies: dict[str, float]) -> dict[str, Any]:
@@ -326,38 +358,10 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_s": round(images_per_s, 1),
             "elapsed_s": round(self.seconds, 1),
+            "processes": process.world_size(),
+            "accumulate": self.config.accumulate,
             **accuracies,
         }
-
-
-class _Log:
-    """metrics.jsonl and TensorBoard events; lines past the resumed step are cut, so that a step is there once."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / "metrics.jsonl"
-        kept = [line for line in read_json_lines(self.path) if line["step"] <= step]
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.file = self.path.open("a")
-        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
-
-    def write(self, metrics: dict[str, Any]) -> None:
-        self.file.write(json.dumps(metrics) + "\n")
-        self.file.flush()
-        for name, value in metrics.items():
-            if name != "step":
-                self.events.add_scalar(name, value, metrics["step"])
-
-    def flush(self) -> None:
-        self.events.flush()
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.events.close()
 
 
 def _auto_augment(image_size: int) -> Augment:
@@ -366,10 +370,15 @@ def _auto_augment(image_size: int) -> Augment:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.device, workers: int = 0) -> float:
-    """Top-1 accuracy, a fraction, of a model in evaluation mode; corrupt images do not count."""
-    correct, count = 0, 0
-    for batch, labels in eval_batches(images, image_size, 256, workers):
+    """Top-1 accuracy, a fraction, of a model in evaluation mode; corrupt images do not count.
+
+    All processes of a job must ask for it: each looks at its share of the images.
+    """
+    correct, count = 0.0, 0.0
+    share = (process.rank(), process.world_size())
+    for batch, labels in eval_batches(images, image_size, 256, workers, share):
         logits = model(normalize(batch, device))
         correct += int((logits.argmax(dim=1).cpu() == labels).sum())
         count += int((labels >= 0).sum())
+    correct, count = distributed.total(correct, count)
     return correct / max(count, 1)

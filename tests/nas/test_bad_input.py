@@ -198,7 +198,7 @@ def test_a_full_disk_while_metrics_are_written(fails: Fails, monkeypatch: pytest
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("nas.training._Log.write", full)
+    monkeypatch.setattr("nas.metrics.MetricsLog.write", full)
     assert "No space left on device; free some space" in fails(train_supernet.main, *TRAIN, "--run", "new")
 
 

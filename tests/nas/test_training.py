@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from nas import checkpoint, training
 from nas.checkpoint import load_module, load_tensors
 from nas.data import Images
+from nas.precision import pick_amp
+from nas.recipe import TrainConfig
 from nas.sources import Decoded, Skipped
-from nas.training import TrainConfig, Trainer, pick_amp, pick_device
+from nas.training import Trainer, pick_device
 from search_spaces import UserError
 
 CONFIG = TrainConfig(
@@ -245,7 +248,7 @@ def test_measuring_bf16_changes_nothing(
     monkeypatch.setattr(training.time, "perf_counter", lambda: clock)
     measured = make(tmp_path / "measured", images, replace(CONFIG, amp="auto"), spoil=timed)
     measured.fit("")
-    assert measured.amp == told.amp == bf16_is_faster
+    assert measured.amp == told.amp == ("bf16" if bf16_is_faster else "off")
     assert clock > 15 + 2
     assert equal(state(measured), state(told))
 
@@ -263,6 +266,96 @@ def test_measuring_bf16_restores_buffers_and_gradients() -> None:
     pick_amp("auto", model, step, CPU)
     assert equal(before, model.state_dict())
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_fp16_needs_cuda(tmp_path: Path, images: Images) -> None:
+    with pytest.raises(UserError, match="--amp fp16 needs CUDA, and --device is cpu; give --amp bf16, off or auto"):
+        make(tmp_path, images, replace(CONFIG, amp="fp16"))
+
+
+@pytest.fixture
+def fp16(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """On a CPU, where it runs but is no use."""
+    monkeypatch.setattr(training, "check_amp", lambda *_: None)
+    return replace(CONFIG, amp="fp16", clip_grad=0.0)
+
+
+def test_fp16_scales_the_loss_and_leaves_no_trace_in_the_gradients(
+    tmp_path: Path, images: Images, fp16: TrainConfig
+) -> None:
+    """The learning rates, weights and averages are those of float32, nearly."""
+    scaled, plain = make(tmp_path / "a", images, fp16), make(tmp_path / "b", images, replace(fp16, amp="off"))
+    scaled.fit("")
+    plain.fit("")
+    assert scaled.scaler.get_scale() == 2.0**16
+    for name, value in state(plain).items():
+        if name != "0.bias":  # before a norm: its gradient is rounding errors
+            torch.testing.assert_close(state(scaled)[name], value, rtol=0.1, atol=0.05)
+
+
+def test_gradients_that_overflow_cost_a_step_and_lower_the_scale(
+    tmp_path: Path, images: Images, fp16: TrainConfig
+) -> None:
+    weights: list[Tensor] = []
+
+    def spoiled(number: int, loss: Tensor) -> Tensor:
+        weights.append(trainer.model.get_parameter("4.weight").detach().clone())
+        if number == 7:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    trainer = make(tmp_path, images, fp16, spoil=spoiled)
+    trainer.fit("")
+    same = [torch.equal(a, b) for a, b in itertools.pairwise(weights)]
+    assert same.index(True) == 7 and sum(same) == 1
+    assert trainer.step == 15 and trainer.scaler.get_scale() == 2.0**15
+
+
+def test_fp16_resumed_equals_uninterrupted(tmp_path: Path, images: Images, fp16: TrainConfig) -> None:
+    def spoiled(number: int, loss: Tensor) -> Tensor:
+        if number == 4:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    def stopping(number: int, loss: Tensor) -> Tensor:
+        if number == 8:
+            raise KeyboardInterrupt
+        return spoiled(number, loss)
+
+    whole = make(tmp_path / "whole", images, fp16, spoil=spoiled)
+    whole.fit("")
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "r", images, fp16, spoil=stopping).fit("")
+    resumed = make(tmp_path / "r", images, fp16)
+    resumed.resume()
+    assert resumed.scaler.get_scale() == 2.0**15
+    resumed.fit("")
+    assert equal(state(resumed), state(whole))
+
+
+def test_gradients_that_always_overflow_stop_the_run(tmp_path: Path, images: Images, fp16: TrainConfig) -> None:
+    def spoiled(number: int, loss: Tensor) -> Tensor:
+        loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    with pytest.raises(UserError, match="the gradients are not finite, however the loss is scaled, at step 30; the"):
+        make(tmp_path, images, replace(fp16, epochs=10), spoil=spoiled).fit("")
+
+
+# ---- what a resumed run says
+
+
+def test_a_resumed_run_says_what_has_changed(
+    tmp_path: Path, images: Images, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, images).save()
+    make(tmp_path, images).resume()
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(training, "code_digest", lambda: "other")
+    make(tmp_path, images, replace(CONFIG, accumulate=2)).resume()
+    normalized, code = capsys.readouterr().out.splitlines()
+    assert normalized == "a batch is now normalized in 2 parts (1 before): other figures will follow"
+    assert code == f"warning: the code has changed since {tmp_path}/checkpoint.safetensors was written"
 
 
 # ---- settings
