@@ -25,9 +25,10 @@ from nas import runs
 from nas.batches import MEAN, STD
 from nas.data import Data, DataConfig, load_data
 from nas.objective import UNITS, Objective, Term
+from nas.recipe import FREE_ON_RESUME, TrainConfig
 from nas.retrain import make_trainer
 from nas.search import Costs
-from nas.training import FREE_ON_RESUME, TrainConfig, accuracy
+from nas.training import accuracy
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
 from search_spaces.files import read_json, write_json

@@ -29,8 +29,9 @@ import torch
 from latency_lut.build import now
 from latency_lut.machine import cpu_model, os_name
 from nas import runs, train_supernet
+from nas.recipe import with_recipe
 from nas.retrain import DIGITS_EPOCHS
-from nas.training import pick_device, with_recipe
+from nas.training import pick_device
 from scripts.rank_networks import Config, Study, open_study, scratch_minutes, study_folder, train_all
 from scripts.rank_report import markdown, study_page, text
 from scripts.rank_statistics import Estimate, ceiling, compare

@@ -22,8 +22,9 @@ from nas import runs, train_supernet
 from nas.batches import eval_batches, normalize
 from nas.data import DataConfig
 from nas.inherit import calibration_batches, inherited
+from nas.recipe import TrainConfig
 from nas.train_supernet import load_supernet
-from nas.training import TrainConfig, pick_device
+from nas.training import pick_device
 from scripts.rank_networks import Study
 from search_spaces import UserError
 from search_spaces.command import parse
