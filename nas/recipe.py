@@ -29,7 +29,7 @@ class TrainConfig:
         "auto", "mixed precision; auto: bf16 (fp16 on older GPUs), on a CPU only where that is faster"
     )
     device: str = flag("auto", "cpu, cuda, cuda:1, …; auto: CUDA if there is one")
-    workers: int = flag(0, "processes that load images (0: this one)", minimum=0)
+    workers: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
     seed: int = flag(0, "of initialization, order, augmentation and sampling", minimum=0)
     checkpoint_seconds: float = flag(60.0, "time between checkpoints", minimum=0)
 

@@ -2,6 +2,8 @@
 
 Bare: the nano space on scikit-learn's digits, under three minutes on two cores. For ImageNet on a GPU:
     python -m nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --workers 16
+On several GPUs or machines, with torchrun's own flags before the dashes:
+    torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --workers 16
 
 The defaults below are the published recipe. Images under 128 px have a shorter one (30 epochs, batch 128, lr 0.016,
 weight decay 0.05, clipping at norm 1) wherever a flag is not given, and the digits one of their own.

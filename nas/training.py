@@ -36,6 +36,7 @@ from nas.recipe import LOCAL, TrainConfig
 from search_spaces import UserError
 
 MIN_LOSS_SCALE = 2.0**-14
+_CHECKPOINT = {"step", "seconds", "amp", "scaler", "processes", "accumulate", "code"}  # beside the tensors
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 # What a step calls for each of its losses instead of `loss.backward()`: scales the loss and adds up gradients.
@@ -179,6 +180,8 @@ class Trainer:
         if not self.path.exists():
             return
         tensors, info = load_tensors(self.path)
+        if missing := _CHECKPOINT - info.keys():
+            raise UserError(f"{self.path} is not of this version ({min(missing)} is missing); train a new run")
         part = {
             kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")}
             for kind in ("model", "ema", "optimizer")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,24 @@ def test_evaluation_sees_every_image_once_and_unchanged(images: Images, workers:
     for i in range(len(images)):
         assert (found[i].permute(1, 2, 0).numpy() == np.asarray(images.image(i))).all()
     assert torch.cat([labels for _, labels in batches]).tolist() == images.labels.tolist()
+
+
+@pytest.mark.parametrize("augment", ["none", "light"])
+def test_shares_make_the_batch(images: Images, augment: Any) -> None:
+    def batches(share: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        transform = train_transform(16, augment, hflip=True)
+        options: Any = {"batch_size": 8, "epochs": 2, "seed": 0, "start": 3, "workers": 0}
+        return list(train_batches(images, transform, **options, share=share))
+
+    halves = zip(batches((0, 2)), batches((1, 2)), strict=True)
+    joined = [(torch.cat([x, y]), torch.cat([a, b])) for (x, a), (y, b) in halves]
+    assert equal(joined, batches((0, 1)))
+
+
+def test_shares_of_an_evaluation_are_all_images_once(images: Images) -> None:
+    shares = [torch.cat([labels for _, labels in eval_batches(images, 16, 8, share=(i, 3))]) for i in range(3)]
+    assert [len(share) for share in shares] == [14, 14, 13]
+    assert all(share.tolist() == images.labels[i::3].tolist() for i, share in enumerate(shares))
 
 
 def test_normalization_is_imagenets() -> None:

@@ -122,6 +122,13 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path, images: Images
         make(tmp_path, images, image_size=32).resume()
 
 
+def test_a_checkpoint_of_an_older_version_is_named(tmp_path: Path, images: Images) -> None:
+    trainer = make(tmp_path, images)
+    checkpoint.save_tensors(trainer.path, {"model.0.weight": torch.zeros(1)}, {"step": 1, "seconds": 1.0, "amp": False})
+    with pytest.raises(UserError, match=r"checkpoint.safetensors is not of this version \(accumulate is missing\)"):
+        trainer.resume()
+
+
 def test_a_foreign_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
