@@ -7,7 +7,7 @@ the step. `SAMPLERS` is the one list of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,52 +21,45 @@ POOL = 64  # archs drawn to choose from
 CANDIDATES = 3  # of about the same cost, of which the best or the worst is trained
 
 
-class _Pool:
-    """Random archs, and the logarithms of their multiply-accumulates."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        self.space = space
-        self.macs = CostTable(space, lambda block: block.macs)
-        self.range = tuple(np.log(self.macs(space.encode([space.smallest, space.largest]))))
-
-    def nearest(self, rng: random.Random, log_macs: float, count: int) -> list[Arch]:
-        """The `count` of the pool that cost the nearest to `log_macs`."""
-        drawn = [self.space.sample(rng) for _ in range(POOL)]
-        distance = np.abs(np.log(self.macs(self.space.encode(drawn))) - log_macs)
-        return [drawn[i] for i in np.argsort(distance, kind="stable")[:count]]
-
-
 def uniform(space: SearchSpace) -> Draw:
     return lambda rng, _: space.sample(rng)
 
 
 def balanced(space: SearchSpace) -> Draw:
-    """All costs alike likely, from the smallest network's to the largest's (on a logarithmic scale).
+    """All costs alike likely, on a logarithmic scale from the smallest network's to the largest's.
 
     Uniform choices make networks of a middle size; small ones would hardly be trained.
     """
-    pool = _Pool(space)
-    return lambda rng, _: pool.nearest(rng, rng.uniform(*pool.range), 1)[0]
+    log_macs, ends = _log_macs(space), (space.smallest, space.largest)
+    lowest, highest = log_macs(ends)
+
+    def draw(rng: random.Random, _: Estimate) -> Arch:
+        pool = [_toward(rng.choice(ends), space, rng) for _ in range(POOL)]
+        return pool[int(np.abs(log_macs(pool) - rng.uniform(lowest, highest)).argmin())]
+
+    return draw
 
 
 def pareto(space: SearchSpace, best: bool) -> Draw:
-    """Of some networks of about the same cost the best, or the worst, on the step's images.
+    """Of some random networks of about the same cost the best, or the worst, on the step's images.
 
-    Best-up and worst-up of AttentiveNAS (Wang et al., CVPR 2021, Section 3.2), with its estimate by the loss of the
-    mini-batch: a step has three more forward passes for each random network.
+    BestUp and WorstUp of AttentiveNAS (Wang et al., CVPR 2021) with three candidates and the mini-batch's loss as the
+    estimate: a step has three more forward passes for each random network.
     """
-    pool = _Pool(space)
+    log_macs = _log_macs(space)
 
     def draw(rng: random.Random, estimate: Estimate) -> Arch:
-        cost = float(np.log(pool.macs(space.encode([space.sample(rng)]))[0]))
-        losses = {arch: estimate(arch) for arch in pool.nearest(rng, cost, CANDIDATES)}
+        pool = [space.sample(rng) for _ in range(POOL)]
+        costs = log_macs(pool)  # the first one's is what uniform choices make likely
+        nearest = np.abs(costs - costs[0]).argsort(kind="stable")[:CANDIDATES]
+        losses = {pool[i]: estimate(pool[i]) for i in nearest}
         return (min if best else max)(losses, key=lambda arch: losses[arch])
 
     return draw
 
 
 def sandwich(space: SearchSpace, draw: Draw, num_random: int) -> Sampler:
-    """The largest, the smallest and `num_random` drawn ones (Yu & Huang, ICCV 2019, Section 3.1)."""
+    """The largest, the smallest and `num_random` drawn ones: the sandwich rule (Yu & Huang, ICCV 2019)."""
 
     def sample(rng: random.Random, estimate: Estimate) -> tuple[Arch, ...]:
         return (space.largest, space.smallest, *(draw(rng, estimate) for _ in range(num_random)))
@@ -93,3 +86,18 @@ def shrunk(space: SearchSpace, arch: Arch, progress: float) -> Arch:
     lowest = (choice.options[round((1 - progress) * (len(choice.options) - 1))] for choice in space.choices)
     values = tuple(max(value, low) for value, low in zip(arch.values, lowest, strict=True))
     return arch if values == arch.values else Arch(space.name, space.canonical(values))
+
+
+def _log_macs(space: SearchSpace) -> Callable[[Sequence[Arch]], np.ndarray]:
+    table = CostTable(space, lambda block: block.macs)
+    return lambda archs: np.log(table(space.encode(archs)))
+
+
+def _toward(end: Arch, space: SearchSpace, rng: random.Random) -> Arch:
+    """A random arch, a random share of its values replaced by those of `end`."""
+    arch, share = space.sample(rng), rng.random()
+    values = [e if rng.random() < share else v for v, e in zip(arch.values, end.values, strict=True)]
+    try:
+        return Arch(space.name, space.canonical(values))
+    except ValueError:  # such values build no network
+        return arch
