@@ -2,7 +2,7 @@
 
 Gradients of all add up in the store; the caller makes one optimizer step. With a distillation loss, the first network
 learns from the labels and the others from its predictions: in-place distillation (Yu & Huang, Universally Slimmable
-Networks, ICCV 2019, Section 3.3).
+Networks, ICCV 2019).
 """
 
 from __future__ import annotations
