@@ -40,7 +40,7 @@ class _Skeleton:
     places: tuple[tuple[dict[str, Tensor | None], str], ...]
     tensors: tuple[tuple[str, torch.Size, bool], ...]
 
-    def __call__(self, tensors: Iterable[Tensor], x: Tensor) -> Tensor:
+    def __call__(self, tensors: Iterable[Tensor | None], x: Tensor) -> Tensor:
         """Runs the module on these tensors, in the order of `tensors`.
 
         What `torch.func.functional_call` does, without resolving every name at every call (5 % of the time of a
@@ -71,13 +71,21 @@ def _skeleton(block: BlockSpec, device: torch.device) -> _Skeleton:
 
 
 class _Plan:
-    """How a block runs on a store: its skeleton, the whole tensors it is made of, and which of these to slice."""
+    """How a block runs on a store: its skeleton, the tensors it is made of, and which of these to slice at each call.
+
+    Parameters are whole, as autograd wants its leaves; running statistics are already the views of their slices.
+    """
 
     def __init__(self, skeleton: _Skeleton, whole: list[Tensor]) -> None:
-        self.skeleton, self.whole = skeleton, whole
-        self.statistics = [i for i, tensor in enumerate(whole) if not isinstance(tensor, nn.Parameter)]
-        sliced = [i for i, (_, shape, _) in enumerate(skeleton.tensors) if whole[i].shape != shape]
-        self.sliced = [i for i in sliced if i not in self.statistics]
+        self.skeleton, self.tensors = skeleton, whole.copy()
+        self.sliced: list[int] = []
+        self.statistics: list[int] = []
+        for i, (_, shape, _) in enumerate(skeleton.tensors):
+            if not isinstance(whole[i], nn.Parameter):
+                self.statistics.append(i)
+                self.tensors[i] = _prefix(whole[i], shape)
+            elif whole[i].shape != shape:
+                self.sliced.append(i)
         self.shapes = [skeleton.tensors[i][1] for i in self.sliced]
 
 
@@ -134,7 +142,7 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.normalization, self.checkpoint_activations = space, norm, checkpoint_activations
-        self._keeps_statistics = norm == "width"
+        self._frozen = False
         largest: Any = space.build(space.largest)
         template = largest.state_dict()
         self._undecayed = frozenset(largest.no_weight_decay()) if hasattr(largest, "no_weight_decay") else frozenset()
@@ -190,7 +198,7 @@ class Supernet(nn.Module):
     def tensors(self, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
         """(name within the block, view of the store) of each of the block's tensors."""
         plan = self._plan(block)
-        for (name, shape, _), tensor in zip(plan.skeleton.tensors, plan.whole, strict=True):
+        for (name, shape, _), tensor in zip(plan.skeleton.tensors, plan.tensors, strict=True):
             yield name, _prefix(tensor, shape)
 
     def run_block(self, block: BlockSpec, x: Tensor) -> Tensor:
@@ -200,14 +208,14 @@ class Supernet(nn.Module):
             module.train(self.training)
         if block.chainable:
             module.drop_prob = self._drop_prob[block.name]
-        tensors = plan.whole.copy()
+        tensors: list[Tensor | None] = [*plan.tensors]
         if plan.sliced:
             slices = _Slices.apply(plan.shapes, *(tensors[i] for i in plan.sliced))
             for i, part in zip(plan.sliced, slices, strict=True):
                 tensors[i] = part
-        if not self._keeps_statistics:
-            for i in plan.statistics:
-                tensors[i] = _prefix(tensors[i], plan.skeleton.tensors[i][1]).clone()
+        if self.training and (self._frozen or self.normalization == "shared"):
+            for i in plan.statistics:  # a checkpointed block must save as many tensors in its second run: a copy
+                tensors[i] = None if self.normalization == "shared" else plan.tensors[i].clone()
         return plan.skeleton(tensors, x)
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
@@ -226,11 +234,11 @@ class Supernet(nn.Module):
     @contextmanager
     def frozen_statistics(self) -> Iterator[None]:
         """Networks run in training mode leave the running statistics as they are."""
-        before, self._keeps_statistics = self._keeps_statistics, False
+        before, self._frozen = self._frozen, True
         try:
             yield
         finally:
-            self._keeps_statistics = before
+            self._frozen = before
 
     @torch.no_grad()
     def block_module(self, block: BlockSpec) -> nn.Module:

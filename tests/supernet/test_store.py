@@ -12,10 +12,12 @@ from timm.models.efficientformer_v2 import EfficientFormerV2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from search_spaces import Arch, SearchSpace, get_space
+from search_spaces import Arch, BlockSpec, SearchSpace, get_space
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
-from supernet import SAMPLERS, Supernet, train_step
-from supernet.losses import soft_cross_entropy
+from supernet import Supernet
+from supernet.store import Norm
+
+norms = pytest.mark.parametrize("norm", ["width", "shared"])
 
 
 def tiny_space(layer_scale_init: float = 0.5) -> EfficientFormerV2Space:
@@ -168,27 +170,89 @@ def test_drop_path_acts_only_in_training(space: EfficientFormerV2Space) -> None:
     assert not torch.equal(net(x, space.largest), net(x, space.largest))
 
 
-def test_sandwich_adds_the_gradients_of_every_arch(net: Supernet, space: EfficientFormerV2Space) -> None:
-    x, target = images(space, 4), torch.tensor([0, 1, 2, 3])
-    archs = SAMPLERS["sandwich"](space, 2)(random.Random(0), lambda arch: 0.0)
-    assert archs[:2] == (space.largest, space.smallest) and len(archs) == 4
+# ---- shared norms, frozen statistics, checkpointed activations
+
+
+def test_shared_norms_are_sliced_like_everything_else(space: EfficientFormerV2Space) -> None:
+    net = shaken(Supernet(space, norm="shared"))
+    stored = net.state_dict()
+    assert set(stored) == set(space.build(space.largest).state_dict())
+    for arch in some_archs(space, 3):
+        for own, tensor in net.extract(arch).state_dict().items():
+            name = stored_name(space, arch, own)
+            torch.testing.assert_close(tensor, stored[name][tuple(slice(0, n) for n in tensor.shape)], rtol=0, atol=0)
+
+
+def stored_name(space: EfficientFormerV2Space, arch: Arch, own: str) -> str:
+    for block, prefix in space.module_names(arch).items():
+        if prefix and own.startswith(f"{prefix}."):
+            return block + own.removeprefix(prefix)
+    return own  # the head's
+
+
+@norms
+def test_in_training_a_subnet_is_the_extracted_network(space: EfficientFormerV2Space, norm: Norm) -> None:
+    net, x = shaken(Supernet(space, norm=norm)), images(space)
+    for arch in some_archs(space, 2):
+        model = net.extract(arch)
+        assert not torch.equal(net.train()(x, arch), net.eval()(x, arch))
+        torch.testing.assert_close(net.train()(x, arch), model.train()(x), rtol=1e-5, atol=1e-5)
+
+
+def changed(before: dict[str, Tensor], net: Supernet) -> set[str]:
+    return {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def test_statistics_of_shared_norms_are_of_no_network_and_stay(space: EfficientFormerV2Space) -> None:
+    net = Supernet(space, norm="shared").train()
+    before = copy.deepcopy(net.state_dict())
+    for arch in some_archs(space, 2):
+        net(images(space), arch).sum().backward()
+    assert changed(before, net) == set()
+    assert net.get_parameter("stages.0.blocks.0.mlp.fc1.bn.weight").grad is not None
+
+
+def test_frozen_statistics_stay_and_nothing_else_differs(net: Supernet, space: EfficientFormerV2Space) -> None:
     net.train()
-    state = copy.deepcopy(net.state_dict())
-    losses = train_step(net, x, target, archs, F.cross_entropy, soft_cross_entropy)
-    together = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
-    net.load_state_dict(state)
-    net.zero_grad(set_to_none=True)
-    logits = net(x, archs[0])
-    F.cross_entropy(logits, target).backward()
-    teacher = logits.detach().softmax(dim=1)
-    for arch, loss in zip(archs[1:], losses[1:], strict=True):
-        own = -(teacher * net(x, arch).log_softmax(dim=1)).sum(dim=1).mean()
-        torch.testing.assert_close(own.detach(), loss)
-        own.backward()
-    for name, parameter in net.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(together[name], parameter.grad, rtol=1e-4, atol=1e-6)
-    assert set(together) == {name for name, p in net.named_parameters() if p.grad is not None}
+    before = copy.deepcopy(net.state_dict())
+    with net.frozen_statistics():
+        frozen = net(images(space), space.largest)
+    assert changed(before, net) == set()
+    assert torch.equal(frozen, net(images(space), space.largest))
+    assert {name.rpartition(".")[2] for name in changed(before, net)} == {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
+
+
+@norms
+@pytest.mark.parametrize("bf16", [False, True])
+def test_checkpointed_activations_change_no_gradient_and_no_statistic(
+    space: EfficientFormerV2Space, norm: Norm, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archs, calls = some_archs(space, 1), 0
+    run_block = Supernet.run_block
+
+    def counting(self: Supernet, block: BlockSpec, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return run_block(self, block, x)
+
+    monkeypatch.setattr(Supernet, "run_block", counting)
+    found, num_calls = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        net, calls = shaken(Supernet(space, 0.5, norm, checkpoint_activations=again)).train(), 0
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            for arch in archs:
+                F.cross_entropy(net(images(space), arch), torch.tensor([0, 1, 2])).backward()
+        gradients = {f"{name}.grad": p.grad for name, p in net.named_parameters() if p.grad is not None}
+        found.append({**gradients, **net.state_dict()})
+        num_calls.append(calls)
+    assert num_calls[1] == 2 * num_calls[0]
+    assert found[0].keys() == found[1].keys()
+    assert [name for name, tensor in found[0].items() if not torch.equal(tensor, found[1][name])] == []
 
 
 @pytest.mark.slow
