@@ -164,8 +164,8 @@ def _networks(
     if archs:
         supernet = load_supernet(folder, device)
         count = default_calibration(supernet) if config.calibration_images is None else config.calibration_images
-        count = min(count, len(train))
-        calibration = calibration_batches(train, supernet.space.image_size, count, device)
+        calibration = calibration_batches(train, supernet.space.image_size, count, device, config.workers)
+        count = sum(map(len, calibration))
         networks = [Network(n, "inherited", arch, inherited(supernet, arch, calibration)) for n, arch in archs.items()]
     for winner in trained:
         model = winner.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

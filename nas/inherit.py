@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from nas.batches import eval_batches, normalize
 from nas.data import Images
-from search_spaces import Arch
+from search_spaces import Arch, UserError
 from supernet import Supernet, recalibrate
 
 CALIBRATION_IMAGES = 2048
+BATCH_SIZE = 256
 
 
 def default_calibration(supernet: Supernet) -> int:
@@ -20,11 +21,25 @@ def default_calibration(supernet: Supernet) -> int:
     return CALIBRATION_IMAGES if supernet.normalization == "shared" else 0
 
 
-def calibration_batches(images: Images, image_size: int, count: int, device: torch.device) -> tuple[Tensor, ...]:
-    """`count` of the (training) images, or all if there are fewer: normalized, channels last, in batches of 256."""
+def calibration_batches(
+    images: Images, image_size: int, count: int, device: torch.device, workers: int = 0
+) -> tuple[Tensor, ...]:
+    """`count` of the (training) images, or all if there are fewer, without the corrupt ones: normalized, channels last.
+
+    In whole batches of 256 (or one smaller): all count alike in the mean of their statistics.
+
+    Raises:
+        UserError: a single image.
+    """
     if count == 0:
         return ()
-    return tuple(normalize(batch, device) for batch, _ in eval_batches(images.spread(count), image_size, 256))
+    if count == 1:
+        raise UserError("--calibration-images is 1, which has no variance; give at least 2, or 0 for none")
+    count = min(count, len(images))
+    if count > BATCH_SIZE:
+        count -= count % BATCH_SIZE
+    batches = eval_batches(images.spread(count), image_size, BATCH_SIZE, workers)
+    return tuple(normalize(batch[labels >= 0], device) for batch, labels in batches)
 
 
 def inherited(supernet: Supernet, arch: Arch, calibration: Sequence[Tensor] = ()) -> nn.Module:

@@ -1,7 +1,7 @@
 """Batch normalization's running statistics measured anew for one network.
 
 A network sliced from shared weights sees other activations than the running statistics were averaged over (Yu & Huang,
-ICCV 2019, Section 3.4; Li et al., EagleEye, ECCV 2020).
+ICCV 2019, post-statistics of batch normalization; Li et al., EagleEye, ECCV 2020).
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    return [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-
-
 @torch.no_grad()
 def measure_statistics(module: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
     """The module's outputs, each normalized by its own batch; its running statistics become the mean over the batches.
 
-    Everything but the norms behaves as in evaluation; the module is left in evaluation mode.
+    Everything but the norms behaves as in evaluation; the module is left in evaluation mode. As no output depends on
+    running statistics, measuring a network's parts, each on the outputs of those before it, is measuring the network.
     """
-    norms = batch_norms(module.eval())
+    module.eval()
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
