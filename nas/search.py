@@ -60,6 +60,11 @@ class Config:
         None, "database of its study, as in postgresql://me:$PASSWORD@host/nas (default: study.db in its folder)"
     )
     num_images: int | None = flag(None, "images of the search split to evaluate on (default: all)", minimum=1)
+    calibration_images: int | None = flag(
+        None,
+        "training images that each network's norms are recalibrated on, 0: none (default: 2048 if norms are shared)",
+        minimum=0,
+    )
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
     workers: int = flag(0, "processes that load the images (0: this one)", minimum=0)
@@ -99,14 +104,15 @@ def search(config: Config) -> Path:
         print(f"{folder} is finished: nothing to search")
         return folder
     evaluator = _evaluator(config, run_folder)
-    study = _study(config, folder, costs, {**facts, "num_images": evaluator.num_images})
+    images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
+    study = _study(config, folder, costs, {**facts, **images})
     if not config.resume:
         runs.begin(folder, config, **facts)
     steps = _slim(config, space, costs, evaluator, study) if config.strategy == "slimming" else []
     if not steps:
         _sample(config, space, costs, evaluator, study)
     result = _result(config, folder, space) | _found(study.evaluations, steps, costs)
-    result |= {"num_images": evaluator.num_images, "minutes": study.seconds / 60}
+    result |= {**images, "minutes": study.seconds / 60}
     write_json(folder / "result.json", result)  # before winners are picked: an infeasible limit loses nothing
     prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
     points = result["trajectory"] if steps else result["evaluations"]
@@ -119,13 +125,17 @@ def search(config: Config) -> Path:
 
 def _evaluator(config: Config, run_folder: Path) -> Evaluator:
     from nas.evaluator import Evaluator
+    from nas.inherit import calibration_batches, default_calibration
     from nas.train_supernet import load_supernet
     from nas.training import pick_device
 
     data = runs.load_run_data(run_folder)
     supernet = load_supernet(run_folder, pick_device(config.device))
+    size, workers = supernet.space.image_size, config.workers
+    count = default_calibration(supernet) if config.calibration_images is None else config.calibration_images
+    calibration = calibration_batches(data.train, size, count, supernet.device, workers)
     images = data.search.spread(config.num_images or len(data.search))
-    return Evaluator(supernet, images, supernet.space.image_size, config.batch_size, config.workers)
+    return Evaluator(supernet, images, size, config.batch_size, workers, calibration)
 
 
 def _study(config: Config, folder: Path, costs: Costs, facts: dict[str, Any]) -> Study:

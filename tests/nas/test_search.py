@@ -10,19 +10,25 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nas import search as command
 from nas import train_supernet
 from nas.evaluator import Evaluator
+from nas.inherit import calibration_batches, inherited
 from nas.objective import pareto
 from nas.report import write_report
+from nas.runs import load_run_data
 from nas.search import main
+from nas.train_supernet import load_supernet
+from nas.training import accuracy
 from search_spaces import SPACES, Arch, UserError, macs, num_params
 from tests.nas.tiny import make_images, make_table, run_killed, tiny_space
 
 SPACE = tiny_space()
 SIZE = ("--metrics", "size")
+CPU = torch.device("cpu")
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "3", "--batch-size", "8", "--lr", "0.3", "--amp", "off")
 
 
@@ -154,6 +160,36 @@ def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--resume", "--name", "2", "--alpha-size", "3"])
     with pytest.raises(UserError, match=r"runs/r/search-2 with other settings: max_params was None, now 100000.0"):
         main(["--resume", "--name", "2", "--max-params", "1e5"])
+
+
+# ---- norms
+
+
+def test_norms_may_be_recalibrated(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*SIZE, "--calibration-images", "16", "--batch-size", "8"])
+    found = result()
+    assert found["calibration_images"] == 16
+    data, supernet = load_run_data(Path("runs/r")), load_supernet(Path("runs/r"), CPU)
+    calibration = calibration_batches(data.train, 16, 16, CPU)
+    for point in found["trajectory"]:
+        network = inherited(supernet, SPACE.from_json(point["arch"]), calibration)
+        assert point["accuracy"] == accuracy(network, data.search, 16, CPU)
+    with pytest.raises(UserError, match=r"other settings: calibration_images was 16, now 8"):
+        main(["--resume", "--calibration-images", "8"])
+    main(["--resume"])
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_norms_of_each_width_are_the_supernets_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.evaluator.measure_statistics", lambda *_: pytest.fail("recalibrated"))
+    main([*SIZE])
+    assert result()["calibration_images"] == 0
+
+
+def test_one_calibration_image_is_refused() -> None:
+    with pytest.raises(UserError, match="--calibration-images is 1, which has no variance"):
+        main([*SIZE, "--calibration-images", "1"])
+    assert not list(Path("runs/r").glob("search*"))
 
 
 # ---- strategies

@@ -7,17 +7,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import cast
 
-import numpy as np
-import pytest
-import torch
-
-from nas.batches import eval_batches, normalize
-from nas.data import Images
-from nas.evaluator import Evaluator
 from nas.slimming import Step, slim
-from nas.sources import Decoded, Skipped
 from search_spaces import Action, Arch, SearchSpace, num_params
-from supernet import Supernet
 from tests.nas.tiny import tiny_space
 
 SPACE = tiny_space()
@@ -111,91 +102,3 @@ def test_it_is_deterministic_and_ends() -> None:
     steps = trajectory()
     assert steps == trajectory()
     assert len(steps) <= 1 + sum(len(c.options) - 1 for c in SPACE.choices)
-
-
-# ---- evaluation of a frontier with its prefix shared
-
-
-@pytest.fixture(scope="module")
-def supernet() -> Supernet:
-    torch.manual_seed(0)
-    net = Supernet(SPACE)
-    with torch.no_grad():
-        for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
-            if tensor.is_floating_point() and tensor.ndim == 1:  # norms: as different as training makes them
-                tensor.copy_(
-                    torch.rand(tensor.shape) + 0.5 if "var" in name or "weight" in name else torch.randn(tensor.shape)
-                )
-    return net.eval()
-
-
-@pytest.fixture(scope="module")
-def images() -> Images:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 23)
-    pixels = tuple(rng.integers(0, 256, (23, 16, 16, 3), dtype=np.uint8))
-    return Images(Decoded(pixels, labels, ("a", "b", "c"), ""), np.arange(23), labels, Skipped(strict=False))
-
-
-def logits_of_extracted(supernet: Supernet, arch: Arch, images: Images, batch_size: int) -> torch.Tensor:
-    model = supernet.extract(arch).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        batches = eval_batches(images, SPACE.image_size, batch_size)
-        return torch.cat([model(normalize(batch, torch.device("cpu"))) for batch, _ in batches])
-
-
-@pytest.mark.parametrize("base", ["largest", "random"])
-@pytest.mark.parametrize("batch_size", [8, 23])
-def test_a_shared_prefix_changes_nothing(supernet: Supernet, images: Images, base: str, batch_size: int) -> None:
-    arch = SPACE.largest if base == "largest" else SPACE.sample(random.Random(3))
-    archs = [action.arch for action in SPACE.slim(arch)]
-    evaluator = Evaluator(supernet, images, SPACE.image_size, batch_size)
-
-    together = evaluator.accuracies(arch, archs)
-    shared = evaluator.block_forwards
-    assert together == [evaluator.accuracy(a) for a in archs]
-    assert shared < evaluator.block_forwards - shared
-
-    labels = torch.tensor(images.labels)
-    for a, found in zip(archs, together, strict=True):
-        assert found == int((logits_of_extracted(supernet, a, images, batch_size).argmax(dim=1) == labels).sum()) / 23
-
-
-def test_logits_are_those_of_the_extracted_network(
-    supernet: Supernet, images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluator = Evaluator(supernet, images, SPACE.image_size, 8)
-    archs = [action.arch for action in SPACE.slim(SPACE.largest)]
-    different = set()
-    outputs: list[torch.Tensor] = []
-    run = evaluator._run
-
-    def recording(blocks, x):
-        result = run(blocks, x)
-        if result.ndim == 2:
-            outputs.append(result)
-        return result
-
-    monkeypatch.setattr(evaluator, "_run", recording)
-    for arch in archs:
-        outputs.clear()
-        evaluator.accuracies(SPACE.largest, [arch])
-        assert torch.equal(torch.cat(outputs), logits_of_extracted(supernet, arch, images, 8))
-        different.add(tuple(outputs[0].flatten().tolist()))
-    assert len(different) == len(archs)
-
-
-def test_a_corrupt_image_does_not_count(supernet: Supernet, images: Images) -> None:
-    class Broken(Decoded):
-        def image(self, position: int):
-            if position == 5:
-                raise OSError("no image")
-            return super().image(position)
-
-    assert isinstance(images.source, Decoded)
-    source = Broken(images.source.pixels, images.labels, ("a", "b", "c"), "")
-    evaluator = Evaluator(supernet, Images(source, images.indices, images.labels, Skipped(strict=False)), 16, 8)
-    assert evaluator.num_images == 22
-    rest = np.delete(np.arange(23), 5)
-    without = Images(images.source, rest, images.labels[rest], Skipped(strict=False))
-    assert evaluator.accuracy(SPACE.largest) == Evaluator(supernet, without, 16, 8).accuracy(SPACE.largest)
