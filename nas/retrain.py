@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from nas import distributed, process, runs
 from nas.checkpoint import save_tensors
 from nas.data import Data
+from nas.inherit import calibration_batches, default_calibration, inherited
 from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
 from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.train_supernet import load_supernet
 from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
-from search_spaces import SearchSpace, UserError, macs, num_params
+from search_spaces import Arch, SearchSpace, UserError, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
 
@@ -70,11 +71,11 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     teacher = load_teacher(config, data.classes, device)
     taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.workers)} if teacher else {}
     torch.manual_seed(config.seed)
-    inherited = load_supernet(run_folder, device).extract(arch)
-    inherited_accuracy = accuracy(_channels_last(inherited), data.test, space.image_size, device, config.workers)
+    origin = _inherited(run_folder, arch, data, device, config.workers)
+    inherited_accuracy = accuracy(origin, data.test, space.image_size, device, config.workers)
     model = space.build(arch, config.drop_path)
     if config.init == "inherit":
-        model.load_state_dict(inherited.state_dict())
+        model.load_state_dict(origin.state_dict())
 
     trainer = make_trainer(config, folder, space, data, model, teacher)
     if _begun(config, folder):
@@ -127,12 +128,15 @@ def make_trainer(
     return trainer
 
 
+def _inherited(run_folder: Path, arch: Arch, data: Data, device: torch.device, workers: int) -> nn.Module:
+    supernet = load_supernet(run_folder, device)
+    count = default_calibration(supernet)
+    calibration = calibration_batches(data.train, supernet.space.image_size, count, device, workers)
+    return inherited(supernet, arch, calibration)
+
+
 def _begun(config: Config, folder: Path) -> bool:
     return config.resume and (folder / "config.json").exists()
-
-
-def _channels_last(model: nn.Module) -> nn.Module:
-    return model.to(memory_format=torch.channels_last)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

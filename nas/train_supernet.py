@@ -39,16 +39,23 @@ from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
 class Config(TrainConfig, DataConfig):
     space: str = flag("efficientformerv2-nano", "search space; `python -m search_spaces` lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
-    loss: Literal["ce", "kl", "alpha"] = flag("kl", "what all but the largest learn from: labels (ce), or the largest")
+    loss: Literal["ce", "kl", "alpha"] = flag(
+        "kl", "what all but the largest learn from: the labels (ce) or the largest's predictions (kl, alpha)"
+    )
     sampling: Literal["sandwich", "balanced", "best-up", "worst-up", "uniform", "largest"] = flag(
         "sandwich",
-        "networks of a step: the largest, the smallest and random ones drawn in this way; or some of these alone",
+        "networks of a step: the largest, the smallest and random ones (sandwich), these of all costs alike (balanced) "
+        "or the best or worst of three (best-up, worst-up); only random ones (uniform); only the largest",
     )
     num_random: int = flag(2, "random networks of a step", minimum=0)
-    norm: Literal["width", "shared"] = flag("width", "normalization for each width, or shared and recalibrated")
-    largest_epochs: float = flag(0.0, "epochs that train only the largest network, at the beginning", minimum=0)
+    norm: Literal["width", "shared"] = flag(
+        "width", "normalization: for each width its own, or shared, its statistics recalibrated for each network"
+    )
+    largest_epochs: float = flag(0.0, "epochs at the beginning that train only the largest network", minimum=0)
     shrink_epochs: float = flag(0.0, "epochs after these in which smaller options join, step by step", minimum=0)
-    checkpoint_activations: bool = flag(False, "keep only the inputs of blocks in memory: slower, larger batches")
+    checkpoint_activations: bool = flag(
+        False, "compute activations again in the backward pass, for larger networks and batches: slower"
+    )
     run: str | None = flag(None, "name of the run under runs/ (default: made of space, data and time)")
     resume: bool = flag(False, "go on with the run named, or the newest")
 
@@ -92,13 +99,18 @@ def make_trainer(config: Config, folder: Path, space: SearchSpace, data: Data) -
     sampler, distillation = SAMPLERS[config.sampling](space, config.num_random), LOSSES[config.loss]
 
     def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:
+        progress = _progress(config, number / trainer.steps_per_epoch)
+
+        def opened(arch: Arch) -> Arch:
+            return shrunk(space, arch, progress)
+
         def estimate(arch: Arch) -> float:
             with torch.no_grad(), supernet.frozen_statistics():
-                return trainer.parts.decide(lambda: float(criterion(supernet(images, arch), target)))
+                return trainer.parts.decide(lambda: float(criterion(supernet(images, opened(arch)), target)))
 
-        drawn = sampler(random.Random(f"{config.seed}/{number}"), estimate)
-        progress = _progress(config, number / trainer.steps_per_epoch)
-        archs = tuple(dict.fromkeys(shrunk(space, arch, progress) for arch in drawn))
+        rng = random.Random(f"{config.seed}/{number}")
+        archs = tuple(dict.fromkeys(map(opened, sampler(rng, estimate)))) if progress > 0 else (space.largest,)
+        torch.clear_autocast_cache()  # older torch would train with the estimate's weights, cast without gradient
         return train_step(supernet, images, target, archs, criterion, distillation, backward).mean()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
@@ -118,6 +130,11 @@ def check_recipe(config: Config) -> None:
             )
         if config.num_random == 0:
             raise UserError("--num-random 0 leaves --sampling uniform nothing to train; give at least 1")
+    if config.norm == "width" and (config.sampling == "largest" or config.largest_epochs == config.epochs):
+        raise UserError(
+            "only the largest network would be trained, and no other width's normalization, so no other network could "
+            "be searched for; give --norm shared, or another --sampling or fewer --largest-epochs"
+        )
     if config.largest_epochs + config.shrink_epochs > config.epochs:
         raise UserError(
             f"--largest-epochs {config.largest_epochs} and --shrink-epochs {config.shrink_epochs} are more than the "
@@ -134,12 +151,11 @@ def _progress(config: Config, epoch: float) -> float:
 
 def extremes_accuracy(supernet: Any, images: Images, data: Data, trainer: Trainer) -> dict[str, float]:
     size, device = trainer.image_size, trainer.device
-    calibration = calibration_batches(data.train, size, default_calibration(supernet), device)
+    workers = trainer.config.workers
+    calibration = calibration_batches(data.train, size, default_calibration(supernet), device, workers)
     archs = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
     return {
-        f"{name}_accuracy": accuracy(
-            inherited(supernet, arch, calibration), images, size, device, trainer.config.workers
-        )
+        f"{name}_accuracy": accuracy(inherited(supernet, arch, calibration), images, size, device, workers)
         for name, arch in archs.items()
     }
 
@@ -179,6 +195,9 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
         return
     result: dict[str, Any] = {
         "command": runs.command_of(stage),
+        "loss": config.loss,
+        "sampling": config.sampling,
+        "norm": config.norm,
         "epochs": config.epochs,
         "steps": trainer.step,
         "minutes": trainer.seconds / 60,

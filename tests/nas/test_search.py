@@ -286,7 +286,7 @@ def test_a_table_that_does_not_fit() -> None:
 
 def test_a_table_changed_since_the_search_began(monkeypatch: pytest.MonkeyPatch) -> None:
     make_table(SPACE).save(Path("t.json"))
-    monkeypatch.setattr(command, "Study", lambda *_, **__: pytest.fail("interrupted"))
+    monkeypatch.setattr(command, "_slim", lambda *_: pytest.fail("interrupted"))
     with pytest.raises(pytest.fail.Exception):
         main(["--table", "t.json"])
     make_table(SPACE, 0.3).save(Path("t.json"))
