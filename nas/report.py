@@ -230,8 +230,10 @@ def _training(a: Artifacts) -> Iterator[str]:
         yield "<h2>Training</h2>\n<h3>Supernet</h3>\n"
         if a.supernet:
             s = a.supernet
+            norms = {"width": "norms for each width", "shared": "shared norms"}
+            recipe = f"{s['loss']} loss, {s['sampling']} sampling, {norms[s['norm']]} · " if "norm" in s else ""
             yield (
-                f'<p class="soft">{s["epochs"]} epochs in {s["minutes"]:.1f} minutes, '
+                f'<p class="soft">{recipe}{s["epochs"]} epochs in {s["minutes"]:.1f} minutes, '
                 f"{s['images_per_s']:.0f} images/s; accuracy on the search split</p>\n"
             )
         accuracies = {

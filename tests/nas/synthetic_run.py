@@ -75,6 +75,9 @@ def add_supernet(folder: Path, epochs: int = 30) -> None:
         folder / "supernet/result.json",
         {
             "command": "python -m nas.train_supernet",
+            "loss": "kl",
+            "sampling": "sandwich",
+            "norm": "width",
             "epochs": epochs,
             "steps": 20 * epochs,
             "minutes": 2.4,

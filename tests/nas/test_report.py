@@ -185,6 +185,15 @@ def test_the_largest_network_is_there_to_compare_with(run_folder: Path, page: Pa
     assert page.rows[4][:6] == ["largest", *accuracies, f"{largest['latency_ms']:.3f}", "–"]
 
 
+def test_the_supernets_recipe_is_named(run_folder: Path, page: Page, tmp_path: Path) -> None:
+    assert any("kl loss, sandwich sampling, norms for each width · 30 epochs" in text for text in page.words["p"])
+    run = whole_run(tmp_path / "older")
+    result = read_json(run / "supernet/result.json")
+    write_json(run / "supernet/result.json", {k: v for k, v in result.items() if k not in ("loss", "sampling", "norm")})
+    older = Page(write_report(run).read_text(encoding="utf-8"))
+    assert any(text.startswith("30 epochs in") for text in older.words["p"])
+
+
 def test_every_step_of_the_trajectory_is_in_its_table(run_folder: Path, page: Page) -> None:
     trajectory = read_json(run_folder / "search/result.json")["trajectory"]
     steps = [row for row in page.rows if len(row) == 8]
