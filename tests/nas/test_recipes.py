@@ -184,3 +184,9 @@ def test_a_shrunken_network_is_estimated_as_it_would_be_trained(
     assert estimates[0][0] == estimates[0][1]
     assert len(trained[-1]) == 2 and estimates[-1][0] != estimates[-1][1]
     assert len(estimates) == len(trained) - 1, "nor is there anything to choose from"
+
+
+def test_all_parts_of_a_step_train_the_same_networks(trained: list[tuple[Arch, ...]]) -> None:
+    """Though each would choose others by its own images."""
+    train("--accumulate", "2", "--sampling", "best-up", "--epochs", "2")
+    assert trained[0::2] == trained[1::2] and len(set(trained)) == 10
