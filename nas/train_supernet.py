@@ -6,7 +6,8 @@ On several GPUs or machines, with torchrun's own flags before the dashes:
     torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --workers 16
 
 The defaults below are the published recipe. Images under 128 px have a shorter one (30 epochs, batch 128, lr 0.016,
-weight decay 0.05, clipping at norm 1) wherever a flag is not given, and the digits one of their own.
+weight decay 0.05, clipping at norm 1, and the loss, sampling and norm whose ranking of networks is nearest to that of
+training from scratch: ce, balanced, shared) wherever a flag is not given, and the digits one of their own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.data import Data, DataConfig, Images, load_data
 from nas.inherit import calibration_batches, default_calibration, inherited
 from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
-from nas.training import Backward, Criterion, Trainer, accuracy, check_alike
+from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
+from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_json
@@ -36,7 +38,7 @@ from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig, DataConfig):
+class Config(TeacherConfig, TrainConfig, DataConfig):
     space: str = flag("efficientformerv2-nano", "search space; `python -m search_spaces` lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
     loss: Literal["ce", "kl", "alpha"] = flag(
@@ -61,6 +63,7 @@ class Config(TrainConfig, DataConfig):
 
 
 DIGITS_EPOCHS = 10
+SMALL: dict[str, Any] = {"loss": "ce", "sampling": "balanced", "norm": "shared"}  # docs/results.md, Ranking
 
 
 def train_supernet(config: Config) -> Path:
@@ -68,7 +71,7 @@ def train_supernet(config: Config) -> Path:
     folder = _run_folder(config)
     stage = folder / "supernet"
     if config.resume:
-        runs.reopen(stage, config, (*FREE_ON_RESUME, "resume", "run"))
+        runs.reopen(stage, config, (*FREE_ON_RESUME, "resume", "run"), MAY_MOVE, **teacher_facts(config))
         if (stage / "result.json").exists():
             print(f"{folder} is finished: nothing to train")
             return folder
@@ -77,29 +80,34 @@ def train_supernet(config: Config) -> Path:
     data = runs.load_run_data(folder) if config.resume else load_data(config)
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
-    trainer = make_trainer(config, stage, space, data)
+    check_recipe(config)
+    teacher = load_teacher(config, data.classes, pick_device(config.device))
+    trainer = make_trainer(config, stage, space, data, teacher)
     if config.resume:
         trainer.resume()
     else:
         runs.save_run_info(folder, _run_info(config, space, data))
-        runs.begin(stage, config)
+        runs.begin(stage, config, **teacher_facts(config))
     trainer.fit(f"supernet {space.name}")
     if process.is_writer():
         save_tensors(
             stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name, "norm": config.norm}
         )
-    _finish(config, folder, trainer, data)
+    _finish(config, folder, trainer, data, teacher)
     return folder
 
 
-def make_trainer(config: Config, folder: Path, space: SearchSpace, data: Data) -> Trainer:
-    check_recipe(config)
+def make_trainer(
+    config: Config, folder: Path, space: SearchSpace, data: Data, teacher: Teacher | None = None
+) -> Trainer:
     torch.manual_seed(config.seed)
     supernet = Supernet(space, config.drop_path, config.norm, config.checkpoint_activations)
     sampler, distillation = SAMPLERS[config.sampling](space, config.num_random), LOSSES[config.loss]
 
     def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:
         progress = _progress(config, number / trainer.steps_per_epoch)
+        if teacher is not None:
+            criterion = teacher.distil(criterion, images)
 
         def opened(arch: Arch) -> Arch:
             return shrunk(space, arch, progress)
@@ -186,10 +194,11 @@ def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
     return runs.RunInfo(space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, source, data.splits)
 
 
-def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
+def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, teacher: Teacher | None) -> None:
     stage = folder / "supernet"
     search = extremes_accuracy(trainer.ema.module, data.search, data, trainer)
     test = extremes_accuracy(trainer.ema.module, data.test, data, trainer)
+    taught = {"teacher": teacher_result(teacher, data.search, trainer.image_size, config.workers)} if teacher else {}
     skipped = _skipped(data)  # a large set shows them only when all of it has been read
     if not process.is_writer():
         return
@@ -208,6 +217,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
         "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
         "search_accuracy": {n.removesuffix("_accuracy"): a for n, a in search.items()},
         "test_accuracy": {n.removesuffix("_accuracy"): a for n, a in test.items()},
+        **taught,
     }
     info = runs.load_run_info(folder)
     runs.save_run_info(folder, replace(info, splits=replace(info.splits, skipped=skipped)))
@@ -239,7 +249,8 @@ def configure(argv: Sequence[str] | None) -> Config:
         folder = _run_folder(config)
         return replace(parsed(runs.begun(folder / "supernet", Config)), run=str(folder))
     space = get_space(config.space, config.image_size)
-    return parsed(with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS))
+    suited = with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS)
+    return parsed(replace(suited, **SMALL) if space.image_size < 128 and config.data != "digits" else suited)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -29,7 +29,7 @@ from nas.train_supernet import load_supernet
 from nas.training import accuracy
 from search_spaces import SPACES, Arch, UserError, macs, num_params
 from tests.nas.test_report import EVIL, Page, browse, needs_browser
-from tests.nas.tiny import make_images, make_table, tiny_space
+from tests.nas.tiny import PUBLISHED, make_images, make_table, tiny_space
 
 SPACE = tiny_space()
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         make_images(Path("images"))
         train_supernet.main([*TRAIN, *SPLITS, "--epochs", "1", "--norm", "shared", "--run", "shared"])
-        train_supernet.main([*TRAIN, *SPLITS, "--epochs", "3", "--run", "r"])
+        train_supernet.main([*TRAIN, *SPLITS, *PUBLISHED, "--epochs", "3", "--run", "r"])
     for name, content in (
         ("search", {"winners": [{"name": "winner-1", "arch": SPACE.to_json(MIDDLE)}]}),
         ("retrain/winner-1", {"arch": SPACE.to_json(MIDDLE), "test_accuracy": 0.5}),

@@ -21,7 +21,7 @@ from search_spaces import SPACES, Arch, UserError
 from supernet import SAMPLERS
 from supernet.sampling import Estimate, Sampler
 from tests.nas.test_train_supernet import ARGS, RUN, assert_equal_runs
-from tests.nas.tiny import json_lines, make_images, tiny_space
+from tests.nas.tiny import PUBLISHED, json_lines, make_images, tiny_space
 
 SPACE = tiny_space()
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(*flags: str, name: str = "r") -> dict[str, Any]:
-    main([*ARGS, *flags, "--run", name])
+    main([*ARGS, *PUBLISHED, *flags, "--run", name])
     result: dict[str, Any] = json.loads(Path(f"runs/{name}/supernet/result.json").read_text())
     return result
 

@@ -20,7 +20,7 @@ from nas.train_supernet import load_supernet
 from nas.training import accuracy
 from search_spaces import SPACES, UserError, macs, num_params
 from tests.nas.test_train_supernet import timeless
-from tests.nas.tiny import json_lines, make_images, run_killed, tiny_space
+from tests.nas.tiny import PUBLISHED, json_lines, make_images, run_killed, tiny_space
 
 SPACE = tiny_space()
 COMMON = ("--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off")
@@ -36,7 +36,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(SPACES, "tiny", tiny_space)
         patch.chdir(folder)
         make_images(Path("images"))
-        train_supernet.main(["--space", "tiny", "--data", "images", *COMMON, "--epochs", "2", "--run", "r"])
+        train_supernet.main(["--space", "tiny", "--data", "images", *COMMON, *PUBLISHED, "--epochs", "2", "--run", "r"])
         search.main(["--metrics", "size", "--winners", "2"])
     return folder
 

@@ -24,7 +24,7 @@ from nas.search import main
 from nas.train_supernet import load_supernet
 from nas.training import accuracy
 from search_spaces import SPACES, Arch, UserError, macs, num_params
-from tests.nas.tiny import make_images, make_table, run_killed, tiny_space
+from tests.nas.tiny import PUBLISHED, make_images, make_table, run_killed, tiny_space
 
 SPACE = tiny_space()
 SIZE = ("--metrics", "size")
@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         make_images(Path("images"))
         train_supernet.main(
-            [*TRAIN, "--ema-decay", "0.9", "--clip-grad", "0", "--search-fraction", "0.4", "--run", "r"]
+            [*TRAIN, "--ema-decay", "0.9", "--clip-grad", "0", "--search-fraction", "0.4", *PUBLISHED, "--run", "r"]
         )
     return folder
 

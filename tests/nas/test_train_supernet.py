@@ -17,6 +17,7 @@ from PIL import Image
 
 from nas import train_supernet as command
 from nas.checkpoint import load_tensors
+from nas.inherit import calibration_batches, inherited
 from nas.runs import RunInfo, load_run_data, load_run_info
 from nas.train_supernet import Config, configure, load_supernet, main
 from nas.training import Trainer
@@ -60,7 +61,9 @@ def test_a_run_leaves_everything_that_later_stages_need(capsys: pytest.CaptureFi
     assert result["test_accuracy"]["largest"] > 0.6, "three shades are easy to learn"
     supernet = load_supernet(RUN, torch.device("cpu"))
     data = load_run_data(RUN)
-    largest = supernet.extract(supernet.space.largest)
+    assert supernet.normalization == "shared", "what ranks small images' networks best"
+    calibration = calibration_batches(data.train, 16, 2048, torch.device("cpu"))
+    largest = inherited(supernet, supernet.space.largest, calibration)
     assert command.accuracy(largest, data.test, 16, torch.device("cpu")) == result["test_accuracy"]["largest"]
     lines = json_lines(RUN / "supernet/metrics.jsonl")
     assert [line["step"] for line in lines] == [5, 10, 15, 20]

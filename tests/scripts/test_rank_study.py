@@ -27,7 +27,7 @@ from scripts.rank_networks import open_study, pick
 from scripts.rank_report import markdown, rows, study_page, text
 from scripts.rank_study import BARS, configure, main, missed
 from search_spaces import SPACES, Arch, UserError
-from tests.nas.tiny import json_lines, make_images, make_table, run_killed, tiny_space
+from tests.nas.tiny import PUBLISHED, json_lines, make_images, make_table, run_killed, tiny_space
 
 SPACE = tiny_space()
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(SPACES, "tiny", tiny_space)
         patch.chdir(folder)
         make_images(Path("images"))
-        train_supernet.main([*TRAIN, "--epochs", "2", "--run", "r"])
+        train_supernet.main([*TRAIN, *PUBLISHED, "--epochs", "2", "--run", "r"])
         main([*ARGS, "--runs", "r", *ARMS, "--supernet-epochs", "2"])
     return folder
 
