@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 # What makes no other strategy of a search: where and how fast, what is picked afterwards, and what `identity` holds.
 NO_SETTINGS = {*FREE, "command", "storage", "strategy", "seed", "winners", "min_accuracy"}
-NO_SETTINGS |= {"metrics", "num_images", "table", "table_sha256", "supernet_sha256"}
+NO_SETTINGS |= {"metrics", "num_images", "calibration_images", "batch_size", "table", "table_sha256", "supernet_sha256"}
 NUMBERS = ("accuracy", "mes", "num_params")  # of every evaluation; `latency_ms` if there is a table
 MEASURES = {"latency": "latency_ms", "size": "num_params"}  # by their names in a search's `metrics`
 
@@ -179,6 +179,7 @@ def _identity(result: Json, config: Json, info: runs.RunInfo, run_folder: Path) 
         "supernet's sha256": config.get("supernet_sha256") or _sha256(supernet.resolve()),
         "search split's digest": info.splits.digest,
         "number of search images": result["num_images"],
+        "number of calibration images": result.get("calibration_images", 0),
         "metrics": " ".join(metrics),
         **{f"alpha of {name}": result[f"alpha_{name}"] for name in metrics},
         "latency table's sha256": config.get("table_sha256"),

@@ -25,7 +25,7 @@ from nas.data import Images
 from nas.evaluate_page import evaluation_page
 from nas.evaluate_text import as_text
 from nas.export import load_winners
-from nas.inherit import calibration_batches, default_calibration, inherited
+from nas.inherit import calibration_batches, calibration_count, inherited
 from nas.objective import UNITS, Objective, Term
 from nas.search import Costs
 from nas.train_supernet import load_supernet
@@ -163,7 +163,7 @@ def _networks(
     trained = load_winners(folder, tuple(dict.fromkeys(config.retrained))) if config.retrained else []
     if archs:
         supernet = load_supernet(folder, device)
-        count = default_calibration(supernet) if config.calibration_images is None else config.calibration_images
+        count = calibration_count(supernet, config.calibration_images)
         calibration = calibration_batches(train, supernet.space.image_size, count, device, config.workers)
         count = sum(map(len, calibration))
         networks = [Network(n, "inherited", arch, inherited(supernet, arch, calibration)) for n, arch in archs.items()]

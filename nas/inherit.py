@@ -21,6 +21,16 @@ def default_calibration(supernet: Supernet) -> int:
     return CALIBRATION_IMAGES if supernet.normalization == "shared" else 0
 
 
+def calibration_count(supernet: Supernet, wanted: int | None) -> int:
+    """The number that --calibration-images asks for; UserError for none where norms have no statistics of their own."""
+    if wanted == 0 and supernet.normalization == "shared":
+        raise UserError(
+            "--calibration-images is 0, but the supernet's norms are shared and have no statistics of any network; "
+            f"give at least 2, or leave it out for {CALIBRATION_IMAGES}"
+        )
+    return default_calibration(supernet) if wanted is None else wanted
+
+
 def calibration_batches(
     images: Images, image_size: int, count: int, device: torch.device, workers: int = 0
 ) -> tuple[Tensor, ...]:
@@ -34,12 +44,15 @@ def calibration_batches(
     if count == 0:
         return ()
     if count == 1:
-        raise UserError("--calibration-images is 1, which has no variance; give at least 2, or 0 for none")
+        raise UserError("--calibration-images is 1, which has no variance; give at least 2")
     count = min(count, len(images))
     if count > BATCH_SIZE:
         count -= count % BATCH_SIZE
     batches = eval_batches(images.spread(count), image_size, BATCH_SIZE, workers)
-    return tuple(normalize(batch[labels >= 0], device) for batch, labels in batches)
+    read = [batch[labels >= 0] for batch, labels in batches]
+    if not any(len(batch) > 1 for batch in read):
+        raise UserError(f"none of {count} training images to recalibrate norms on can be read; see the warnings")
+    return tuple(normalize(batch, device) for batch in read if len(batch) > 1)
 
 
 def inherited(supernet: Supernet, arch: Arch, calibration: Sequence[Tensor] = ()) -> nn.Module:

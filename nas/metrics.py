@@ -19,7 +19,7 @@ class MetricsLog:
         kept = [line for line in read_json_lines(self.path) if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a")
-        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
+        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
 
     def write(self, metrics: dict[str, Any]) -> None:
         self.file.write(json.dumps(metrics) + "\n")

@@ -70,9 +70,9 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     device = pick_device(config.device)
     teacher = load_teacher(config, data.classes, device)
     taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.workers)} if teacher else {}
-    torch.manual_seed(config.seed)
     origin = _inherited(run_folder, arch, data, device, config.workers)
     inherited_accuracy = accuracy(origin, data.test, space.image_size, device, config.workers)
+    torch.manual_seed(config.seed)  # here: reading images draws from the global generator
     model = space.build(arch, config.drop_path)
     if config.init == "inherit":
         model.load_state_dict(origin.state_dict())

@@ -125,14 +125,14 @@ def search(config: Config) -> Path:
 
 def _evaluator(config: Config, run_folder: Path) -> Evaluator:
     from nas.evaluator import Evaluator
-    from nas.inherit import calibration_batches, default_calibration
+    from nas.inherit import calibration_batches, calibration_count
     from nas.train_supernet import load_supernet
     from nas.training import pick_device
 
     data = runs.load_run_data(run_folder)
     supernet = load_supernet(run_folder, pick_device(config.device))
     size, workers = supernet.space.image_size, config.workers
-    count = default_calibration(supernet) if config.calibration_images is None else config.calibration_images
+    count = calibration_count(supernet, config.calibration_images)
     calibration = calibration_batches(data.train, size, count, supernet.device, workers)
     images = data.search.spread(config.num_images or len(data.search))
     return Evaluator(supernet, images, size, config.batch_size, workers, calibration)

@@ -13,6 +13,7 @@ training from scratch: ce, balanced, shared) wherever a flag is not given, and t
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from nas.inherit import calibration_batches, default_calibration, inherited
 from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
 from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
-from search_spaces import Arch, SearchSpace, UserError, get_space
+from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_json
 from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
@@ -62,16 +63,18 @@ class Config(TeacherConfig, TrainConfig, DataConfig):
     resume: bool = flag(False, "go on with the run named, or the newest")
 
 
+FREE = (*FREE_ON_RESUME, "checkpoint_activations", "resume", "run")
 DIGITS_EPOCHS = 10
 SMALL: dict[str, Any] = {"loss": "ce", "sampling": "balanced", "norm": "shared"}  # docs/results.md, Ranking
 
 
 def train_supernet(config: Config) -> Path:
     """Trains, evaluates on the search and test splits and returns the run's folder; goes on with it on `resume`."""
+    check_recipe(config)
     folder = _run_folder(config)
     stage = folder / "supernet"
     if config.resume:
-        runs.reopen(stage, config, (*FREE_ON_RESUME, "resume", "run"), MAY_MOVE, **teacher_facts(config))
+        runs.reopen(stage, config, FREE, MAY_MOVE, **teacher_facts(config))
         if (stage / "result.json").exists():
             print(f"{folder} is finished: nothing to train")
             return folder
@@ -80,8 +83,8 @@ def train_supernet(config: Config) -> Path:
     data = runs.load_run_data(folder) if config.resume else load_data(config)
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
-    check_recipe(config)
     teacher = load_teacher(config, data.classes, pick_device(config.device))
+    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.workers)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
     if config.resume:
         trainer.resume()
@@ -93,7 +96,7 @@ def train_supernet(config: Config) -> Path:
         save_tensors(
             stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name, "norm": config.norm}
         )
-    _finish(config, folder, trainer, data, teacher)
+    _finish(config, folder, trainer, data, taught)
     return folder
 
 
@@ -114,7 +117,10 @@ def make_trainer(
 
         def estimate(arch: Arch) -> float:
             with torch.no_grad(), supernet.frozen_statistics():
-                return trainer.parts.decide(lambda: float(criterion(supernet(images, opened(arch)), target)))
+                loss = trainer.parts.decide(lambda: float(criterion(supernet(images, opened(arch)), target)))
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss of {arch_label(space, opened(arch))} is {loss}")
+            return loss
 
         rng = random.Random(f"{config.seed}/{number}")
         archs = tuple(dict.fromkeys(map(opened, sampler(rng, estimate)))) if progress > 0 else (space.largest,)
@@ -138,10 +144,12 @@ def check_recipe(config: Config) -> None:
             )
         if config.num_random == 0:
             raise UserError("--num-random 0 leaves --sampling uniform nothing to train; give at least 1")
-    if config.norm == "width" and (config.sampling == "largest" or config.largest_epochs == config.epochs):
+    largest_alone = config.sampling == "largest" or config.largest_epochs == config.epochs
+    if config.norm == "width" and (largest_alone or config.num_random == 0):
+        trained = "the largest network" if largest_alone else "the largest and the smallest network"
         raise UserError(
-            "only the largest network would be trained, and no other width's normalization, so no other network could "
-            "be searched for; give --norm shared, or another --sampling or fewer --largest-epochs"
+            f"only {trained} would be trained, and no other width's normalization, so no other network could be "
+            "searched for; give --norm shared, or another --sampling, fewer --largest-epochs or --num-random 1"
         )
     if config.largest_epochs + config.shrink_epochs > config.epochs:
         raise UserError(
@@ -194,11 +202,10 @@ def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
     return runs.RunInfo(space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, source, data.splits)
 
 
-def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, teacher: Teacher | None) -> None:
+def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: dict[str, Any]) -> None:
     stage = folder / "supernet"
     search = extremes_accuracy(trainer.ema.module, data.search, data, trainer)
     test = extremes_accuracy(trainer.ema.module, data.test, data, trainer)
-    taught = {"teacher": teacher_result(teacher, data.search, trainer.image_size, config.workers)} if teacher else {}
     skipped = _skipped(data)  # a large set shows them only when all of it has been read
     if not process.is_writer():
         return
@@ -217,7 +224,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, teacher:
         "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
         "search_accuracy": {n.removesuffix("_accuracy"): a for n, a in search.items()},
         "test_accuracy": {n.removesuffix("_accuracy"): a for n, a in test.items()},
-        **taught,
+        **facts,
     }
     info = runs.load_run_info(folder)
     runs.save_run_info(folder, replace(info, splits=replace(info.splits, skipped=skipped)))

@@ -334,7 +334,10 @@ class Trainer:
             def step() -> Tensor:
                 return self.step_fn(x, target, self.step, self.criterion, Tensor.backward)
 
-            chosen = pick_amp(self.config.amp, self.model, step, self.device)
+            try:
+                chosen = pick_amp(self.config.amp, self.model, step, self.device)
+            except FloatingPointError:  # float32 has a say in the step itself
+                chosen = "off"
         self._use_amp(distributed.gather(chosen)[0])
 
     def _use_amp(self, amp: str) -> None:

@@ -49,7 +49,7 @@ class Config(TrainConfig, DataConfig):
     runs: tuple[str, ...] = flag((), "runs of nas.train_supernet to compare")
     arms: tuple[str, ...] = flag((), "supernets to train here and compare, as loss/sampling/norm")
     supernet_epochs: int | None = flag(None, "epochs of these supernets (default: those of the networks)", minimum=1)
-    calibration_images: int = flag(2048, "training images that norms are recalibrated on", minimum=1)
+    calibration_images: int = flag(2048, "training images that norms are recalibrated on", minimum=2)
     parallel: int = flag(0, "networks to train at a time, through Ray (0: one, without Ray)", minimum=0)
 
 

@@ -139,7 +139,8 @@ def markdown(result: Json) -> str:
     r2, tau = 1 + NAMES.index("r2"), 1 + NAMES.index("kendall")
     body = [[*row[:-1], other[r2], other[tau], row[-1]] for row, other in zip(everything, inner, strict=True)]
     lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    parts = [f"`{result['command']}`:", "", *(f"| {' | '.join(cells)} |" for cells in lines), "", *notes(result)]
+    return "\n".join(parts) + "\n"
 
 
 # ---- page

@@ -34,7 +34,7 @@ def balanced(space: SearchSpace) -> Draw:
     lowest, highest = log_macs(ends)
 
     def draw(rng: random.Random, _: Estimate) -> Arch:
-        pool = [_toward(rng.choice(ends), space, rng) for _ in range(POOL)]
+        pool = [_toward(rng.choice(ends), space, rng) for _ in range(POOL // 4)]  # some ms: every step waits for it
         return pool[int(np.abs(log_macs(pool) - rng.uniform(lowest, highest)).argmin())]
 
     return draw
