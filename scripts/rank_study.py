@@ -140,9 +140,11 @@ def missed(statistics: Statistics, noise: Statistics | None) -> list[str]:
         value, direction = (statistics["all"][n]["value"] for n in (name, sign))
         if value is None or direction <= 0:
             return False
-        limit = noise["ceiling"]["all"][name] if noise else {"low": None}
-        tells = limit["low"] is not None and limit["low"] > 0  # or noise alone would reach it
-        return bool(value >= BARS[name] or (tells and value >= limit["value"] - BARS["margin"]))
+        if value >= BARS[name] or noise is None:
+            return bool(value >= BARS[name])
+        limit = noise["ceiling"]["all"][name]
+        tells = (limit["low"] or 0) > 0  # else chance alone would come near it
+        return bool(tells and value >= limit["value"] - BARS["margin"])
 
     smallest = statistics["smallest_gap"]["value"] <= BARS["smallest_gap"]
     reached = {"r²": reaches("r2", "pearson"), "τ": reaches("kendall", "kendall"), "smallest gap": smallest}
