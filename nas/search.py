@@ -3,7 +3,7 @@
 Bare: the published joint slimming, of the newest supernet run by the newest latency table that fits it (built first if
 there is none).
     python -m nas.search --alpha-latency 1.0 --alpha-size 0.5
-    python -m nas.search --strategy random --budget 200 --seed 0
+    python -m nas.search --strategy predictor --budget 150 --seed 0
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from latency_lut.table import TABLES, LatencyTable, newest_table
 from nas import runs
 from nas.costs import Costs, check_limits
 from nas.objective import UNITS, Objective, Term, pareto
-from nas.samplers import random_search
 from nas.slimming import Step, slim
+from nas.strategies import BUDGET, check_budget, explore
 from nas.study import Evaluation, Study
 from nas.winners import pick_winners
 from search_spaces import Arch, SearchSpace, UserError
@@ -36,13 +36,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    strategy: Literal["slimming", "random"] = flag("slimming", "how to search")
+    strategy: Literal["slimming", "random", "nsga2", "tpe", "gp", "predictor"] = flag("slimming", "how to search")
     budget: int | None = flag(
         None,
         "networks to evaluate (default: 500; slimming ends by itself, or after the step that reaches it)",
         minimum=1,
     )
     seed: int = flag(0, "of every strategy but slimming, which has no randomness", minimum=0)
+    seed_search: str | None = flag(
+        None, "folder of a finished search of the run: predictor begins with its trajectory, or its front"
+    )
     alpha_latency: float = flag(1.0, "weight of latency in MES", above=0)
     alpha_size: float = flag(0.5, "weight of the number of parameters in MES", above=0)
     metrics: tuple[Literal["latency", "size"], ...] = flag(("latency", "size"), "metrics that make up MES")
@@ -75,7 +78,6 @@ FREE = ("device", "workers", "run", "name", "resume")
 LIMITS = {"max_latency_ms": "latency_ms", "max_params": "num_params", "max_macs": "macs"}  # the metrics they are of
 # A search is a function of its settings and asks its study first, so these may change until winners are picked.
 AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
-BUDGET = 500
 
 
 def search(config: Config) -> Path:
@@ -88,6 +90,8 @@ def search(config: Config) -> Path:
     folder = _folder(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
     objective = _objective(config)
+    check_budget(config.strategy, config.budget)
+    start = _start(config, run_folder, space)
     check_limits(Costs(space, None, objective))  # before a table is measured
     table = _table(config, space)
     latencies = LatencyTable.load(table) if table else None
@@ -110,7 +114,7 @@ def search(config: Config) -> Path:
         runs.begin(folder, config, **facts)
     steps = _slim(config, space, costs, evaluator, study) if config.strategy == "slimming" else []
     if not steps:
-        _sample(config, space, costs, evaluator, study)
+        _explore(config, costs, evaluator, study, start)
     result = _result(config, folder, space) | _found(study.evaluations, steps, costs)
     result |= {**images, "minutes": study.seconds / 60}
     write_json(folder / "result.json", result)  # before winners are picked: an infeasible limit loses nothing
@@ -177,10 +181,9 @@ def _slim(config: Config, space: SearchSpace, costs: Costs, evaluator: Evaluator
     return steps
 
 
-def _sample(config: Config, space: SearchSpace, costs: Costs, evaluator: Evaluator, study: Study) -> None:
-    budget = config.budget or BUDGET
-    batches = 0
-    with tqdm(total=budget, desc=f"{config.strategy} search of {space.name}", unit="arch") as bar:
+def _explore(config: Config, costs: Costs, evaluator: Evaluator, study: Study, start: Sequence[Arch]) -> None:
+    budget, batches = config.budget or BUDGET, 0
+    with tqdm(total=budget, desc=f"{config.strategy} search of {costs.space.name}", unit="arch") as bar:
 
         def evaluate(archs: Sequence[Arch]) -> list[float]:
             nonlocal batches
@@ -191,9 +194,24 @@ def _sample(config: Config, space: SearchSpace, costs: Costs, evaluator: Evaluat
             batches += 1
             return found
 
-        random_search(costs, evaluate, budget, config.seed)
+        explore(config.strategy, costs, evaluate, budget, config.seed, start)
         if bar.n < budget:
-            print(f"no more than {bar.n} archs found within the limits")
+            print(f"the space has no more than {bar.n} archs within the limits, or they are hard to find")
+
+
+def _start(config: Config, run_folder: Path, space: SearchSpace) -> list[Arch]:
+    """The archs that `--seed-search` names. UserError if there are none, or if the strategy cannot use them."""
+    if config.seed_search is None:
+        return []
+    if config.strategy != "predictor":
+        raise UserError(f"--seed-search is for --strategy predictor, not {config.strategy}; leave it out")
+    path = run_folder / config.seed_search / "result.json"
+    if not path.exists():
+        found = sorted(path.parent.name for path in run_folder.glob("search*/result.json"))
+        raise UserError(f"no finished search {path.parent}; choose from {', '.join(found) or 'none'}")
+    result = read_json(path)
+    points = result.get("trajectory") or [result["evaluations"][i] for i in result["front"]]
+    return [space.from_json(point["arch"]) for point in points]
 
 
 def _result(config: Config, folder: Path, space: SearchSpace) -> dict[str, Any]:
@@ -202,6 +220,7 @@ def _result(config: Config, folder: Path, space: SearchSpace) -> dict[str, Any]:
         "space": space.name,
         "strategy": config.strategy,
         "seed": config.seed,
+        "seed_search": config.seed_search,
         "budget": config.budget or (None if config.strategy == "slimming" else BUDGET),
         "alpha_latency": config.alpha_latency,
         "alpha_size": config.alpha_size,

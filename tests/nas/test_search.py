@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from PIL import Image
@@ -113,13 +114,13 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
     assert all(round(p["accuracy"] * 19) / 19 == p["accuracy"] for p in result()["trajectory"])
 
 
-@pytest.mark.parametrize("strategy", ["slimming", "random"])
-@pytest.mark.parametrize("kill_at", ["nas.study:Study._record:10", "nas.search:write_json:1"])
+@pytest.mark.parametrize("strategy", ["slimming", "predictor"])
+@pytest.mark.parametrize("kill_at", ["nas.study:Study._record:24", "nas.search:write_json:1"])
 def test_killed_and_resumed_equals_uninterrupted(
     folder: Path, strategy: str, kill_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_table(SPACE).save(Path("runs/tables/tiny.json"))
-    flags = ("--strategy", strategy, "--budget", "20", "--seed", "3")
+    flags = ("--strategy", strategy, "--budget", "32", "--seed", "3")
     main([*flags, "--name", "whole"])
     run_killed(folder, "nas.search", *flags, kill_at=kill_at)
     assert not Path("runs/r/search/result.json").exists()
@@ -195,8 +196,8 @@ def test_one_calibration_image_is_refused() -> None:
 # ---- strategies
 
 
-@pytest.mark.parametrize("strategy", ["random"])
-def test_every_strategy_evaluates_its_budget_within_the_limits(strategy: str) -> None:
+@pytest.mark.parametrize("strategy", ["random", "tpe"])
+def test_a_strategy_evaluates_its_budget_within_the_limits(strategy: str) -> None:
     make_table(SPACE).save(Path("runs/tables/tiny.json"))
     flags = ("--strategy", strategy, "--budget", "20", "--max-params", "60000")
     main([*flags, "--seed", "1"])
@@ -227,6 +228,31 @@ def test_slimming_stops_with_the_step_that_reaches_its_budget() -> None:
     assert [p["arch"] for p in found["trajectory"]] == [
         p["arch"] for p in whole["trajectory"][: len(found["trajectory"])]
     ]
+
+
+def test_a_search_begins_with_the_trajectory_of_another() -> None:
+    main([*SIZE, "--budget", "14"])
+    main([*SIZE, "--strategy", "predictor", "--budget", "21", "--seed-search", "search"])
+    seeds, found = result(), result("search-2")
+    assert found["seed_search"] == "search"
+    begin = [e["arch"] for e in found["evaluations"][:20]]
+    assert all(p["arch"] in begin for p in seeds["trajectory"])
+    main([*SIZE, "--strategy", "predictor", "--budget", "21", "--seed-search", "search-2"])
+    begin = [e["arch"] for e in result("search-3")["evaluations"][:20]]
+    assert all(found["evaluations"][i]["arch"] in begin for i in found["front"])
+
+
+def test_a_study_on_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASSWORD", "secret")
+    storage = ("--storage", "sqlite:///$PASSWORD.db")
+    main([*SIZE, "--budget", "1", *storage])
+    main([*SIZE, "--budget", "1", *storage])
+    assert not Path("runs/r/search/study.db").exists()
+    assert {s.study_name for s in optuna.get_all_study_summaries("sqlite:///secret.db")} == {"r/search", "r/search-2"}
+    assert "secret" not in Path("runs/r/search/config.json").read_text() + Path("runs/r/search/result.json").read_text()
+    shutil.rmtree("runs/r/search")
+    with pytest.raises(UserError, match=r"sqlite:///\$PASSWORD.db holds a study r/search already; search under"):
+        main([*SIZE, *storage])
 
 
 # ---- limits

@@ -1,0 +1,39 @@
+"""The strategies that evaluate a given number of archs, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.costs import Costs
+from nas.predictor import INITIAL, predictor_search
+from nas.samplers import STARTUP, Evaluate, random_search, sampler_search
+from search_spaces import Arch, UserError
+
+BUDGET = 500
+BEGIN_WITH = {**STARTUP, "predictor": INITIAL}  # archs that are not chosen by what has been evaluated
+
+
+def explore(
+    strategy: str, costs: Costs, evaluate: Evaluate, budget: int, seed: int, start: Sequence[Arch] = ()
+) -> None:
+    """Any strategy but slimming: what `evaluate` is asked for, all within the limits, is what it finds.
+
+    Args:
+        budget: archs to evaluate; it ends earlier where it finds no more.
+        start: archs to begin with, for `predictor`.
+    """
+    if strategy == "random":
+        random_search(costs, evaluate, budget, seed)
+    elif strategy == "predictor":
+        predictor_search(costs, evaluate, budget, seed, start)
+    else:
+        sampler_search(strategy, costs, evaluate, budget, seed)
+
+
+def check_budget(strategy: str, budget: int | None) -> None:
+    """UserError if the strategy would end before it has chosen anything."""
+    begin = BEGIN_WITH.get(strategy, 0)
+    if budget is not None and budget <= begin:
+        raise UserError(
+            f"--budget {budget} is too small for {strategy}, which begins with {begin} archs; give at least {begin + 1}"
+        )
