@@ -1,26 +1,51 @@
-"""One step of the search with the shared prefix against evaluating every action alone, and archs costed a second.
+"""What a search costs, and what its strategies find.
 
-    python scripts/bench_search.py                                  # the nano space on the digits' search split
+    python scripts/bench_search.py                       # one step on the digits, and archs costed a second
+    python scripts/bench_search.py --run cifar10 --num-images 500      # the strategies on a trained supernet
 
-Times are ratios of interleaved runs; the accuracies of both must be the same numbers. Weights are fresh: time does
-not depend on them, and equal figures are the harder to get by chance the nearer the classes are.
+The first compares a step of slimming with the shared prefix and every action evaluated alone; times are ratios of
+interleaved runs, the accuracies of both must be the same numbers. Weights are fresh: time does not depend on them, and
+equal figures are the harder to get by chance the nearer the classes are.
+
+The second runs each strategy from several seeds. An arch is evaluated once for all of them, in a study of its own in
+`bench-search/` of the run, so an interrupted benchmark goes on by the same command. Hypervolume is of accuracy above
+guessing and of the logarithm of MES above that of the largest network. Overhead is all that a search computes beside
+forward passes, with what recording an evaluation takes; both are CPU seconds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
 
+from latency_lut.table import LatencyTable, find_table
+from nas import runs
+from nas.costs import Costs
 from nas.data import DataConfig, load_data
 from nas.evaluator import Evaluator
+from nas.hypervolume import hypervolume_history
+from nas.inherit import calibration_batches, default_calibration
 from nas.objective import UNITS, Objective, Term
-from search_spaces import CostTable, get_space
-from search_spaces.command import flag, parse, run
+from nas.slimming import slim
+from nas.strategies import explore
+from nas.study import Study
+from nas.train_supernet import load_supernet
+from search_spaces import Arch, CostTable, get_space
+from search_spaces.command import align, flag, parse, run
+from search_spaces.files import write_json
 from supernet import Supernet
+
+STRATEGIES = ("slimming", "random", "nsga2", "tpe", "gp", "predictor")
+AT = (50, 100, 150, 250, 500)  # evaluations
+MAX_OVERHEAD = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,6 +54,12 @@ class Config:
     pairs: int = flag(3, "interleaved pairs of each step", minimum=1)
     num_archs: int = flag(2, "random networks to take a step from, beside the largest", minimum=0)
     batch: int = flag(100_000, "archs costed at once", minimum=1)
+    run: str | None = flag(None, "run of a supernet: compare strategies on it")
+    table: str | None = flag(None, "latency table for that (default: the newest)")
+    strategies: tuple[str, ...] = flag(STRATEGIES, "to compare")
+    seeds: tuple[int, ...] = flag((0, 1, 2), "of each", minimum=0)
+    budget: int = flag(500, "evaluations of each", minimum=1)
+    num_images: int = flag(500, "images of the search split", minimum=1)
 
 
 def bench(config: Config) -> None:
@@ -82,8 +113,143 @@ def _bench_costs(config: Config, rng: random.Random) -> None:
     )
 
 
+# ---- strategies
+
+
+@dataclass
+class Clock:
+    """CPU seconds of forward passes and of recording, and how many archs they were for."""
+
+    evaluating: float = 0.0
+    recording: float = 0.0
+    archs: int = 0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A strategy from one seed: (evaluations, 2) accuracies and logarithms of MES, and its own CPU seconds."""
+
+    points: np.ndarray
+    seconds: float
+
+
+@dataclass
+class Bench:
+    """Evaluates for all strategies what any of them asks for, once."""
+
+    costs: Costs
+    study: Study
+    evaluator: Evaluator
+    clock: Clock = field(default_factory=Clock)
+
+    def accuracies(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
+        clock, before = self.clock, time.process_time()
+        evaluating = clock.evaluating
+        found = self.study.accuracies(base, archs, self._evaluate, 0)
+        clock.recording += time.process_time() - before - (clock.evaluating - evaluating)
+        return found
+
+    def _evaluate(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
+        before = time.process_time()
+        found = self.evaluator.accuracies(base, archs)
+        self.clock.evaluating += time.process_time() - before
+        self.clock.archs += len(archs)
+        return found
+
+    def trial(self, strategy: str, budget: int, seed: int) -> Trial:
+        asked: dict[Arch, float] = {}
+
+        def accuracies(base: Arch, archs: Sequence[Arch]) -> list[float]:
+            found = self.accuracies(base, archs)
+            asked.update(zip(archs, found, strict=True))
+            return found
+
+        def evaluate(archs: Sequence[Arch]) -> list[float]:
+            return [accuracies(arch, [arch])[0] for arch in archs]
+
+        clock = self.clock
+        before = time.process_time() - clock.evaluating - clock.recording
+        if strategy == "slimming":
+            for _ in slim(self.costs.space, lambda archs: self.costs.batch(archs)["mes"].tolist(), accuracies):
+                pass
+        else:
+            explore(strategy, self.costs, evaluate, budget, seed)
+        seconds = time.process_time() - clock.evaluating - clock.recording - before
+        scores = np.log(self.costs.batch(list(asked))["mes"])
+        return Trial(np.stack([list(asked.values()), scores], axis=1), seconds)
+
+
+def bench_strategies(config: Config) -> None:
+    bench = _bench(config)
+    space, clock = bench.costs.space, bench.clock
+    reference = np.array([1 / space.num_classes, np.log(bench.costs.one(space.largest)["mes"])])
+    rows = [["strategy", *(f"HV at {n}" for n in AT if n <= config.budget), "evaluations", "CPU s each"]]
+    volumes: dict[str, dict[int, list[float]]] = {}
+    seconds: dict[str, float] = {}
+    for strategy in config.strategies:
+        seeds = config.seeds[:1] if strategy == "slimming" else config.seeds
+        trials = [bench.trial(strategy, config.budget, seed) for seed in seeds]
+        histories = [hypervolume_history(trial.points, reference) for trial in trials]
+        at = {n: [float(h[min(n, len(h)) - 1]) for h in histories] for n in AT if n <= config.budget}
+        volumes[strategy] = at
+        seconds[strategy] = statistics.mean(trial.seconds / len(trial.points) for trial in trials)
+        evaluations = statistics.mean(len(trial.points) for trial in trials)
+        cells = (f"{statistics.mean(v):.4f} ({min(v):.4f}-{max(v):.4f})" for v in at.values())
+        rows.append([strategy, *cells, f"{evaluations:.0f}", f"{seconds[strategy]:.4f}"])
+        print(align([rows[0], rows[-1]], "<" + ">" * (len(rows[0]) - 1)), flush=True)
+    print(f"\n{space.name}, {bench.evaluator.num_images} images; mean (least-most) over seeds {config.seeds}")
+    print(align(rows, "<" + ">" * (len(rows[0]) - 1)))
+    _print_bars(volumes, config.budget)
+    if clock.archs:
+        forward, recording = clock.evaluating / clock.archs, clock.recording / clock.archs
+        shares = {name: (own + recording) / (own + recording + forward) for name, own in seconds.items()}
+        print(f"an evaluation: {forward:.3f} CPU s of forward passes, {recording:.4f} to record it; overhead of all:")
+        for name, share in shares.items():
+            print(f"  {name:10} {100 * share:6.2f} %{'' if share <= MAX_OVERHEAD else '  MISSED'}")
+    write_json(Path(bench.study.url.removeprefix("sqlite:///")).with_name("result.json"), volumes)
+
+
+def _bench(config: Config) -> Bench:
+    assert config.run is not None
+    run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet")
+    space = runs.load_run_info(run_folder).search_space()
+    table = find_table(config.table)
+    terms = (Term("latency_ms", UNITS["latency_ms"], 1.0), Term("num_params", UNITS["num_params"], 0.5))
+    costs = Costs(space, LatencyTable.load(table), Objective(terms, {}))
+    data = runs.load_run_data(run_folder)
+    supernet = load_supernet(run_folder, torch.device("cpu"))
+    count = default_calibration(supernet)
+    calibration = calibration_batches(data.train, space.image_size, count, supernet.device)
+    images = data.search.spread(config.num_images)
+    evaluator = Evaluator(supernet, images, space.image_size, calibration=calibration)
+    folder = run_folder / "bench-search"
+    folder.mkdir(exist_ok=True)
+    digests = [
+        hashlib.sha256(p.read_bytes()).hexdigest() for p in (table, run_folder / "supernet/supernet.safetensors")
+    ]
+    facts = {"table_sha256": digests[0], "supernet_sha256": digests[1], "num_images": config.num_images}
+    study = Study(f"sqlite:///{folder}/study.db", f"{config.num_images} images", space, costs.one, facts)
+    return Bench(costs, study, evaluator)
+
+
+def _print_bars(volumes: dict[str, dict[int, list[float]]], budget: int) -> None:
+    """What `predictor` must reach: NSGA-II's hypervolume at 500 with 150, and more than every other at 500."""
+    means = {name: {n: statistics.mean(v) for n, v in at.items()} for name, at in volumes.items()}
+    if "predictor" not in means or budget < AT[-1]:
+        return
+    ours = means.pop("predictor")
+    bars = [(f"nsga2 at {AT[-1]}", ours[150], means["nsga2"][AT[-1]], 150)] if "nsga2" in means else []
+    bars += [(f"{name} at {AT[-1]}", ours[AT[-1]], at[AT[-1]], AT[-1]) for name, at in means.items()]
+    for name, reached, bar, evaluations in bars:
+        print(f"predictor at {evaluations}: {reached:.4f}, {name}: {bar:.4f}{'' if reached >= bar else '  MISSED'}")
+
+
 def main() -> None:
-    bench(parse(Config, None, "python scripts/bench_search.py", __doc__ or ""))
+    config = parse(Config, None, "python scripts/bench_search.py", __doc__ or "")
+    if config.run is None:
+        bench(config)
+    else:
+        bench_strategies(config)
 
 
 if __name__ == "__main__":
