@@ -203,6 +203,23 @@ def test_every_step_of_the_trajectory_is_in_its_table(run_folder: Path, page: Pa
     assert steps[1][1] == f"{action['choice']}: {action['before']} → {action['after']}"
 
 
+def test_a_search_without_a_trajectory_shows_all_that_it_evaluated(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    result = read_json(run / "search/result.json")
+    trajectory = result.pop("trajectory")
+    evaluations = [{"index": i, **p} for i, p in enumerate(trajectory[1:])]  # without the largest
+    for point in (*evaluations, *result["winners"]):
+        del point["step"], point["action"], point["pareto"]
+    winners = [{**w, "index": i} for i, w in enumerate(result["winners"])]
+    front = {"front": [0, 2], "evaluations": evaluations, "winners": winners}
+    write_json(run / "search/result.json", {**result, **front, "strategy": "tpe"})
+    shown = Page(write_report(run).read_text(encoding="utf-8"))
+    rows = [row for row in shown.rows if len(row) == 8]
+    assert [row[0] for row in rows] == [str(e["index"]) for e in evaluations]
+    assert [row[7] for row in rows[:4]] == ["winner-1", "winner-2", "winner-3", ""]
+    assert "largest" not in [row[0] for row in shown.rows if row]
+
+
 def test_commands_are_in_the_order_of_use(page: Page) -> None:
     commands = "".join(page.words["pre"]).splitlines()
     assert [re.findall(r"-m (\S+)", c)[0] for c in dict.fromkeys(c.split(" --")[0] for c in commands)] == [
