@@ -53,6 +53,8 @@ def ratio(ours: Callable[[], object], peer: Callable[[], object], pairs: int) ->
 
 
 def bench(config: Config) -> None:
+    # first: a child's peak begins with its parent's memory
+    static, ours = (peak_memory_mib(config, name) for name in ("static", "sandwich"))
     space = get_space(config.space)
     supernet = Supernet(space).to(memory_format=torch.channels_last)
     size = (config.batch_size, space.in_chans, space.image_size, space.image_size)
@@ -102,7 +104,6 @@ def bench(config: Config) -> None:
             step(model)
 
     print(f"sandwich step over its four static steps: {ratio(sandwich, separate, config.pairs):.3f}")
-    static, ours = (peak_memory_mib(config, name) for name in ("static", "sandwich"))
     print(f"peak memory of a sandwich step over the largest's: {ours / static:.3f} ({ours:.0f} / {static:.0f} MiB)")
 
 
