@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +12,11 @@ import numpy as np
 
 from latency_lut.table import LatencyTable
 from nas import runs
+from nas.costs import Costs
 from nas.objective import UNITS, Objective, Term
-from nas.search import FREE, Costs
+from nas.search import FREE
 from search_spaces import SearchSpace, UserError
-from search_spaces.files import read_json
+from search_spaces.files import read_json, sha256
 
 Json = dict[str, Any]
 
@@ -190,10 +190,7 @@ def _identity(result: Json, config: Json, info: runs.RunInfo, run_folder: Path) 
 @cache
 def _sha256(path: Path) -> str:
     """Supernets in several runs are the same if their files are; one that is gone is like no other run's."""
-    if not path.exists():
-        return f"unknown: {path} is missing"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path) if path.exists() else f"unknown: {path} is missing"
 
 
 def check_comparable(searches: Sequence[Search]) -> None:

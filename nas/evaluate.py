@@ -21,13 +21,13 @@ from latency_lut.table import TABLES, LatencyTable, newest_table
 from nas import runs
 from nas.batches import eval_batches, normalize
 from nas.confusion import Confusion
+from nas.costs import Costs
 from nas.data import Images
 from nas.evaluate_page import evaluation_page
 from nas.evaluate_text import as_text
 from nas.export import load_winners
 from nas.inherit import calibration_batches, calibration_count, inherited
 from nas.objective import UNITS, Objective, Term
-from nas.search import Costs
 from nas.train_supernet import load_supernet
 from nas.training import pick_device
 from search_spaces import Arch, SearchSpace, UserError

@@ -8,27 +8,26 @@ there is none).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from latency_lut.build import BuildConfig, build_table
 from latency_lut.table import TABLES, LatencyTable, newest_table
 from nas import runs
 from nas.costs import Costs, check_limits
-from nas.objective import UNITS, Objective, Term, pareto
+from nas.objective import UNITS, Objective, Term
+from nas.search_result import as_text, found
 from nas.slimming import Step, slim
 from nas.strategies import BUDGET, check_budget, explore
-from nas.study import Evaluation, Study
+from nas.study import Study
 from nas.winners import pick_winners
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
-from search_spaces.files import read_json, write_json
+from search_spaces.files import read_json, sha256, write_json
 
 if TYPE_CHECKING:
     from nas.evaluator import Evaluator
@@ -102,8 +101,8 @@ def search(config: Config) -> Path:
     costs = Costs(space, latencies, objective)
     check_limits(costs)
     config = replace(config, table=str(table) if table else None)
-    facts = {"table_sha256": _sha256(table) if table else None}
-    facts["supernet_sha256"] = _sha256(run_folder / "supernet/supernet.safetensors")
+    facts = {"table_sha256": sha256(table) if table else None}
+    facts["supernet_sha256"] = sha256(run_folder / "supernet/supernet.safetensors")
     if config.resume and _is_finished(folder, config, facts):
         print(f"{folder} is finished: nothing to search")
         return folder
@@ -115,7 +114,7 @@ def search(config: Config) -> Path:
     steps = _slim(config, space, costs, evaluator, study) if config.strategy == "slimming" else []
     if not steps:
         _explore(config, costs, evaluator, study, start)
-    result = _result(config, folder, space) | _found(study.evaluations, steps, costs)
+    result = _result(config, folder, space) | found(study.evaluations, steps, costs)
     result |= {**images, "minutes": study.seconds / 60}
     write_json(folder / "result.json", result)  # before winners are picked: an infeasible limit loses nothing
     prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
@@ -123,7 +122,7 @@ def search(config: Config) -> Path:
     chosen = pick_winners(points, objective, config.min_accuracy, config.winners)
     result["winners"] = [{"name": f"{prefix}-{i + 1}", **point} for i, point in enumerate(chosen)]
     write_json(folder / "result.json", result)
-    _print(result, folder)
+    print(as_text(result, folder))
     return folder
 
 
@@ -187,12 +186,12 @@ def _explore(config: Config, costs: Costs, evaluator: Evaluator, study: Study, s
 
         def evaluate(archs: Sequence[Arch]) -> list[float]:
             nonlocal batches
-            found = []
+            accuracies = []
             for arch in archs:  # one by one: what is finished when the process is killed is kept
-                found += study.accuracies(arch, [arch], evaluator.accuracies, batches)
+                accuracies += study.accuracies(arch, [arch], evaluator.accuracies, batches)
                 bar.update()
             batches += 1
-            return found
+            return accuracies
 
         explore(config.strategy, costs, evaluate, budget, config.seed, start)
         if bar.n < budget:
@@ -233,44 +232,6 @@ def _result(config: Config, folder: Path, space: SearchSpace) -> dict[str, Any]:
     }
 
 
-def _found(evaluations: Sequence[Evaluation], steps: Sequence[Step], costs: Costs) -> dict[str, Any]:
-    """All that was evaluated, in order, and of slimming its trajectory."""
-    to_json = costs.space.to_json
-    points = [
-        {
-            "index": i,
-            "arch": to_json(e.arch),
-            "accuracy": e.accuracy,
-            **costs.one(e.arch),
-            "seconds_since_start": e.seconds_since_start,
-        }
-        for i, e in enumerate(evaluations)
-    ]
-    front = np.flatnonzero(_on_front(points)).tolist()
-    found = {"evaluations": points, "num_evaluations": len(points), "front": front}
-    if not steps:
-        return found
-    trajectory = [
-        {
-            "step": i,
-            "action": None
-            if step.action is None
-            else {"choice": step.action.choice, "before": step.action.before, "after": step.action.after},
-            "arch": to_json(step.arch),
-            "accuracy": step.accuracy,
-            **costs.one(step.arch),
-            "mes": step.mes,
-        }
-        for i, step in enumerate(steps)
-    ]
-    on_front = _on_front(trajectory)
-    return {**found, "trajectory": [{**p, "pareto": bool(on)} for p, on in zip(trajectory, on_front, strict=True)]}
-
-
-def _on_front(points: Sequence[dict[str, Any]]) -> np.ndarray:
-    return pareto(np.array([[p["accuracy"], p["mes"]] for p in points]))
-
-
 def _objective(config: Config) -> Objective:
     if not config.metrics:
         raise UserError("--metrics is empty; give latency, size or both")
@@ -281,10 +242,6 @@ def _objective(config: Config) -> Objective:
     limits = {metric: getattr(config, name) for name, metric in LIMITS.items()}
     given = {metric: limit for metric, limit in limits.items() if limit is not None}
     return Objective(tuple(terms[name] for name in config.metrics), given)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _table(config: Config, space: SearchSpace) -> Path | None:
@@ -316,19 +273,6 @@ def _folder(config: Config, run_folder: Path) -> Path:
     if not config.resume:
         runs.check_new(folder, "--name")
     return folder
-
-
-def _print(result: dict[str, Any], folder: Path) -> None:
-    steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
-    print(f"{steps}{result['num_evaluations']} archs evaluated, {len(result['front'])} on the front")
-    print(f"{'':20} {'accuracy':>9} {'latency ms':>11} {'params':>10} {'MACs M':>8} {'MES':>9}")
-    for w in result["winners"]:
-        latency = f"{w['latency_ms']:.4f}" if "latency_ms" in w else "-"
-        print(
-            f"{w['name']:20} {100 * w['accuracy']:8.2f}% {latency:>11} {w['num_params']:>10,} "
-            f"{w['macs'] / 1e6:8.2f} {w['mes']:9.4g}"
-        )
-    print(f"wrote {folder}/result.json")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

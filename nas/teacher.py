@@ -7,7 +7,6 @@ nothing in a checkpoint is executed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from nas.data import Images
 from nas.training import Criterion, accuracy
 from search_spaces import UserError, get_space
 from search_spaces.command import flag, flags_given
-from search_spaces.files import read_json
+from search_spaces.files import read_json, sha256
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,7 @@ def teacher_facts(config: TeacherConfig) -> dict[str, str]:
         UserError: no such network or file; flags that do not go together.
     """
     path = _weights_file(config)
-    if path is None:
-        return {}
-    with path.open("rb") as file:
-        return {"teacher_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"teacher_sha256": sha256(path)} if path else {}
 
 
 def teacher_result(teacher: Teacher, search: Images, image_size: int, workers: int = 0) -> dict[str, Any]:

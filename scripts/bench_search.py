@@ -15,7 +15,6 @@ forward passes, with what recording an evaluation takes; both are CPU seconds.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import statistics
 import time
@@ -40,7 +39,7 @@ from nas.study import Study
 from nas.train_supernet import load_supernet
 from search_spaces import Arch, CostTable, get_space
 from search_spaces.command import align, flag, parse, run
-from search_spaces.files import write_json
+from search_spaces.files import sha256, write_json
 from supernet import Supernet
 
 STRATEGIES = ("slimming", "random", "nsga2", "tpe", "gp", "predictor")
@@ -225,9 +224,7 @@ def _bench(config: Config) -> Bench:
     evaluator = Evaluator(supernet, images, space.image_size, calibration=calibration)
     folder = run_folder / "bench-search"
     folder.mkdir(exist_ok=True)
-    digests = [
-        hashlib.sha256(p.read_bytes()).hexdigest() for p in (table, run_folder / "supernet/supernet.safetensors")
-    ]
+    digests = [sha256(path) for path in (table, run_folder / "supernet/supernet.safetensors")]
     facts = {"table_sha256": digests[0], "supernet_sha256": digests[1], "num_images": config.num_images}
     study = Study(f"sqlite:///{folder}/study.db", f"{config.num_images} images", space, costs.one, facts)
     return Bench(costs, study, evaluator)

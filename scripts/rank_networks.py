@@ -23,11 +23,11 @@ from tqdm import tqdm
 from latency_lut.table import TABLES, LatencyTable, newest_table
 from nas import runs
 from nas.batches import MEAN, STD
+from nas.costs import Costs
 from nas.data import Data, DataConfig, load_data
 from nas.objective import UNITS, Objective, Term
 from nas.recipe import FREE_ON_RESUME, TrainConfig
 from nas.retrain import make_trainer
-from nas.search import Costs
 from nas.training import accuracy
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -28,7 +27,7 @@ from nas.training import pick_device
 from scripts.rank_networks import Study
 from search_spaces import UserError
 from search_spaces.command import parse
-from search_spaces.files import read_json, slug, write_json
+from search_spaces.files import read_json, sha256, slug, write_json
 from supernet import Supernet
 
 KIND = ("loss", "sampling", "norm")  # what an arm is named by
@@ -114,8 +113,7 @@ def evaluate_all(study: Study, folders: Sequence[Path]) -> list[Arm]:
 
 def _evaluate(study: Study, folder: Path, device: torch.device) -> Arm:
     config, result = (read_json(folder / "supernet" / name) for name in ("config.json", "result.json"))
-    with (folder / "supernet/supernet.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(folder / "supernet/supernet.safetensors")
     path = study.folder / "inherited" / f"{slug(folder.name)}-{digest[:12]}.json"
     known: dict[str, list[float]] = read_json(path) if path.exists() else {}
     keys = {RECALIBRATED: f"recalibrated on {study.config.calibration_images} images"}

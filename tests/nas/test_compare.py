@@ -13,8 +13,8 @@ import pytest
 from nas import compare, runs
 from nas.compare import Config, make_groups, spread
 from nas.compare_data import check_comparable, find_searches, read_search, reference_of
+from nas.costs import Costs
 from nas.objective import Objective, Term
-from nas.search import Costs
 from search_spaces import SearchSpace, UserError
 from search_spaces.files import read_json, write_json
 from tests.nas.synthetic_run import add_search, make_run

@@ -16,10 +16,10 @@ from PIL import Image
 
 from nas import train_supernet
 from nas.checkpoint import load_tensors
+from nas.costs import Costs
 from nas.inherit import calibration_batches, inherited
 from nas.objective import UNITS, Objective, Term
 from nas.runs import load_run_data
-from nas.search import Costs
 from nas.train_supernet import load_supernet
 from nas.training import Trainer, accuracy
 from scripts import rank_networks, rank_supernets
