@@ -1,0 +1,28 @@
+"""The families of models that can be pruned: a file each that makes a model prunable and describes it."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import nn
+
+from nas.pruning import vit
+from nas.pruning.structure import Structure
+from search_spaces import UserError
+
+# of each: MODEL, the class of its models; prepare(model), in place; describe(model), of a prepared one
+FAMILIES: tuple[ModuleType, ...] = (vit,)
+
+
+def prepare(model: nn.Module) -> Structure:
+    """Makes a model prunable, in place, without changing its tensors or what it computes, and describes it.
+
+    Raises:
+        UserError: of an unknown family.
+    """
+    for family in FAMILIES:
+        if isinstance(model, family.MODEL):
+            family.prepare(model)
+            return family.describe(model)
+    known = ", ".join(family.MODEL.__name__ for family in FAMILIES)
+    raise UserError(f"cannot prune a {type(model).__name__}; known are timm's {known}")

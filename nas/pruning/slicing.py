@@ -1,0 +1,80 @@
+"""Cutting a model to the units that remain: its tensors sliced along their axes, its attributes to match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nas.pruning.structure import Axis, Sizes, Structure, product, units
+
+Kept = Mapping[str, Tensor]  # indices of a dimension's units that remain, ascending; a dimension left out is whole
+
+
+def places(layout: Axis, sizes: Sizes, kept: Kept) -> Tensor:
+    """Indices along the axis of what remains, in order."""
+    dimensions = {factor for segment in layout for factor in segment if factor in kept}
+    remains = torch.ones(sum(product(segment, sizes) for segment in layout), dtype=torch.bool)
+    for dimension in dimensions:
+        assert isinstance(dimension, str)
+        alive = torch.zeros(sizes[dimension] + 1, dtype=torch.bool)
+        alive[kept[dimension]] = True
+        alive[-1] = True  # places of no unit, -1
+        remains &= alive[units(layout, sizes, dimension)]
+    return remains.nonzero().flatten()
+
+
+@torch.no_grad()
+def prune(model: nn.Module, structure: Structure, kept: Kept) -> Structure:
+    """Cuts the model in place to the kept units of each dimension, and returns its new structure.
+
+    Attention keeps the scale of its original head dimension: its logits are the same sums with terms left out.
+    """
+    sizes = structure.sizes
+    for name, axes in structure.axes.items():
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        tensor = getattr(module, leaf)
+        for i, layout in enumerate(axes):
+            index = places(layout, sizes, kept)
+            if len(index) < tensor.shape[i]:
+                tensor = tensor.index_select(i, index.to(tensor.device))
+        if isinstance(parameter := getattr(module, leaf), nn.Parameter):
+            tensor = nn.Parameter(tensor.detach(), requires_grad=parameter.requires_grad)
+        setattr(module, leaf, tensor)
+    pruned = structure.resized({name: len(index) for name, index in kept.items()})
+    _resize({name.rpartition(".")[0] for name in structure.axes}, model)
+    for attribute in structure.attributes:
+        setattr(model.get_submodule(attribute.module), attribute.name, product(attribute.factors, pruned.sizes))
+    return pruned
+
+
+@torch.no_grad()
+def zero(model: nn.Module, structure: Structure, removed: Kept) -> None:
+    """Sets every number of these units to zero, in place: what pruning them leaves out."""
+    tensors = model.state_dict()
+    for name, axes in structure.axes.items():
+        for i, layout in enumerate(axes):
+            for dimension in removed.keys() & {factor for segment in layout for factor in segment}:
+                gone = torch.isin(units(layout, structure.sizes, dimension), removed[dimension])
+                tensors[name].index_fill_(i, gone.nonzero().flatten(), 0)
+
+
+def _resize(names: Iterable[str], model: nn.Module) -> None:
+    """Attributes of layers that follow from the shape of their tensors."""
+    for name in names:
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = layer.weight.shape
+        elif isinstance(layer, nn.Conv2d):
+            depthwise = layer.groups > 1
+            assert not depthwise or layer.weight.shape[1] == 1, f"{name}: only depthwise groups can be pruned"
+            layer.out_channels = layer.weight.shape[0]
+            layer.in_channels = layer.out_channels if depthwise else layer.weight.shape[1]
+            layer.groups = layer.out_channels if depthwise else 1
+        elif isinstance(layer, _BatchNorm):
+            layer.num_features = len(layer.running_var)  # type: ignore[arg-type]
+        elif isinstance(layer, nn.LayerNorm):
+            layer.normalized_shape = tuple(layer.weight.shape)

@@ -1,0 +1,162 @@
+"""What of a model can be pruned: its dimensions by name, and how the axes of its tensors are made of them.
+
+A *dimension* is a number of interchangeable units: the channels of the residual stream, the heads of an attention, the
+hidden features of an FFN. An axis of a tensor is a sequence of *segments*, one after another, each the row-major
+product of dimensions and fixed lengths. The fused projection of a ViT block, (3 · heads · head_dim, embedding), is
+
+    "blocks.0.attn.qkv.weight": (axis((heads, key), (heads, key), (heads, value)), axis(embedding))
+
+All else follows from these layouts: which numbers belong to a unit (importance), where they lie (slicing), and what a
+network of other sizes costs (parameters, MACs). A family of models is one function that writes them down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["embedding", "heads", "key", "value", "ffn", "width"]
+Factor = str | int  # a dimension's name, or a fixed length
+Segment = tuple[Factor, ...]
+Axis = tuple[Segment, ...]
+Sizes = Mapping[str, int]
+
+
+def axis(*segments: Factor | Segment) -> Axis:
+    return tuple(segment if isinstance(segment, tuple) else (segment,) for segment in segments)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """
+    Args:
+        kind: "key" is that of queries and keys; "width" the channels between two convolutions.
+        minimum: units that must remain.
+    """
+
+    name: str
+    kind: Kind
+    size: int
+    minimum: int = 1
+
+
+@dataclass(frozen=True)
+class MatMul:
+    """A product of two activations, which no weight tells of: MACs of an image = count(input shape) · Π factors.
+
+    Args:
+        module: whose forward does it.
+        count: of the shape of the module's input for one image: (1, channels, height, width), (windows, tokens, …), ….
+    """
+
+    module: str
+    factors: tuple[Factor, ...]
+    count: Callable[[torch.Size], int]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """`model.<module>.<name>` is the product of the factors, as in `head_dim` or `num_heads`."""
+
+    module: str
+    name: str
+    factors: tuple[Factor, ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """
+    Args:
+        axes: of tensors of the state dict, the first axes of each; those not named, and all further axes, stay whole.
+        attributes: beside those of convolutions, linear layers and norms, which follow from their tensors.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    axes: Mapping[str, tuple[Axis, ...]]
+    matmuls: tuple[MatMul, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {dimension.name: dimension.size for dimension in self.dimensions}
+
+    def resized(self, sizes: Sizes) -> Structure:
+        """The structure of the model pruned to these sizes; dimensions not named keep theirs."""
+        dimensions = tuple(replace(d, size=sizes.get(d.name, d.size)) for d in self.dimensions)
+        return replace(self, dimensions=dimensions)
+
+
+class Builder:
+    """Collects the structure of a model while a family walks through it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._tensors = model.state_dict()
+        self._dimensions: dict[str, Dimension] = {}
+        self._axes: dict[str, tuple[Axis, ...]] = {}
+        self._matmuls: list[MatMul] = []
+        self._attributes: list[Attribute] = []
+
+    def dimension(self, name: str, kind: Kind, size: int, minimum: int = 1) -> str:
+        """Adds a dimension and returns its name."""
+        assert name not in self._dimensions, name
+        self._dimensions[name] = Dimension(name, kind, size, minimum)
+        return name
+
+    def tensor(self, name: str, *axes: Axis) -> None:
+        self._axes[name] = axes
+
+    def layer(self, name: str, out: Axis, into: Axis | None = None) -> None:
+        """A convolution or linear layer from `into` to `out`, or what acts on each channel of `out` alone: norms,
+        layer scales, depthwise convolutions. Of a layer without tensors, nothing."""
+        leaves = {"weight": (out,) if into is None else (out, into)}
+        leaves |= dict.fromkeys(("bias", "gamma", "running_mean", "running_var"), (out,))
+        for leaf, axes in leaves.items():
+            if f"{name}.{leaf}" in self._tensors:
+                self.tensor(f"{name}.{leaf}", *axes)
+
+    def matmul(self, module: str, *factors: Factor, count: Callable[[torch.Size], int]) -> None:
+        self._matmuls.append(MatMul(module, factors, count))
+
+    def attribute(self, module: str, name: str, *factors: Factor) -> None:
+        self._attributes.append(Attribute(module, name, factors))
+
+    def build(self) -> Structure:
+        """AssertionError if a tensor has not the shape that its axes say, or if a dimension has no tensor."""
+        structure = Structure(
+            tuple(self._dimensions.values()), self._axes, tuple(self._matmuls), tuple(self._attributes)
+        )
+        for name, axes in self._axes.items():
+            expected = tuple(length(layout, structure.sizes) for layout in axes)
+            found = tuple(self._tensors[name].shape[: len(axes)])
+            assert found == expected, f"{name} has shape {found}, its axes say {expected}"
+        used = {f for axes in self._axes.values() for layout in axes for segment in layout for f in segment}
+        assert not (unused := self._dimensions.keys() - used), f"no tensor has {unused}"
+        return structure
+
+
+def product(factors: Iterable[Factor], sizes: Sizes) -> int:
+    return math.prod(factor if isinstance(factor, int) else sizes[factor] for factor in factors)
+
+
+def length(layout: Axis, sizes: Sizes) -> int:
+    return sum(product(segment, sizes) for segment in layout)
+
+
+def units(layout: Axis, sizes: Sizes, dimension: str) -> Tensor:
+    """(length,) unit of the dimension that each place of the axis belongs to, -1 where it belongs to none."""
+    parts = []
+    for segment in layout:
+        shape = [product([factor], sizes) for factor in segment]
+        if dimension in segment:
+            at = segment.index(dimension)
+            unit = torch.arange(shape[at]).reshape([-1 if i == at else 1 for i in range(len(shape))])
+            parts.append(unit.expand(shape).reshape(-1))
+        else:
+            parts.append(torch.full((math.prod(shape),), -1))
+    return torch.cat(parts)

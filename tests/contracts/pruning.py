@@ -1,0 +1,126 @@
+"""What pruning must do in every family."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.pruning.costs import Costs
+from nas.pruning.families import prepare
+from nas.pruning.slicing import places, prune, zero
+from nas.pruning.structure import Dimension, Kind, Structure
+
+
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
+    """In evaluation mode, with no tensor left at a constant: a norm of ones and zeros would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator)
+            base = 1.0 if name.endswith(("running_var", "norm.weight", "bn.weight", "gamma")) else 0.0
+            tensor.copy_(base + noise * (0.1 if base else 0.5 / max(1, tensor[0].numel()) ** 0.5))
+            if name.endswith("running_var"):
+                tensor.abs_()
+    return model.eval()
+
+
+class PruningContract:
+    """For a subclass that says how to make small models of the family."""
+
+    image_size = 32
+    kinds: tuple[Kind, ...]  # of its dimensions
+
+    def model(self) -> nn.Module:
+        """A small model, fresh."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def whole(self) -> nn.Module:
+        return randomized(self.model())
+
+    @pytest.fixture
+    def images(self) -> Tensor:
+        return torch.randn(2, 3, self.image_size, self.image_size, generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def test_a_prepared_model_computes_the_same(self, whole: nn.Module, images: Tensor) -> None:
+        before = whole(images)
+        names = list(whole.state_dict())
+        prepare(whole)
+        assert list(whole.state_dict()) == names
+        torch.testing.assert_close(whole(images), before, rtol=1e-5, atol=1e-5)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("kind", ["embedding", "heads", "key", "value", "ffn", "width"])
+    def test_zeroed_units_can_be_sliced_away(self, kind: str, whole: nn.Module, images: Tensor) -> None:
+        """Layer norms, whose means and variances zeros would change, take them over the remaining units."""
+        structure = prepare(whole)
+        assert {d.kind for d in structure.dimensions} == set(self.kinds)
+        if kind not in self.kinds:
+            return
+        before = whole(images)
+        kept, removed = split(structure, lambda d: d.kind == kind)
+        masked = copy.deepcopy(whole)
+        zero(masked, structure, removed)
+        for name, norm in masked.named_modules():
+            if isinstance(norm, nn.LayerNorm) and (axes := structure.axes.get(f"{name}.weight")):
+                norm.register_forward_hook(normalize_over(places(axes[0], structure.sizes, kept)))
+        expected = masked(images)
+        prune(whole, structure, kept)
+        torch.testing.assert_close(whole(images), expected, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(expected, before, rtol=1e-3, atol=1e-3), "the units counted"
+
+    @torch.no_grad()
+    def test_costs_are_those_of_the_network_built(self, whole: nn.Module, images: Tensor) -> None:
+        structure = prepare(whole)
+        costs = Costs(whole, structure, images[:1])
+        assert costs.num_params(structure.sizes) == sum(p.numel() for p in whole.parameters())
+        kept, _ = split(structure, lambda _: True)
+        pruned = prune(whole, structure, kept)
+        assert prepare(whole).sizes == pruned.sizes, "a pruned model is described by the same function"
+        assert costs.num_params(pruned.sizes) == sum(p.numel() for p in whole.parameters())
+        assert costs.macs(pruned.sizes) == Costs(whole, pruned, images[:1]).macs(pruned.sizes)
+        assert whole(images).shape == (2, 10)
+
+    def test_a_pruned_model_trains(self, whole: nn.Module, images: Tensor) -> None:
+        structure = prepare(whole)
+        kept, _ = split(structure, lambda _: True)
+        prune(whole, structure, kept)
+        whole.train()(images).square().mean().backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in whole.parameters())
+
+    def test_every_parameter_is_described(self, whole: nn.Module) -> None:
+        structure = prepare(whole)
+        assert [name for name, _ in whole.named_parameters() if name not in structure.axes] == []
+
+
+def normalize_over(kept: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    """What a layer norm of the kept channels alone computes, zero elsewhere."""
+
+    def hook(norm: Any, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+        (x,) = inputs
+        output = torch.zeros_like(x)
+        output[..., kept] = F.layer_norm(x[..., kept], (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps)
+        return output
+
+    return hook
+
+
+def split(
+    structure: Structure, of: Callable[[Dimension], bool], seed: int = 2
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Random halves (kept, removed) of the dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    kept, removed = {}, {}
+    for dimension in structure.dimensions:
+        count = max(dimension.minimum, dimension.size // 2)
+        if of(dimension) and count < dimension.size:
+            order = torch.randperm(dimension.size, generator=generator)
+            kept[dimension.name], removed[dimension.name] = order[:count].sort().values, order[count:].sort().values
+    return kept, removed
