@@ -10,7 +10,7 @@ from nas.pruning import vit
 from nas.pruning.structure import Structure
 from search_spaces import UserError
 
-# of each: MODEL, the class of its models; prepare(model), in place; describe(model), of a prepared one
+# of each: MODELS, what they are called; is_member(model); prepare(model), in place; describe(model), of a prepared one
 FAMILIES: tuple[ModuleType, ...] = (vit,)
 
 
@@ -21,8 +21,8 @@ def prepare(model: nn.Module) -> Structure:
         UserError: of an unknown family.
     """
     for family in FAMILIES:
-        if isinstance(model, family.MODEL):
+        if family.is_member(model):
             family.prepare(model)
             return family.describe(model)
-    known = ", ".join(family.MODEL.__name__ for family in FAMILIES)
-    raise UserError(f"cannot prune a {type(model).__name__}; known are timm's {known}")
+    known = ", ".join(family.MODELS for family in FAMILIES)
+    raise UserError(f"cannot prune this {type(model).__name__}; known are timm's {known}")

@@ -120,6 +120,17 @@ class Builder:
             if f"{name}.{leaf}" in self._tensors:
                 self.tensor(f"{name}.{leaf}", *axes)
 
+    def conv_norm(self, name: str, out: Axis, into: Axis | None = None) -> None:
+        """A pair `conv` and `bn`; depthwise without `into`."""
+        self.layer(f"{name}.conv", out, into)
+        self.layer(f"{name}.bn", out)
+
+    def squeeze_excite(self, name: str, channels: Axis) -> None:
+        """timm's `SqueezeExcite` of these channels; its squeezed width is a dimension."""
+        squeezed = axis(self.dimension(f"{name}.squeezed", "width", len(self._tensors[f"{name}.fc1.weight"])))
+        self.layer(f"{name}.fc1", squeezed, channels)
+        self.layer(f"{name}.fc2", channels, squeezed)
+
     def matmul(self, module: str, *factors: Factor, count: Callable[[torch.Size], int]) -> None:
         self._matmuls.append(MatMul(module, factors, count))
 

@@ -13,7 +13,11 @@ from torch import nn
 from nas.pruning.attention import describe_attention, make_prunable
 from nas.pruning.structure import Builder, Structure, axis
 
-MODEL = VisionTransformer
+MODELS = "ViT, DeiT"
+
+
+def is_member(model: nn.Module) -> bool:
+    return isinstance(model, VisionTransformer)
 
 
 def prepare(model: nn.Module) -> None:
