@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -68,6 +69,8 @@ def job() -> Iterator[None]:
         yield
         return
     terminate = signal.signal(signal.SIGTERM, _stop)
+    if "RANK" not in os.environ:
+        raise UserError("WORLD_SIZE is set and RANK is not; start the processes with torchrun, or unset WORLD_SIZE")
     store, number, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=TIMEOUT)
@@ -114,6 +117,10 @@ def _communicating() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if re.search(r"time(d )?out", str(error), re.IGNORECASE):
+            minutes = TIMEOUT.total_seconds() / 60
+            waited = f"another process has kept this one waiting for {minutes:g} minutes"
+            raise JobError(f"{waited}; see what holds it, end the job and go on with --resume") from error
         raise _ended() from error
 
 

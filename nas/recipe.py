@@ -66,4 +66,4 @@ def with_recipe(config: AnyTrainConfig, image_size: int, data: str, digits_epoch
 
 
 LOCAL = ("device", "workers", "checkpoint_seconds")  # of a process; the others are the job's
-FREE_ON_RESUME = (*LOCAL, "accumulate")
+FREE_ON_RESUME = (*LOCAL, "accumulate", "amp")

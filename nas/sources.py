@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 import struct
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Skipped:
             raise UserError(f"{name} cannot be read ({reason}); mend or remove it, or leave out --strict-images")
         if name not in self.names:
             self.names[name] = None
-            tqdm.write(f"warning: skipped {name}: {reason}")
+            tqdm.write(f"warning: skipped {name}: {reason}", file=sys.stderr)  # that of the writer alone is seen
 
 
 @dataclass(frozen=True)

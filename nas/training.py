@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -190,9 +190,7 @@ class Trainer:
         load_module(self.ema.module, part["ema"], self.path)
         load_optimizer(self.optimizer, self.model, part["optimizer"])
         self.step, self.seconds = info["step"], info["seconds"]
-        if info["amp"] is not None:
-            self._use_amp(info["amp"])
-            self.scaler.load_state_dict(info["scaler"])
+        self._go_on_with_amp(info)
         if (before := info["processes"] * info["accumulate"]) != self.parts.count:
             print(f"a batch is now normalized in {self.parts.count} parts ({before} before): other figures will follow")
         if info["code"] != code_digest():
@@ -253,7 +251,7 @@ class Trainer:
             if not evaluating and self.step % 50:
                 return
             rate = (self.step - window[1]) * self.config.batch_size / (time.monotonic() - window[0])
-            found = self._evaluate() if evaluating else {}
+            found = self.evaluate(self.ema.module) if evaluating else {}
             accuracies = found or accuracies
             if log:
                 log.write(self._metrics(rate, found))
@@ -345,16 +343,24 @@ class Trainer:
         self.amp = amp
         self.scaler = GradScaler(self.device.type, enabled=amp == "fp16")
 
+    def _go_on_with_amp(self, info: dict[str, Any]) -> None:
+        """Uses the checkpoint's precision, unless another is asked for or this device lacks it."""
+        before = info["amp"]
+        if before is None:
+            return
+        with suppress(UserError):  # fp16 on a CPU
+            if self.config.amp in ("auto", before):
+                self._use_amp(before)
+                self.scaler.load_state_dict(info["scaler"])
+                return
+        print(f"the precision was {before} until now and may be another from here on: other figures will follow")
+
     def _diverged(self, what: str) -> UserError:
         last = self.path if self.path.exists() else "none yet"
         return UserError(
             f"{what} at step {self.step}; the last good checkpoint is {last}; "
             f"train a new run with a lower --lr (now {self.config.lr}) or --clip-grad, or with --amp off"
         )
-
-    def _evaluate(self) -> dict[str, float]:
-        with autocast(self.amp or "off", self.device):
-            return self.evaluate(self.ema.module)
 
     def _metrics(self, images_per_s: float, accuracies: dict[str, float]) -> dict[str, Any]:
         return {

@@ -177,7 +177,7 @@ def test_a_corrupt_image_of_a_stream_is_counted(tmp_path: Path, capsys: pytest.C
     options = {"data_dir": str(tmp_path / "shards"), "train_split": "train-{0000..0001}.tar"}
     data = load("wds/mine", **options)
     assert data.splits.skipped == ("an image after image 41 of the stream",)
-    assert "warning: skipped an image after image 41 of the stream" in capsys.readouterr().out
+    assert "warning: skipped an image after image 41 of the stream" in capsys.readouterr().err
     with pytest.raises(UserError, match="an image after image 41 of the stream cannot be read"):
         load("wds/mine", strict_images=True, **options)
 
@@ -314,7 +314,7 @@ def test_corrupt_images_are_named_counted_and_left_out(with_corrupt: Path, capsy
     data = load(with_corrupt)
     assert data.splits.skipped == ("green/3.png", "red/7.png")
     assert sum(map(len, (data.train, data.search, data.test))) == 58
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert printed.count("warning: skipped") == 2 and "green/3.png" in printed and "red/7.png" in printed
 
 
@@ -342,7 +342,7 @@ def test_corrupt_images_of_a_set_too_large_for_memory(
     batches = train_batches(train, eval_transform(16), batch_size=6, epochs=2, seed=0, start=0, workers=workers)
     for images, labels in batches:
         assert images.shape == (6, 3, 16, 16) and labels.min() >= 0
-    assert capsys.readouterr().out.count("warning: skipped") == 2  # each once
+    assert capsys.readouterr().err.count("warning: skipped") == 2  # each once
 
     strict = replace(train, skipped=Skipped(strict=True))
     with pytest.raises(UserError, match=r"cannot be read .*--strict-images") as caught:

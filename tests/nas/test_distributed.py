@@ -253,3 +253,20 @@ def test_alone_nothing_is_exchanged() -> None:
         distributed.agree(anything=1)
         with pytest.raises(UserError, match=r"^a mistake$"):
             raise UserError("a mistake")
+
+
+def test_a_world_without_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="RANK is not; start the processes with torchrun"), distributed.job():
+        pass
+
+
+def test_waiting_too_long_is_not_called_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_reduce(_: Tensor) -> None:
+        raise RuntimeError("Timed out waiting 600000ms for recv operation to complete")  # gloo's words
+
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    with pytest.raises(distributed.JobError, match="another process has kept this one waiting for 10 minutes"):
+        distributed.total(1.0)

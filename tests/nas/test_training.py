@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import checkpoint, training
-from nas.checkpoint import load_module, load_tensors
+from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.data import Images
 from nas.precision import pick_amp
 from nas.recipe import TrainConfig
@@ -285,6 +285,28 @@ def fp16(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """On a CPU, where it runs but is no use."""
     monkeypatch.setattr(training, "check_amp", lambda *_: None)
     return replace(CONFIG, amp="fp16", clip_grad=0.0)
+
+
+def test_a_run_in_fp16_goes_on_where_there_is_no_fp16(
+    tmp_path: Path, images: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, images, CONFIG).save()
+    tensors, info = load_tensors(tmp_path / "checkpoint.safetensors")
+    save_tensors(tmp_path / "checkpoint.safetensors", tensors, info | {"amp": "fp16"})
+    resumed = make(tmp_path, images, replace(CONFIG, amp="auto"))
+    resumed.resume()
+    assert resumed.amp is None, "chosen at the next step"
+    assert "the precision was fp16 until now" in capsys.readouterr().out
+
+
+def test_another_precision_may_be_asked_for_when_going_on(tmp_path: Path, images: Images) -> None:
+    first = make(tmp_path, images, replace(CONFIG, amp="bf16"))
+    first._use_amp("bf16")
+    first.save()
+    kept, changed = make(tmp_path, images, replace(CONFIG, amp="auto")), make(tmp_path, images, CONFIG)
+    kept.resume()
+    changed.resume()
+    assert (kept.amp, changed.amp) == ("bf16", None)
 
 
 def test_fp16_scales_the_loss_and_leaves_no_trace_in_the_gradients(
