@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,10 @@ class Costs:
 
     def macs(self, sizes: Sizes) -> int:
         return _evaluate(self._macs, sizes)
+
+    def monomials(self, metric: Literal["params", "macs"]) -> Monomials:
+        """The polynomial itself."""
+        return self._params if metric == "params" else self._macs
 
 
 def _evaluate(monomials: Monomials, sizes: Sizes) -> int:
