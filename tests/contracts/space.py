@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise, product
 from operator import attrgetter
 from typing import Any
@@ -252,9 +255,15 @@ def randomized(model: nn.Module, seed: int) -> nn.Module:
 
 
 def fvcore_macs(model: nn.Module, x: Tensor) -> int:
-    """The model's convolutions, linear layers and matrix products, counted by fvcore."""
+    """The model's convolutions, linear layers and matrix products, counted by fvcore; also those of fused attention."""
     from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
+    def fused_attention(inputs: Sequence[Any], _: Sequence[Any]) -> Counter[str]:
+        (*batch, queries, key), (*_, keys, _), (*_, value) = (get_shape(tensor) for tensor in inputs[:3])
+        return Counter({"attention": math.prod(batch) * queries * keys * (key + value)})
 
     analysis = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.set_op_handle("aten::scaled_dot_product_attention", fused_attention)
     counts = analysis.by_operator()
-    return sum(counts[operator] for operator in ("conv", "linear", "matmul"))
+    return sum(counts[operator] for operator in ("conv", "linear", "matmul", "attention"))

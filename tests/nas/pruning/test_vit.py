@@ -10,7 +10,7 @@ from torch import nn
 
 from nas.pruning.families import prepare
 from nas.pruning.slicing import prune
-from tests.contracts.pruning import PruningContract
+from tests.contracts.pruning import PruningContract, PublishedContract
 
 SMALL: dict[str, Any] = {
     "img_size": 32,
@@ -34,6 +34,10 @@ class TestDistilled(PruningContract):
 
     def model(self) -> nn.Module:
         return timm.create_model("deit_tiny_distilled_patch16_224", **SMALL)
+
+
+class TestDeiTTiny(PublishedContract):
+    name = "deit_tiny_patch16_224"
 
 
 def test_vit_b_halved_is_deit_s() -> None:
