@@ -1,7 +1,7 @@
 """Batches of a split: timm's transforms, and loaders that start at any step.
 
 Every random draw of a sample is a function of (seed, epoch, index), so a run continues after a kill exactly where it
-was, with any number of workers.
+was, with any number of loaders.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def train_batches(
     epochs: int,
     seed: int,
     start: int,
-    workers: int,
+    loaders: int,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 images, labels) of every step from `start` on.
@@ -142,14 +142,14 @@ def train_batches(
         UserError: 100 images in a row are corrupt.
     """
     keys = _TrainKeys(len(images), batch_size, epochs, seed, start, share)
-    for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, workers):
+    for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, loaders):
         if labels.min() < 0:
             raise UserError(f"{MAX_CORRUPT_RUN} images in a row, or all, cannot be read; see the warnings")
         yield batch, labels
 
 
 def eval_batches(
-    images: Images, image_size: int, batch_size: int, workers: int = 0, share: tuple[int, int] = (0, 1)
+    images: Images, image_size: int, batch_size: int, loaders: int = 0, share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 images, labels) of the whole split in order; a corrupt image is black and has label -1.
 
@@ -158,14 +158,14 @@ def eval_batches(
     """
     positions = range(share[0], len(images), share[1])
     keys = [[(0, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
-    yield from _batches(_Samples(images, eval_transform(image_size), 0, replace=False), keys, workers)
+    yield from _batches(_Samples(images, eval_transform(image_size), 0, replace=False), keys, loaders)
 
 
-def _batches(samples: _Samples, keys: Iterable[list[Key]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(samples: _Samples, keys: Iterable[list[Key]], loaders: int) -> Iterator[tuple[Tensor, Tensor]]:
     loader = DataLoader(
         samples,
         batch_sampler=keys,
-        num_workers=workers,
+        num_workers=loaders,
         collate_fn=_collate,
         worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_available(),

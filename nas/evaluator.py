@@ -40,12 +40,12 @@ class Evaluator:
         images: Images,
         image_size: int,
         batch_size: int = 256,
-        workers: int = 0,
+        loaders: int = 0,
         calibration: Sequence[Tensor] = (),
     ) -> None:
         self.supernet = supernet
         self.space = supernet.space
-        self.batches = tuple(eval_batches(images, image_size, batch_size, workers))
+        self.batches = tuple(eval_batches(images, image_size, batch_size, loaders))
         self.num_images = sum(int((labels >= 0).sum()) for _, labels in self.batches)  # corrupt ones have no label
         self.calibration = list(calibration)
         self.num_calibration_images = sum(map(len, calibration))

@@ -32,7 +32,7 @@ def calibration_count(supernet: Supernet, wanted: int | None) -> int:
 
 
 def calibration_batches(
-    images: Images, image_size: int, count: int, device: torch.device, workers: int = 0
+    images: Images, image_size: int, count: int, device: torch.device, loaders: int = 0
 ) -> tuple[Tensor, ...]:
     """`count` of the (training) images, or all if there are fewer, without the corrupt ones: normalized, channels last.
 
@@ -48,7 +48,7 @@ def calibration_batches(
     count = min(count, len(images))
     if count > BATCH_SIZE:
         count -= count % BATCH_SIZE
-    batches = eval_batches(images.spread(count), image_size, BATCH_SIZE, workers)
+    batches = eval_batches(images.spread(count), image_size, BATCH_SIZE, loaders)
     read = [batch[labels >= 0] for batch, labels in batches]
     if not any(len(batch) > 1 for batch in read):
         raise UserError(f"none of {count} training images to recalibrate norms on can be read; see the warnings")

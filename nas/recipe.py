@@ -29,7 +29,7 @@ class TrainConfig:
         "auto", "mixed precision; auto: bf16 (fp16 on older GPUs), on a CPU only where that is faster"
     )
     device: str = flag("auto", "cpu, cuda, cuda:1, …; auto: CUDA if there is one")
-    workers: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
+    loaders: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
     seed: int = flag(0, "of initialization, order, augmentation and sampling", minimum=0)
     checkpoint_seconds: float = flag(60.0, "time between checkpoints", minimum=0)
 
@@ -65,5 +65,5 @@ def with_recipe(config: AnyTrainConfig, image_size: int, data: str, digits_epoch
     return replace(config, **_SMALL) if image_size < 128 else config
 
 
-LOCAL = ("device", "workers", "checkpoint_seconds")  # of a process; the others are the job's
+LOCAL = ("device", "loaders", "checkpoint_seconds")  # of a process; the others are the job's
 FREE_ON_RESUME = (*LOCAL, "accumulate", "amp")

@@ -69,9 +69,9 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     arch = space.from_json(winner["arch"])
     device = pick_device(config.device)
     teacher = load_teacher(config, data.classes, device)
-    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.workers)} if teacher else {}
-    origin = _inherited(run_folder, arch, data, device, config.workers)
-    inherited_accuracy = accuracy(origin, data.test, space.image_size, device, config.workers)
+    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.loaders)} if teacher else {}
+    origin = _inherited(run_folder, arch, data, device, config.loaders)
+    inherited_accuracy = accuracy(origin, data.test, space.image_size, device, config.loaders)
     torch.manual_seed(config.seed)  # here: reading images draws from the global generator
     model = space.build(arch, config.drop_path)
     if config.init == "inherit":
@@ -84,7 +84,7 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
         runs.begin(folder, config, arch=winner["arch"], **teacher_facts(config))
     trainer.fit(f"retrain {name}")
     best = trainer.ema.module.eval()
-    test_accuracy = accuracy(best, data.test, space.image_size, device, config.workers)
+    test_accuracy = accuracy(best, data.test, space.image_size, device, config.loaders)
     if not process.is_writer():
         return folder
     save_tensors(folder / "model.safetensors", best.state_dict(), {"space": space.name})
@@ -122,16 +122,16 @@ def make_trainer(
         return loss.detach()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
-        return {"accuracy": accuracy(ema.eval(), data.search, space.image_size, trainer.device, config.workers)}
+        return {"accuracy": accuracy(ema.eval(), data.search, space.image_size, trainer.device, config.loaders)}
 
     trainer = Trainer(model, data.train, config, folder, step, evaluate, space.image_size, space.num_classes)
     return trainer
 
 
-def _inherited(run_folder: Path, arch: Arch, data: Data, device: torch.device, workers: int) -> nn.Module:
+def _inherited(run_folder: Path, arch: Arch, data: Data, device: torch.device, loaders: int) -> nn.Module:
     supernet = load_supernet(run_folder, device)
     count = default_calibration(supernet)
-    calibration = calibration_batches(data.train, supernet.space.image_size, count, device, workers)
+    calibration = calibration_batches(data.train, supernet.space.image_size, count, device, loaders)
     return inherited(supernet, arch, calibration)
 
 

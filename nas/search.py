@@ -69,11 +69,11 @@ class Config:
     )
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
-    workers: int = flag(0, "processes that load the images (0: this one)", minimum=0)
+    loaders: int = flag(0, "processes that load the images (0: this one)", minimum=0)
     resume: bool = flag(False, "go on with the search named, or the newest of the run")
 
 
-FREE = ("device", "workers", "run", "name", "resume")
+FREE = ("device", "loaders", "run", "name", "resume")
 LIMITS = {"max_latency_ms": "latency_ms", "max_params": "num_params", "max_macs": "macs"}  # the metrics they are of
 # A search is a function of its settings and asks its study first, so these may change until winners are picked.
 AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
@@ -134,11 +134,11 @@ def _evaluator(config: Config, run_folder: Path) -> Evaluator:
 
     data = runs.load_run_data(run_folder)
     supernet = load_supernet(run_folder, pick_device(config.device))
-    size, workers = supernet.space.image_size, config.workers
+    size, loaders = supernet.space.image_size, config.loaders
     count = calibration_count(supernet, config.calibration_images)
-    calibration = calibration_batches(data.train, size, count, supernet.device, workers)
+    calibration = calibration_batches(data.train, size, count, supernet.device, loaders)
     images = data.search.spread(config.num_images or len(data.search))
-    return Evaluator(supernet, images, size, config.batch_size, workers, calibration)
+    return Evaluator(supernet, images, size, config.batch_size, loaders, calibration)
 
 
 def _study(config: Config, folder: Path, costs: Costs, facts: dict[str, Any]) -> Study:

@@ -1,9 +1,9 @@
 """Train the weight-sharing supernet of a search space.
 
 Bare: the nano space on scikit-learn's digits, under three minutes on two cores. For ImageNet on a GPU:
-    python -m nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --workers 16
+    python -m nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --loaders 16
 On several GPUs or machines, with torchrun's own flags before the dashes:
-    torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --workers 16
+    torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --loaders 16
 
 The defaults below are the published recipe. Images under 128 px have a shorter one (30 epochs, batch 128, lr 0.016,
 weight decay 0.05, clipping at norm 1, and the loss, sampling and norm whose ranking of networks is nearest to that of
@@ -84,7 +84,7 @@ def train_supernet(config: Config) -> Path:
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
     teacher = load_teacher(config, data.classes, pick_device(config.device))
-    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.workers)} if teacher else {}
+    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.loaders)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
     if config.resume:
         trainer.resume()
@@ -167,11 +167,11 @@ def _progress(config: Config, epoch: float) -> float:
 
 def extremes_accuracy(supernet: Any, images: Images, data: Data, trainer: Trainer) -> dict[str, float]:
     size, device = trainer.image_size, trainer.device
-    workers = trainer.config.workers
-    calibration = calibration_batches(data.train, size, default_calibration(supernet), device, workers)
+    loaders = trainer.config.loaders
+    calibration = calibration_batches(data.train, size, default_calibration(supernet), device, loaders)
     archs = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
     return {
-        f"{name}_accuracy": accuracy(inherited(supernet, arch, calibration), images, size, device, workers)
+        f"{name}_accuracy": accuracy(inherited(supernet, arch, calibration), images, size, device, loaders)
         for name, arch in archs.items()
     }
 

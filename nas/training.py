@@ -232,7 +232,7 @@ class Trainer:
             epochs=config.epochs,
             seed=config.seed,
             start=self.step,
-            workers=config.workers,
+            loaders=config.loaders,
             share=(process.rank(), process.world_size()),
         )
         for images, labels in batches:
@@ -381,14 +381,14 @@ def _auto_augment(image_size: int) -> Augment:
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.device, workers: int = 0) -> float:
+def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.device, loaders: int = 0) -> float:
     """Top-1 accuracy, a fraction, of a model in evaluation mode; corrupt images do not count.
 
     All processes of a job must ask for it: each looks at its share of the images.
     """
     correct, count = 0.0, 0.0
     share = (process.rank(), process.world_size())
-    for batch, labels in eval_batches(images, image_size, 256, workers, share):
+    for batch, labels in eval_batches(images, image_size, 256, loaders, share):
         logits = model(normalize(batch, device))
         correct += int((logits.argmax(dim=1).cpu() == labels).sum())
         count += int((labels >= 0).sum())

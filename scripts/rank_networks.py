@@ -50,10 +50,10 @@ class Config(TrainConfig, DataConfig):
     arms: tuple[str, ...] = flag((), "supernets to train here and compare, as loss/sampling/norm")
     supernet_epochs: int | None = flag(None, "epochs of these supernets (default: those of the networks)", minimum=1)
     calibration_images: int = flag(2048, "training images that norms are recalibrated on", minimum=2)
-    parallel: int = flag(0, "networks to train at a time, through Ray (0: one, without Ray)", minimum=0)
+    workers: int = flag(0, "networks to train at a time, through Ray (0: one, without Ray)", minimum=0)
 
 
-FREE = (*FREE_ON_RESUME, "study", "runs", "arms", "parallel")
+FREE = (*FREE_ON_RESUME, "study", "runs", "arms", "workers")
 AMEND = ("seeds", "supernet_epochs", "calibration_images")
 
 
@@ -176,7 +176,7 @@ def train_all(study: Study) -> np.ndarray:
     every = [(number, seed) for seed in study.seeds for number in range(len(study.networks))]
     todo = [job for job in every if not _finished(study, *job)]
     if todo:
-        done = _train_through_ray(study, todo) if study.config.parallel else _train_here(study, todo)
+        done = _train_through_ray(study, todo) if study.config.workers else _train_here(study, todo)
         for number, seed in done:
             result = read_json(study.training(number, seed) / "result.json")
             tqdm.write(
@@ -221,7 +221,7 @@ def train_one(study: Study, number: int, seed: int, data: Data, description: str
     result: dict[str, Any] = {
         "arch": space.to_json(arch),
         "seed": seed,
-        "test_accuracy": accuracy(model, data.test, space.image_size, trainer.device, config.workers),
+        "test_accuracy": accuracy(model, data.test, space.image_size, trainer.device, config.loaders),
         "minutes": trainer.seconds / 60,
     }
     write_json(folder / "result.json", result)
@@ -231,7 +231,7 @@ def _train_through_ray(study: Study, todo: list[tuple[int, int]]) -> Iterator[tu
     """Each training is a task with one CPU and its share of the GPUs."""
     import ray
 
-    count, bare = study.config.parallel, replace(study)  # without the images: every process opens them itself
+    count, bare = study.config.workers, replace(study)  # without the images: every process opens them itself
     root = str(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))  # for its processes
     ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -246,7 +246,7 @@ def _train_through_ray(study: Study, todo: list[tuple[int, int]]) -> Iterator[tu
                 try:
                     message = ray.get(done)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                    message = f"the process of network {job[0]} has died, perhaps of memory; go on with less --parallel"
+                    message = f"the process of network {job[0]} has died, perhaps of memory; go on with fewer --workers"
                 if message:
                     raise UserError(message)
                 bar.update()

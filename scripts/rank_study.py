@@ -158,7 +158,7 @@ def _json(statistics: Mapping[str, Estimate]) -> Statistics:
 def _machine(config: Config) -> str:
     device = pick_device(config.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
-    threads = (config.parallel and 1) or torch.get_num_threads()
+    threads = (config.workers and 1) or torch.get_num_threads()
     return f"{name}, {os_name()}, torch {torch.__version__}, {threads} threads"
 
 
@@ -172,7 +172,7 @@ def configure(argv: Sequence[str] | None) -> Config:
     folder = study_folder(config)
     if (folder / "config.json").exists():
         begun = runs.begun(folder, Config)
-        return parsed(replace(begun, study=config.study, runs=(), arms=(), parallel=0))
+        return parsed(replace(begun, study=config.study, runs=(), arms=(), workers=0))
     space = get_space(config.space, config.image_size)
     return parsed(with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS))
 

@@ -22,10 +22,10 @@ def images(tmp_path: Path) -> Images:
 
 
 def batches_of(
-    images: Images, start: int = 0, workers: int = 0, seed: int = 0
+    images: Images, start: int = 0, loaders: int = 0, seed: int = 0
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     transform = train_transform(16, "published", hflip=True)
-    return list(train_batches(images, transform, batch_size=8, epochs=3, seed=seed, start=start, workers=workers))
+    return list(train_batches(images, transform, batch_size=8, epochs=3, seed=seed, start=start, loaders=loaders))
 
 
 def equal(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
@@ -34,8 +34,8 @@ def equal(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor
     )
 
 
-def test_workers_change_nothing(images: Images) -> None:
-    assert equal(batches_of(images), batches_of(images, workers=2))
+def test_loaders_change_nothing(images: Images) -> None:
+    assert equal(batches_of(images), batches_of(images, loaders=2))
 
 
 @pytest.mark.parametrize("start", [1, 5, 7, 14, 15])
@@ -50,9 +50,9 @@ def test_every_epoch_has_its_own_order_and_augmentation(images: Images) -> None:
     assert not equal(batches, batches_of(images, seed=1))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_image_once_and_unchanged(images: Images, workers: int) -> None:
-    batches = list(eval_batches(images, 16, 8, workers))
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_evaluation_sees_every_image_once_and_unchanged(images: Images, loaders: int) -> None:
+    batches = list(eval_batches(images, 16, 8, loaders))
     assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 8, 1]
     found = torch.cat([batch for batch, _ in batches])
     assert found.dtype == torch.uint8
@@ -65,7 +65,7 @@ def test_evaluation_sees_every_image_once_and_unchanged(images: Images, workers:
 def test_shares_make_the_batch(images: Images, augment: Any) -> None:
     def batches(share: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         transform = train_transform(16, augment, hflip=True)
-        options: Any = {"batch_size": 8, "epochs": 2, "seed": 0, "start": 3, "workers": 0}
+        options: Any = {"batch_size": 8, "epochs": 2, "seed": 0, "start": 3, "loaders": 0}
         return list(train_batches(images, transform, **options, share=share))
 
     halves = zip(batches((0, 2)), batches((1, 2)), strict=True)
@@ -94,7 +94,7 @@ def test_a_tar_too_large_for_memory_is_read_by_several_processes(
     shutil.rmtree(tmp_path / "x")
     data = load(tar)
     alone = list(eval_batches(data.train, 16, 4))
-    assert equal(alone, list(eval_batches(data.train, 16, 4, workers=2)))
+    assert equal(alone, list(eval_batches(data.train, 16, 4, loaders=2)))
     assert not data.train.skipped.names
     sent = pickle.loads(pickle.dumps(data.train))  # noqa: S301 (ours; an open file could not be sent, nor shared)
     assert sent.image(0).tobytes() == data.train.image(0).tobytes()

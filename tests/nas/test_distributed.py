@@ -120,7 +120,7 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_any_number(
     assert "Traceback" not in survivor.errors
     shutil.copytree("runs/r", "runs/copy")
 
-    again = run_job(lambda rank: train_supernet.main(["--resume", "--run", "r", "--workers", "1"]))
+    again = run_job(lambda rank: train_supernet.main(["--resume", "--run", "r", "--loaders", "1"]))
     assert [process.code for process in again] == [0, 0]
     left, right = supernet(Path("runs/r")), supernet(whole / "runs/two")
     assert all(torch.equal(left[name], right[name]) for name in right)

@@ -118,9 +118,9 @@ def test_parameters_have_one_order_in_every_process() -> None:
     assert printed.stdout.split() == list(dict(Supernet(tiny_space()).named_parameters()))
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, workers: str) -> None:
-    arguments = (*ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0", "--workers", workers)
+@pytest.mark.parametrize("loaders", ["0", "2"])
+def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, loaders: str) -> None:
+    arguments = (*ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0", "--loaders", loaders)
     process = start(folder, "nas.train_supernet", *arguments)
     checkpoint = RUN / "supernet/checkpoint.safetensors"
     deadline = time.monotonic() + 60
@@ -187,7 +187,7 @@ def test_resume_with_other_settings_says_which(
 
 def test_resume_may_change_where_and_how_fast(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
     begin(monkeypatch, *ARGS)
-    main(["--resume", *ARGS, "--workers", "1", "--device", "cpu", "--checkpoint-seconds", "1"])
+    main(["--resume", *ARGS, "--loaders", "1", "--device", "cpu", "--checkpoint-seconds", "1"])
     assert_equal_runs(RUN, whole)
 
 

@@ -177,7 +177,7 @@ def test_ray_trains_the_same_networks(folder: Path, monkeypatch: pytest.MonkeyPa
     arguments += ["--count", "5", "--image-size", "32"]  # a space that Ray's processes know
     main([*arguments, "--study", "one"])
     monkeypatch.setenv("PYTHONPATH", "")
-    main([*arguments, "--study", "two", "--parallel", "2"])
+    main([*arguments, "--study", "two", "--workers", "2"])
     one, two = (result(Path("runs/studies") / name) for name in ("one", "two"))
     assert one["networks"] == two["networks"]
     assert "network 0, seed 0" in (folder / "runs/studies/two/scratch/00-seed0/progress.log").read_text()
@@ -236,7 +236,7 @@ def test_trainings_share_what_ray_has(gpus: int, share: float, monkeypatch: pyte
     before = result()
     shutil.rmtree(STUDY / "scratch/04-seed1")
     shutil.rmtree(STUDY / "scratch/02-seed1")
-    main(["--study", "s", "--parallel", "2"])
+    main(["--study", "s", "--workers", "2"])
     assert len(ray.calls) == 2 and not ray.running
     assert (ray.asked["num_cpus"], ray.asked["num_gpus"], ray.asked["max_retries"]) == (1, share, 0)
     assert result()["networks"] == before["networks"]
@@ -248,8 +248,8 @@ def test_a_process_of_ray_that_dies_loses_only_its_own_network(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(rank_networks, "_train_task", train_in_this_process)
     shutil.rmtree(STUDY / "scratch")
-    with pytest.raises(UserError, match=r"the process of network 3 has died, perhaps of memory; go on with less --par"):
-        main(["--study", "s", "--seeds", "1", "--parallel", "2"])
+    with pytest.raises(UserError, match=r"the process of network 3 has died, perhaps of memory; go on with fewer --wo"):
+        main(["--study", "s", "--seeds", "1", "--workers", "2"])
     assert not ray.running
     assert [path.parent.name for path in STUDY.glob("scratch/*/result.json")] == ["04-seed0"]
 
