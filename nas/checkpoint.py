@@ -25,8 +25,8 @@ def code_digest() -> str:
     sha = hashlib.sha256()
     root = Path(__file__).parents[1]
     for folder in ("nas", "search_spaces", "supernet"):
-        for path in sorted((root / folder).glob("*.py")):
-            sha.update(f"{folder}/{path.name}\0".encode() + path.read_bytes())
+        for path in sorted((root / folder).rglob("*.py")):
+            sha.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return sha.hexdigest()[:16]
 
 

@@ -12,7 +12,7 @@ import runpy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -39,6 +39,22 @@ class Config:
     opset: int | None = flag(None, "ONNX operator set (default: the exporter's own choice)", minimum=18)
 
 
+class Exportable(Protocol):
+    """A network with its weights, and what every file made of it says of itself."""
+
+    @property
+    def info(self) -> runs.RunInfo: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def metadata(self) -> dict[str, str]: ...
+
+    def model(self) -> nn.Module:
+        """In evaluation mode; a new one at every call, since exporters leave traces."""
+
+
 @dataclass(frozen=True)
 class Winner:
     """A retrained network of a run: `retrain/<name>/` read and checked."""
@@ -51,11 +67,17 @@ class Winner:
     test_accuracy: float
 
     def model(self) -> nn.Module:
-        """The network with its weights, in evaluation mode; a new one at every call, since exporters leave traces."""
         path = self.folder / "model.safetensors"
         model = self.space.build(self.arch)
         load_module(model, load_tensors(path)[0], path)
         return model.eval()
+
+    @property
+    def description(self) -> str:
+        return (
+            f"{self.space.name} classifier of {self.info.num_classes} classes, {self.info.image_size} px, "
+            f"top-1 {100 * self.test_accuracy:.2f} % on its test images"
+        )
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -118,11 +140,11 @@ def export_winner(winner: Winner, folder: Path, config: Config) -> dict[str, Any
     return result
 
 
-def export_onnx(winner: Winner, folder: Path, opset: int | None, threads: int) -> dict[str, Any]:
+def export_onnx(network: Exportable, folder: Path, opset: int | None, threads: int) -> dict[str, Any]:
     """`model.onnx`, compared in ONNX Runtime and timed."""
     path = folder / "model.onnx"
-    write_onnx(winner.model(), path, winner.info.image_size, winner.metadata, opset)
-    parity = check_onnx(path, winner.model(), winner.info)
+    write_onnx(network.model(), path, network.info.image_size, network.metadata, opset)
+    parity = check_onnx(path, network.model(), network.info)
     minimum_ms, median_ms = measure_onnx(path, threads)
     _report(
         path,
@@ -139,15 +161,11 @@ def export_onnx(winner: Winner, folder: Path, opset: int | None, threads: int) -
     }
 
 
-def export_coreml(winner: Winner, folder: Path) -> dict[str, Any]:
+def export_coreml(network: Exportable, folder: Path) -> dict[str, Any]:
     """`model.mlpackage`, its program executed and its specification read."""
     path = folder / "model.mlpackage"
-    description = (
-        f"{winner.space.name} classifier of {winner.info.num_classes} classes, {winner.info.image_size} px, "
-        f"top-1 {100 * winner.test_accuracy:.2f} % on its test images"
-    )
-    write_coreml(winner.model(), path, winner.info, description, winner.metadata)
-    parity, facts = check_coreml(path, winner.model(), winner.info)
+    write_coreml(network.model(), path, network.info, network.description, network.metadata)
+    parity, facts = check_coreml(path, network.model(), network.info)
     _report(
         path,
         f"probabilities within {parity.max_abs_diff:.1e}, same class for {100 * parity.same_class:.0f} %; "

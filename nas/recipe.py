@@ -9,10 +9,9 @@ from search_spaces.command import flag
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Flags of a training run. These defaults are Table 1 of the EfficientFormerV2 supplement; see `with_recipe`."""
+class StepConfig:
+    """Flags of a training run, but its length. These defaults are Table 1 of the EfficientFormerV2 supplement."""
 
-    epochs: int = flag(300, "passes over the training split", minimum=1)
     batch_size: int = flag(256, "images of a step, of all processes together", minimum=1)
     accumulate: int = flag(1, "parts, one after another, of each process's share of a batch", minimum=1)
     lr: float = flag(1e-3, "peak learning rate, at a batch of 1024 (scaled linearly with the batch)", above=0)
@@ -32,6 +31,13 @@ class TrainConfig:
     loaders: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
     seed: int = flag(0, "of initialization, order, augmentation and sampling", minimum=0)
     checkpoint_seconds: float = flag(60.0, "time between checkpoints", minimum=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig(StepConfig):
+    """Flags of a training run; see `with_recipe`."""
+
+    epochs: int = flag(300, "passes over the training split", minimum=1)
 
 
 # Images under 128 px: short runs on small sets, on a laptop's CPU or one GPU.

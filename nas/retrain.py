@@ -24,7 +24,7 @@ from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
 from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.train_supernet import load_supernet
 from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
-from search_spaces import Arch, SearchSpace, UserError, macs, num_params
+from search_spaces import Arch, UserError, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
 
@@ -77,7 +77,7 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     if config.init == "inherit":
         model.load_state_dict(origin.state_dict())
 
-    trainer = make_trainer(config, folder, space, data, model, teacher)
+    trainer = make_trainer(config, folder, space.image_size, data, model, teacher)
     if _begun(config, folder):
         trainer.resume()
     else:
@@ -110,9 +110,9 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
 
 
 def make_trainer(
-    config: TrainConfig, folder: Path, space: SearchSpace, data: Data, model: nn.Module, teacher: Teacher | None = None
+    config: TrainConfig, folder: Path, image_size: int, data: Data, model: nn.Module, teacher: Teacher | None = None
 ) -> Trainer:
-    """Trains a network of the space on its own, on labels and a teacher, with its search accuracy on the way."""
+    """Trains a network on its own, on labels and a teacher, with its search accuracy on the way."""
 
     def step(images: Tensor, target: Tensor, _: int, criterion: Criterion, backward: Backward) -> Tensor:
         if teacher is not None:
@@ -122,9 +122,9 @@ def make_trainer(
         return loss.detach()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
-        return {"accuracy": accuracy(ema.eval(), data.search, space.image_size, trainer.device, config.loaders)}
+        return {"accuracy": accuracy(ema.eval(), data.search, image_size, trainer.device, config.loaders)}
 
-    trainer = Trainer(model, data.train, config, folder, step, evaluate, space.image_size, space.num_classes)
+    trainer = Trainer(model, data.train, config, folder, step, evaluate, image_size, len(data.classes))
     return trainer
 
 

@@ -214,7 +214,7 @@ def train_one(study: Study, number: int, seed: int, data: Data, description: str
     config, space, folder = replace(study.config, seed=seed), study.space, study.training(number, seed)
     arch = study.networks[number].arch
     torch.manual_seed(seed)
-    trainer = make_trainer(config, folder, space, data, space.build(arch, config.drop_path))
+    trainer = make_trainer(config, folder, space.image_size, data, space.build(arch, config.drop_path))
     trainer.resume()
     trainer.fit(description)
     model = trainer.ema.module.eval()

@@ -46,6 +46,9 @@ class Costs:
     def macs(self, sizes: Sizes) -> int:
         return _evaluate(self._macs, sizes)
 
+    def cost(self, metric: Literal["params", "macs"], sizes: Sizes) -> int:
+        return _evaluate(self.monomials(metric), sizes)
+
     def monomials(self, metric: Literal["params", "macs"]) -> Monomials:
         """The polynomial itself."""
         return self._params if metric == "params" else self._macs

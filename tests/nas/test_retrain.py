@@ -254,6 +254,6 @@ def test_a_taught_winner_goes_on_with_its_teacher_and_no_other(monkeypatch: pyte
 
 def test_a_teacher_of_other_classes_is_refused_before_anything_is_begun() -> None:
     save_file(timm.create_model("test_resnet").state_dict(), "teacher.safetensors")
-    with pytest.raises(UserError, match="teacher has 1000 classes, the data 3"):
+    with pytest.raises(UserError, match="has 1000 classes, the data 3"):
         main([*ARGS, "--teacher", "test_resnet", "--teacher-checkpoint", "teacher.safetensors"])
     assert not RETRAINED.exists()

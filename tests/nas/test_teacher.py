@@ -205,7 +205,7 @@ def spoil(state: dict[str, Tensor], **tensors: Tensor | None) -> dict[str, Tenso
         ([1, 2], "w.pth cannot be read, or not without executing it ("),
         ({}, "w.pth holds nothing, no tensors by name; save the network's state_dict() alone, best as .safetensors"),
         ({"net": {}, "epoch": 1}, "w.pth holds net, epoch, no tensors by name; save"),
-        (spoil(network(num_classes=1000).state_dict()), "teacher has 1000 classes, the data 3; give a checkpoint"),
+        (spoil(network(num_classes=1000).state_dict()), "w.pth has 1000 classes, the data 3; give a checkpoint"),
         (
             spoil(network().state_dict(), fc__bias=None, fc__x=torch.zeros(1), bn1__weight=torch.zeros(1)),
             "w.pth does not fit test_resnet at 160 px: 1 tensors missing, 1 unknown, 1 of another shape (such as bn1.",

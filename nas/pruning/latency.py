@@ -1,0 +1,128 @@
+"""Measured time of pruned networks: no table knows their shapes.
+
+Whatever is compared is timed in one interleaved run, by the protocol of the tables; the time of a network is its
+fastest run, as there.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from timm.utils import reparameterize_model
+from torch import nn
+
+from latency_lut.backend import Backend, Job, blocks_job
+from latency_lut.measuring import measure_sessions, prepare_all
+from latency_lut.plan import ANCHOR_BLOCKS
+from latency_lut.protocol import ANCHOR, Measurement
+from nas.pruning.costs import Costs
+from nas.pruning.selection import groups
+from nas.pruning.slicing import prune
+from nas.pruning.structure import Structure
+
+MAX_TRIALS = 6  # networks measured on the way to a latency
+NEAR = 0.02  # of the latency aimed at: near enough
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """A copy as it is shipped, on the CPU: branches that only training needs are merged."""
+    return reparameterize_model(copy.deepcopy(model).cpu().eval()).eval()
+
+
+def measure(models: Mapping[str, nn.Module], image_size: int, backend: Backend, samples: int) -> Measurement:
+    """Times the models, by name, interleaved with one another and with the anchor of the tables."""
+    jobs = {ANCHOR: blocks_job(ANCHOR_BLOCKS), **{name: _job(model, image_size) for name, model in models.items()}}
+    return measure_sessions(prepare_all(jobs, backend), backend, backend.settings(samples))
+
+
+def stage_times_ms(model: nn.Module, image_size: int, backend: Backend, repeats: int = 30) -> dict[str, float]:
+    """Time of each stage or block: of its operators, as the runtime reports them; its profiler slows each a little.
+
+    Raises:
+        UserError: the runtime does not report operators.
+    """
+    times: defaultdict[str, float] = defaultdict(float)
+    for operator in backend.profile(_job(model, image_size), repeats):
+        times[_stage(operator.name)] += operator.ms
+    return dict(times)
+
+
+def _job(model: nn.Module, image_size: int) -> Job:
+    return Job((3, image_size, image_size), lambda: deployed(model))
+
+
+def _stage(operator: str) -> str:
+    """`blocks.3` of "/blocks/blocks.3/attn/qkv/MatMul", `head` of "/head/Gemm", else "other"."""
+    found = re.match(r"/(?:\w+/)?((?:blocks|stages|layers)\.\d+)/", operator) or re.match(r"/([a-z]\w*)/", operator)
+    return found[1] if found else "other"
+
+
+def ms_per_mac(
+    model: nn.Module, structure: Structure, costs: Costs, image_size: int, backend: Backend, samples: int
+) -> dict[str, float]:
+    """Of each dimension, the time that a multiply-accumulate takes which goes with its units.
+
+    Measured by halving the dimensions of one structure and size together: alone, one would drown in noise. What shows
+    no gain costs a hundredth of the mean, so that it is not removed for nothing.
+    """
+    number, sizes = groups(structure, "isomorphic"), structure.sizes
+    alike: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for name, size in sizes.items():
+        if size > 1:
+            alike[number[name], size].append(name)
+    halves = {
+        str(i): {name: torch.arange((sizes[name] + 1) // 2) for name in names} for i, names in enumerate(alike.values())
+    }
+    models = {name: cut(model, structure, kept) for name, kept in halves.items()}
+    timings = measure({"whole": model, **models}, image_size, backend, samples).timings
+    whole_ms, whole_macs = timings["whole"].min_ms, costs.macs(sizes)
+    rates = dict.fromkeys(sizes, 0.0)
+    for (name, kept), members in zip(halves.items(), alike.values(), strict=True):
+        saved = whole_macs - costs.macs({**sizes, **{n: len(index) for n, index in kept.items()}})
+        rates |= dict.fromkeys(members, (whole_ms - timings[name].min_ms) / saved)
+    least = 0.01 * whole_ms / whole_macs
+    return {name: max(rate, least) for name, rate in rates.items()}
+
+
+def cut(model: nn.Module, structure: Structure, kept: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A pruned copy."""
+    smaller = copy.deepcopy(model)
+    prune(smaller, structure, kept)
+    return smaller
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network measured on the way to a latency: its share of the MACs and of the time."""
+
+    macs_share: float
+    latency_share: float
+
+
+def reach(latency_share: float, measured: Callable[[float], float], least_share: float) -> tuple[float, list[Trial]]:
+    """The share of MACs whose network takes that share of the time, and what was measured to find it.
+
+    Time grows with MACs and an overhead, so each next guess is on the line through the two nearest trials.
+
+    Args:
+        measured: the share of the time that the network with that share of the MACs takes.
+        least_share: of MACs, that the minima allow.
+
+    Returns:
+        the largest share tried that is fast enough, or `least_share`'s if none is: see its trial.
+    """
+    below, above = Trial(least_share, measured(least_share)), Trial(1.0, 1.0)
+    trials = [below]
+    while below.latency_share < (1 - NEAR) * latency_share and len(trials) < MAX_TRIALS:
+        span = above.latency_share - below.latency_share
+        aim = (1 - NEAR / 2) * latency_share
+        part = min(0.95, max(0.05, (aim - below.latency_share) / span)) if span > 0 else 0.5
+        share = below.macs_share + part * (above.macs_share - below.macs_share)
+        trials.append(trial := Trial(share, measured(share)))
+        below, above = (trial, above) if trial.latency_share <= latency_share else (below, trial)
+    return below.macs_share, trials

@@ -1,0 +1,164 @@
+"""A pruned network as a folder: `pruned.json`, what it was cut from and which units remain, and `model.safetensors`.
+
+    from nas.pruning.recipe import load
+    model = load("runs/…/prune/…")
+
+Units are numbered as in the original network, however often it has been pruned. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from nas.batches import MEAN, STD
+from nas.checkpoint import load_module, load_tensors, save_tensors
+from nas.networks import check_timm_name, create_timm, load_timm, load_winner, timm_options
+from nas.pruning.families import prepare
+from nas.pruning.slicing import prune
+from nas.pruning.structure import Structure
+from search_spaces import UserError, get_space
+from search_spaces.files import read_json, write_json
+from search_spaces.typed import read_typed
+
+FILE, WEIGHTS = "pruned.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build the network.
+
+    Args:
+        model: timm's name of the original, or None for one of a space of ours.
+        options: of timm's constructor, beside the number of classes.
+        arch: of the original, as its space writes it, or None.
+        classes: in the order of the logits; empty while unknown.
+        mean, std: that images are normalized by.
+        kept: of the original's dimensions, those that were cut: the units that remain, ascending.
+        versions: of timm and torch, that wrote the file.
+    """
+
+    model: str | None
+    options: dict[str, Any]
+    arch: dict[str, Any] | None
+    image_size: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kept: dict[str, tuple[int, ...]]
+    versions: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.model or str((self.arch or {})["space"])
+
+    def build(self) -> tuple[nn.Module, Structure]:
+        """The network, prunable, with fresh weights.
+
+        Raises:
+            UserError: of an unknown family, or one that the kept units do not fit.
+        """
+        if self.arch is None:
+            model = create_timm("--model", self.name, len(self.classes), self.options)
+        else:
+            space = get_space(self.arch["space"], self.image_size, len(self.classes))
+            model = space.build(space.from_json(self.arch))
+        try:
+            structure = prepare(model)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+        self._check(structure)
+        return model, prune(model, structure, {name: torch.tensor(index) for name, index in self.kept.items()})
+
+    def narrowed(self, structure: Structure, kept: Mapping[str, Tensor]) -> Recipe:
+        """The recipe after pruning the network, now of this structure, to these of its units."""
+        composed = dict(self.kept)
+        for name, size in structure.sizes.items():
+            if len(index := kept.get(name, range(size))) < size:
+                before = self.kept.get(name, tuple(range(size)))
+                composed[name] = tuple(before[i] for i in map(int, index))
+        return replace(self, kept=composed, versions=_versions())
+
+    def _check(self, structure: Structure) -> None:
+        sizes = structure.sizes
+        for name, index in self.kept.items():
+            if name not in sizes:
+                raise UserError(f"{FILE} keeps units of {name}, which {self.name} does not have; restore the file")
+            if not index or list(index) != sorted(set(index)) or index[0] < 0 or index[-1] >= sizes[name]:
+                raise UserError(
+                    f"{FILE} keeps units of {name} that are not ascending numbers from 0 to {sizes[name] - 1}; "
+                    "restore the file"
+                )
+
+
+def save(folder: Path, recipe: Recipe, model: nn.Module) -> None:
+    """Writes both files; the recipe last, so a folder that has it is whole."""
+    save_tensors(folder / WEIGHTS, model.state_dict(), {"pruned": recipe.name})
+    write_json(folder / FILE, asdict(recipe))
+
+
+def read(folder: Path) -> Recipe:
+    """UserError if the folder holds no recipe of this version."""
+    path = folder / FILE
+    try:
+        return read_typed(Recipe, read_json(path), FILE)
+    except ValueError as error:
+        raise UserError(f"{path} is no recipe of this version: {error}; prune again") from None
+
+
+def load(folder: Path | str) -> nn.Module:
+    """The network of a folder, in evaluation mode.
+
+    Raises:
+        UserError: files that are missing, damaged or do not fit each other.
+    """
+    return load_prunable(read(Path(folder)), Path(folder))[0].eval()
+
+
+def load_prunable(recipe: Recipe, folder: Path) -> tuple[nn.Module, Structure]:
+    """Raises UserError as `load`."""
+    model, structure = recipe.build()
+    path = folder / WEIGHTS
+    load_module(model, load_tensors(path)[0], path)
+    return model, structure
+
+
+def timm_recipe(name: str, image_size: int, classes: tuple[str, ...], *, ours: bool) -> Recipe:
+    """Of timm's network, unpruned.
+
+    Args:
+        ours: whether it is trained here, or a checkpoint from elsewhere says what the weights are: then images are
+            normalized as timm says.
+    """
+    check_timm_name("--model", "--checkpoint", name)
+    config = timm.get_pretrained_cfg(name)
+    mean, std = (MEAN, STD) if ours or config is None else (config.mean, config.std)
+    options = timm_options(name, image_size)
+    return Recipe(name, options, None, image_size, classes, tuple(mean), tuple(std), {}, _versions())
+
+
+def open_timm(recipe: Recipe, checkpoint: Path) -> tuple[nn.Module, Structure]:
+    """Timm's network with the weights of a checkpoint. UserError if they do not fit."""
+    model, structure = recipe.build()
+    load_timm(model, recipe.name, checkpoint, len(recipe.classes), recipe.image_size, "--image-size")
+    return model, structure
+
+
+def open_winner(file: Path) -> tuple[Recipe, nn.Module, Structure]:
+    """A retrained or exported winner of ours. UserError if it cannot be read."""
+    winner = load_winner(file)
+    arch = winner.arch
+    recipe = Recipe(None, {}, arch, winner.image_size, winner.classes, winner.mean, winner.std, {}, _versions())
+    model, structure = recipe.build()
+    model.load_state_dict(winner.network.state_dict())
+    return recipe, model, structure
+
+
+def _versions() -> dict[str, str]:
+    return {"timm": timm.__version__, "torch": torch.__version__}

@@ -1,0 +1,150 @@
+"""Pruning to a target in one or several rounds of importance and selection."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from latency_lut.backend import Backend
+from nas.pruning import importance
+from nas.pruning.costs import Costs
+from nas.pruning.importance import Criterion, Scores
+from nas.pruning.latency import MAX_TRIALS, Trial, cut, measure, ms_per_mac, reach
+from nas.pruning.selection import Metric, Ranking, Scope, Unreachable, select
+from nas.pruning.structure import Structure
+from search_spaces import UserError
+
+CPU_MACS = 2e11  # of the forward passes that importance takes by default on a CPU: 20 s on two cores
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A share of what the network given costs."""
+
+    metric: Literal["params", "macs", "latency"]
+    share: float
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """UserError unless it is like "macs=0.5"."""
+        metric, _, share = text.partition("=")
+        try:
+            target = cls(metric, float(share))  # type: ignore[arg-type]
+        except ValueError:
+            target = cls("macs", 0.0)
+        if metric not in ("params", "macs", "latency") or not 0 < target.share < 1:
+            raise UserError(f"--target is {text!r}; give params, macs or latency and a share between 0 and 1: macs=0.5")
+        return target
+
+
+@dataclass(frozen=True)
+class Method:
+    """How units are chosen."""
+
+    target: Target
+    criterion: Criterion
+    scope: Scope
+    normalize: Literal["none", "params", "macs", "latency"]
+    round_to: int
+    seed: int
+
+
+class Pruner:
+    """A network on its way to the target.
+
+    Args:
+        model: prunable; it is replaced by smaller ones, not changed.
+        image_size: of its images.
+        backend: that latency is measured by, with `samples` of each network; used if the method asks for latency.
+    """
+
+    def __init__(
+        self, model: nn.Module, structure: Structure, method: Method, image_size: int, backend: Backend, samples: int
+    ) -> None:
+        self.model, self.structure, self.method, self.image_size = model, structure, method, image_size
+        self.backend, self.samples = backend, samples
+        self.device = next(model.parameters()).device
+        self.whole = copy.deepcopy(model)
+        self.whole_cost = self._costs().cost(self._metric, structure.sizes)
+        self.trials: list[Trial] = []
+
+    @property
+    def _metric(self) -> Metric:
+        """What selection counts: for a latency, MACs, until measurements agree."""
+        return "params" if self.method.target.metric == "params" else "macs"
+
+    def _costs(self) -> Costs:
+        return Costs(
+            self.model, self.structure, torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+        )
+
+    def round(self, number: int, count: int, batches: Batches) -> dict[str, Tensor]:
+        """Prunes for one of `count` rounds, each to the same share of what the one before left; returns what it kept.
+
+        Raises:
+            UserError: the target lies below what minima and multiples allow; the message names what is reachable.
+        """
+        method, costs = self.method, self._costs()
+        scores = self._scores(number, batches)
+        rates = {}
+        if method.normalize == "latency":
+            rates = ms_per_mac(self.model, self.structure, costs, self.image_size, self.backend, self.samples)
+        ranking = Ranking(
+            method.scope, None if method.normalize == "none" else method.normalize, method.round_to, rates
+        )
+        share = method.target.share ** (number / count)
+
+        def chosen(cost_share: float) -> dict[str, Tensor]:
+            limit = int(cost_share * self.whole_cost)
+            return select(self.structure, scores, costs, self._metric, limit, ranking)
+
+        try:
+            chosen(method.target.share if method.target.metric != "latency" else 1.0)  # before anything is measured
+        except Unreachable as error:
+            raise self._unreachable(error.least / self.whole_cost) from None
+        if method.target.metric == "latency":
+            share = self._share_of_macs(share, chosen, costs)
+        kept = chosen(share)
+        self.model, self.structure = self._cut(kept)
+        return kept
+
+    def _scores(self, number: int, batches: Batches) -> Scores:
+        if self.method.criterion == "taylor":
+            return importance.taylor(self.model, self.structure, batches)
+        if self.method.criterion == "magnitude":
+            return importance.magnitude(self.model, self.structure)
+        return importance.random(self.structure, self.method.seed + number)
+
+    def _cut(self, kept: dict[str, Tensor]) -> tuple[nn.Module, Structure]:
+        return cut(self.model, self.structure, kept), self.structure.resized({n: len(i) for n, i in kept.items()})
+
+    def _share_of_macs(self, latency_share: float, chosen: Any, costs: Costs) -> float:
+        def measured(macs_share: float) -> float:
+            models = {"whole": self.whole, "pruned": self._cut(chosen(macs_share))[0]}
+            timings = measure(models, self.image_size, self.backend, self.samples).timings
+            return timings["pruned"].min_ms / timings["whole"].min_ms
+
+        minima = {d.name: min(d.minimum, d.size) for d in self.structure.dimensions}
+        least = (costs.macs(minima) + 1) / self.whole_cost
+        share, trials = reach(latency_share, measured, least)
+        self.trials += trials
+        if share == least and trials[0].latency_share > latency_share:
+            raise self._unreachable(trials[0].latency_share)
+        return share
+
+    def _unreachable(self, least_share: float) -> UserError:
+        target = self.method.target
+        return UserError(
+            f"--target {target.metric}={target.share:g} is below what one unit of everything costs: "
+            f"{target.metric}={least_share:.4f}; give more than that"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What was measured on the way, as JSON."""
+        return {"latency_trials": [asdict(trial) for trial in self.trials], "max_trials": MAX_TRIALS}
