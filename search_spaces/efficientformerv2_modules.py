@@ -15,14 +15,18 @@ from timm.models import efficientformer_v2 as timm_v2
 from torch import Tensor, nn
 
 
-class _Attention2d(timm_v2.Attention2d):
+class Attention2d(timm_v2.Attention2d):
+    """timm's without the cache."""
+
     attention_bias_idxs: Tensor
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
         return self.attention_biases[:, self.attention_bias_idxs]
 
 
-class _Attention2dDownsample(timm_v2.Attention2dDownsample):
+class Attention2dDownsample(timm_v2.Attention2dDownsample):
+    """timm's without the cache."""
+
     attention_bias_idxs: Tensor
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
@@ -43,7 +47,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, width: int, resolution: int, stride: int) -> None:
         super().__init__()
-        self.token_mixer = _Attention2d(width, resolution=resolution, stride=stride if stride > 1 else None)
+        self.token_mixer = Attention2d(width, resolution=resolution, stride=stride if stride > 1 else None)
         self.ls1 = LayerScale2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +72,7 @@ def downsample(in_chs: int, out_chs: int, resolution: int, attention: bool) -> n
     """(B, in_chs, R, R) to (B, out_chs, R / 2, R / 2)."""
     module = timm_v2.Downsample(in_chs, out_chs, resolution=resolution)
     if attention:
-        module.attn = _Attention2dDownsample(in_chs, resolution=resolution, out_dim=out_chs)
+        module.attn = Attention2dDownsample(in_chs, resolution=resolution, out_dim=out_chs)
     return module
 
 

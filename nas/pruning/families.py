@@ -6,12 +6,12 @@ from types import ModuleType
 
 from torch import nn
 
-from nas.pruning import vit
+from nas.pruning import efficientformerv2, vit
 from nas.pruning.structure import Structure
 from search_spaces import UserError
 
 # of each: MODELS, what they are called; is_member(model); prepare(model), in place; describe(model), of a prepared one
-FAMILIES: tuple[ModuleType, ...] = (vit,)
+FAMILIES: tuple[ModuleType, ...] = (vit, efficientformerv2)
 
 
 def prepare(model: nn.Module) -> Structure:
