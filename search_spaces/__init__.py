@@ -19,6 +19,7 @@ from search_spaces.base import (
     arch_label,
     macs,
     num_params,
+    peak_activations,
 )
 from search_spaces.command import UserError
 from search_spaces.efficientformerv2 import efficientformerv2, efficientformerv2_nano
@@ -54,4 +55,5 @@ __all__ = [
     "get_space",
     "macs",
     "num_params",
+    "peak_activations",
 ]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search_spaces.command import UserError
-from search_spaces.cost import Op, count_macs, count_params
+from search_spaces.cost import Activation, Op, count_macs, count_params, count_peak_activations
 from search_spaces.files import read_json
 
 if TYPE_CHECKING:
@@ -94,6 +94,10 @@ class BlockSpec(ABC):
         """The operators with weights or multiply-accumulates, from which `cost` counts."""
 
     @abstractmethod
+    def activations(self) -> tuple[Activation, ...]:
+        """What its operators hold in memory, in the order of execution; `cost` says what counts."""
+
+    @abstractmethod
     def build(self) -> nn.Module:
         """The block as a module whose parameter names, after `name`, are those of the full network."""
 
@@ -114,6 +118,11 @@ class BlockSpec(ABC):
     @cached_property
     def macs(self) -> int:
         return count_macs(self.ops())
+
+    @cached_property
+    def peak_activations(self) -> int:
+        """Most activations of one image that are in memory at once."""
+        return count_peak_activations(math.prod(self.input_shape()), self.activations())
 
 
 @dataclass(frozen=True)
@@ -302,13 +311,15 @@ class SearchSpace(ABC):
 
 
 class CostTable:
-    """An additive cost, `sum(cost(block) for block in lower(arch))`, for many archs at once.
+    """A cost of blocks, summed over `lower(arch)` or combined in another way, for many archs at once.
 
     Args:
-        cost: the cost of one block in any unit; called once for each option of each slot.
+        cost: the cost of one block in any unit, from 0 on; called once for each option of each slot.
+        combine: `np.add`, or `np.maximum` for what blocks need one after another.
     """
 
-    def __init__(self, space: SearchSpace, cost: Callable[[BlockSpec], float]) -> None:
+    def __init__(self, space: SearchSpace, cost: Callable[[BlockSpec], float], combine: np.ufunc = np.add) -> None:
+        self._combine = combine
         self._slots = []
         for slot in space.slots:
             options = tuple(len(space.choices[i].options) for i in slot.choices)
@@ -324,7 +335,7 @@ class CostTable:
             where = columns[choices[0]] * strides[0]
             for choice, stride in zip(choices[1:], strides[1:], strict=True):
                 where = where + columns[choice] * stride
-            total += flat[where]
+            self._combine(total, flat[where], out=total)
         return total
 
 
@@ -336,6 +347,11 @@ def num_params(space: SearchSpace, arch: Arch) -> int:
 def macs(space: SearchSpace, arch: Arch) -> int:
     """Multiply-accumulates of convolutions, linear layers and matrix products for one image."""
     return sum(block.macs for block in space.lower(arch))
+
+
+def peak_activations(space: SearchSpace, arch: Arch) -> int:
+    """Most activations of one image that the network holds at once: blocks run one after another."""
+    return max(block.peak_activations for block in space.lower(arch))
 
 
 def arch_label(space: SearchSpace, arch: Arch) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.base import Arch, BlockSpec, Choice, SearchSpace, Slot
 from search_spaces.command import UserError
-from search_spaces.cost import Conv, Linear, Matmul, Op, Weights
+from search_spaces.cost import Activation, Conv, Linear, Matmul, Op, Weights, in_place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,6 +70,10 @@ class Stem(BlockSpec):
             *_conv_norm(half, self.width, 3, self.image_size // self.stride),
         )
 
+    def activations(self) -> tuple[Activation, ...]:
+        half = Activation("half", self.width // 2 * (self.image_size // 2) ** 2, ("x",))
+        return half, Activation("out", self.width * (self.image_size // self.stride) ** 2, ("half",))
+
     def build(self) -> nn.Module:
         from search_spaces import efficientformerv2_modules as modules
 
@@ -108,6 +112,15 @@ class Ffn(BlockSpec):
             *_conv_norm(hidden, hidden, 3, self.resolution, groups=hidden),
             *_conv_norm(hidden, self.width, 1, self.resolution),
             Weights(self.width),
+        )
+
+    def activations(self) -> tuple[Activation, ...]:
+        width = self.width * self.resolution**2
+        return (
+            Activation("hidden", self.expansion * width, ("x",)),
+            Activation("mixed", self.expansion * width, ("hidden",)),
+            Activation("out", width, ("mixed",)),
+            in_place("out", "x"),
         )
 
     def build(self) -> nn.Module:
@@ -158,6 +171,27 @@ class Attention(BlockSpec):
             Matmul(HEADS, tokens, tokens, head_values),
             *_conv_norm(values, c, 1, self.resolution),
             Weights(c),
+        )
+
+    def activations(self) -> tuple[Activation, ...]:
+        c, tokens = self.width, ceil(self.resolution / self.stride) ** 2
+        keys, values, scores = HEADS * KEY_DIM * tokens, HEADS * ATTN_RATIO * KEY_DIM, HEADS * tokens**2
+        strided = self.stride > 1
+        inner, outer = ("strided", "upsampled") if strided else ("x", "mixed")
+        return (
+            *((Activation("strided", c * tokens, ("x",)),) if strided else ()),
+            Activation("query", keys, (inner,)),
+            Activation("key", keys, (inner,)),
+            Activation("value", values * tokens, (inner,)),
+            Activation("local", values * tokens, ("value",)),
+            Activation("scores", scores, ("query", "key")),
+            Activation("talking", scores, ("scores",)),
+            Activation("weights", scores, ("talking",)),
+            Activation("mixed", values * tokens, ("weights", "value")),
+            in_place("mixed", "local"),
+            *((Activation("upsampled", values * self.resolution**2, ("mixed",)),) if strided else ()),
+            Activation("out", c * self.resolution**2, (outer,)),
+            in_place("out", "x"),
         )
 
     def build(self) -> nn.Module:
@@ -211,6 +245,28 @@ class Downsample(BlockSpec):
             *_conv_norm(values, self.out_chs, 1, half),
         )
 
+    def activations(self) -> tuple[Activation, ...]:
+        tokens, half = self.resolution**2, ceil(self.resolution / 2) ** 2
+        conv = Activation("conv", self.out_chs * half, ("x",))
+        if not self.attention:
+            return (conv,)
+        keys, values = HEADS * DOWNSAMPLE_KEY_DIM, HEADS * ATTN_RATIO * DOWNSAMPLE_KEY_DIM
+        return (
+            conv,
+            Activation("nearby", self.in_chs * half, ("x",)),
+            Activation("subsampled", self.in_chs * half, ("x",)),
+            in_place("nearby", "subsampled"),
+            Activation("query", keys * half, ("nearby",)),
+            Activation("key", keys * tokens, ("x",)),
+            Activation("value", values * tokens, ("x",)),
+            Activation("local", values * half, ("value",)),
+            Activation("weights", HEADS * half * tokens, ("query", "key")),
+            Activation("mixed", values * half, ("weights", "value")),
+            in_place("mixed", "local"),
+            Activation("out", self.out_chs * half, ("mixed",)),
+            in_place("out", "conv"),
+        )
+
     def build(self) -> nn.Module:
         from search_spaces import efficientformerv2_modules as modules
 
@@ -241,6 +297,14 @@ class Head(BlockSpec):
     def ops(self) -> tuple[Op, ...]:
         classifier = Linear(self.width, self.num_classes)
         return Weights(2 * self.width), classifier, classifier
+
+    def activations(self) -> tuple[Activation, ...]:
+        return (
+            Activation("pooled", self.width, ("x",)),
+            Activation("logits", self.num_classes, ("pooled",)),
+            Activation("distilled", self.num_classes, ("pooled",)),
+            in_place("logits", "distilled"),
+        )
 
     def build(self) -> nn.Module:
         from search_spaces import efficientformerv2_modules as modules

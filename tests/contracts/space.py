@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces import Arch, CostTable, SearchSpace, UserError, macs, num_params
+from search_spaces import Arch, CostTable, SearchSpace, UserError, macs, num_params, peak_activations
+from tests.contracts.memory import traced_peak
 
 
 class SpaceContract(ABC):
@@ -183,6 +184,10 @@ class SpaceContract(ABC):
             np.testing.assert_array_equal(table(encoded), [cost(space, arch) for arch in archs])
         assert CostTable(space, lambda block: block.macs)(space.encode([])).shape == (0,)
 
+    def test_cost_table_may_take_the_maximum(self, space: SearchSpace, archs: list[Arch]) -> None:
+        table = CostTable(space, attrgetter("peak_activations"), np.maximum)
+        np.testing.assert_array_equal(table(space.encode(archs)), [peak_activations(space, arch) for arch in archs])
+
     # ---- models
 
     def test_counts_equal_those_of_the_built_model(
@@ -191,6 +196,16 @@ class SpaceContract(ABC):
         for arch, model in models:
             assert num_params(space, arch) == sum(p.numel() for p in model.parameters())
             assert macs(space, arch) == fvcore_macs(model, image(space, 1))
+
+    def test_peak_memory_equals_that_of_the_built_models_operators(
+        self, space: SearchSpace, archs: list[Arch], models: list[tuple[Arch, nn.Module]]
+    ) -> None:
+        for arch, model in models:
+            assert peak_activations(space, arch) == traced_peak(model, image(space, 1))
+        blocks = {block.key: block for arch in archs for block in space.lower(arch)}
+        for block in blocks.values():  # of a network only the greatest shows
+            x = torch.zeros(1, *block.input_shape())
+            assert block.peak_activations == traced_peak(block.build().eval(), x), block.key
 
     def test_blocks_with_the_models_weights_are_the_model(
         self, space: SearchSpace, models: list[tuple[Arch, nn.Module]]
