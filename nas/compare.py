@@ -16,16 +16,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
 
 from nas import runs
-from nas.compare_data import Json, Reference, Search, check_comparable, find_searches, reference_of
+from nas.compare_data import (
+    Json,
+    Reference,
+    Search,
+    check_comparable,
+    find_searches,
+    reference_of,
+    under_one_mes,
+)
 from nas.compare_page import compare_page
 from nas.hypervolume import Progress
-from nas.objective import pareto
+from nas.objective import latency_metrics, pareto, shown
 from search_spaces import UserError
 from search_spaces.command import align, flag, parse, run
 from search_spaces.files import read_json, slug, write_json, write_text
@@ -99,6 +107,7 @@ def compare(config: Config) -> Path:
     """
     searches = find_searches(config.searches)
     check_comparable(searches)
+    searches = under_one_mes(searches)
     points = read_points(config.points) if config.points else []
     reference = reference_of(searches)
     groups = make_groups(searches, reference)
@@ -142,7 +151,7 @@ def _labels(firsts: Sequence[Search]) -> list[str]:
         same = [other for other in firsts if other.strategy == search.strategy]
         names = dict.fromkeys(name for other in same for name in other.settings)
         differing = [n for n in names if any(o.settings.get(n) != search.settings.get(n) for o in same)]
-        words = [f"{n.replace('_', '-')} {search.settings.get(n)}" for n in differing]
+        words = [f"{n} {search.settings[n]}" for n in differing if search.settings.get(n) is not None]
         labels.append(" ".join([search.strategy, *words]))
     return [
         f"{label} ({search.folder})" if labels.count(label) > 1 else label
@@ -190,8 +199,25 @@ def _group(group: Group, limits: Sequence[tuple[str, float]]) -> Json:
 def _reach(groups: Sequence[Group], progress: Callable[[Group], Sequence[Progress]]) -> Json:
     """What each group spends until it has the mean final hypervolume of each: by its label, then the other's."""
     return {
-        group.label: {other.label: spread([p.reaches(other.hypervolume) for p in progress(group)]) for other in groups}
-        for group in groups
+        group.label: {other.label: reach(progress(group), other.hypervolume) for other in groups} for group in groups
+    }
+
+
+def reach(searches: Sequence[Progress], target: float) -> Json:
+    """What searches spend until they have the hypervolume; of one that never has it is known that it takes more.
+
+    So the figure is the median over all, which needs no more than half of them to be known; where it falls on one that
+    never reaches the target, it is above what the shortest of these has spent (`more_than`).
+    """
+    values = [search.reaches(target) for search in searches]
+    never = [float(search.spent[-1]) for search, value in zip(searches, values, strict=True) if value is None]
+    middle = median([math.inf if value is None else value for value in values]) if values else math.inf
+    known = middle < math.inf
+    return {
+        "median": middle if known else None,
+        "more_than": None if known else min(never, default=None),
+        "reached": len(values) - len(never),
+        "values": values,
     }
 
 
@@ -209,11 +235,12 @@ def spread(values: Sequence[float | None]) -> Json:
 
 def _limits(config: Config, groups: Sequence[Group]) -> list[tuple[str, float]]:
     """(metric, limit) as asked for; else a quarter, half and three quarters of the way along the fronts."""
-    asked = {"latency_ms": config.max_latency_ms, "num_params": config.max_params}
     on_fronts = [point for group in groups for front in group.fronts for point in front]
-    known = [metric for metric in asked if all(metric in point for point in on_fronts)]
-    if config.max_latency_ms and "latency_ms" not in known:
+    latencies = [metric for metric in latency_metrics(on_fronts[0]) if all(metric in point for point in on_fronts)]
+    if config.max_latency_ms and not latencies:
         raise UserError(f"--max-latency-ms {config.max_latency_ms[0]:g} needs latencies; search with a --table")
+    known = [*latencies, "num_params"]
+    asked = {**dict.fromkeys(latencies, config.max_latency_ms), "num_params": config.max_params}
     if any(asked.values()):
         return [(metric, limit) for metric, limits in asked.items() for limit in limits]
     return [(metric, limit) for metric in known for limit in _quartiles([p[metric] for p in on_fronts])]
@@ -279,14 +306,17 @@ def make_tables(result: Json) -> list[Table]:
         )
     ]
     if best := next(iter(groups.values()))["best_accuracy"]:
-        heads = [_limit_text(b["metric"], b["limit"]) for b in best]
+        heads = [f"{shown(b['metric']).name} ≤ {shown(b['metric']).text(b['limit'])}" for b in best]
         rows = [(name, *(_cell(b, "{:.2f}", 100) for b in group["best_accuracy"])) for name, group in groups.items()]
         note = "of what was evaluated, on the search split; in brackets, how many seeds found any"
         tables.append(Table("Best accuracy within a limit, %", ("search", *heads), tuple(rows), note))
     for unit, text in (("evaluations", "{:,.0f}"), ("minutes", "{:.2f}")):
-        reach = result[f"{unit}_to_reach"]
-        rows = [(label, *(_cell(cell, text) for cell in others.values())) for label, others in reach.items()]
-        note = "mean of the seeds that reach it, in brackets how many if not all; – is never, or not recorded"
+        to_reach = result[f"{unit}_to_reach"]
+        rows = [(label, *(_reach_cell(cell, text) for cell in others.values())) for label, others in to_reach.items()]
+        note = (
+            "median of the seeds, in brackets how many reach it if not all; > x: half of them or more do not, and the "
+            "first of these ended at x; – is not recorded"
+        )
         title = f"{unit.capitalize()} to the mean final hypervolume of each"
         tables.append(Table(title, ("search", *(f"of {label}" for label in groups)), tuple(rows), note))
     return tables
@@ -303,12 +333,17 @@ def _cell(values: Json, text: str, factor: float = 1.0) -> str:
     return cell if held == all_of else f"{cell} ({held} of {all_of})"
 
 
+def _reach_cell(found: Json, text: str) -> str:
+    """Median, and how many reach it if not all."""
+    if not found["values"]:
+        return "–"
+    cell = text.format(found["median"]) if found["median"] is not None else f"> {text.format(found['more_than'])}"
+    reached, all_of = found["reached"], len(found["values"])
+    return cell if reached == all_of else f"{cell} ({reached} of {all_of})"
+
+
 def _range(values: Json) -> str:
     return f"{values['min']:.4f} – {values['max']:.4f}" if values["std"] is not None else "–"
-
-
-def _limit_text(metric: str, limit: float) -> str:
-    return f"≤ {limit:g} ms" if metric == "latency_ms" else f"≤ {limit / 1e6:g} M params"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

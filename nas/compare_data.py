@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,21 @@ import numpy as np
 from latency_lut.table import LatencyTable
 from nas import runs
 from nas.costs import Costs
-from nas.objective import UNITS, Objective, Term
+from nas.goals import Goals
+from nas.objective import Objective, latency_metrics, shown
 from nas.search import FREE
+from nas.search_result import objective_of, read_result
+from nas.tables import recorded
 from search_spaces import SearchSpace, UserError
 from search_spaces.files import read_json, sha256
 
 Json = dict[str, Any]
 
-# What makes no other strategy of a search: where and how fast, what is picked afterwards, and what `identity` holds.
-NO_SETTINGS = {*FREE, "command", "storage", "strategy", "seed", "winners", "min_accuracy"}
-NO_SETTINGS |= {"metrics", "num_images", "calibration_images", "batch_size", "table", "table_sha256", "supernet_sha256"}
-NUMBERS = ("accuracy", "mes", "num_params")  # of every evaluation; `latency_ms` if there is a table
-MEASURES = {"latency": "latency_ms", "size": "num_params"}  # by their names in a search's `metrics`
+# What makes no other strategy of a search: where and how fast, what is picked afterwards, what `identity` holds, and
+# goals, which are read from the result.
+NO_SETTINGS = {*FREE, "command", "storage", "strategy", "seed", "winners", *(field.name for field in fields(Goals))}
+NO_SETTINGS |= {"num_images", "calibration_images", "batch_size", "table_sha256", "tables_sha256", "supernet_sha256"}
+NUMBERS = ("accuracy", "mes", "num_params")  # of every evaluation; latencies if there are tables
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,12 @@ class Search:
     """A finished search.
 
     Args:
-        settings: of the strategy; searches that differ in their seeds alone have the same.
+        seed: None of slimming, which has no randomness.
+        settings: of the strategy and its goals; searches that differ in their seeds alone have the same.
         identity: what searches must share to be compared, by names that a message can show.
-        points: evaluated archs in order, with `accuracy`, `mes`, `num_params` and, with a table, `latency_ms`.
+        objective: of the search, without limits.
+        tables: its latency tables, as `nas.tables.record` makes them.
+        points: evaluated archs in order, with `accuracy`, `mes`, `num_params` and, with tables, latencies.
         evaluations: (points,) archs evaluated when each point was known.
         minutes_at: (points,) minutes since the start when each point was known; None if that was not recorded.
     """
@@ -44,6 +50,8 @@ class Search:
     seed: int | None
     settings: Json
     identity: Json
+    objective: Objective
+    tables: Json
     points: tuple[Json, ...]
     evaluations: np.ndarray
     minutes_at: np.ndarray | None
@@ -119,17 +127,21 @@ def _is_finished(folder: Path) -> bool:
 def read_search(folder: Path) -> Search:
     """Raises UserError if a file is missing or is not of this version."""
     path, run_folder = folder / "result.json", folder.parent
-    result, config = read_json(path), read_json(folder / "config.json")
+    result, config = read_result(folder), read_json(folder / "config.json")
     info = runs.load_run_info(run_folder)
     try:
         points, evaluations = _points(result, info.search_space())
+        if not points:
+            raise UserError(f"{folder} has evaluated nothing; remove it, or name the searches to compare")
         seconds = [p["seconds_since_start"] for p in points if p.get("seconds_since_start") is not None]
         search = Search(
             folder=folder,
             strategy=result["strategy"],
-            seed=result.get("seed"),
+            seed=None if result["strategy"] == "slimming" else result.get("seed"),
             settings=_settings(result, config),
             identity=_identity(result, config, info, run_folder),
+            objective=replace(objective_of(result), limits={}),
+            tables=result["tables"],
             points=tuple(points),
             evaluations=evaluations,
             minutes_at=np.array(seconds) / 60 if len(seconds) == len(points) else None,
@@ -142,8 +154,13 @@ def read_search(folder: Path) -> Search:
 
 
 def _settings(result: Json, config: Json) -> Json:
-    chosen = {k: v for k, v in config.items() if k not in NO_SETTINGS and not k.startswith("alpha_")}
-    return {**chosen, "budget": result.get("budget")}  # a default is that number
+    chosen = {k.replace("_", "-"): v for k, v in config.items() if k not in NO_SETTINGS}
+    objective = objective_of(result)
+    limits = {f"{shown(m).name} at most": shown(m).text(limit) for m, limit in objective.limits.items()}
+    tables = result["tables"].items()
+    files = {shown(m).name: f"by {Path(t['path']).name} {(t['sha256'] or '')[:6]}".strip() for m, t in tables}
+    goals = {"MES": objective.formula, **limits, **files}
+    return {**chosen, "budget": result.get("budget"), **goals}  # a default budget is that number
 
 
 def _points(result: Json, space: SearchSpace) -> tuple[list[Json], np.ndarray]:
@@ -160,10 +177,8 @@ def _points(result: Json, space: SearchSpace) -> tuple[list[Json], np.ndarray]:
 
 
 def _check_numbers(search: Search) -> None:
-    """ValueError unless there are evaluations and all have finite numbers."""
-    if not search.points:
-        raise ValueError("nothing was evaluated")
-    names = [*NUMBERS, *(["latency_ms"] if "latency_ms" in search.points[0] else [])]
+    """ValueError unless all evaluations have finite numbers."""
+    names = [*NUMBERS, *latency_metrics(search.points[0])]
     numbers = np.array([[p[name] for name in names] for p in search.points], dtype=float)
     if not (np.isfinite(numbers).all() and (numbers[:, 1] > 0).all()):
         raise ValueError("an evaluation is not finite, or its mes not above 0")
@@ -173,17 +188,13 @@ def _check_numbers(search: Search) -> None:
 
 
 def _identity(result: Json, config: Json, info: runs.RunInfo, run_folder: Path) -> Json:
-    metrics, supernet = sorted(result["metrics"]), run_folder / "supernet" / "supernet.safetensors"
+    supernet = run_folder / "supernet" / "supernet.safetensors"
     return {
         "space": f"{info.space} at {info.image_size} px, {info.num_classes} classes",
         "supernet's sha256": config.get("supernet_sha256") or _sha256(supernet.resolve()),
         "search split's digest": info.splits.digest,
         "number of search images": result["num_images"],
         "number of calibration images": result.get("calibration_images", 0),
-        "metrics": " ".join(metrics),
-        **{f"alpha of {name}": result[f"alpha_{name}"] for name in metrics},
-        "latency table's sha256": config.get("table_sha256"),
-        "latency table": result["table"] if "table_sha256" not in config else None,
     }
 
 
@@ -194,7 +205,7 @@ def _sha256(path: Path) -> str:
 
 
 def check_comparable(searches: Sequence[Search]) -> None:
-    """Accuracy and MES must mean the same in all.
+    """Accuracy must mean the same in all.
 
     Raises:
         UserError: naming the first two searches that differ, and in what.
@@ -206,8 +217,33 @@ def check_comparable(searches: Sequence[Search]) -> None:
             if a != b:
                 raise UserError(
                     f"cannot compare {first.folder} with {other.folder}: the {name} is {a} in the one and {b} in the "
-                    "other; give searches of one supernet, table and MES"
+                    "other; give searches of one supernet"
                 )
+
+
+def under_one_mes(searches: Sequence[Search]) -> list[Search]:
+    """All by the MES and the latency tables of the first, where others have their own.
+
+    Raises:
+        UserError: they differ, and a table of the first is gone or has changed.
+    """
+    first = searches[0]
+    own = [s.objective == first.objective and _digests(s) == _digests(first) for s in searches]
+    if all(own):
+        return list(searches)
+    print(f"all are scored by the MES and tables of {first.folder}: {first.objective.formula}")
+    costs = _costs(first)
+    return [search if same else _scored(search, costs) for search, same in zip(searches, own, strict=True)]
+
+
+def _digests(search: Search) -> Json:
+    return {metric: table["sha256"] or table["path"] for metric, table in search.tables.items()}
+
+
+def _scored(search: Search, costs: Costs) -> Search:
+    columns = costs.batch([costs.space.from_json(p["arch"]) for p in search.points])
+    rows = ({name: float(column[i]) for name, column in columns.items()} for i in range(len(search.points)))
+    return replace(search, points=tuple({**p, **row} for p, row in zip(search.points, rows, strict=True)))
 
 
 def reference_of(searches: Sequence[Search]) -> Reference:
@@ -221,19 +257,15 @@ def reference_of(searches: Sequence[Search]) -> Reference:
     space = info.search_space()
     largest = space.to_json(space.largest)
     known = (p["mes"] for search in searches for p in search.points if p["arch"] == largest)
-    mes = next(known, None) or _mes_of_largest(searches[0], space)
+    mes = next(known, None) or float(_costs(searches[0]).one(space.largest)["mes"])
     return Reference(1 / info.num_classes, mes)
 
 
-def _mes_of_largest(search: Search, space: SearchSpace) -> float:
-    result = read_json(search.folder / "result.json")
-    terms = [Term(m, UNITS[m], result[f"alpha_{name}"]) for name, m in MEASURES.items() if name in result["metrics"]]
+def _costs(search: Search) -> Costs:
+    """UserError if a table is gone, or is not the one that the search was made with."""
+    space = runs.load_run_info(search.folder.parent).search_space()
     try:
-        table = LatencyTable.load(Path(result["table"])) if result["table"] else None
-        if table and search.identity["latency table's sha256"] not in (None, _sha256(Path(result["table"]))):
-            raise UserError(f"{result['table']} is not the table that {search.folder} was made with")
-        return float(Costs(space, table, Objective(tuple(terms), {})).one(space.largest)["mes"])
+        tables = {metric: LatencyTable.load(path) for metric, path in recorded(search.tables).items()}
+        return Costs(space, tables, search.objective)
     except UserError as error:
-        raise UserError(
-            f"{error}; the MES of the largest network, where hypervolume begins, needs it, as no search evaluated that"
-        ) from None
+        raise UserError(f"{error}; the MES of {search.folder} needs it") from None

@@ -14,6 +14,7 @@ import numpy as np
 
 from nas.compare_data import Json
 from nas.hypervolume import Progress
+from nas.objective import latency_metrics, shown
 from search_spaces.page import CYCLE, embed, figure, log_axis, page, table
 
 if TYPE_CHECKING:
@@ -131,10 +132,8 @@ def _scatter(name: str, points: Sequence[Json], labels: Sequence[str]) -> Any:
 
 def _hover(label: str, p: Json) -> str:
     lines = [f"<b>{escape(label)}</b>", f"accuracy {100 * p['accuracy']:.2f} %"]
-    if p.get("latency_ms") is not None:
-        lines.append(f"latency {p['latency_ms']:.3f} ms")
-    if p.get("num_params") is not None:
-        lines.append(f"{p['num_params'] / 1e6:.3f} M parameters")
+    metrics = [metric for metric in (*latency_metrics(p), "num_params", "memory_mb") if p.get(metric) is not None]
+    lines += [f"{escape(shown(metric).name)} {shown(metric).text(p[metric], '.3f')}" for metric in metrics]
     return "<br>".join([*lines, f"MES {p['mes']:.4g}"])
 
 

@@ -12,28 +12,36 @@ from nas.objective import Objective
 from search_spaces import Arch, CostTable, SearchSpace, UserError
 
 Cost = Callable[[np.ndarray], np.ndarray]
+FLOAT32_BYTES = 4
+
+# What follows from the space alone. A metric that a user adds needs its unit in `nas.objective.UNITS` too.
+COSTS: Mapping[str, Callable[[SearchSpace], Cost]] = {
+    "num_params": lambda space: CostTable(space, lambda block: block.num_params),
+    "macs": lambda space: CostTable(space, lambda block: block.macs),
+    "memory_mb": lambda space: CostTable(space, lambda block: FLOAT32_BYTES * block.peak_activations / 1e6, np.maximum),
+}
 
 
 class Costs:
-    """Latency, parameters, MACs and MES of archs.
+    """Latency, parameters, MACs, memory and MES of archs.
 
     Args:
-        table: without one there are no latencies, nor an MES made of them.
+        tables: by the metrics that they are.
     """
 
-    def __init__(self, space: SearchSpace, table: LatencyTable | None, objective: Objective) -> None:
+    def __init__(self, space: SearchSpace, tables: Mapping[str, LatencyTable], objective: Objective) -> None:
         self.space, self.objective = space, objective
-        self.metrics: dict[str, Cost] = {
-            "num_params": CostTable(space, lambda block: block.num_params),
-            "macs": CostTable(space, lambda block: block.macs),
-        }
-        if table is not None:
-            self.metrics["latency_ms"] = table.predictor(space)
+        self.metrics = {name: cost(space) for name, cost in COSTS.items()}
+        self.metrics |= {metric: table.predictor(space) for metric, table in tables.items()}
 
     def encoded(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """Every metric and `mes`, (archs,) each, of (archs, choices) positions from `SearchSpace.encode`."""
+        """Every metric and `mes`, (archs,) each, of (archs, choices) positions from `SearchSpace.encode`.
+
+        There is no `mes` where one of its metrics is a latency without a table.
+        """
         metrics = {name: cost(positions) for name, cost in self.metrics.items()}
-        return {**metrics, "mes": self.objective.mes(metrics)}
+        known = all(term.metric in metrics for term in self.objective.terms)
+        return {**metrics, "mes": self.objective.mes(metrics)} if known else metrics
 
     def batch(self, archs: Sequence[Arch]) -> dict[str, np.ndarray]:
         return self.encoded(self.space.encode(archs))

@@ -8,7 +8,7 @@ Writes <run>/evaluate/<name>.json and a page <name>.html, in place of those of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from latency_lut.table import TABLES, LatencyTable, newest_table
-from nas import runs
+from nas import runs, tables
 from nas.batches import eval_batches, normalize
 from nas.confusion import Confusion
 from nas.costs import Costs
@@ -27,7 +26,8 @@ from nas.evaluate_page import evaluation_page
 from nas.evaluate_text import as_text
 from nas.export import load_winners
 from nas.inherit import calibration_batches, calibration_count, inherited
-from nas.objective import UNITS, Objective, Term
+from nas.objective import LATENCY, PUBLISHED, Objective
+from nas.search_result import objective_of, read_result
 from nas.train_supernet import load_supernet
 from nas.training import pick_device
 from search_spaces import Arch, SearchSpace, UserError
@@ -51,9 +51,10 @@ class Config:
         "training images to recalibrate inherited norms on, 0: none (default: what the supernet needs)",
         minimum=0,
     )
-    table: str | None = flag(None, "latency table (default: the newest that fits; none is built)")
-    alpha_latency: float = flag(1.0, "weight of latency in MES", above=0)
-    alpha_size: float = flag(0.5, "weight of the number of parameters in MES", above=0)
+    search: str | None = flag(None, "search folder of the run, whose tables and MES count (default: the newest)")
+    table: str | None = flag(
+        None, "latency table instead, for the published MES (default, without a search: the newest that fits)"
+    )
     name: str | None = flag(None, "of the files written (default: made of the networks and the split)")
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
@@ -80,7 +81,8 @@ def evaluate(config: Config) -> Path:
     folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
     space = runs.load_run_info(folder).search_space()
     archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))
-    table, costs = _costs(config, space)
+    objective, paths = _objective(config, folder, space)
+    costs = Costs(space, tables.load_tables(paths, space), objective)
     device = pick_device(config.device)
     data = runs.load_run_data(folder)
     split = data.search if config.split == "search" else data.test
@@ -96,12 +98,11 @@ def evaluate(config: Config) -> Path:
         "digest": data.splits.digest,
         "num_images": found[0].num_images,
         "calibration_images": calibration_images,
-        "table": str(table) if table else None,
-        "alpha_latency": config.alpha_latency,
-        "alpha_size": config.alpha_size,
+        "objective": objective.to_json(),
+        "tables": tables.record(paths),
         "classes": list(data.classes),
         "class_sizes": found[0].class_sizes.tolist(),
-        "networks": [_figures(n, space, c, costs(n.arch)) for n, c in zip(networks, found, strict=True)],
+        "networks": [_figures(n, space, c, costs.one(n.arch)) for n, c in zip(networks, found, strict=True)],
     }
     write_json(path, result)
     print(f"{as_text(result)}\n")
@@ -127,7 +128,8 @@ def find_archs(folder: Path, space: SearchSpace, names: Sequence[str]) -> dict[s
     winners = {
         winner["name"]: winner["arch"]
         for path in sorted(folder.glob("search*/result.json"))
-        for winner in read_json(path)["winners"]
+        for result in [read_result(path.parent)]
+        for winner in [*result["winners"], *result["earlier_winners"]]
     }
     archs: dict[str, Arch] = {}
     for name in names:
@@ -202,16 +204,23 @@ def confusions(
 # ---- figures
 
 
-def _costs(config: Config, space: SearchSpace) -> tuple[Path | None, Callable[[Arch], dict[str, Any]]]:
-    """The latency table, if there is one, and costs of an arch by it; without it there are no latency and no MES."""
-    path = Path(config.table) if config.table else newest_table(TABLES, space)
-    size = Term("num_params", UNITS["num_params"], config.alpha_size)
-    latency = Term("latency_ms", UNITS["latency_ms"], config.alpha_latency)
-    table = LatencyTable.load(path) if path else None
-    for warning in table.warnings if table else ():
-        print(warning)
-    costs = Costs(space, table, Objective((latency, size) if table else (size,), {}))
-    return path, lambda arch: {n: v for n, v in costs.one(arch).items() if table or n != "mes"}
+def _objective(config: Config, folder: Path, space: SearchSpace) -> tuple[Objective, dict[str, Path]]:
+    """MES and its tables: those of a search, or the published MES by the table given or the newest that fits."""
+    if config.search is not None and config.table is not None:
+        raise UserError(f"--search {config.search} brings its own tables; leave out --table")
+    found = runs.newest(folder, f"{config.search or 'search*'}/result.json")
+    if config.search is not None and found is None:
+        raise UserError(f"{folder} has no finished search {config.search}; see `ls {folder}`")
+    if found is None or config.table is not None:
+        return PUBLISHED, {LATENCY: Path(config.table)} if config.table else tables.newest(space)
+    result = read_result(found.parent)
+    objective = Objective(objective_of(result).terms, {})
+    print(f"MES is that of {found.parent}")
+    try:
+        return objective, tables.recorded(result["tables"])
+    except UserError as error:
+        print(f"{error}; until then latencies are left out")
+        return objective, {}
 
 
 def _figures(network: Network, space: SearchSpace, confusion: Confusion, costs: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from nas.confusion import mistakes
 from nas.evaluate_text import Json, origin, percent, worst_first
+from nas.objective import latency_metrics, shown
 from search_spaces.page import BLUE, CYCLE, ORANGE, embed, figure, page, table
 
 MAX_CLASSES = 60  # in a plot; of more, this many of the worst and of the most frequent mistakes:
@@ -46,7 +47,9 @@ def _names(result: Json) -> str:
 def _summary(result: Json) -> Iterator[str]:
     yield f"<h1>{escape(result['run'])}: {escape(_names(result))}</h1>\n"
     yield f'<p class="soft">{escape(origin(result))}</p>\n'
-    yield table(list(_COLUMNS), [_row(network) for network in result["networks"]], text=(0, 1), wide=True)
+    latencies = latency_metrics(result["tables"])
+    head = [*_COLUMNS, *(f"{shown(m).title.capitalize()}\npredicted" for m in latencies), *_COSTS]
+    yield table(head, [_row(network, latencies) for network in result["networks"]], text=(0, 1), wide=True)
     yield f'<p class="soft">{NOTE}</p>\n<pre>{escape(result["command"])}</pre>\n'
 
 
@@ -80,23 +83,21 @@ _COLUMNS = (
     "Top-1\naccuracy",
     "Top-5\naccuracy",
     "Mean of classes\naccuracy",
-    "Latency, ms\npredicted",
-    "Parameters\nmillions",
-    "MACs\nmillions",
-    "MES",
 )
+_COSTS = ("Parameters\nmillions", "MACs\nmillions", "Memory\nMB", "MES")
 
 
-def _row(network: Json) -> list[str]:
+def _row(network: Json, latencies: Sequence[str]) -> list[str]:
     return [
         network["name"],
         network["weights"],
         percent(network["top1"]),
         percent(network["top5"]),
         percent(network["mean_per_class"]),
-        f"{network['latency_ms']:.3f}" if "latency_ms" in network else "–",
+        *(f"{network[metric]:.3f}" for metric in latencies),
         f"{network['num_params'] / 1e6:.3f}",
         f"{network['macs'] / 1e6:.2f}",
+        f"{network['memory_mb']:.3f}",
         f"{network['mes']:.4g}" if "mes" in network else "–",
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nas.objective import latency_metrics, shown
 from search_spaces.command import align
 
 Json = dict[str, Any]
@@ -14,24 +15,24 @@ MAX_CLASSES, WORST, BEST = 30, 10, 5  # all classes of up to so many, else the l
 
 def as_text(result: Json) -> str:
     """One line a network; if it is one, a line a class below."""
-    networks, table = result["networks"], result["table"]
-    rows = [("network", "top-1 (95 % interval)", "top-5", "mean of classes", "latency ms", "params", "MACs M", "MES")]
+    networks, latencies = result["networks"], latency_metrics(result["tables"])
+    costs = (*(shown(metric).title for metric in latencies), "parameters", "MACs, M", "memory, MB", "MES")
+    rows = [("network", "top-1 (95 % interval)", "top-5", "mean of classes", *costs)]
     rows += [
         (
             n["name"],
             percent(n["top1"]),
             percent(n["top5"]),
             percent(n["mean_per_class"]),
-            f"{n['latency_ms']:.4f}" if table else "-",
+            *(f"{n[metric]:.4f}" for metric in latencies),
             f"{n['num_params']:,}",
             f"{n['macs'] / 1e6:.2f}",
-            f"{n['mes']:.4g}" if table else "-",
+            f"{n['memory_mb']:.3f}",
+            f"{n['mes']:.4g}" if "mes" in n else "-",
         )
         for n in networks
     ]
-    lines = [origin(result), align(rows, "<>>>>>>>")]
-    if table:
-        lines.insert(1, f"latencies from {table}")
+    lines = [origin(result), align(rows, "<" + ">" * (len(rows[0]) - 1))]
     if len(networks) == 1:
         lines += ["", _class_table(result, networks[0])]
     return "\n".join(lines)

@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from search_spaces import UserError
 
-# One unit of each metric: the latency and size of MobileNetV2 on an iPhone 12 (Section 3.6), and its MACs.
-UNITS = {"latency_ms": 1.0, "num_params": 3e6, "macs": 300e6}
+# One unit of each metric: the latency and size of MobileNetV2 on an iPhone 12 (Section 3.6), its MACs, and the memory
+# of its activations.
+UNITS = {"latency_ms": 1.0, "num_params": 3e6, "macs": 300e6, "memory_mb": 6.0}
+LATENCY = "latency_ms"  # by the only table; of several tables, `latency_ms_<name>` by each
+
+
+def latency_metrics(names: Iterable[str]) -> list[str]:
+    """Those of the names that are latencies."""
+    return [name for name in names if name == LATENCY or name.startswith(f"{LATENCY}_")]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a metric is shown: `value / scale` of the unit."""
+
+    name: str
+    unit: str
+    scale: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """'latency phone, ms'."""
+        return f"{self.name}, {self.unit}"
+
+    def text(self, value: float, digits: str = "g") -> str:
+        """'3 M', '0.125 ms' with digits '.3f'."""
+        return f"{value / self.scale:{digits}} {self.unit}"
+
+
+def shown(metric: str) -> Shown:
+    if latency_metrics([metric]):
+        return Shown("latency" + metric.removeprefix(LATENCY).replace("_", " "), "ms")
+    return {
+        "num_params": Shown("parameters", "M", 1e6),
+        "macs": Shown("MACs", "M", 1e6),
+        "memory_mb": Shown("memory", "MB"),
+    }.get(metric) or Shown(metric, "")
 
 
 @dataclass(frozen=True)
@@ -40,6 +75,25 @@ class Objective:
         if not any(term.alpha > 0 for term in self.terms):
             raise UserError("every alpha is 0, so all archs score alike; give at least one above 0")
 
+    @classmethod
+    def of(cls, **alphas: float) -> Objective:
+        """Of metrics in their own units, without limits."""
+        return cls(tuple(Term(metric, UNITS[metric], alpha) for metric, alpha in alphas.items()), {})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Objective:
+        """The inverse of `to_json`."""
+        return cls(tuple(Term(**term) for term in data["terms"]), data["limits"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"terms": [asdict(term) for term in self.terms], "limits": dict(self.limits)}
+
+    @property
+    def formula(self) -> str:
+        """MES in one line: '100 · (latency / 1 ms)^-1 · (parameters / 3 M)^-0.5'."""
+        known = ((shown(term.metric), term) for term in self.terms)
+        return " · ".join(["100", *(f"({m.name} / {m.text(t.unit)})^-{t.alpha:g}" for m, t in known)])
+
     def mes(self, metrics: Mapping[str, Any]) -> Any:
         """Score of one arch (metrics are floats) or of many (arrays of one shape)."""
         score: Any = 100.0
@@ -50,6 +104,10 @@ class Objective:
 
     def feasible(self, metrics: Mapping[str, Any]) -> bool:
         return all(metrics[name] <= limit for name, limit in self.limits.items())
+
+
+# Li et al. 2023, Section 3.6.
+PUBLISHED = Objective.of(latency_ms=1.0, num_params=0.5)
 
 
 def pareto(points: np.ndarray) -> np.ndarray:

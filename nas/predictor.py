@@ -74,7 +74,7 @@ class Features:
 
     Each choice counts its options from the smallest up to the one taken (a value for each option but the smallest: 1 if
     it is reached), so that neighbouring options are near and yet each step may have a size of its own; then the
-    logarithms of all costs.
+    logarithms of all costs but memory, which most choices leave as it is.
     """
 
     def __init__(self, costs: Costs, known: np.ndarray) -> None:
@@ -89,7 +89,7 @@ class Features:
 
     def _raw(self, positions: np.ndarray) -> np.ndarray:
         choices, least = np.array(self.steps).T
-        logs = [np.log(cost(positions)) for cost in self.costs.metrics.values()]
+        logs = [np.log(cost(positions)) for name, cost in self.costs.metrics.items() if name != "memory_mb"]
         return np.concatenate([positions[:, choices] >= least, np.stack(logs, axis=1)], axis=1)
 
 

@@ -18,8 +18,10 @@ from typing import Any
 from latency_lut.table import LatencyTable
 from nas import report_plots as plots
 from nas import runs
+from nas.objective import LATENCY, latency_metrics, shown
 from nas.report_data import Artifacts, Json, points_of, read_artifacts
 from nas.report_page import STYLE, describe, draw_arch
+from nas.search_result import objective_of
 from search_spaces import UserError
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_text
@@ -58,7 +60,7 @@ def _summary(a: Artifacts) -> Iterator[str]:
         f"{splits.search:,} to search with, {splits.test:,} to test on</p>\n"
     )
     if a.winners:
-        yield table(list(_COLUMNS), _winner_rows(a), wide=True)
+        yield table(_columns(a), _winner_rows(a), wide=True)
         yield (
             '<p class="soft">Search accuracy is on images held out of the training data, with the supernet’s weights. '
             "Test images were seen by neither training nor search. Predicted latency is the table’s, on its device; "
@@ -86,41 +88,42 @@ def _winner_rows(a: Artifacts) -> list[list[str]]:
         [_percent(w["accuracy"]) for w in winners],
         [_percent(r.get("inherited_test_accuracy")) for r in retrained],
         [_percent(r.get("test_accuracy")) for r in retrained],
-        _numbers([w.get("latency_ms") for w in winners]),
+        *(_numbers([w.get(metric) for w in winners]) for metric in a.latencies or [LATENCY]),
         _numbers([t.get("min") for t in timed]),
         *_size_columns(winners),
     )
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-_COLUMNS = (
-    "Network",
-    "Search accuracy\ninherited",
-    "Test accuracy\ninherited",
-    "Test accuracy\nretrained",
-    "Latency, ms\npredicted",
-    "Latency, ms\nmeasured",
-    "Parameters\nmillions",
-    "MACs\nmillions",
-    "MES",
-)
+def _columns(a: Artifacts) -> list[str]:
+    return [
+        "Network",
+        "Search accuracy\ninherited",
+        "Test accuracy\ninherited",
+        "Test accuracy\nretrained",
+        *(f"{shown(metric).title.capitalize()}\npredicted" for metric in a.latencies or [LATENCY]),
+        "Latency, ms\nmeasured",
+        "Parameters\nmillions",
+        "MACs\nmillions",
+        "Memory\nMB",
+        "MES",
+    ]
 
 
-def _size_columns(points: Sequence[Json]) -> tuple[list[str], list[str], list[str]]:
+def _size_columns(points: Sequence[Json]) -> tuple[list[str], ...]:
     return (
         _numbers([p["num_params"] / 1e6 for p in points]),
         _numbers([p["macs"] / 1e6 for p in points]),
+        _numbers([p.get("memory_mb") for p in points]),
         _numbers([p["mes"] for p in points]),
     )
 
 
 def _score(search: Json) -> str:
     """The definition of MES in this search, as HTML."""
-    factors = {
-        "latency": f"(latency / {search['unit_latency_ms']:g} ms)<sup>−{search['alpha_latency']:g}</sup>",
-        "size": f"(parameters / {search['unit_num_params'] / 1e6:g} M)<sup>−{search['alpha_size']:g}</sup>",
-    }
-    return "MES = 100 · " + " · ".join(f'<span class="whole">{factors[m]}</span>' for m in search["metrics"])
+    terms = [(shown(term.metric), term) for term in objective_of(search).terms]
+    factors = (f"({escape(m.name)} / {m.text(term.unit)})<sup>−{term.alpha:g}</sup>" for m, term in terms)
+    return "MES = 100 · " + " · ".join(f'<span class="whole">{factor}</span>' for factor in factors)
 
 
 def _next_command(a: Artifacts) -> str | None:
@@ -279,12 +282,13 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
         yield "<h2>The search, step by step</h2>\n"
     for name, search in a.searches.items():
         points = points_of(search)
+        latencies = latency_metrics(points[0] if points else [])
         winners = {w.get("step", w.get("index")): w["name"] for w in search["winners"]}
         columns = (
             [str(p["step"]) for p in points],
             [_action(p) for p in points],
             [_percent(p["accuracy"]) for p in points],
-            _numbers([p.get("latency_ms") for p in points]),
+            *(_numbers([p.get(metric) for p in points]) for metric in latencies),
             *_size_columns(points),
             [winners.get(p["step"], "Pareto set" if p["pareto"] else "") for p in points],
         )
@@ -294,8 +298,9 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
             f"{search['num_evaluations']:,} networks "
             f"evaluated in {search['minutes']:.1f} minutes</summary>\n"
         )
-        head = ["Step", "Action", "Accuracy", "Latency, ms", "Parameters, M", "MACs, M", "MES", ""]
-        yield table(head, rows, text=(0, 1, 7)) + "</details>\n"
+        heads = (shown(metric).title.capitalize() for metric in latencies)
+        head = ["Step", "Action", "Accuracy", *heads, "Parameters, M", "MACs, M", "Memory, MB", "MES", ""]
+        yield table(head, rows, text=(0, 1, len(head) - 1)) + "</details>\n"
 
 
 def _commands(a: Artifacts) -> Iterator[str]:
@@ -336,7 +341,7 @@ def winners_text(run_folder: Path) -> str:
     artifacts = read_artifacts(run_folder)
     if not artifacts.winners:
         return ""
-    heads = pd.MultiIndex.from_tuples([(*head.split("\n"), "")[:2] for head in _COLUMNS])
+    heads = pd.MultiIndex.from_tuples([(*head.split("\n"), "")[:2] for head in _columns(artifacts)])
     return pd.DataFrame(_winner_rows(artifacts), columns=heads).to_string(index=False) + "\n"
 
 

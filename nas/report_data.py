@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from latency_lut.table import LatencyTable
+from nas.objective import latency_metrics
 from nas.runs import RunInfo, load_run_info
+from nas.search_result import read_result
 from search_spaces import SearchSpace, UserError
 from search_spaces.files import read_json, read_json_lines
 
@@ -44,10 +46,17 @@ class Artifacts:
         return {w["name"]: w for search in self.searches.values() for w in search["winners"]}
 
     @cached_property
+    def latencies(self) -> list[str]:
+        """The latency metrics of the winners."""
+        return latency_metrics(dict.fromkeys(metric for winner in self.winners.values() for metric in winner))
+
+    @cached_property
     def networks(self) -> dict[str, Json]:
-        """What the search says of every winner, and of each that was trained once more under a suffix, by name."""
+        """What the search says of every winner, by name, and of what was trained besides: winners once more under a
+        suffix, and such as were winners before limits were changed."""
+        earlier = [w for search in self.searches.values() for w in search["earlier_winners"]]
         again = {
-            name: next((w for w in self.winners.values() if w["arch"] == result["arch"]), None)
+            name: next((w for w in [*self.winners.values(), *earlier] if w["arch"] == result["arch"]), None)
             for name, result in self.retrained.items()
         }
         return {**self.winners, **{name: w for name, w in again.items() if w and name not in self.winners}}
@@ -65,8 +74,8 @@ def points_of(search: Json) -> list[Json]:
 def read_artifacts(folder: Path) -> Artifacts:
     """Raises UserError if a file of the run cannot be read."""
     info = load_run_info(folder)
-    searches = {path.parent.name: read_json(path) for path in sorted(folder.glob("search*/result.json"))}
-    tables = [Path(s["table"]) for s in searches.values() if s["table"]]
+    searches = {path.parent.name: read_result(path.parent) for path in sorted(folder.glob("search*/result.json"))}
+    tables = [Path(table["path"]) for search in searches.values() for table in search["tables"].values()]
     return Artifacts(
         folder,
         info,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from nas.objective import latency_metrics, shown
 from nas.report_data import Artifacts, Json, points_of
 from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, figure, log_axis
 
@@ -73,7 +74,8 @@ def _step(point: Json) -> str:
 
 
 def _hover(label: str, p: Json) -> str:
-    latency = f"latency {p['latency_ms']:.3f} ms<br>" if "latency_ms" in p else ""
+    latencies = ((shown(metric), p[metric]) for metric in latency_metrics(p))
+    latency = "".join(f"{escape(metric.name)} {metric.text(value, '.3f')}<br>" for metric, value in latencies)
     return (
         f"<b>{escape(label)}</b><br>accuracy {100 * p['accuracy']:.2f} %<br>{latency}"
         f"{p['num_params'] / 1e6:.3f} M parameters<br>{p['macs'] / 1e6:.1f} M MACs<br>MES {p['mes']:.4g}"

@@ -16,7 +16,7 @@ from nas.costs import Costs
 from search_spaces import Arch, SearchSpace
 
 Evaluate = Callable[[Sequence[Arch]], list[float]]
-BATCH = {"nsga2": 50, "tpe": 1, "gp": 1}  # archs that a sampler is asked for before it is told: NSGA-II's generation
+BATCH = {"nsga2": 50, "tpe": 1, "gp": 1, "random": 50}  # archs drawn before any is evaluated: NSGA-II's generation
 STARTUP = {"nsga2": 50, "tpe": 10, "gp": 10}  # random archs that it begins with
 PATIENCE = 10  # batches without a new arch, before random ones are put in
 TRIES = 200  # of drawing a new arch, before the space counts as exhausted
@@ -25,7 +25,10 @@ SAMPLES = 20  # of these, at random; then from outside the limits into them
 
 def random_search(costs: Costs, evaluate: Evaluate, budget: int, seed: int) -> None:
     """`SearchSpace.sample`, without repeats and within the limits."""
-    evaluate(draw(costs, random.Random(seed), budget, ()))
+    rng, known = random.Random(seed), set[Arch]()
+    while new := draw(costs, rng, min(BATCH["random"], budget - len(known)), known):
+        evaluate(new)
+        known |= set(new)
 
 
 def sampler_search(name: str, costs: Costs, evaluate: Evaluate, budget: int, seed: int) -> None:

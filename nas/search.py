@@ -4,6 +4,7 @@ Bare: the published joint slimming, of the newest supernet run by the newest lat
 there is none).
     python -m nas.search --alpha-latency 1.0 --alpha-size 0.5
     python -m nas.search --strategy predictor --budget 150 --seed 0
+    python -m nas.search --table phone=p.json laptop=l.json --alpha-latency phone=1 laptop=2 --max-latency-ms phone=2
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
 from latency_lut.build import BuildConfig, build_table
-from latency_lut.table import TABLES, LatencyTable, newest_table
+from latency_lut.table import TABLES
 from nas import runs
 from nas.costs import Costs, check_limits
-from nas.objective import UNITS, Objective, Term
-from nas.search_result import as_text, found
+from nas.goals import LIMITS, Goals
+from nas.objective import LATENCY, Objective
+from nas.search_result import Json, as_text, found
 from nas.slimming import Step, slim
+from nas.storage import check_address, check_storage, sqlite_url
 from nas.strategies import BUDGET, check_budget, explore
 from nas.study import Study
-from nas.winners import pick_winners
+from nas.tables import load_tables, newest, record
+from nas.winners import name_winners, pick_winners
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, sha256, write_json
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Goals):
     strategy: Literal["slimming", "random", "nsga2", "tpe", "gp", "predictor"] = flag("slimming", "how to search")
     budget: int | None = flag(
         None,
@@ -45,16 +49,8 @@ class Config:
     seed_search: str | None = flag(
         None, "folder of a finished search of the run: predictor begins with its trajectory, or its front"
     )
-    alpha_latency: float = flag(1.0, "weight of latency in MES", above=0)
-    alpha_size: float = flag(0.5, "weight of the number of parameters in MES", above=0)
-    metrics: tuple[Literal["latency", "size"], ...] = flag(("latency", "size"), "metrics that make up MES")
-    max_latency_ms: float | None = flag(None, "winners may take at most this time", above=0)
-    max_params: float | None = flag(None, "winners may have at most this many parameters", above=0)
-    max_macs: float | None = flag(None, "winners may have at most this many multiply-accumulates", above=0)
-    min_accuracy: float | None = flag(None, "winners have at least this accuracy, a fraction", above=0, maximum=1)
     winners: int = flag(3, "winners to pick, spread over the Pareto set", minimum=1)
     run: str | None = flag(None, "run of the supernet (default: the newest)")
-    table: str | None = flag(None, "latency table (default: the newest that fits; built if there is none)")
     name: str | None = flag(
         None, "of this search, in its folder search-<name> of the run (default: none, then 2, 3, …)"
     )
@@ -74,9 +70,8 @@ class Config:
 
 
 FREE = ("device", "loaders", "run", "name", "resume")
-LIMITS = {"max_latency_ms": "latency_ms", "max_params": "num_params", "max_macs": "macs"}  # the metrics they are of
-# A search is a function of its settings and asks its study first, so these may change until winners are picked.
-AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
+# A search is a function of its settings and asks its study first, so these may change.
+AMENDABLE = (*LIMITS.values(), "min_accuracy", "winners", "budget")
 
 
 def search(config: Config) -> Path:
@@ -88,42 +83,65 @@ def search(config: Config) -> Path:
     run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
     folder = _folder(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
-    objective = _objective(config)
     check_budget(config.strategy, config.budget)
+    if config.storage:
+        check_address(config.storage)
     start = _start(config, run_folder, space)
-    check_limits(Costs(space, None, objective))  # before a table is measured
-    table = _table(config, space)
-    latencies = LatencyTable.load(table) if table else None
-    if latencies:
-        print(f"latencies of {latencies.provenance.runtime}, from {table}")
-        for warning in latencies.warnings:
-            print(warning)
-    costs = Costs(space, latencies, objective)
-    check_limits(costs)
-    config = replace(config, table=str(table) if table else None)
-    facts = {"table_sha256": sha256(table) if table else None}
+    costs, paths = _costs(config, space)
+    tables = record(paths)
+    config = replace(config, table=config.table or tuple(map(str, paths.values())))
+    facts: Json = {"tables_sha256": {metric: table["sha256"] for metric, table in tables.items()}}
     facts["supernet_sha256"] = sha256(run_folder / "supernet/supernet.safetensors")
     if config.resume and _is_finished(folder, config, facts):
         print(f"{folder} is finished: nothing to search")
         return folder
+    if config.storage:
+        check_storage(config.storage, None if config.resume else _study_name(folder))
     evaluator = _evaluator(config, run_folder)
     images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
-    study = _study(config, folder, costs, {**facts, **images})
     if not config.resume:
-        runs.begin(folder, config, **facts)
+        runs.begin(folder, config, **facts)  # before there is a study: a kill between the two leaves what can go on
+    url = config.storage or sqlite_url(folder / "study.db")
+    terms = costs.objective.to_json()["terms"]
+    study = Study(url, _study_name(folder), space, costs.one, {**facts, **images, "objective": terms})
     steps = _slim(config, space, costs, evaluator, study) if config.strategy == "slimming" else []
     if not steps:
         _explore(config, costs, evaluator, study, start)
-    result = _result(config, folder, space) | found(study.evaluations, steps, costs)
-    result |= {**images, "minutes": study.seconds / 60}
-    write_json(folder / "result.json", result)  # before winners are picked: an infeasible limit loses nothing
-    prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
-    points = result["trajectory"] if steps else result["evaluations"]
-    chosen = pick_winners(points, objective, config.min_accuracy, config.winners)
-    result["winners"] = [{"name": f"{prefix}-{i + 1}", **point} for i, point in enumerate(chosen)]
-    write_json(folder / "result.json", result)
-    print(as_text(result, folder))
+    result = _result(config, folder, costs) | {"tables": tables, **found(study.evaluations, steps, costs)}
+    _pick(config, folder, costs.objective, result | {**images, "minutes": study.seconds / 60})
     return folder
+
+
+def _costs(config: Config, space: SearchSpace) -> tuple[Costs, dict[str, Path]]:
+    """The costs and their tables; one is measured only if the limits on all else can be met."""
+    objective = config.objective()
+    check_limits(Costs(space, {}, objective))
+    paths = config.tables()
+    if not paths and config.needs_latency:
+        paths = newest(space) or {LATENCY: _build(space)}
+    costs = Costs(space, load_tables(paths, space), objective)
+    check_limits(costs)
+    return costs, paths
+
+
+def _pick(config: Config, folder: Path, objective: Objective, result: Json) -> None:
+    """Writes the result, at first without winners: limits that none meets lose nothing."""
+    path = folder / "result.json"
+    before = read_json(path) if path.exists() else {"winners": [], "earlier_winners": []}
+    earlier = [*before["winners"], *before["earlier_winners"]]
+    write_json(path, {**result, "winners": [], "earlier_winners": earlier})
+    points = result["trajectory"] if "trajectory" in result else result["evaluations"]
+    chosen = pick_winners(points, objective, config.min_accuracy, config.winners)
+    prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
+    winners = name_winners(chosen, earlier, prefix)
+    names = [winner["name"] for winner in winners]
+    others = [winner for winner in earlier if winner["name"] not in names]
+    settings = {name: getattr(config, name) for name in AMENDABLE}
+    result |= {"winners": winners, "earlier_winners": others, "settings": settings}
+    write_json(path, result)
+    print(as_text(result, folder))
+    if others:
+        print(f"no longer winners, what was trained of them stays: {', '.join(w['name'] for w in others)}")
 
 
 def _evaluator(config: Config, run_folder: Path) -> Evaluator:
@@ -141,20 +159,16 @@ def _evaluator(config: Config, run_folder: Path) -> Evaluator:
     return Evaluator(supernet, images, size, config.batch_size, loaders, calibration)
 
 
-def _study(config: Config, folder: Path, costs: Costs, facts: dict[str, Any]) -> Study:
-    folder.mkdir(exist_ok=True)
-    url = config.storage or f"sqlite:///{folder / 'study.db'}"
-    objective = {term.metric: [term.unit, term.alpha] for term in costs.objective.terms}
-    name = f"{folder.parent.resolve().name}/{folder.name}"
-    return Study(url, name, costs.space, costs.one, {**facts, "objective": objective}, new=not config.resume)
+def _study_name(folder: Path) -> str:
+    return f"{folder.parent.resolve().name}/{folder.name}"
 
 
-def _is_finished(folder: Path, config: Config, facts: dict[str, Any]) -> bool:
-    """Whether winners have been picked; until then some settings may change. UserError if another differs."""
+def _is_finished(folder: Path, config: Config, facts: Json) -> bool:
+    """Whether winners have been picked with these settings. UserError if one that may not change differs."""
+    runs.reopen(folder, config, FREE, AMENDABLE, **facts)
     path = folder / "result.json"
-    finished = path.exists() and bool(read_json(path)["winners"])
-    runs.reopen(folder, config, FREE, () if finished else AMENDABLE, **facts)
-    return finished
+    settings = read_json(path).get("settings") if path.exists() else None  # none: winners are not picked yet
+    return settings == {n: list(v) if isinstance(v := getattr(config, n), tuple) else v for n in AMENDABLE}
 
 
 def _slim(config: Config, space: SearchSpace, costs: Costs, evaluator: Evaluator, study: Study) -> list[Step]:
@@ -194,6 +208,8 @@ def _explore(config: Config, costs: Costs, evaluator: Evaluator, study: Study, s
             return accuracies
 
         explore(config.strategy, costs, evaluate, budget, config.seed, start)
+        if not bar.n:
+            raise UserError(f"no network within the limits was found; relax {', '.join(costs.objective.limits)}")
         if bar.n < budget:
             print(f"the space has no more than {bar.n} archs within the limits, or they are hard to find")
 
@@ -213,48 +229,23 @@ def _start(config: Config, run_folder: Path, space: SearchSpace) -> list[Arch]:
     return [space.from_json(point["arch"]) for point in points]
 
 
-def _result(config: Config, folder: Path, space: SearchSpace) -> dict[str, Any]:
+def _result(config: Config, folder: Path, costs: Costs) -> Json:
     return {
         "command": runs.command_of(folder),
-        "space": space.name,
+        "space": costs.space.name,
         "strategy": config.strategy,
         "seed": config.seed,
         "seed_search": config.seed_search,
         "budget": config.budget or (None if config.strategy == "slimming" else BUDGET),
-        "alpha_latency": config.alpha_latency,
-        "alpha_size": config.alpha_size,
-        "metrics": config.metrics,
-        "unit_latency_ms": UNITS["latency_ms"],
-        "unit_num_params": UNITS["num_params"],
-        "table": config.table,
-        "limits": {name: getattr(config, name) for name in (*LIMITS, "min_accuracy")},
-        "winners": [],
+        "objective": costs.objective.to_json(),
+        "min_accuracy": config.min_accuracy,
     }
 
 
-def _objective(config: Config) -> Objective:
-    if not config.metrics:
-        raise UserError("--metrics is empty; give latency, size or both")
-    terms = {
-        "latency": Term("latency_ms", UNITS["latency_ms"], config.alpha_latency),
-        "size": Term("num_params", UNITS["num_params"], config.alpha_size),
-    }
-    limits = {metric: getattr(config, name) for name, metric in LIMITS.items()}
-    given = {metric: limit for metric, limit in limits.items() if limit is not None}
-    return Objective(tuple(terms[name] for name in config.metrics), given)
-
-
-def _table(config: Config, space: SearchSpace) -> Path | None:
-    if config.table is not None:
-        return Path(config.table)
-    if "latency" not in config.metrics and config.max_latency_ms is None:
-        return None
-    path = newest_table(TABLES, space)
-    if path is None:
-        print(f"no latency table of {space.name} under {TABLES}/: measuring this machine")
-        build = BuildConfig(space=space.name, image_size=space.image_size, num_classes=space.num_classes)
-        path = build_table(build)
-    return path
+def _build(space: SearchSpace) -> Path:
+    print(f"no latency table of {space.name} under {TABLES}/: measuring this machine")
+    build = BuildConfig(space=space.name, image_size=space.image_size, num_classes=space.num_classes)
+    return build_table(build)
 
 
 def _folder(config: Config, run_folder: Path) -> Path:
@@ -265,7 +256,7 @@ def _folder(config: Config, run_folder: Path) -> Path:
         newest = runs.newest(run_folder, "search*/config.json")
         folder = newest.parent if newest else run_folder / "search"
     else:
-        taken = [path.name for path in run_folder.glob("search*")]
+        taken = [path.parent.name for path in run_folder.glob("search*/config.json")]
         names = ("search", *(f"search-{i}" for i in range(2, len(taken) + 3)))
         folder = run_folder / next(name for name in names if name not in taken)
     if config.resume and not (folder / "config.json").exists():

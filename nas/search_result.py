@@ -1,4 +1,7 @@
-"""What a search's `result.json` holds: all that was evaluated, in order, its front, and of slimming the trajectory."""
+"""A search's `result.json`: all that was evaluated, in order, its front, of slimming the trajectory, and the winners.
+
+Under `objective` is what MES and the limits were, under `tables` the latency tables: whoever shows MES reads it here.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,44 @@ from typing import Any
 import numpy as np
 
 from nas.costs import Costs
-from nas.objective import pareto
+from nas.objective import LATENCY, UNITS, Objective, Term, latency_metrics, pareto, shown
 from nas.slimming import Step
 from nas.study import Evaluation
+from search_spaces import UserError
 from search_spaces.command import align
+from search_spaces.files import read_json
 
 Json = dict[str, Any]
+
+
+def read_result(folder: Path) -> Json:
+    """The result of the search in this folder.
+
+    Raises:
+        UserError: there is none, or it is not of this version.
+    """
+    path = folder / "result.json"
+    result = read_json(path)
+    try:
+        return result if "objective" in result else _of_one_table(result, folder)
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is not a search's result of this version; search again") from None
+
+
+def objective_of(result: Json) -> Objective:
+    return Objective.from_json(result["objective"])
+
+
+def _of_one_table(result: Json, folder: Path) -> Json:
+    """A result from when MES was of one latency and the size, and each limit a flag's."""
+    metrics = {"latency": LATENCY, "size": "num_params"}
+    flags = {"max_latency_ms": LATENCY, "max_params": "num_params", "max_macs": "macs"}
+    terms = tuple(Term(metrics[m], UNITS[metrics[m]], result[f"alpha_{m}"]) for m in result["metrics"])
+    limits = {flags[name]: limit for name, limit in result["limits"].items() if name in flags and limit is not None}
+    config = folder / "config.json"
+    digest = read_json(config).get("table_sha256") if config.exists() else None
+    tables = {LATENCY: {"path": result["table"], "sha256": digest}} if result["table"] else {}
+    return {**result, "objective": Objective(terms, limits).to_json(), "tables": tables, "earlier_winners": []}
 
 
 def found(evaluations: Sequence[Evaluation], steps: Sequence[Step], costs: Costs) -> Json:
@@ -65,19 +100,21 @@ def _on_front(points: Sequence[Json]) -> np.ndarray:
 def as_text(result: Json, folder: Path) -> str:
     """How much was evaluated, and a line a winner."""
     steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
-    rows = [("", "accuracy", "latency ms", "params", "MACs M", "MES")]
+    latencies = latency_metrics(result["tables"])
+    rows = [("", "accuracy", *(shown(m).title for m in latencies), "parameters", "MACs, M", "memory, MB", "MES")]
     rows += [
         (
             w["name"],
             f"{100 * w['accuracy']:.2f}%",
-            f"{w['latency_ms']:.4f}" if "latency_ms" in w else "-",
+            *(f"{w[metric]:.4f}" for metric in latencies),
             f"{w['num_params']:,}",
             f"{w['macs'] / 1e6:.2f}",
+            f"{w['memory_mb']:.3f}",
             f"{w['mes']:.4g}",
         )
         for w in result["winners"]
     ]
     return (
         f"{steps}{result['num_evaluations']} archs evaluated, {len(result['front'])} on the front\n"
-        f"{align(rows, '<>>>>>')}\nwrote {folder}/result.json"
+        f"{align(rows, '<' + '>' * (len(rows[0]) - 1))}\nwrote {folder}/result.json"
     )

@@ -7,19 +7,17 @@ keeps its own state in memory, and going on is running it again with the study a
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nas.storage import open_storage, readable
 from search_spaces import Arch, SearchSpace, UserError
 
 Evaluate = Callable[[Arch, Sequence[Arch]], list[float]]  # `Evaluator.accuracies`, or whatever gives the same figures
 
 FACTS = "facts"
-LOCK_SECONDS = 5.0  # to wait for another process that writes to a SQLite file; Optuna then tries some times more
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,9 @@ class Study:
     """
     Args:
         url: of the database, as SQLAlchemy takes it; `$NAME` in it stands for an environment variable.
-        name: of the study in it; made if missing.
+        name: of the study in it; made if it is missing.
         metrics: costs of an arch, recorded with its trial; the objectives are accuracy and `mes`.
         facts: what accuracies and metrics depend on beside the arch: the same whenever the study is opened.
-        new: there must be no study of that name.
 
     Raises:
         UserError: no such database, a locked or damaged one, or a study of other facts.
@@ -57,23 +54,15 @@ class Study:
         space: SearchSpace,
         metrics: Callable[[Arch], dict[str, Any]],
         facts: Mapping[str, Any],
-        *,
-        new: bool = False,
     ) -> None:
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.url, self.space, self.metrics = url, space, metrics
         self.evaluations: list[Evaluation] = []  # what this search has asked for, in its order
-        with self._readable():
-            options = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
-            storage = optuna.storages.RDBStorage(os.path.expandvars(url), engine_kwargs=options)
-            try:
-                self._study = optuna.create_study(
-                    storage=storage, study_name=name, directions=["maximize", "maximize"], load_if_exists=not new
-                )
-            except optuna.exceptions.DuplicatedStudyError:
-                raise UserError(f"{url} holds a study {name} already; search under another --name") from None
+        with readable(url):
+            self._study = optuna.create_study(
+                storage=open_storage(url), study_name=name, directions=["maximize", "maximize"], load_if_exists=True
+            )
             self._check(name, {"space": space.name, **facts})
             found = [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
         self.known = {evaluation.arch: evaluation for evaluation in found}
@@ -132,27 +121,10 @@ class Study:
             distributions={c.name: optuna.distributions.CategoricalDistribution(c.options) for c in choices},
             user_attrs=attributes,
         )
-        with self._readable():
+        with readable(self.url):
             self._study.add_trial(trial)
 
     def _read(self, trial: Any) -> Evaluation:
         attributes = trial.user_attrs
         numbers = (float(attributes[name]) for name in ("accuracy", "seconds", "seconds_since_start"))
         return Evaluation(self.space.from_json(attributes["arch"]), *numbers)
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """What a database can do wrong, as one line."""
-        import optuna
-        import sqlalchemy.exc
-
-        try:
-            yield
-        except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError) as error:
-            cause = error.__cause__ or error
-            reason = (str(getattr(cause, "orig", None) or cause).splitlines() or [""])[0]
-            locked = "locked" in reason
-            remedy = "end what holds it" if locked else "mend it, or search under another --name"
-            raise UserError(f"cannot use the database {self.url}: {reason}; {remedy}, nothing is lost") from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.url} holds no study of this version ({error}); remove it") from None

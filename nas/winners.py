@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,10 @@ from nas.costs import too_low
 from nas.objective import Objective, pareto
 from search_spaces import UserError
 
+Json = dict[str, Any]
 
-def pick_winners(
-    points: list[dict[str, Any]], objective: Objective, min_accuracy: float | None, count: int
-) -> list[dict[str, Any]]:
+
+def pick_winners(points: Sequence[Json], objective: Objective, min_accuracy: float | None, count: int) -> list[Json]:
     """The Pareto set of what is within the limits, spread evenly over log MES from the most accurate to the best MES.
 
     Raises:
@@ -35,7 +37,17 @@ def pick_winners(
     return [feasible[i] for i in nearest]
 
 
-def _infeasible(objective: Objective, points: list[dict[str, Any]]) -> str:
+def name_winners(chosen: Sequence[Json], earlier: Sequence[Json], prefix: str) -> list[Json]:
+    """Winners under the names that their archs have had in this search; new archs have the numbers after these."""
+    names = {json.dumps(winner["arch"]): winner["name"] for winner in earlier}
+    named = []
+    for point in chosen:
+        name = names.setdefault(json.dumps(point["arch"]), f"{prefix}-{len(names) + 1}")
+        named.append({"name": name, **point})
+    return named
+
+
+def _infeasible(objective: Objective, points: Sequence[Json]) -> str:
     least = {name: min(p[name] for p in points) for name in objective.limits}
     broken = {name: limit for name, limit in objective.limits.items() if least[name] > limit}
     if not broken:

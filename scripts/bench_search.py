@@ -32,7 +32,7 @@ from nas.data import DataConfig, load_data
 from nas.evaluator import Evaluator
 from nas.hypervolume import hypervolume_history
 from nas.inherit import calibration_batches, default_calibration
-from nas.objective import UNITS, Objective, Term
+from nas.objective import LATENCY, PUBLISHED, Objective
 from nas.slimming import slim
 from nas.strategies import explore
 from nas.study import Study
@@ -95,7 +95,7 @@ def _bench_costs(config: Config, rng: random.Random) -> None:
     space = get_space(config.space)
     sample = [space.sample(rng) for _ in range(min(config.batch, 2000))]
     archs = [sample[i % len(sample)] for i in range(config.batch)]
-    objective = Objective(tuple(Term(name, UNITS[name], 1.0) for name in ("latency_ms", "num_params")), {})
+    objective = Objective.of(latency_ms=1.0, num_params=1.0)
     start = time.perf_counter()
     costs = {
         "latency_ms": CostTable(space, lambda b: b.macs * 1e-9),
@@ -214,8 +214,7 @@ def _bench(config: Config) -> Bench:
     run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet")
     space = runs.load_run_info(run_folder).search_space()
     table = find_table(config.table)
-    terms = (Term("latency_ms", UNITS["latency_ms"], 1.0), Term("num_params", UNITS["num_params"], 0.5))
-    costs = Costs(space, LatencyTable.load(table), Objective(terms, {}))
+    costs = Costs(space, {LATENCY: LatencyTable.load(table)}, PUBLISHED)
     data = runs.load_run_data(run_folder)
     supernet = load_supernet(run_folder, torch.device("cpu"))
     count = default_calibration(supernet)

@@ -20,21 +20,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from latency_lut.table import TABLES, LatencyTable, newest_table
+from latency_lut.table import TABLES
 from nas import runs
 from nas.batches import MEAN, STD
 from nas.costs import Costs
 from nas.data import Data, DataConfig, load_data
-from nas.objective import UNITS, Objective, Term
+from nas.goals import METRICS
+from nas.objective import LATENCY, PUBLISHED, Objective
 from nas.recipe import FREE_ON_RESUME, TrainConfig
 from nas.retrain import make_trainer
+from nas.tables import load_tables, newest
 from nas.training import accuracy
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
 from search_spaces.files import read_json, write_json
 
 POOL = 8192  # random archs that the networks are picked from
-ALPHAS = {"latency_ms": 1.0, "num_params": 0.5}  # Li et al. 2023, Section 3.6
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,9 @@ def open_study(config: Config) -> Study:
         return Study(config, folder, info, tuple(networks))
     data = load_data(config)
     space = get_space(config.space, config.image_size, len(data.classes))
-    table = _table(config, space)
-    config = replace(config, table=str(table) if table else None)
-    costs = Costs(space, LatencyTable.load(table) if table else None, _objective(config))
+    paths = _tables(config, space)
+    config = replace(config, table=str(paths[LATENCY]) if paths else None)
+    costs = Costs(space, load_tables(paths, space), _objective(config))
     networks = [Network(arch, costs.one(arch)) for arch in pick(space, costs, config.count, config.seed)]
     source = DataConfig(**{name: getattr(config, name) for name in DataConfig.__dataclass_fields__})
     info = runs.RunInfo(space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, source, data.splits)
@@ -147,17 +148,14 @@ def pick(space: SearchSpace, costs: Costs, count: int, seed: int) -> list[Arch]:
 def _objective(config: Config) -> Objective:
     if not config.metrics:
         raise UserError("--metrics is empty; give latency, size or both")
-    names = {"latency": "latency_ms", "size": "num_params"}
-    return Objective(tuple(Term(names[m], UNITS[names[m]], ALPHAS[names[m]]) for m in config.metrics), {})
+    names = [METRICS[metric] for metric in config.metrics]
+    return Objective(tuple(term for term in PUBLISHED.terms if term.metric in names), {})
 
 
-def _table(config: Config, space: SearchSpace) -> Path | None:
-    if config.table is not None:
-        return Path(config.table)
-    if path := newest_table(TABLES, space):
-        return path
-    if "latency" not in config.metrics:
-        return None
+def _tables(config: Config, space: SearchSpace) -> dict[str, Path]:
+    paths = {LATENCY: Path(config.table)} if config.table else newest(space)
+    if paths or "latency" not in config.metrics:
+        return paths
     raise UserError(
         f"no latency table of {space.name} at {space.image_size} px with {space.num_classes} classes under {TABLES}/; "
         f"build one with python -m latency_lut.build --space {space.name} --image-size {space.image_size} "

@@ -15,8 +15,9 @@ from latency_lut.backend import Runtime
 from latency_lut.protocol import Settings
 from latency_lut.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
 from nas.checkpoint import save_tensors
+from nas.objective import PUBLISHED, Objective
 from nas.parity import example_images, normalized
-from search_spaces import Arch, SearchSpace, get_space, macs, num_params
+from search_spaces import Arch, SearchSpace, get_space, macs, num_params, peak_activations
 from search_spaces.files import write_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -106,6 +107,7 @@ def add_search(folder: Path, space: SearchSpace, table: str | None = None, with_
                 **({"latency_ms": latency} if with_latency else {}),
                 "num_params": num_params(space, arch),
                 "macs": macs(space, arch),
+                "memory_mb": 4 * peak_activations(space, arch) / 1e6,
                 "mes": score,
             }
         )
@@ -125,17 +127,13 @@ def add_search(folder: Path, space: SearchSpace, table: str | None = None, with_
             "command": "python -m nas.search --alpha-latency 1.0 --alpha-size 0.5",
             "space": space.name,
             "strategy": "slimming",
-            "metrics": ["latency", "size"] if with_latency else ["size"],
-            "alpha_latency": 1.0,
-            "alpha_size": 0.5,
-            "unit_latency_ms": 1.0,
-            "unit_num_params": 3e6,
-            "table": table,
-            "limits": {"max_latency_ms": None, "max_params": None, "min_accuracy": None},
+            "objective": (PUBLISHED if with_latency else Objective.of(num_params=0.5)).to_json(),
+            "tables": {"latency_ms": {"path": table, "sha256": None}} if table else {},
             "num_evaluations": 512,
             "minutes": 3.1,
             "trajectory": points,
             "winners": [{"name": f"winner-{i + 1}", **p} for i, p in enumerate(picked)],
+            "earlier_winners": [],
         },
     )
 

@@ -7,11 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+from nas.objective import PUBLISHED, Objective
 from nas.search import Config
 from search_spaces import Arch, SearchSpace, macs, num_params
 from search_spaces.files import write_json
 
 NUM_IMAGES = 200
+TABLES = {"latency_ms": {"path": "runs/tables/t.json", "sha256": "0" * 64}}
 
 
 def point(space: SearchSpace, arch: Arch, rng: random.Random | None = None) -> dict[str, Any]:
@@ -43,13 +45,18 @@ def add_strategy(folder: Path, space: SearchSpace, strategy: str, seed: int, bud
 
 
 def write_search(
-    folder: Path, strategy: str, evaluations: list[dict[str, Any]], seed: int = 0, budget: int = 40, **changes: Any
+    folder: Path,
+    strategy: str,
+    evaluations: list[dict[str, Any]],
+    seed: int = 0,
+    budget: int = 40,
+    objective: Objective = PUBLISHED,
+    tables: dict[str, Any] = TABLES,
+    **changes: Any,
 ) -> Path:
     """A search of these evaluations; `changes` are of its result.json and, by their names, of its config.json."""
-    settings = {"alpha_latency": 1.0, "alpha_size": 0.5, "metrics": ["latency", "size"], "table": "runs/tables/t.json"}
-    limits = {"max_latency_ms": None, "max_params": None, "min_accuracy": None}
-    common = {**settings, "strategy": strategy, "seed": seed, "budget": budget}
-    config = {"command": "python -m nas.search", **Config().__dict__, **common, "table_sha256": "0" * 64, **changes}
+    common = {"strategy": strategy, "seed": seed, "budget": budget}
+    config = {"command": "python -m nas.search", **Config().__dict__, **common, **changes}
     write_json(folder / "config.json", config)
     write_json(
         folder / "result.json",
@@ -57,12 +64,14 @@ def write_search(
             "command": "python -m nas.search",
             "space": "efficientformerv2-nano",
             **common,
-            "limits": limits,
+            "objective": objective.to_json(),
+            "tables": tables,
             "num_images": NUM_IMAGES,
             "minutes": evaluations[-1].get("seconds_since_start", 0.0) / 60,
             "evaluations": evaluations,
             "front": [],
             "winners": [],
+            "earlier_winners": [],
             **changes,
         },
     )

@@ -121,7 +121,7 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
         ("--max-latency-ms -2", "--max-latency-ms is -2.0; give a number above 0"),
         ("--min-accuracy 90", "--min-accuracy is 90.0; give a number above 0 and at most 1"),
         ("--winners 0", "--winners is 0; give a number at least 1"),
-        ("--metrics speed", "--metrics is 'speed'; choose from latency, size"),
+        ("--metrics speed", "--metrics is 'speed'; choose from latency, size, memory, macs"),
         ("--strategy luck", "--strategy is 'luck'; choose from slimming, random, nsga2, tpe, gp, predictor"),
         (
             "--strategy nsga2 --budget 50",
@@ -131,6 +131,7 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
         ("--seed-search x", "--seed-search is for --strategy predictor, not slimming; leave it out"),
         ("--strategy predictor --seed-search x", "no finished search runs/r/x; choose from search"),
         ("--metrics size --storage nonsense", "cannot use the database nonsense: Could not parse SQLAlchemy URL"),
+        ("--max-memory-mb 0", "--max-memory-mb is 0.0; give a number above 0"),
         ("--max-macs 1", "no network has macs of at most 1, the smallest is"),
         ("--max-params 1000", "no network has num_params of at most 1000, the smallest is"),
         ("--run nowhere", "no run runs/nowhere"),

@@ -8,13 +8,16 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nas import compare, runs
-from nas.compare import Config, make_groups, spread
-from nas.compare_data import check_comparable, find_searches, read_search, reference_of
+from nas.compare import Config, make_groups, reach, spread
+from nas.compare_data import check_comparable, find_searches, read_search, reference_of, under_one_mes
 from nas.costs import Costs
-from nas.objective import Objective, Term
+from nas.hypervolume import Progress
+from nas.objective import PUBLISHED, Objective
+from nas.tables import record
 from search_spaces import SearchSpace, UserError
 from search_spaces.files import read_json, write_json
 from tests.nas.synthetic_run import add_search, make_run
@@ -79,8 +82,8 @@ def test_reach_by_hand(space: SearchSpace) -> None:
     assert result["reference"] == {"accuracy": 0.1, "mes": 100.0}
     final = {label: group["hypervolume"]["mean"] for label, group in result["groups"].items()}
     assert final == pytest.approx({"slow": 2.0, "fast": 1.1})
-    reach = {a: {b: cell["mean"] for b, cell in row.items()} for a, row in result["evaluations_to_reach"].items()}
-    assert reach == {"slow": {"slow": 4, "fast": 4}, "fast": {"slow": None, "fast": 3}}
+    medians = {a: {b: cell["median"] for b, cell in row.items()} for a, row in result["evaluations_to_reach"].items()}
+    assert medians == {"slow": {"slow": 4, "fast": 4}, "fast": {"slow": None, "fast": 3}}
     assert result["minutes_to_reach"]["slow"]["fast"]["values"] == [4.0]
 
 
@@ -97,6 +100,25 @@ def test_mean_and_spread_over_seeds_by_hand(space: SearchSpace) -> None:
     assert [search["seed"] for search in tpe["searches"]] == [0, 1, 2]
     assert result["evaluations_to_reach"]["gp"]["tpe"]["values"] == [3.0]
     assert result["evaluations_to_reach"]["tpe"]["gp"]["values"] == [None, 2.0, 2.0]
+
+
+def test_what_never_reaches_a_front_counts() -> None:
+    def progress(*values: float) -> Progress:
+        return Progress(np.arange(1.0, len(values) + 1), np.array(values))
+
+    fast, slow, never, shorter = progress(0, 1, 1, 1), progress(0, 0, 0, 1), progress(0, 0, 0, 0), progress(0, 0, 0)
+    assert reach([fast, slow, fast], 1.0) == {"median": 2, "more_than": None, "reached": 3, "values": [2, 4, 2]}
+    assert reach([fast, slow, never], 1.0) == {"median": 4, "more_than": None, "reached": 2, "values": [2, 4, None]}
+    assert reach([fast, never, shorter], 1.0) == {
+        "median": None,
+        "more_than": 3,
+        "reached": 1,
+        "values": [2, None, None],
+    }
+    assert reach([fast, never], 1.0)["median"] is None, "the mean of the middle two is not known either"
+    assert reach([], 1.0) == {"median": None, "more_than": None, "reached": 0, "values": []}
+    cells = [compare._reach_cell(reach(of, 1.0), "{:.0f}") for of in ([fast], [fast, slow, never], [never, fast], [])]
+    assert cells == ["2", "4 (2 of 3)", "> 4 (1 of 2)", "–"]
 
 
 def test_spread_of_few() -> None:
@@ -117,7 +139,7 @@ def test_best_accuracy_within_limits(space: SearchSpace, capsys: pytest.CaptureF
         for label, group in result_of("one", max_latency_ms=(2.5, 3.0), max_params=(1.0,))["groups"].items()
     }
     assert best == {"a": [(2.5, 0.7), (3.0, 0.7), (1.0, None)], "b": [(2.5, None), (3.0, 0.8), (1.0, None)]}
-    assert "≤ 2.5 ms" in capsys.readouterr().out
+    assert "latency ≤ 2.5 ms" in capsys.readouterr().out
 
 
 def test_limits_are_quartiles_of_the_fronts_unless_given(space: SearchSpace) -> None:
@@ -181,11 +203,26 @@ def test_groups(space: SearchSpace) -> None:
     seeds = (("tpe", 0), ("gp", 0), ("tpe", 1))
     searches = [read_search(add_strategy(run, space, strategy, seed, budget=2)) for strategy, seed in seeds]
     bigger = write_search(run / "search-big", "tpe", points_at(space, (0.6, 1.0)), budget=9)
-    groups = make_groups([*searches, read_search(bigger)], reference_of(searches))
+    limited = Objective(PUBLISHED.terms, {"num_params": 2e6, "latency_ms": 0.5})
+    small = write_search(run / "search-small", "gp", points_at(space, (0.6, 1.0)), budget=2, objective=limited)
+    searches += [read_search(bigger), read_search(small)]
+    groups = make_groups(searches, reference_of(searches))
     assert [(group.label, len(group.searches)) for group in groups] == [
         ("tpe budget 2", 2),
         ("gp", 1),
         ("tpe budget 9", 1),
+        ("gp parameters at most 2 M latency at most 0.5 ms", 1),
+    ]
+
+
+def test_slimming_has_no_seeds(space: SearchSpace) -> None:
+    folders = [
+        write_search(runs.RUNS / f"one/search-{seed}", "slimming", points_at(space, (0.6, 1.0)), seed=seed)
+        for seed in range(2)
+    ]
+    searches = [read_search(folder) for folder in folders]
+    assert [group.label for group in make_groups(searches, reference_of(searches))] == [
+        f"slimming ({folder})" for folder in folders
     ]
 
 
@@ -205,49 +242,93 @@ def test_a_repeated_seed_is_a_group_of_its_own(space: SearchSpace) -> None:
 
 def test_mes_of_the_largest_is_the_tables_if_no_search_evaluated_it(space: SearchSpace) -> None:
     make_table(space).save(Path("runs/tables/t.json"))
-    searches = []
+    searches, tables = [], record({"latency_ms": Path("runs/tables/t.json")})
     for name in ("a", "b"):
         points = points_at(space, (0.6, 1.0))[1:]
-        searches.append(read_search(write_search(runs.RUNS / f"one/search-{name}", name, points, table_sha256=None)))
-    terms = (Term("latency_ms", 1.0, 1.0), Term("num_params", 3e6, 0.5))
-    expected = Costs(space, make_table(space), Objective(terms, {})).one(space.largest)["mes"]
+        folder = write_search(runs.RUNS / f"one/search-{name}", name, points, tables=tables)
+        searches.append(read_search(folder))
+    expected = Costs(space, {"latency_ms": make_table(space)}, PUBLISHED).one(space.largest)["mes"]
     assert reference_of(searches).mes == pytest.approx(expected)
 
 
 def test_the_table_must_be_the_searches_own(space: SearchSpace) -> None:
     search = read_search(write_search(runs.RUNS / "one/search", "a", points_at(space, (0.6, 1.0))[1:]))
-    with pytest.raises(UserError, match=r"cannot read runs/tables/t\.json.*MES of the largest network.*needs it"):
+    with pytest.raises(UserError, match=r"cannot read runs/tables/t\.json.*the MES of runs/one/search needs it"):
         reference_of([search])
     make_table(space).save(Path("runs/tables/t.json"))
-    with pytest.raises(UserError, match=r"t\.json is not the table that runs/one/search was made with"):
+    with pytest.raises(UserError, match=r"t\.json has changed since it was searched with"):
         reference_of([search])
 
 
 # ---- what cannot be compared
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"alpha_latency": 2.0}, "the alpha of latency is 1.0 in the one and 2.0 in the other"),
-        ({"alpha_size": 0.1}, "the alpha of size is 0.5 in the one and 0.1 in the other"),
-        ({"metrics": ["size"]}, "the metrics is latency size in the one and size in the other"),
-        ({"num_images": 50}, f"the number of search images is {NUM_IMAGES} in the one and 50 in the other"),
-        ({"table_sha256": "1"}, "the latency table's sha256 is 0000.* in the one and 1 in the other"),
-    ],
-)
-def test_other_settings_of_the_score_are_refused(space: SearchSpace, changes: dict[str, Any], message: str) -> None:
+def test_other_images_are_refused(space: SearchSpace) -> None:
     write_search(runs.RUNS / "one/search-a", "a", points_at(space))
-    write_search(runs.RUNS / "one/search-b", "b", points_at(space), **changes)
-    with pytest.raises(UserError, match=f"cannot compare runs/one/search-a with runs/one/search-b: {message}; give"):
+    write_search(runs.RUNS / "one/search-b", "b", points_at(space), num_images=50)
+    message = f"one/search-b: the number of search images is {NUM_IMAGES} in the one and 50 in the other; give"
+    with pytest.raises(UserError, match=message):
         compare.compare(Config(("one",)))
     assert not compare.OUT.exists()
 
 
-def test_an_alpha_of_what_is_not_in_mes_does_not_matter(space: SearchSpace) -> None:
-    write_search(runs.RUNS / "one/search-a", "a", points_at(space), metrics=["size"])
-    write_search(runs.RUNS / "one/search-b", "b", points_at(space), metrics=["size"], alpha_latency=7.0)
-    check_comparable(find_searches(["one"]))
+def test_searches_by_another_mes_are_scored_by_the_first(
+    space: SearchSpace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = []
+    for name in ("a", "b"):
+        make_table(space, 0.1 if name == "a" else 0.3).save(Path(f"{name}.json"))
+        tables.append(record({"latency_ms": Path(f"{name}.json")}))
+    run, points = runs.RUNS / "one", points_at(space, (0.6, 1.0))
+    small = Objective.of(latency_ms=1.0, num_params=2.0)
+    write_search(run / "search-a", "tpe", points, tables=tables[0])
+    write_search(run / "search-b", "tpe", points, tables=tables[0], objective=small)
+    write_search(run / "search-c", "tpe", points, tables=tables[1])
+    first, *others = under_one_mes(find_searches(["one"]))
+    assert list(first.points) == points
+    own = Costs(space, {"latency_ms": make_table(space, 0.1)}, PUBLISHED)
+    for search in others:
+        for scored in search.points:
+            assert scored.items() >= own.one(space.from_json(scored["arch"])).items()
+        assert [p["accuracy"] for p in search.points] == [p["accuracy"] for p in points]
+    assert "all are scored by the MES and tables of runs/one/search-a" in capsys.readouterr().out
+    labels = list(result_of("one")["groups"])
+    assert "(parameters / 3 M)^-2" in labels[1] and "latency by b.json" in labels[2]
+    Path("a.json").unlink()
+    with pytest.raises(UserError, match=r"cannot read a\.json.*; the MES of runs/one/search-a needs it"):
+        under_one_mes(find_searches(["one"]))
+
+
+def test_a_result_from_when_there_was_one_table(space: SearchSpace) -> None:
+    make_table(space).save(Path("t.json"))
+    new = write_search(
+        runs.RUNS / "one/search-new", "new", points_at(space), tables=record({"latency_ms": Path("t.json")})
+    )
+    old = runs.RUNS / "one/search-old"
+    result, config = read_json(new / "result.json"), read_json(new / "config.json")
+    digest = result.pop("tables")["latency_ms"]["sha256"]
+    limits = {"max_latency_ms": 2.0, "max_params": None, "max_macs": None, "min_accuracy": 0.5}
+    del result["objective"]
+    flags = {
+        "metrics": ["latency", "size"],
+        "alpha_latency": 1.0,
+        "alpha_size": 0.5,
+        "table": "t.json",
+        "limits": limits,
+    }
+    write_json(old / "result.json", {**result, **flags})
+    write_json(old / "config.json", {**config, "table_sha256": digest})
+    search = read_search(old)
+    assert (search.objective, search.tables) == (PUBLISHED, read_search(new).tables)
+    assert search.settings["latency at most"] == "2 ms"
+    assert under_one_mes([search, read_search(new)])[1].points == read_search(new).points
+
+
+def test_a_search_that_evaluated_nothing(space: SearchSpace) -> None:
+    folder = write_search(runs.RUNS / "one/search", "a", points_at(space))
+    write_json(folder / "result.json", {**read_json(folder / "result.json"), "evaluations": []})
+    with pytest.raises(UserError, match="runs/one/search has evaluated nothing; remove it, or name the searches"):
+        read_search(folder)
 
 
 def test_runs_are_comparable_if_their_supernets_are_the_same_file(space: SearchSpace) -> None:
@@ -294,7 +375,6 @@ def test_bad_names(space: SearchSpace, names: tuple[str, ...], message: str) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluations": []}, "nothing was evaluated"),
         ({"evaluations": [{"accuracy": 0.5}]}, "'mes'"),
         ({"evaluations": [{"accuracy": 0.5, "mes": 0, "num_params": 5}]}, "its mes not above 0"),
         ({"evaluations": [{"accuracy": None, "mes": 1, "num_params": 5}]}, "not finite"),
@@ -311,7 +391,7 @@ def test_a_result_that_is_none_of_this_version(space: SearchSpace, changes: dict
 def test_a_latency_limit_needs_latencies(space: SearchSpace) -> None:
     for name in ("a", "b"):
         points = [{k: v for k, v in p.items() if k != "latency_ms"} for p in points_at(space)]
-        write_search(runs.RUNS / f"one/search-{name}", name, points, metrics=["size"], table=None, table_sha256=None)
+        write_search(runs.RUNS / f"one/search-{name}", name, points, objective=Objective.of(num_params=0.5), tables={})
     assert [c["metric"] for c in result_of("one")["groups"]["a"]["best_accuracy"]] == ["num_params"]
     with pytest.raises(UserError, match="--max-latency-ms 2 needs latencies; search with a --table"):
         compare.compare(Config(("one",), max_latency_ms=(2.0,)))

@@ -15,7 +15,7 @@ SMALLEST = {"num_params": num_params(SPACE, SPACE.smallest)}
 
 
 def costs(limits: dict[str, float], space: SearchSpace = SPACE) -> Costs:
-    return Costs(space, None, Objective((Term("num_params", 3e6, 1.0),), limits))
+    return Costs(space, {}, Objective((Term("num_params", 3e6, 1.0),), limits))
 
 
 def test_within_and_excess() -> None:

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from nas import evaluate as command
-from nas import train_supernet
+from nas import tables, train_supernet
 from nas.batches import eval_batches
 from nas.checkpoint import save_tensors
 from nas.confusion import Confusion, mistakes, wilson
@@ -24,10 +24,13 @@ from nas.evaluate import main
 from nas.evaluate_page import evaluation_page
 from nas.evaluate_text import as_text
 from nas.inherit import calibration_batches, inherited
+from nas.objective import PUBLISHED as PUBLISHED_MES
+from nas.objective import Objective, Term
 from nas.runs import load_run_data
 from nas.train_supernet import load_supernet
 from nas.training import accuracy
 from search_spaces import SPACES, Arch, UserError, macs, num_params
+from search_spaces.files import write_json
 from tests.nas.test_report import EVIL, Page, browse, needs_browser
 from tests.nas.tiny import PUBLISHED, make_images, make_table, tiny_space
 
@@ -48,8 +51,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_images(Path("images"))
         train_supernet.main([*TRAIN, *SPLITS, "--epochs", "1", "--norm", "shared", "--run", "shared"])
         train_supernet.main([*TRAIN, *SPLITS, *PUBLISHED, "--epochs", "3", "--run", "r"])
+    winners = {"winners": [{"name": "winner-1", "arch": SPACE.to_json(MIDDLE)}], "earlier_winners": []}
     for name, content in (
-        ("search", {"winners": [{"name": "winner-1", "arch": SPACE.to_json(MIDDLE)}]}),
+        ("search", {**winners, "objective": Objective.of(num_params=0.5).to_json(), "tables": {}}),
         ("retrain/winner-1", {"arch": SPACE.to_json(MIDDLE), "test_accuracy": 0.5}),
     ):
         (folder / "runs/r" / name).mkdir(parents=True)
@@ -97,7 +101,8 @@ def test_bare_it_evaluates_the_extremes_on_the_search_split_alone(
         assert (network["num_params"], network["macs"]) == (num_params(SPACE, arch), macs(SPACE, arch))
         assert np.sum(network["confusion"], axis=1).tolist() == found["class_sizes"]
         assert np.trace(network["confusion"]) / 19 == network["top1"]["value"]
-        assert "latency_ms" not in network and "mes" not in network and network["top5"] is None
+        assert "latency_ms" not in network and network["top5"] is None
+        assert network["mes"] == Objective.of(num_params=0.5).mes(network), "that of the run's search"
     out = capsys.readouterr().out
     assert f"{100 * expected(SPACE.largest):.2f} % (" in out
     assert "wrote runs/r/evaluate/largest+smallest.json and largest+smallest.html" in out
@@ -156,14 +161,38 @@ def test_norms_are_recalibrated_where_the_supernet_shares_them(capsys: pytest.Ca
 
 
 def test_latency_and_mes_by_the_newest_table_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("runs/r/search")
     table = make_table(SPACE)
     table.save(Path("runs/tables/t.json"))
     make_table(tiny_space(image_size=32)).save(Path("runs/tables/other.json"))
-    (network,) = evaluated("--arch", "smallest", "--alpha-size", "2")["networks"]
+    found = evaluated("--arch", "smallest")
+    (network,) = found["networks"]
     latency = table.latency_ms(SPACE, SPACE.smallest)
     assert network["latency_ms"] == latency
-    assert network["mes"] == pytest.approx(100 / latency * (3e6 / num_params(SPACE, SPACE.smallest)) ** 2)
-    assert "latencies from runs/tables/t.json" in capsys.readouterr().out
+    assert network["mes"] == pytest.approx(100 / latency * (3e6 / num_params(SPACE, SPACE.smallest)) ** 0.5)
+    assert found["tables"]["latency_ms"]["path"] == "runs/tables/t.json"
+    assert "from runs/tables/t.json" in capsys.readouterr().out
+
+
+def test_latency_and_mes_are_those_of_the_newest_search(capsys: pytest.CaptureFixture[str]) -> None:
+    table, own = make_table(SPACE), make_table(SPACE, 0.3)
+    table.save(Path("phone.json"))
+    own.save(Path("own.json"))
+    objective = Objective((Term("latency_ms_phone", 2.0, 0.5), Term("memory_mb", 6.0, 1.0)), {"macs": 1.0})
+    recorded = tables.record({"latency_ms_phone": Path("phone.json")})
+    result = {"objective": objective.to_json(), "tables": recorded, "winners": [], "earlier_winners": []}
+    write_json(Path("runs/r/search-2/result.json"), result)
+    (network,) = evaluated("--arch", "smallest")["networks"]
+    assert network["latency_ms_phone"] == table.latency_ms(SPACE, SPACE.smallest)
+    assert network["mes"] == pytest.approx(objective.mes(network), rel=1e-12)
+    assert "MES is that of runs/r/search-2" in capsys.readouterr().out
+    (network,) = evaluated("--arch", "smallest", "--table", "own.json")["networks"]
+    assert network["mes"] == pytest.approx(PUBLISHED_MES.mes(network), rel=1e-12)
+    assert network["latency_ms"] == own.latency_ms(SPACE, SPACE.smallest)
+    own.save(Path("phone.json"))
+    (network,) = evaluated("--arch", "smallest")["networks"]
+    assert "mes" not in network and "latency_ms_phone" not in network
+    assert "phone.json has changed since it was searched with" in capsys.readouterr().out
 
 
 def test_again_it_overwrites_with_the_same() -> None:
@@ -265,6 +294,7 @@ def result(num_classes: int, names: tuple[str, ...] = ("net",), right: float = 2
         "mean_per_class": asdict(found.mean_per_class),
         "num_params": 1_000_000,
         "macs": 2_000_000,
+        "memory_mb": 0.5,
         "per_class": [asdict(a) for a in found.per_class],
         "confusion": found.counts.tolist(),
     }
@@ -275,7 +305,7 @@ def result(num_classes: int, names: tuple[str, ...] = ("net",), right: float = 2
         "split": "search",
         "num_images": found.num_images,
         "calibration_images": 0,
-        "table": None,
+        "tables": {},
         "classes": [EVIL, *(f"class {i}" for i in range(1, num_classes))],
         "class_sizes": found.class_sizes.tolist(),
         "networks": [{"name": name, **figures} for name in names],
@@ -389,6 +419,8 @@ def test_flags_that_cannot_be() -> None:
     fails("--split is 'train'; choose from search, test", "--split", "train")
     make_table(tiny_space(image_size=32)).save(Path("size.json"))
     fails("the table's image size is 32, not 16", "--table", "size.json")
+    fails("--search search brings its own tables; leave out --table", "--search", "search", "--table", "size.json")
+    fails("runs/r has no finished search search-3", "--search", "search-3")
 
 
 def test_runs_that_cannot_be_evaluated() -> None:

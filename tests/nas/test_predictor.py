@@ -20,7 +20,7 @@ SPACE = tiny_space()
 
 
 def costs(**limits: float) -> Costs:
-    return Costs(SPACE, make_table(SPACE), Objective((Term("num_params", 3e6, 1.0),), limits))
+    return Costs(SPACE, {"latency_ms": make_table(SPACE)}, Objective((Term("num_params", 3e6, 1.0),), limits))
 
 
 def sample(count: int, seed: int = 0) -> np.ndarray:

@@ -174,6 +174,7 @@ def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> No
         f"{measured:.3f}",
         f"{first['num_params'] / 1e6:.3f}",
         f"{first['macs'] / 1e6:.2f}",
+        f"{first['memory_mb']:.3f}",
         f"{first['mes']:,.0f}",
     ]
 
@@ -196,7 +197,7 @@ def test_the_supernets_recipe_is_named(run_folder: Path, page: Page, tmp_path: P
 
 def test_every_step_of_the_trajectory_is_in_its_table(run_folder: Path, page: Page) -> None:
     trajectory = read_json(run_folder / "search/result.json")["trajectory"]
-    steps = [row for row in page.rows if len(row) == 8]
+    steps = [row for row in page.rows if len(row) == 9 and row[0].isdigit()]
     assert [row[0] for row in steps] == [str(p["step"]) for p in trajectory]
     assert steps[0][1] == "largest network"
     action = trajectory[1]["action"]
@@ -214,9 +215,9 @@ def test_a_search_without_a_trajectory_shows_all_that_it_evaluated(tmp_path: Pat
     front = {"front": [0, 2], "evaluations": evaluations, "winners": winners}
     write_json(run / "search/result.json", {**result, **front, "strategy": "tpe"})
     shown = Page(write_report(run).read_text(encoding="utf-8"))
-    rows = [row for row in shown.rows if len(row) == 8]
+    rows = [row for row in shown.rows if len(row) == 9 and row[0].isdigit()]
     assert [row[0] for row in rows] == [str(e["index"]) for e in evaluations]
-    assert [row[7] for row in rows[:4]] == ["winner-1", "winner-2", "winner-3", ""]
+    assert [row[8] for row in rows[:4]] == ["winner-1", "winner-2", "winner-3", ""]
     assert "largest" not in [row[0] for row in shown.rows if row]
 
 
@@ -282,7 +283,7 @@ def test_two_searches_are_both_shown(tmp_path: Path) -> None:
     (tmp_path / "search-2").mkdir()
     (tmp_path / "search-2/result.json").write_text(text.replace('"winner-', '"search-2-winner-'))
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    names = [row[0] for row in page.rows if len(row) == 9]
+    names = [row[0] for row in page.rows if len(row) == 10]
     assert names[:-1] == [f"{prefix}winner-{i}" for prefix in ("", "search-2-") for i in (1, 2, 3)]
     assert len(page.words["summary"]) == 2
 
@@ -295,7 +296,7 @@ def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None
     again.mkdir()
     result = json.loads((tmp_path / "retrain/winner-2/result.json").read_text())
     (again / "result.json").write_text(json.dumps({**result, "name": again.name, "test_accuracy": 0.4321}))
-    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).rows if len(row) == 9}
+    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).rows if len(row) == 10}
     assert list(rows) == ["winner-1", "winner-2", "winner-3", "winner-2-scratch", "largest"]
     assert rows["winner-2-scratch"][3] == "43.21 %" != rows["winner-2"][3]
     assert rows["winner-2-scratch"][4:] == rows["winner-2"][4:]

@@ -18,17 +18,21 @@ from nas import search as command
 from nas import train_supernet
 from nas.evaluator import Evaluator
 from nas.inherit import calibration_batches, inherited
-from nas.objective import pareto
+from nas.objective import PUBLISHED as PUBLISHED_MES
+from nas.objective import Objective, Term, pareto
 from nas.report import write_report
 from nas.runs import load_run_data
 from nas.search import main
+from nas.search_result import objective_of
 from nas.train_supernet import load_supernet
 from nas.training import accuracy
-from search_spaces import SPACES, Arch, UserError, macs, num_params
+from search_spaces import SPACES, Arch, UserError, macs, num_params, peak_activations
+from search_spaces.files import sha256
 from tests.nas.tiny import PUBLISHED, make_images, make_table, run_killed, tiny_space
 
 SPACE = tiny_space()
 SIZE = ("--metrics", "size")
+TABLE = Path("runs/tables/tiny.json")
 CPU = torch.device("cpu")
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "3", "--batch-size", "8", "--lr", "0.3", "--amp", "off")
 
@@ -68,16 +72,21 @@ def timeless(found: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "evaluations": evaluations, "winners": winners}
 
 
+def invented(self: Evaluator, base: Arch, archs: Any) -> list[float]:
+    """Accuracies that fall with the size, in no time."""
+    return [0.9 - 5e3 / num_params(SPACE, arch) for arch in archs]
+
+
 # ---- what it finds
 
 
 def test_a_search_by_latency_and_size(capsys: pytest.CaptureFixture[str]) -> None:
     table = make_table(SPACE)
-    table.save(Path("runs/tables/tiny.json"))
+    table.save(TABLE)
     main(["--alpha-latency", "1.0", "--alpha-size", "0.5"])
     found = result()
-    assert (found["table"], found["alpha_latency"], found["alpha_size"]) == ("runs/tables/tiny.json", 1.0, 0.5)
-    assert found["limits"]["max_latency_ms"] is None
+    assert objective_of(found) == PUBLISHED_MES
+    assert found["tables"] == {"latency_ms": {"path": "runs/tables/tiny.json", "sha256": sha256(TABLE)}}
     trajectory = found["trajectory"]
     assert trajectory[0]["arch"] == SPACE.to_json(SPACE.largest) and trajectory[0]["action"] is None
     assert all(b["mes"] > a["mes"] for a, b in itertools.pairwise(trajectory))
@@ -88,6 +97,7 @@ def test_a_search_by_latency_and_size(capsys: pytest.CaptureFixture[str]) -> Non
         arch = SPACE.from_json(point["arch"])
         assert point["num_params"] == num_params(SPACE, arch) and point["macs"] == macs(SPACE, arch)
         assert point["latency_ms"] == table.latency_ms(SPACE, arch)
+        assert point["memory_mb"] == peak_activations(SPACE, arch) * 4 / 1e6
         expected = 100 / point["latency_ms"] * (3e6 / point["num_params"]) ** 0.5
         assert point["mes"] == pytest.approx(expected, rel=1e-12)
     front = pareto(np.array([[p["accuracy"], p["mes"]] for p in trajectory]))
@@ -159,8 +169,6 @@ def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert "runs/r/search-fast is finished: nothing to search" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"runs/r/search-2 with other settings: alpha_size was 0.5, now 3.0"):
         main(["--resume", "--name", "2", "--alpha-size", "3"])
-    with pytest.raises(UserError, match=r"runs/r/search-2 with other settings: max_params was None, now 100000.0"):
-        main(["--resume", "--name", "2", "--max-params", "1e5"])
 
 
 # ---- norms
@@ -269,6 +277,9 @@ def test_a_limit_that_cannot_be_met_is_named_before_anything_runs() -> None:
         main(["--max-latency-ms", "0.001"])
     with pytest.raises(UserError, match="no network has macs of at most 1, the smallest is"):
         main([*SIZE, "--max-macs", "1"])
+    least = f"{peak_activations(SPACE, SPACE.smallest) * 4 / 1e6:.6g}"
+    with pytest.raises(UserError, match=f"no network has memory_mb of at most 0.001, the smallest is {least}"):
+        main(["--max-memory-mb", "0.001"])
     assert not list(Path("runs/r").glob("search*"))
 
 
@@ -279,11 +290,144 @@ def test_limits_may_be_mended_until_winners_are_picked(monkeypatch: pytest.Monke
     assert result()["winners"] == [] and result()["trajectory"]  # nothing is lost
     monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
     main(["--resume", "--min-accuracy", "0.4"])
-    assert result()["winners"] and result()["limits"]["min_accuracy"] == 0.4
+    assert result()["winners"] and result()["min_accuracy"] == 0.4
     assert result()["command"].endswith("--min-accuracy=0.4")
 
 
+def test_a_finished_search_goes_on_with_other_limits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    main([*SIZE])
+    first = result()
+    archs = {w["name"]: w["arch"] for w in first["winners"]}
+    limit = sorted(w["num_params"] for w in first["winners"])[1]
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
+    main(["--resume", "--max-params", str(limit)])
+    second = result()
+    assert second["trajectory"] == first["trajectory"] and second["settings"]["max_params"] == limit
+    assert all(w["num_params"] <= limit for w in second["winners"])
+    names = {w["name"]: w["arch"] for w in [*second["winners"], *second["earlier_winners"]]}
+    assert names.items() >= archs.items(), "a name stays its arch's: its files in retrain/ are under it"
+    assert {w["name"] for w in second["winners"]} - archs.keys() <= {"winner-4", "winner-5"}
+    gone = [w["name"] for w in second["earlier_winners"]]
+    assert gone and f"no longer winners, what was trained of them stays: {', '.join(gone)}" in capsys.readouterr().out
+    main(["--resume"])
+    assert "is finished: nothing to search" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"no network found reaches accuracy 1\.0"):
+        main(["--resume", "--min-accuracy", "1.0"])
+    with pytest.raises(UserError, match=r"no network found reaches accuracy 1\.0"):
+        main(["--resume"])
+    main(["--resume", "--min-accuracy", "0.01", "--winners", "1"])
+    assert [w["name"] for w in result()["winners"]] == [second["winners"][0]["name"]]
+
+
+@pytest.mark.parametrize("strategy", ["random", "nsga2"])
+def test_a_finished_search_goes_on_with_a_larger_budget(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    flags = (*SIZE, "--strategy", strategy)
+    main([*flags, "--budget", "60", "--name", "whole"])
+    main([*flags, "--budget", "55"])
+    evaluated: list[Arch] = []
+
+    def counting(self: Evaluator, base: Arch, archs: Any) -> list[float]:
+        evaluated.extend(archs)
+        return invented(self, base, archs)
+
+    monkeypatch.setattr(Evaluator, "accuracies", counting)
+    main(["--resume", "--budget", "60"])
+    assert len(evaluated) == 5
+    assert [e["arch"] for e in result()["evaluations"]] == [e["arch"] for e in result("search-whole")["evaluations"]]
+
+
+def test_a_search_that_finds_nothing_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.samplers.TRIES", 0)
+    flags = ("--strategy", "random", "--budget", "5", "--max-params", "60000")
+    with pytest.raises(UserError, match="no network within the limits was found; relax num_params"):
+        main([*SIZE, *flags])
+    assert not Path("runs/r/search/result.json").exists()
+
+
+# ---- several devices
+
+
+PHONE, LAPTOP = "phone=phone.json", "laptop=laptop.json"
+
+
+def two_tables() -> None:
+    make_table(SPACE, 0.2).save(Path("phone.json"))
+    make_table(SPACE, 0.05).save(Path("laptop.json"))
+
+
+def test_one_search_for_two_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    two_tables()
+    phone, laptop = make_table(SPACE, 0.2), make_table(SPACE, 0.05)
+    limit = 1.2 * phone.latency_ms(SPACE, SPACE.smallest)
+    flags = ("--alpha-latency", "1", "laptop=0.5", "--unit-latency-ms", "phone=2", "--max-latency-ms", f"phone={limit}")
+    metrics = ("--metrics", "latency", "size", "memory", "macs", "--alpha-memory", "0.25", "--alpha-macs", "0.125")
+    main(["--table", PHONE, LAPTOP, *flags, *metrics, "--strategy", "random", "--budget", "6"])
+    found = result()
+    latencies = (("latency_ms_phone", 2.0, 1.0), ("latency_ms_laptop", 1.0, 0.5))
+    terms = (*latencies, ("num_params", 3e6, 0.5), ("memory_mb", 6.0, 0.25), ("macs", 300e6, 0.125))
+    assert objective_of(found) == Objective(tuple(itertools.starmap(Term, terms)), {"latency_ms_phone": limit})
+    for point in found["evaluations"]:
+        arch = SPACE.from_json(point["arch"])
+        assert point["latency_ms_phone"] == phone.latency_ms(SPACE, arch) <= limit
+        assert point["latency_ms_laptop"] == laptop.latency_ms(SPACE, arch)
+        expected = 100 * np.prod([(point[metric] / unit) ** -alpha for metric, unit, alpha in terms])
+        assert point["mes"] == pytest.approx(expected, rel=1e-12)
+    out = capsys.readouterr().out
+    assert "latency_ms_phone: " in out and "latency laptop, ms" in out
+    write_report(Path("runs/r"))
+    page = Path("runs/r/report.html").read_text(encoding="utf-8")
+    assert "(latency phone / 2 ms)<sup>−1</sup>" in page and "(memory / 6 MB)<sup>−0.25</sup>" in page
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--table", "phone.json", "laptop.json"), "--table gives 2 tables; give each a name of its own"),
+        (("--table", PHONE, "phone=laptop.json"), "--table gives 2 tables; give each a name of its own"),
+        (("--table", PHONE, LAPTOP, "--alpha-latency", "tv=1"), "names a table tv; choose from phone, laptop"),
+        (
+            ("--table", "phone.json", "--max-latency-ms", "tv=1"),
+            "names a table tv; name it by --table, as in ph",
+        ),
+        (("--table", PHONE, LAPTOP, "--unit-latency-ms", "phone=x"), "--unit-latency-ms is 'x'; give a number above 0"),
+        (("--table", PHONE, LAPTOP, "--alpha-latency", "phone=inf"), "--alpha-latency is inf; give a number above 0"),
+        (("--table", PHONE, "laptop=none.json"), "cannot read none.json"),
+        (
+            ("--table", PHONE, LAPTOP, "--max-latency-ms", "phone=1e-4"),
+            "no network has latency_ms_phone of at most",
+        ),
+    ],
+)
+def test_tables_that_cannot_be_told_apart(flags: tuple[str, ...], message: str) -> None:
+    two_tables()
+    with pytest.raises(UserError, match=message):
+        main([*flags])
+    assert not list(Path("runs/r").glob("search*"))
+
+
 # ---- what cannot be used
+
+
+def test_a_bad_storage_is_found_before_the_images_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_evaluator", lambda *_: pytest.fail("images are read"))
+    with pytest.raises(UserError, match=r"cannot use the database sqlite:////nowhere/x.db: unable to open"):
+        main([*SIZE, "--storage", "sqlite:////nowhere/x.db"])
+    with pytest.raises(UserError, match="--storage has a password in it"):
+        main([*SIZE, "--storage", "postgresql://me:secret@host/nas"])
+    assert not list(Path("runs/r").glob("search*"))
+
+
+def test_killed_before_there_is_a_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    run_killed(folder, "nas.search", *SIZE, kill_at="nas.study:Study.__init__:1")
+    assert not Path("runs/r/search/study.db").exists()
+    main(["--resume"])
+    assert result()["winners"]
 
 
 def test_a_table_that_does_not_fit() -> None:
@@ -316,7 +460,7 @@ def test_a_table_changed_since_the_search_began(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(pytest.fail.Exception):
         main(["--table", "t.json"])
     make_table(SPACE, 0.3).save(Path("t.json"))
-    with pytest.raises(UserError, match="table_sha256 was"):
+    with pytest.raises(UserError, match="tables_sha256 was"):
         main(["--resume"])
 
 

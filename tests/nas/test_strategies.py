@@ -23,7 +23,7 @@ BUDGETS = {"random": 40, "nsga2": 120, "tpe": 30, "gp": 12, "predictor": 50}
 
 
 def costs(space: SearchSpace = SPACE, **limits: float) -> Costs:
-    return Costs(space, None, Objective((Term("num_params", 3e6, 1.0),), limits))
+    return Costs(space, {}, Objective((Term("num_params", 3e6, 1.0),), limits))
 
 
 def additive(arch: Arch, space: SearchSpace = SPACE) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas.storage import check_address, check_storage, sqlite_url
 from nas.study import Study
 from search_spaces import Arch, UserError
 from tests.nas.tiny import tiny_space
@@ -21,8 +23,8 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/study.db"
 
 
-def open_study(url: str, facts: dict[str, str | None] = FACTS, name: str = "r/search", *, new: bool = False) -> Study:
-    return Study(url, name, SPACE, lambda arch: {"mes": 2.0, "num_params": 7}, facts, new=new)
+def open_study(url: str, facts: dict[str, str | None] = FACTS, name: str = "r/search") -> Study:
+    return Study(url, name, SPACE, lambda arch: {"mes": 2.0, "num_params": 7}, facts)
 
 
 def tenth(base: Arch, archs: Sequence[Arch]) -> list[float]:
@@ -35,7 +37,7 @@ def not_asked(base: Arch, archs: Sequence[Arch]) -> list[float]:
 
 def test_what_is_known_is_not_evaluated_again(url: str) -> None:
     first, second = SPACE.largest, SPACE.smallest
-    study = open_study(url, new=True)
+    study = open_study(url)
     assert study.accuracies(first, [first, second, first], tenth, 0) == [0.1 + 0.2] * 3
     assert study.accuracies(first, [second], not_asked, 1) == [0.1 + 0.2]
     assert [e.arch for e in study.evaluations] == [first, second]
@@ -89,22 +91,23 @@ def test_an_address_may_name_environment_variables(tmp_path: Path, monkeypatch: 
 
 
 def test_a_study_of_something_else(url: str) -> None:
-    open_study(url, new=True)
+    open_study(url)
     with pytest.raises(UserError, match=r"study r/search in .*study.db is of another table_sha256; search under an"):
         open_study(url, {**FACTS, "table_sha256": "2"})
     with pytest.raises(UserError, match=r"study.db holds a study r/search already; search under another --name"):
-        open_study(url, new=True)
-    open_study(url, {**FACTS, "table_sha256": "2"}, "r/search-2", new=True)
+        check_storage(url, "r/search")
+    check_storage(url, "r/search-2")
+    open_study(url, {**FACTS, "table_sha256": "2"}, "r/search-2")
 
 
 def test_a_locked_database(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = open_study(url)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr("nas.study.LOCK_SECONDS", 0.01)
+    monkeypatch.setattr("nas.storage.LOCK_SECONDS", 0.01)
     impatient = open_study(url)
     other = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    message = r"cannot use the database sqlite:.*study.db: database is locked; end what holds it"
+    message = r"cannot use the database sqlite:.*study.db: database is locked; end what holds it and go on with"
     with pytest.raises(UserError, match=message):
         open_study(url)
     with pytest.raises(UserError, match=message):
@@ -121,18 +124,81 @@ def test_a_damaged_database(url: str, tmp_path: Path, damage: str) -> None:
     else:
         open_study(url)
         path.write_bytes(path.read_bytes()[:20000] if damage == "half" else b"no database, but long enough" * 99)
-    with pytest.raises(UserError, match=r"cannot use the database sqlite:.*study.db: .*; mend it, or search under"):
+    with pytest.raises(UserError, match=r"cannot use the database sqlite:.*study.db: .*; it is damaged or anot"):
         open_study(url)
 
 
 def test_a_study_of_another_program(url: str) -> None:
     study = optuna.create_study(storage=url, study_name="r/search", directions=["maximize", "maximize"])
     study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0]))
-    with pytest.raises(UserError, match=r"study.db holds no study of this version \('arch'\); remove it"):
+    with pytest.raises(UserError, match=r"study.db holds no study of this version \('arch'\); search under"):
         open_study(url)
 
 
-@pytest.mark.parametrize("address", ["nonsense", "redis://host", "sqlite:////nowhere/x.db", "nodriver://host/nas"])
-def test_no_database(address: str) -> None:
-    with pytest.raises(UserError, match=f"cannot use the database {address}: "):
-        open_study(address)
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("nonsense", "Could not parse SQLAlchemy URL.*; give --storage 'postgresql://me:"),
+        ("redis://host", "Can't load plugin: sqlalchemy.dialects:redis; give --storage 'postgresql://me"),
+        ("sqlite:////nowhere/x.db", "unable to open database file; make its folder, and writable"),
+        ("postgresql+pg8000://me@host/nas", "No module named 'pg8000'; install the Python package that it names"),
+    ],
+)
+def test_no_database(address: str, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"cannot use the database {re.escape(address)}: {reason}"):
+        check_storage(address, None)
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As every driver says it, by the exception that all of them share."""
+    import sqlalchemy.exc
+
+    def refuse(*_: object, **__: object) -> None:
+        raise sqlalchemy.exc.OperationalError("", {}, Exception("connection refused\nIs the server running?"))
+
+    monkeypatch.setattr("nas.storage.open_storage", refuse)
+    with pytest.raises(UserError, match=r"postgresql://me@host/nas: connection refused; start the server or mend"):
+        check_storage("postgresql://me@host/nas", None)
+
+
+@pytest.mark.parametrize("name", ["a?b", "50%", "{x} y", "ü#", "a%3Fb"])
+def test_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    study = open_study(sqlite_url(folder / "study.db"))
+    study.accuracies(SPACE.largest, [SPACE.largest], tenth, 0)
+    assert (folder / "study.db").exists()
+    assert set(open_study(sqlite_url(folder / "study.db")).known) == {SPACE.largest}
+
+
+# ---- passwords
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["postgresql://me:secret@host/nas", "mysql://host/nas?password=secret", "mysql://host/nas?user=me&passwd=s"],
+)
+def test_a_password_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="--storage has a password in it, which would be recorded; put it") as error:
+        check_address(address)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql://me:$PASSWORD@host/nas", "$PASSWORD", "sqlite:///x.db", "pg://h/d?a=b"]
+)
+def test_an_address_without_a_password(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASSWORD", "secret")
+    check_address(address)
+
+
+def test_a_variable_that_is_not_set() -> None:
+    with pytest.raises(UserError, match="names the environment variable NAS_UNSET, which is not set; export it first"):
+        check_address("postgresql://me:${NAS_UNSET}@host/nas")
+
+
+def test_what_variables_stand_for_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADDRESS", "nodriver://me:secret@host/nas")
+    with pytest.raises(UserError, match="cannot use the database") as error:
+        check_storage("$ADDRESS", None)
+    assert "secret" not in str(error.value)

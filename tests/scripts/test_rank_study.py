@@ -268,7 +268,7 @@ class ByMes:
     """Costs whose MES is the number of parameters' inverse."""
 
     def __init__(self) -> None:
-        self.costs = Costs(SPACE, None, Objective((Term("num_params", UNITS["num_params"], 1.0),), {}))
+        self.costs = Costs(SPACE, {}, Objective((Term("num_params", UNITS["num_params"], 1.0),), {}))
 
     def log(self, archs: list[Arch]) -> np.ndarray:
         return np.asarray(np.log(self.costs.batch(archs)["mes"]))

@@ -1,0 +1,112 @@
+"""Databases that studies live in: their addresses, and what can go wrong with them, as one line.
+
+An address is recorded as it was given, so a password is never in it: `$NAME` stands for an environment variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search_spaces import UserError
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+LOCK_SECONDS = 5.0  # to wait for another process that writes to a SQLite file; Optuna then tries some times more
+EXAMPLE = "give --storage 'postgresql://me:$PASSWORD@host/nas' or sqlite:///FILE"
+
+
+def sqlite_url(path: Path) -> str:
+    """Whatever characters the path has."""
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def check_address(url: str) -> None:
+    """UserError if a password would be recorded, or a variable that stands for it is not set."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if missing := [name for name in re.findall(r"\$\{?(\w+)", url) if name not in os.environ]:
+        raise UserError(f"--storage names the environment variable {missing[0]}, which is not set; export it first")
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        return  # `$NAME` may stand for all of it
+    secrets = [address.password, *(value for name, value in address.query.items() if "pass" in name.lower())]
+    if any(secret and "$" not in str(secret) for secret in secrets):
+        raise UserError(
+            "--storage has a password in it, which would be recorded; put it in an environment variable, and name that "
+            "in single quotes, as in 'postgresql://me:$PASSWORD@host/nas'"
+        )
+
+
+def check_storage(url: str, new: str | None) -> None:
+    """
+    Args:
+        new: name of a study that must not be there.
+
+    Raises:
+        UserError: no database can be used there, or there is such a study.
+    """
+    import optuna
+
+    with readable(url):
+        names = optuna.get_all_study_names(open_storage(url))
+    if new in names:
+        raise UserError(f"{url} holds a study {new} already; search under another --name")
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Raises what `readable` reads."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    options = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
+    return optuna.storages.RDBStorage(os.path.expandvars(url), engine_kwargs=options)
+
+
+@contextmanager
+def readable(url: str) -> Iterator[None]:
+    """What a database can do wrong, as one line."""
+    import optuna
+    import sqlalchemy.exc
+
+    failures = (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError)
+    try:
+        yield
+    except failures as error:
+        cause = error.__cause__ or error
+        reason = (str(getattr(cause, "orig", None) or cause).splitlines() or [""])[0]
+        shown = reason.replace(os.path.expandvars(url), url)
+        raise UserError(f"cannot use the database {url}: {shown}; {_remedy(cause, reason)}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{url} holds no study of this version ({error}); search under another --name") from None
+
+
+def _remedy(cause: BaseException, reason: str) -> str:
+    import sqlalchemy.exc
+
+    if isinstance(cause, sqlalchemy.exc.ArgumentError):  # no address, or of no kind of database that is known
+        return EXAMPLE
+    if isinstance(cause, ImportError):
+        return "install the Python package that it names"
+    if "locked" in reason:
+        return "end what holds it and go on with --resume, nothing is lost"
+    if "unable to open" in reason:
+        return "make its folder, and writable"
+    if isinstance(cause, sqlalchemy.exc.OperationalError) and not _is_file(cause):
+        return "start the server or mend the address, then go on with --resume, nothing is lost"
+    return "it is damaged or another program's: restore it, or search under another --name"
+
+
+def _is_file(error: BaseException) -> bool:
+    import sqlite3
+
+    return isinstance(getattr(error, "orig", None), sqlite3.Error)
