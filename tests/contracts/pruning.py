@@ -23,14 +23,18 @@ from nas.pruning.structure import Dimension, Kind, Structure
 from tests.contracts.space import fvcore_macs
 
 
-def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
-    """In evaluation mode, with no tensor left at a constant: a norm of ones and zeros would hide mistakes."""
+def randomized(model: nn.Module, seed: int = 0, gain: float = 0.5) -> nn.Module:
+    """In evaluation mode, with no tensor left at a constant: a norm of ones and zeros would hide mistakes.
+
+    Args:
+        gain: of weights; so much that all units are felt, not so much that rounding is.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             noise = torch.randn(tensor.shape, generator=generator)
             base = 1.0 if name.endswith(("running_var", "norm.weight", "bn.weight", "gamma")) else 0.0
-            tensor.copy_(base + noise * (0.1 if base else 0.5 / max(1, tensor[0].numel()) ** 0.5))
+            tensor.copy_(base + noise * (0.1 if base else gain / max(1, tensor[0].numel()) ** 0.5))
             if name.endswith("running_var"):
                 tensor.abs_()
     return model.eval()
@@ -41,6 +45,7 @@ class PruningContract:
 
     image_size = 32
     kinds: tuple[Kind, ...]  # of its dimensions
+    gain = 0.5  # of random weights
 
     def model(self) -> nn.Module:
         """A small model, fresh."""
@@ -48,7 +53,7 @@ class PruningContract:
 
     @pytest.fixture
     def whole(self) -> nn.Module:
-        return randomized(self.model())
+        return randomized(self.model(), gain=self.gain)
 
     @pytest.fixture
     def images(self) -> Tensor:
@@ -134,15 +139,18 @@ class PublishedContract:
         assert costs.macs(pruned.sizes) == fvcore_macs(whole, image)
 
     @pytest.mark.slow
-    def test_halved_it_is_exported(self, whole: nn.Module, tmp_path: Path) -> None:
+    def test_halved_it_trains_and_is_exported(self, whole: nn.Module, tmp_path: Path) -> None:
         import onnxruntime
 
         structure = prepare(whole)
         kept, _ = split(structure, lambda _: True)
         prune(randomized(whole), structure, kept)
+        images = normalized(example_images(3, self.image_size), MEAN, STD)
+        whole.train()(images).square().mean().backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in whole.parameters())
+        whole.eval()
         write_onnx(self.deployed(whole), tmp_path / "model.onnx", self.image_size, {}, None)
         session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-        images = normalized(example_images(3, self.image_size), MEAN, STD)
         with torch.inference_mode():
             expected = whole(images)
         assert expected.shape == (3, 1000)
