@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from nas.pruning.attention import describe_attention, make_prunable
-from nas.pruning.structure import Builder, Structure, axis
+from nas.pruning.structure import Axis, Builder, Structure, axis
 
 MODELS = "ViT, DeiT"
 
@@ -33,13 +33,7 @@ def describe(model: Any) -> Structure:
         builder.tensor(name, axis(1), axis(tokens.shape[1]), embedding)
     builder.layer("patch_embed.proj", embedding, axis(3))
     for i, block in enumerate(model.blocks):
-        name = f"blocks.{i}"
-        describe_attention(builder, f"{name}.attn", block.attn, embedding)
-        ffn = axis(builder.dimension(f"{name}.ffn", "ffn", block.mlp.fc1.out_features))
-        builder.layer(f"{name}.mlp.fc1", ffn, embedding)
-        builder.layer(f"{name}.mlp.fc2", embedding, ffn)
-        for part in ("norm1", "norm2", "ls1", "ls2"):
-            builder.layer(f"{name}.{part}", embedding)
+        describe_block(builder, f"blocks.{i}", block, embedding)
     for part in ("norm_pre", "norm", "fc_norm"):
         builder.layer(part, embedding)
     for part in ("head", "head_dist"):
@@ -47,3 +41,13 @@ def describe(model: Any) -> Structure:
     for attribute in ("embed_dim", "num_features", "head_hidden_size"):
         builder.attribute("", attribute, "embedding")
     return builder.build()
+
+
+def describe_block(builder: Builder, name: str, block: Any, embedding: Axis) -> None:
+    """Adds timm's transformer block of that name in the model."""
+    describe_attention(builder, f"{name}.attn", block.attn, embedding)
+    ffn = axis(builder.dimension(f"{name}.ffn", "ffn", block.mlp.fc1.out_features))
+    builder.layer(f"{name}.mlp.fc1", ffn, embedding)
+    builder.layer(f"{name}.mlp.fc2", embedding, ffn)
+    for part in ("norm1", "norm2", "ls1", "ls2"):
+        builder.layer(f"{name}.{part}", embedding)
