@@ -6,12 +6,12 @@ from types import ModuleType
 
 from torch import nn
 
-from nas.pruning import efficientformerv2, mobileone, mobilevit, swin, vit
+from nas.pruning import efficientformerv2, efficientvit, mobileone, mobilevit, swin, vit
 from nas.pruning.structure import Structure
 from search_spaces import UserError
 
 # of each: MODELS, what they are called; is_member(model); prepare(model), in place; describe(model), of a prepared one
-FAMILIES: tuple[ModuleType, ...] = (vit, swin, efficientformerv2, mobilevit, mobileone)
+FAMILIES: tuple[ModuleType, ...] = (vit, swin, efficientformerv2, efficientvit, mobilevit, mobileone)
 
 
 def prepare(model: nn.Module) -> Structure:
