@@ -1,7 +1,8 @@
 """MobileViT (Mehta and Rastegari 2022), as timm's `ByobNet` of inverted residuals and MobileViT blocks.
 
 An inverted residual with a shortcut has the width of its input. A MobileViT block has a local width, the embedding of
-its transformer, and a width to return to the map with, which its fusion takes concatenated with the block's input.
+its transformer, and a width to return to the map with, which its fusion, where there is one, takes concatenated with
+the block's input.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ def _mobilevit_block(builder: Builder, name: str, block: Any, x: Axis) -> Axis:
     builder.layer(f"{name}.norm", embedding)
     returned = _width(builder, f"{name}.returned", block.conv_proj)
     builder.conv_norm(f"{name}.conv_proj", returned, embedding)
+    if block.conv_fusion is None:
+        return returned
     out = _width(builder, f"{name}.width", block.conv_fusion)
     builder.conv_norm(f"{name}.conv_fusion", out, (*x, *returned))
     return out

@@ -20,8 +20,8 @@ def residual(width: int, stride: int, depth: int = 1) -> ByoBlockCfg:
     return ByoBlockCfg("bottle", depth, width, stride, 1, 2.0, block_kwargs={"bottle_in": True, "linear_out": True})
 
 
-def mobilevit(width: int, embedding: int) -> ByoBlockCfg:
-    settings = {"transformer_dim": embedding, "transformer_depth": 2, "patch_size": 2}
+def mobilevit(width: int, embedding: int, fusion: bool = True) -> ByoBlockCfg:
+    settings = {"transformer_dim": embedding, "transformer_depth": 2, "patch_size": 2, "no_fusion": not fusion}
     return ByoBlockCfg("mobilevit", 1, width, 1, block_kwargs=settings)
 
 
@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
         residual(8, 1),  # tied to the stem
         residual(12, 2, depth=3),
         (residual(16, 2), mobilevit(16, 24)),
-        (residual(16, 2), mobilevit(16, 16)),  # 4 × 4
+        (residual(16, 2), mobilevit(16, 16, fusion=False)),
     ),
     "num_features": 20,
     "num_classes": 10,
