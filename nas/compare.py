@@ -23,6 +23,7 @@ import numpy as np
 
 from nas import runs
 from nas.compare_data import (
+    TABLE,
     Json,
     Reference,
     Search,
@@ -150,8 +151,12 @@ def _labels(firsts: Sequence[Search]) -> list[str]:
     for search in firsts:
         same = [other for other in firsts if other.strategy == search.strategy]
         names = dict.fromkeys(name for other in same for name in other.settings)
-        differing = [n for n in names if any(o.settings.get(n) != search.settings.get(n) for o in same)]
-        words = [f"{n} {search.settings[n]}" for n in differing if search.settings.get(n) is not None]
+        words = [
+            f"{name} {value}"
+            for name in names
+            if (value := search.settings.get(name)) is not None
+            and any(o.settings.get(name, value if name.startswith(TABLE) else None) != value for o in same)
+        ]
         labels.append(" ".join([search.strategy, *words]))
     return [
         f"{label} ({search.folder})" if labels.count(label) > 1 else label

@@ -27,6 +27,7 @@ Json = dict[str, Any]
 # goals, which are read from the result.
 NO_SETTINGS = {*FREE, "command", "storage", "strategy", "seed", "winners", *(field.name for field in fields(Goals))}
 NO_SETTINGS |= {"num_images", "calibration_images", "batch_size", "table_sha256", "tables_sha256", "supernet_sha256"}
+TABLE = "table of"  # begins the names of settings that say which latency table
 NUMBERS = ("accuracy", "mes", "num_params")  # of every evaluation; latencies if there are tables
 
 
@@ -156,10 +157,10 @@ def read_search(folder: Path) -> Search:
 def _settings(result: Json, config: Json) -> Json:
     chosen = {k.replace("_", "-"): v for k, v in config.items() if k not in NO_SETTINGS}
     objective = objective_of(result)
-    limits = {f"{shown(m).name} at most": shown(m).text(limit) for m, limit in objective.limits.items()}
-    tables = result["tables"].items()
-    files = {shown(m).name: f"by {Path(t['path']).name} {(t['sha256'] or '')[:6]}".strip() for m, t in tables}
-    goals = {"MES": objective.formula, **limits, **files}
+    alphas = {f"α {shown(t.metric).name}": t.alpha for t in objective.terms}
+    limits = {f"{shown(m).name} ≤": shown(m).text(limit) for m, limit in objective.limits.items()}
+    tables = {f"{TABLE} {shown(m).name}": (t["sha256"] or t["path"])[:6] for m, t in result["tables"].items()}
+    goals = {**alphas, **limits, **tables}  # units scale MES alone
     return {**chosen, "budget": result.get("budget"), **goals}  # a default budget is that number
 
 

@@ -174,7 +174,8 @@ def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, .
     if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
     if changed and process.is_writer():  # of two equal flags the last counts
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
+        values = ((name, v) for name, value in changed.items() for v in (value if isinstance(value, list) else [value]))
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in values]
         write_json(path, {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})
 
 

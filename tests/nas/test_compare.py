@@ -211,7 +211,7 @@ def test_groups(space: SearchSpace) -> None:
         ("tpe budget 2", 2),
         ("gp", 1),
         ("tpe budget 9", 1),
-        ("gp parameters at most 2 M latency at most 0.5 ms", 1),
+        ("gp parameters ≤ 2 M latency ≤ 0.5 ms", 1),
     ]
 
 
@@ -293,7 +293,12 @@ def test_searches_by_another_mes_are_scored_by_the_first(
         assert [p["accuracy"] for p in search.points] == [p["accuracy"] for p in points]
     assert "all are scored by the MES and tables of runs/one/search-a" in capsys.readouterr().out
     labels = list(result_of("one")["groups"])
-    assert "(parameters / 3 M)^-2" in labels[1] and "latency by b.json" in labels[2]
+    digests = [table["latency_ms"]["sha256"][:6] for table in tables]
+    assert labels == [
+        f"tpe α parameters 0.5 table of latency {digests[0]}",
+        f"tpe α parameters 2.0 table of latency {digests[0]}",
+        f"tpe α parameters 0.5 table of latency {digests[1]}",
+    ]
     Path("a.json").unlink()
     with pytest.raises(UserError, match=r"cannot read a\.json.*; the MES of runs/one/search-a needs it"):
         under_one_mes(find_searches(["one"]))
@@ -320,7 +325,7 @@ def test_a_result_from_when_there_was_one_table(space: SearchSpace) -> None:
     write_json(old / "config.json", {**config, "table_sha256": digest})
     search = read_search(old)
     assert (search.objective, search.tables) == (PUBLISHED, read_search(new).tables)
-    assert search.settings["latency at most"] == "2 ms"
+    assert search.settings["latency ≤"] == "2 ms"
     assert under_one_mes([search, read_search(new)])[1].points == read_search(new).points
 
 

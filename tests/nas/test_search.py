@@ -381,6 +381,9 @@ def test_one_search_for_two_devices(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "latency_ms_phone: " in out and "latency laptop, ms" in out
     write_report(Path("runs/r"))
     page = Path("runs/r/report.html").read_text(encoding="utf-8")
+    main(["--resume", "--max-latency-ms", "phone=9", "laptop=9"])
+    assert result()["command"].endswith(" --max-latency-ms=phone=9 --max-latency-ms=laptop=9")
+    assert objective_of(result()).limits == {"latency_ms_phone": 9.0, "latency_ms_laptop": 9.0}
     assert "(latency phone / 2 ms)<sup>−1</sup>" in page and "(memory / 6 MB)<sup>−0.25</sup>" in page
 
 
