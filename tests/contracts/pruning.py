@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from nas.batches import MEAN, STD
 from nas.export_onnx import write_onnx
+from nas.fvcore_macs import fvcore_macs
 from nas.parity import example_images, normalized
 from nas.pruning.costs import Costs
 from nas.pruning.families import prepare
 from nas.pruning.slicing import places, prune, zero
 from nas.pruning.structure import Dimension, Kind, Structure
-from tests.contracts.space import fvcore_macs
 
 
 def randomized(model: nn.Module, seed: int = 0, gain: float = 0.5) -> nn.Module:

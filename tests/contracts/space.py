@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Sequence
 from itertools import pairwise, product
 from operator import attrgetter
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nas.fvcore_macs import fvcore_macs
 from search_spaces import Arch, CostTable, SearchSpace, UserError, macs, num_params, peak_activations
 from tests.contracts.memory import traced_peak
 
@@ -267,18 +265,3 @@ def randomized(model: nn.Module, seed: int) -> nn.Module:
             low = -0.5 if name.endswith(("bias", "running_mean")) else 0.5
             tensor.uniform_(low, low + 1, generator=generator)
     return model.eval().requires_grad_(False)
-
-
-def fvcore_macs(model: nn.Module, x: Tensor) -> int:
-    """The model's convolutions, linear layers and matrix products, counted by fvcore; also those of fused attention."""
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import get_shape
-
-    def fused_attention(inputs: Sequence[Any], _: Sequence[Any]) -> Counter[str]:
-        (*batch, queries, key), (*_, keys, _), (*_, value) = (get_shape(tensor) for tensor in inputs[:3])
-        return Counter({"attention": math.prod(batch) * queries * keys * (key + value)})
-
-    analysis = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analysis.set_op_handle("aten::scaled_dot_product_attention", fused_attention)
-    counts = analysis.by_operator()
-    return sum(counts[operator] for operator in ("conv", "linear", "matmul", "attention"))

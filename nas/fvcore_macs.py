@@ -1,0 +1,25 @@
+"""MACs of any model, counted by fvcore on its trace: a second opinion on what we compute from shapes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def fvcore_macs(model: nn.Module, x: Tensor) -> int:
+    """Of convolutions, linear layers and matrix products; also those of fused attention, which fvcore leaves out."""
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
+    def fused_attention(inputs: Sequence[Any], _: Sequence[Any]) -> Counter[str]:
+        (*batch, queries, key), (*_, keys, _), (*_, value) = (get_shape(tensor) for tensor in inputs[:3])
+        return Counter({"attention": math.prod(batch) * queries * keys * (key + value)})
+
+    analysis = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.set_op_handle("aten::scaled_dot_product_attention", fused_attention)
+    counts = analysis.by_operator()
+    return sum(counts[operator] for operator in ("conv", "linear", "matmul", "attention"))
