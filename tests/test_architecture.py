@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scripts": {"search_spaces", "supernet", "latency_lut", "nas"},
 }
 IMPORT_WHERE_USED = {"coremltools", "fvcore", "onnxruntime", "optuna", "plotly", "ray", "sklearn"}
-IMPORT_WHERE_USED |= {"ai_edge_litert", "executorch", "litert_torch", "openvino"}
+IMPORT_WHERE_USED |= {"ai_edge_litert", "executorch", "litert_torch", "openvino", "torch_pruning"}
 
 FILES = sorted(file for folder in MAY_IMPORT for file in (ROOT / folder).rglob("*.py"))
 

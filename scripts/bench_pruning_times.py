@@ -1,0 +1,73 @@
+"""Seconds of importance and pruning to half the MACs, of published networks with random weights."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import timm
+import torch
+
+from nas.fvcore_macs import fvcore_macs
+from nas.pruning.rounds import CPU_MACS
+from nas.pruning.selection import Scope
+from scripts.pruning_methods import seconds_of_ours
+from scripts.torch_pruning_peer import Peer, PeerFailed, taylor_once
+from search_spaces import UserError
+
+NETWORKS = (
+    "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "efficientformerv2_s0",
+    "mobileone_s0",
+    "mobilevit_xxs",
+    "mobilevit_s",
+    "efficientvit_m0",
+)
+PIXELS = {"mobilevit_xxs": 256, "mobilevit_s": 256}
+MAX_RATIO, MAX_SECONDS = 1.5, 30.0
+
+
+def bench_times(
+    peer: Peer | None, scope: Scope, share: float, names: tuple[str, ...] = NETWORKS, pairs: int = 2, images: int = 0
+) -> None:
+    """Prints a line for each network: seconds of ours, and the ratio of interleaved pairs to Torch-Pruning's.
+
+    Args:
+        images: for calibration; 0: as many as nas.prune takes.
+    """
+    print(f"{torch.get_num_threads()} threads, Taylor, {scope}, {share:g} of the MACs")
+    print(f"{'network':30} {'images':>6} {'seconds':>8} {'CPU s':>7} {'ours / Torch-Pruning':>21}")
+    for name in names:
+        pixels = PIXELS.get(name, 224)
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=10).eval()
+        macs = fvcore_macs(model, torch.zeros(1, 3, pixels, pixels))
+        count = images or max(16, min(1024, int(CPU_MACS / macs)))
+        size = max(1, min(8, count // 8))
+        batches = [
+            (torch.randn(size, 3, pixels, pixels), torch.randint(0, 10, (size,))) for _ in range(max(1, count // size))
+        ]
+        seconds, cpu_seconds, ratios, failure = [], [], [], "" if peer else "not installed"
+        for _ in range(pairs):
+            before = time.process_time()
+            try:
+                seconds.append(seconds_of_ours(model, batches, pixels, share, scope))
+            except UserError as error:
+                print(f"{name:30} {error}")
+                break
+            cpu_seconds.append(time.process_time() - before)
+            if peer is not None and not failure:
+                try:
+                    # half of the MACs: both sides of most layers shrink
+                    theirs = peer.call(taylor_once, model, batches, pixels, 1 - share**0.5, scope)
+                    ratios.append(seconds[-1] / theirs)
+                except PeerFailed as error:
+                    failure = str(error)
+        if seconds:
+            late = "  MISSED" if min(seconds) > MAX_SECONDS else ""
+            ratio = f"{statistics.median(ratios):.2f}" if ratios else failure
+            slow = "  MISSED" if ratios and statistics.median(ratios) > MAX_RATIO else ""
+            print(
+                f"{name:30} {count:6} {min(seconds):8.1f}{late} {min(cpu_seconds):7.1f} {ratio:>21}{slow}", flush=True
+            )
