@@ -100,6 +100,7 @@ def search(config: Config) -> Path:
     evaluator = _evaluator(config, run_folder)
     images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
     if not config.resume:
+        runs.check_new(folder, "--name")  # once more: reading images takes a while
         runs.begin(folder, config, **facts)  # before there is a study: a kill between the two leaves what can go on
     url = config.storage or sqlite_url(folder / "study.db")
     terms = costs.objective.to_json()["terms"]

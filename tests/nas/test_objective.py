@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
+import timm
+import torch
 
-from nas.objective import UNITS, Objective, Term, pareto
+from nas.costs import FLOAT32_BYTES
+from nas.objective import PUBLISHED, UNITS, Objective, Term, pareto
 from search_spaces import UserError
-
-PUBLISHED = Objective(
-    (Term("latency_ms", UNITS["latency_ms"], 1.0), Term("num_params", UNITS["num_params"], 0.5)), limits={}
-)
+from tests.contracts.memory import traced_peak
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,17 @@ PUBLISHED = Objective(
 )
 def test_scores_of_the_published_networks(latency_ms: float, num_params: float, mes: float) -> None:
     assert round(PUBLISHED.mes({"latency_ms": latency_ms, "num_params": num_params}), 1) == mes
+
+
+def test_the_unit_of_memory_is_mobilenetv2s() -> None:
+    model = timm.create_model("mobilenetv2_100").eval()
+    assert traced_peak(model, torch.zeros(1, 3, 224, 224)) * FLOAT32_BYTES / 1e6 == pytest.approx(6.0, rel=0.01)
+
+
+def test_json_round_trip() -> None:
+    limited = Objective(PUBLISHED.terms, {"memory_mb": 1.5})
+    assert Objective.from_json(json.loads(json.dumps(limited.to_json()))) == limited
+    assert limited.formula == "100 · (latency / 1 ms)^-1 · (parameters / 3 M)^-0.5"
 
 
 def test_the_unit_scores_100() -> None:

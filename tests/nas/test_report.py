@@ -288,6 +288,18 @@ def test_two_searches_are_both_shown(tmp_path: Path) -> None:
     assert len(page.words["summary"]) == 2
 
 
+def test_what_was_trained_before_other_limits_picked_other_winners_is_still_shown(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    add_retrain(tmp_path, space)
+    result = read_json(tmp_path / "search/result.json")
+    first, *others = result["winners"]
+    write_json(tmp_path / "search/result.json", {**result, "winners": others, "earlier_winners": [first]})
+    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).rows if len(row) == 10}
+    assert list(rows) == ["winner-2", "winner-3", "winner-1", "largest"]
+    assert rows["winner-1"][1] == f"{100 * first['accuracy']:.2f} %"
+
+
 def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None:
     space = make_run(tmp_path)
     add_search(tmp_path, space)
