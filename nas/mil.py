@@ -33,19 +33,19 @@ def run_program(program: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
             return {"probabilities": arguments["probabilities"]}
         if op.op_type not in OPERATORS:
             raise NotImplementedError(f"MIL operator {op.op_type}; add it to nas/mil.py")
-        (output,) = op.outputs
         result = OPERATORS[op.op_type](arguments)
-        assert tuple(result.shape) == tuple(output.shape), (op.name, result.shape, output.shape)
-        values[output] = result
+        for output, tensor in zip(op.outputs, result if isinstance(result, tuple) else (result,), strict=True):
+            assert tuple(tensor.shape) == tuple(output.shape), (op.name, tensor.shape, output.shape)
+            values[output] = tensor
     return {output.name: values[output] for output in function.outputs}
 
 
 def _argument(source: Any, values: dict[Any, Any]) -> Any:
     """A tensor computed before, or a constant: weights as tensors, all else as Python values."""
+    if isinstance(source, list | tuple):  # of variables
+        return [_argument(item, values) for item in source]
     if source in values:
         return values[source]
-    if not hasattr(source, "val"):  # a tuple of variables
-        return [_argument(item, values) for item in source]
     value = source.val
     if isinstance(value, np.ndarray | np.generic) and np.issubdtype(value.dtype, np.floating):
         return torch.from_numpy(np.array(value))
@@ -82,19 +82,69 @@ def _gelu(a: Values) -> Tensor:
     return F.gelu(a["x"])
 
 
-OPERATORS: dict[str, Callable[[Values], Tensor]] = {
+def _layer_norm(a: Values) -> Tensor:
+    shape = [a["x"].shape[axis] for axis in a["axes"]]
+    assert sorted(axis % a["x"].ndim for axis in a["axes"]) == list(range(a["x"].ndim - len(shape), a["x"].ndim))
+    return F.layer_norm(a["x"], shape, a.get("gamma"), a.get("beta"), float(a["epsilon"]))
+
+
+def _split(a: Values) -> tuple[Tensor, ...]:
+    axis = a["axis"]
+    sizes = a.get("split_sizes") or [a["x"].shape[axis] // a["num_splits"]] * a["num_splits"]
+    return tuple(a["x"].split(list(sizes), dim=axis))
+
+
+def _slice(a: Values) -> Tensor:
+    x, rank = a["x"], a["x"].ndim
+    none = [False] * rank
+    starts, ends = (a.get(name) or none for name in ("begin_mask", "end_mask"))
+    steps, squeezed = a.get("stride") or [1] * rank, a.get("squeeze_mask") or none
+    index: list[Any] = []
+    for i in range(rank):
+        if squeezed[i]:
+            index.append(a["begin"][i])
+            continue
+        assert steps[i] > 0, "torch has no backward slices"
+        index.append(slice(None if starts[i] else a["begin"][i], None if ends[i] else a["end"][i], steps[i]))
+    return x[tuple(index)]
+
+
+def _pad(a: Values) -> Tensor:
+    assert a["mode"] == "constant", a["mode"]
+    pairs = list(zip(a["pad"][::2], a["pad"][1::2], strict=True))  # of the last axes; torch takes the last first
+    return F.pad(a["x"], [amount for pair in reversed(pairs) for amount in pair], value=float(a["constant_val"]))
+
+
+def _expand_dims(a: Values) -> Tensor:
+    x, rank = a["x"], a["x"].ndim + len(a["axes"])
+    for axis in sorted(axis % rank for axis in a["axes"]):
+        x = x.unsqueeze(axis)
+    return x
+
+
+OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "add": lambda a: a["x"] + a["y"],
     "avg_pool": _avg_pool,
     "batch_norm": _batch_norm,
     "cast": lambda a: a["x"].to({"fp16": torch.float16, "fp32": torch.float32}[a["dtype"]]),
+    "concat": lambda a: torch.cat(a["values"], dim=a["axis"]),
     "conv": _conv,
+    "expand_dims": _expand_dims,
     "gelu": _gelu,
+    "layer_norm": _layer_norm,
     "linear": lambda a: F.linear(a["x"], a["weight"], a.get("bias")),
     "matmul": _matmul,
     "mul": lambda a: a["x"] * a["y"],
+    "pad": _pad,
     "reduce_mean": lambda a: a["x"].mean(a["axes"], keepdim=a["keep_dims"]),
+    "relu": lambda a: a["x"].relu(),
     "reshape": lambda a: a["x"].reshape(a["shape"]),
+    "sigmoid": lambda a: a["x"].sigmoid(),
+    "silu": lambda a: F.silu(a["x"]),
+    "slice_by_index": _slice,
     "softmax": lambda a: a["x"].softmax(a["axis"]),
+    "split": _split,
+    "squeeze": lambda a: a["x"].squeeze(a["axes"]),
     "sub": lambda a: a["x"] - a["y"],
     "transpose": lambda a: a["x"].permute(a["perm"]),
     "upsample_bilinear": _upsample,
