@@ -73,6 +73,8 @@ class Recipe:
             structure = prepare(model)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from None
+        if not self.kept:
+            return model, structure
         self._check(structure)
         return model, prune(model, structure, {name: torch.tensor(index) for name, index in self.kept.items()})
 

@@ -98,7 +98,7 @@ def test_a_damaged_recipe_is_refused(change: dict[str, Any], message: str, tmp_p
 def test_a_family_that_is_not_known_is_refused_by_its_name() -> None:
     with pytest.raises(UserError, match=r"resnet18: cannot prune this ResNet; known are .*ViT"):
         timm_recipe("resnet18", 32, CLASSES, ours=True).build()
-    with pytest.raises(UserError, match=r"--model deit_tiny_patch16_24 is neither a folder here nor a network .* deit_tiny"):
+    with pytest.raises(UserError, match=r"--model deit_tiny_patch16_24 is neither a folder .* deit_tiny"):
         timm_recipe("deit_tiny_patch16_24", 32, CLASSES, ours=True)
 
 

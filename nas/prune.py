@@ -1,0 +1,94 @@
+"""Prune a network to a part of its MACs, parameters or latency, fine-tune, measure and export it.
+
+Bare: DeiT-T, trained on scikit-learn's digits first, to half its MACs. A network of your own, or one of timm's:
+    python -m nas.prune --model runs/my-run/retrain/winner-1 --target latency=0.6
+    python -m nas.prune --model deit_tiny_patch16_224 --checkpoint deit.safetensors --data /path/to/imagenet
+A timm network without a checkpoint is trained first (--dense-epochs), once for all prunings of its run. The target is a
+share of what the network given costs; a pruned network can be pruned again.
+
+The defaults, Taylor importance and isomorphic groups, are those that did best in the papers on transformers (Molchanov
+et al. 2019; Fang et al., ECCV 2024). The training flags are for both trainings; their defaults are nas.retrain's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from nas import runs
+from nas.data import load_data
+from nas.pruning.config import Config
+from nas.pruning.job import prune_network
+from nas.pruning.source import Source, find
+from nas.recipe import FREE_ON_RESUME, StepConfig, TrainConfig, with_recipe
+from search_spaces.command import flags_given, parse, run
+from search_spaces.files import slug
+
+FREE = (*FREE_ON_RESUME, "run", "name", "resume", "model", "checkpoint")
+DIGITS_EPOCHS = {"dense_epochs": 30, "finetune_epochs": 15}
+
+
+def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
+    """The flags, the network and the folder of the pruning; flags not given are as it was begun, or suit the images.
+
+    Raises:
+        UserError: no such network, or a family that cannot be pruned; flags that do not go together.
+    """
+
+    def parsed(defaults: Config) -> Config:
+        return parse(Config, argv, "python -m nas.prune", __doc__ or "", defaults)
+
+    config = parsed(Config())
+    runs.check_name("--name", config.name)
+    if config.resume:
+        pattern = f"prune/{config.name or '*'}/config.json"
+        folder = runs.newest(runs.find_run(config.run, pattern, "python -m nas.prune"), pattern)
+        assert folder is not None
+        config = parsed(runs.begun(folder.parent, Config))
+        return config, _source(config, named=True), folder.parent
+    config.method()
+    found = _source(config, named=bool(flags_given(config.data_config())))
+    config = replace(config, **vars(found.data))
+    train = with_recipe(TrainConfig(), found.recipe.image_size, config.data, DIGITS_EPOCHS["dense_epochs"])
+    epochs = DIGITS_EPOCHS if config.data == "digits" else {"dense_epochs": train.epochs}
+    suited: dict[str, Any] = {f.name: getattr(train, f.name) for f in fields(StepConfig)} | epochs
+    config = parsed(replace(config, **suited))
+    run_folder = runs.run_folder(config.run) if config.run else found.run or _default_run(config)
+    words = [config.target.replace("=", "-"), config.criterion, config.scope]
+    if config.normalize != "none":
+        words.append(f"per-{config.normalize}")
+    if config.iterative > 1:
+        words.append(f"{config.iterative}x")
+    name = config.name or slug("-".join([Path(config.model).name, *words]))
+    return config, found, run_folder / "prune" / name
+
+
+def _source(config: Config, *, named: bool) -> Source:
+    return find(config.model, config.checkpoint, config.image_size, config.data_config(), named=named)
+
+
+def _default_run(config: Config) -> Path:
+    return runs.run_folder(slug(f"{config.model}-{Path(config.data).name.removesuffix('.tar') or 'data'}"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config, source, folder = configure(argv)
+    if not config.resume:
+        runs.check_new(folder, "--name")
+    data = load_data(config)
+    facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
+    if config.resume:
+        runs.reopen(folder, config, FREE, **facts)
+        if (folder / "result.json").exists():
+            print(f"{folder} is finished: nothing to do")
+            return
+    else:
+        source.check_classes(data)
+        runs.begin(folder, config, **facts)
+    prune_network(config, folder, source, data)
+
+
+if __name__ == "__main__":
+    run(main, "go on with --resume")

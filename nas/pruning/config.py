@@ -1,0 +1,51 @@
+"""The settings of nas.prune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from nas.data import DataConfig
+from nas.export import Format
+from nas.pruning.rounds import Method, Target
+from nas.recipe import StepConfig, TrainConfig
+from search_spaces.command import flag
+
+
+@dataclass(frozen=True)
+class Config(StepConfig, DataConfig):
+    model: str = flag("deit_tiny_patch16_224", "timm name, or folder of a pruned, retrained or exported network")
+    checkpoint: str | None = flag(None, "a timm network's weights: .safetensors, or a state dict in .pth or .pt")
+    image_size: int | None = flag(None, "pixels of a timm network (default: timm's, 32 for digits)", minimum=1)
+    target: str = flag("macs=0.5", "metric and share of it to reach: macs=…, params=… or latency=… (measured)")
+    criterion: Literal["taylor", "magnitude", "random"] = flag("taylor", "what says which units matter")
+    scope: Literal["local", "global", "isomorphic"] = flag(
+        "isomorphic", "ranked together: units of a layer, of the network, of layers with one structure"
+    )
+    normalize: Literal["none", "params", "macs", "latency"] = flag("none", "divide importance by what removal saves")
+    round_to: int = flag(8, "widths become multiples of this; heads go one by one", minimum=1)
+    iterative: int = flag(1, "rounds of importance and removal", minimum=1)
+    round_epochs: int = flag(0, "epochs of training between the rounds", minimum=0)
+    finetune_epochs: int = flag(30, "epochs of training afterwards", minimum=1)
+    dense_epochs: int = flag(300, "epochs that a timm network without checkpoint is trained before", minimum=1)
+    images: int | None = flag(
+        None, "training images that Taylor importance takes (default: 1024; on a CPU what takes about 20 s)", minimum=2
+    )
+    backend: str = flag("onnxruntime", "runtime that measures latency; python -m latency_lut.backends lists them")
+    threads: int | None = flag(None, "threads that run one network on a CPU (default: 1)", minimum=1)
+    samples: int = flag(40, "undisturbed samples of each network that is timed", minimum=2)
+    formats: tuple[Format, ...] = flag(("onnx", "coreml"), "files to write beside the recipe and weights")
+    run: str | None = flag(None, "run under runs/ (default: the network's own, or <model>-<data>)")
+    name: str | None = flag(None, "folder in prune/ of the run (default: made of target, criterion, scope)")
+    resume: bool = flag(False, "go on with the pruning named, or the newest")
+
+    def data_config(self) -> DataConfig:
+        return DataConfig(**{f.name: getattr(self, f.name) for f in fields(DataConfig)})
+
+    def train_config(self, epochs: int) -> TrainConfig:
+        """Of a training of that length."""
+        return TrainConfig(epochs=epochs, **{f.name: getattr(self, f.name) for f in fields(StepConfig)})
+
+    def method(self) -> Method:
+        target = Target.parse(self.target)
+        return Method(target, self.criterion, self.scope, self.normalize, self.round_to, self.seed)

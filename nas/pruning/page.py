@@ -1,0 +1,271 @@
+"""The page of a pruning: what it cost and gained, beside the newest search on the same images, and what remains."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from nas import runs
+from nas.objective import UNITS, Objective, Term
+from nas.pruning.structure import Structure
+from nas.report_data import points_of
+from search_spaces.files import read_json, write_text
+from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table
+
+Json = dict[str, Any]
+MES = Objective((Term("latency_ms", UNITS["latency_ms"], 1.0), Term("num_params", UNITS["num_params"], 0.5)), {})
+Channels = dict[str, dict[str, int]]  # by kind and layer
+
+
+def write_page(folder: Path, result: Json, dense: Structure, pruned: Structure, data_digest: str) -> Path:
+    """Writes `report.html` in the folder and returns its path.
+
+    Args:
+        result: the pruning's `result.json`.
+        data_digest: of the images: a search on others is not beside it.
+    """
+    body = "".join(
+        [
+            *_summary(folder, result),
+            *_curve(result, newest_search(data_digest)),
+            *_bars(dense, pruned),
+            *_stages(result),
+            *_shapes(dense, pruned),
+            f"<h2>Command</h2>\n<pre>{escape(result['command'])}</pre>\n",
+        ]
+    )
+    path = folder / "report.html"
+    write_text(path, page(f"{result['model']}, {result['target']}", body))
+    return path
+
+
+def newest_search(data_digest: str) -> tuple[Path, Json] | None:
+    """The newest search on these images that knows latencies, and its folder."""
+    found = []
+    for path in runs.RUNS.glob("*/search*/result.json"):
+        info = path.parents[1] / "run.json"
+        if info.exists() and read_json(info)["splits"]["digest"] == data_digest:
+            search = read_json(path)
+            if any("latency_ms" in point for point in points_of(search)):
+                found.append((path.stat().st_mtime_ns, path.parent, search))
+    return max(found)[1:] if found else None
+
+
+# ---- sections
+
+
+def _summary(folder: Path, result: Json) -> Iterator[str]:
+    accuracy, networks, method = result["accuracy"], result["networks"], result["method"]
+    yield f"<h1>{escape(folder.resolve().name)}</h1>\n"
+    normalized = "" if method["normalize"] == "none" else f" per {method['normalize']} saved"
+    yield (
+        f'<p class="soft">{escape(result["model"])} pruned to {escape(result["target"])} by {method["criterion"]} '
+        f"importance{normalized}, {method['scope']}, in {result['pruning_seconds']:.1f} s; fine-tuned "
+        f"{result['finetune_epochs']} epochs in {result['finetune_minutes']:.1f} minutes</p>\n"
+    )
+    rows = [
+        [
+            label,
+            *(f"{100 * accuracy[key][split]:.2f} %" for split in ("search", "test")),
+            f"{row['latency_ms']:.3f}",
+            f"{row['num_params'] / 1e6:.3f}",
+            f"{row['macs'] / 1e6:.2f}",
+            f"{row['mes']:.1f}",
+        ]
+        for label, key, row in (
+            ("before", "dense", networks["dense"]),
+            ("pruned", "pruned", networks["pruned"]),
+            ("fine-tuned", "finetuned", networks["pruned"]),
+        )
+    ]
+    head = ["", "Accuracy\nsearch split", "Accuracy\ntest split", "Latency, ms\nmeasured", "Parameters\nmillions"]
+    yield table([*head, "MACs\nmillions", "MES"], rows, wide=True)
+    device = result["device"]
+    yield (
+        f'<p class="soft">Latency: both networks in one interleaved run, {escape(device["runtime"])} '
+        f"{escape(device['runtime_version'])}, {device['precision']}, {device['threads']} thread(s), "
+        f"{escape(device['device'])}. MES = 100 · (latency / 1 ms)<sup>−1</sup> · (parameters / 3 M)<sup>−0.5</sup>"
+        "</p>\n"
+    )
+    if result["busy"]:
+        yield "<p><strong>The machine was busy during this measurement; repeat it when it is quiet.</strong></p>\n"
+    if trials := [trial for entry in result["rounds"] for trial in entry["latency_trials"]]:
+        cells = [[f"{100 * t['macs_share']:.1f} %", f"{100 * t['latency_share']:.1f} %"] for t in trials]
+        yield "<h3>Networks measured on the way to the latency</h3>\n"
+        yield table(["MACs", "Latency"], cells, text=())
+
+
+def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[str]:
+    import plotly.graph_objects as go
+
+    accuracy, networks = result["accuracy"], result["networks"]
+    scores = [networks["dense"]["mes"], networks["pruned"]["mes"]]
+    traces = []
+    if found is not None:
+        folder, search = found
+        points = [p for p in points_of(search) if "latency_ms" in p]
+        search_scores = [float(MES.mes(p)) for p in points]
+        scores += search_scores
+        for name, color, size, chosen in (
+            ("search, all", GRAY, 4, lambda _: True),
+            ("search, Pareto set", BLUE, 8, lambda p: p["pareto"]),
+        ):
+            pairs = sorted((m, 100 * p["accuracy"]) for m, p in zip(search_scores, points, strict=True) if chosen(p))
+            traces.append(_markers(go, name, pairs, color, size))
+        origin = f"The search is {escape(str(folder))}, its latency that of its table; "
+    else:
+        origin = "No search on these images has been found under runs/ to compare with; "
+    path = [
+        (networks["dense"]["mes"], 100 * accuracy["dense"]["search"]),
+        (networks["pruned"]["mes"], 100 * accuracy["pruned"]["search"]),
+        (networks["pruned"]["mes"], 100 * accuracy["finetuned"]["search"]),
+    ]
+    texts = ["before", "pruned", "fine-tuned"]
+    traces.append(_markers(go, "this network", path, ORANGE, 11, mode="lines+markers+text", text=texts))
+    yield "<h2>Accuracy against MES</h2>\n"
+    plot = figure(traces, "MES (log scale, more is better)", "accuracy on the search split, %", xaxis=log_axis(scores))
+    yield embed("curve", plot, "")
+    yield (
+        f'<p class="soft">{origin}MES of all points has the exponents and units above. A search’s accuracies are '
+        "those of the supernet’s weights, before retraining.</p>\n"
+    )
+
+
+def _markers(
+    go: Any, name: str, points: Sequence[tuple[float, float]], color: str, size: int, mode: str = "markers", **more: Any
+) -> Any:
+    return go.Scatter(
+        name=name,
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        mode=mode,
+        textposition="top center",
+        cliponaxis=False,
+        marker={"color": color, "size": size},
+        line={"color": color, "width": 1},
+        **more,
+    )
+
+
+def channels(structure: Structure) -> Channels:
+    """Output channels of each layer by kind; of attentions, over all heads. Queries and keys have one dimension."""
+    sizes: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for d in structure.dimensions:
+        owner = d.name.rpartition(".")[0] if d.kind in ("heads", "key", "value") else d.name
+        sizes[owner][d.kind] = d.size
+    found: Channels = {kind: {} for kind in ("embedding", "Q, K", "V", "heads", "FFN", "width")}
+    for owner, of in sizes.items():
+        heads = of.get("heads", 1)
+        if "key" in of:
+            found["Q, K"][owner] = heads * of["key"]
+        if "value" in of:
+            found["V"][owner] = heads * of["value"]
+        if "heads" in of and "key" not in of and "value" not in of:
+            found["heads"][owner] = heads
+        for kind, label in (("embedding", "embedding"), ("ffn", "FFN"), ("width", "width")):
+            if kind in of:
+                found[label][owner] = of[kind]
+    return {kind: layers for kind, layers in found.items() if layers}
+
+
+def embeddings(structure: Structure) -> dict[str, str]:
+    """By layer, as `channels` names it, the embedding that its tensors share an entry with."""
+    kinds = {d.name: d.kind for d in structure.dimensions}
+    found: dict[str, str] = {}
+    for axes in structure.axes.values():
+        factors = [f for layout in axes for segment in layout for f in segment if isinstance(f, str)]
+        for embedding in (f for f in factors if kinds[f] == "embedding"):
+            for f in factors:
+                owner = f.rpartition(".")[0] if kinds[f] in ("heads", "key", "value") else f
+                found.setdefault(owner, embedding)
+    return found
+
+
+def _bars(dense: Structure, pruned: Structure) -> Iterator[str]:
+    before, after = channels(dense), channels(pruned)
+    shares = {
+        kind: {layer: 100 * after[kind][layer] / count for layer, count in layers.items()}
+        for kind, layers in before.items()
+    }
+    yield "<h2>What remains</h2>\n"
+    yield embed("remaining", _grouped(shares, "remaining of the original channels, %"), "")
+    yield (
+        '<p class="soft">Queries and keys are multiplied with each other, so they lose the same channels. A '
+        "projection’s output is the embedding, its input the values.</p>\n"
+    )
+    owner = embeddings(dense)
+    ratios: dict[str, dict[str, float]] = {}
+    for label, structure, counts in (("before", dense, before), ("after", pruned, after)):
+        sizes = structure.sizes
+        for kind in ("Q, K", "V", "FFN"):
+            layers = {layer: n / sizes[owner[layer]] for layer, n in counts.get(kind, {}).items() if layer in owner}
+            if layers:
+                ratios[f"{kind}, {label}"] = layers
+    if ratios:
+        yield "<h3>Channels over the embedding</h3>\n"
+        yield embed("ratio", _grouped(ratios, "output channels / embedding", pairs=True), "")
+        yield (
+            '<p class="soft">As Figure 5 of EfficientViT (Liu et al., CVPR 2023, supplement) has it for DeiT-T; the '
+            "embedding is each network’s own.</p>\n"
+        )
+
+
+def _grouped(series: Mapping[str, Mapping[str, float]], y_title: str, *, pairs: bool = False) -> Any:
+    """Bars by layer, a colour for each kind; of pairs, the first of the same kind is an outline."""
+    import plotly.graph_objects as go
+
+    kinds = list(dict.fromkeys(name.rpartition(", ")[0] if pairs else name for name in series))
+    order = list(dict.fromkeys(_block(layer) for layers in series.values() for layer in layers))
+    traces = []
+    for name, layers in series.items():
+        color = CYCLE[kinds.index(name.rpartition(", ")[0] if pairs else name) % len(CYCLE)]
+        hollow = pairs and name.endswith("before")
+        marker = {"color": "rgba(0,0,0,0)" if hollow else color, "line": {"color": color, "width": 1 if pairs else 0}}
+        traces.append(
+            go.Bar(
+                name=escape(name),
+                x=[escape(_block(layer)) for layer in layers],
+                y=list(layers.values()),
+                marker=marker,
+                hovertemplate="%{x}: %{y:.3g}<extra>" + escape(name) + "</extra>",
+            )
+        )
+    axis = {"categoryorder": "array", "categoryarray": [escape(layer) for layer in order], "tickangle": -60}
+    return figure(traces, "", y_title, barmode="group", bargap=0.25, xaxis=axis)
+
+
+def _block(layer: str) -> str:
+    """Attention and FFN of a block stand side by side."""
+    return layer.removesuffix(".attn").removesuffix(".ffn")
+
+
+def _stages(result: Json) -> Iterator[str]:
+    import plotly.graph_objects as go
+
+    times = {name: row["stages_ms"] for name, row in result["networks"].items()}
+    if not all(times.values()):
+        return
+    order = list(dict.fromkeys(stage for stages in times.values() for stage in stages))
+    traces = [
+        go.Bar(name=name, x=order, y=[stages.get(stage, 0.0) for stage in order], marker={"color": color})
+        for (name, stages), color in zip(times.items(), (GRAY, GREEN), strict=True)
+    ]
+    yield "<h2>Latency by stage</h2>\n"
+    yield embed("stages", figure(traces, "", "ms", barmode="group", xaxis={"tickangle": -60}), "")
+    yield (
+        '<p class="soft">The runtime’s own time of every operator, added up by the part of the network that it is of; '
+        "its profiler slows each operator a little, so the sum is more than the latency above.</p>\n"
+    )
+
+
+def _shapes(dense: Structure, pruned: Structure) -> Iterator[str]:
+    before, after = dense.sizes, pruned.sizes
+    rows = [
+        [d.name, d.kind, str(before[d.name]), str(after[d.name]), f"{100 * after[d.name] / before[d.name]:.0f} %"]
+        for d in dense.dimensions
+    ]
+    yield f"<details><summary>The {len(rows)} dimensions</summary>\n"
+    yield table(["Dimension", "Kind", "Before", "After", "Remains"], rows, text=(0, 1)) + "</details>\n"

@@ -1,0 +1,121 @@
+"""The network that is pruned: found by what --model names, its weights read from a file or trained first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from nas import runs
+from nas.data import Data, DataConfig
+from nas.networks import check_timm_name, winner_file
+from nas.pruning import recipe as recipes
+from nas.pruning.recipe import Recipe
+from nas.pruning.structure import Structure
+from search_spaces import UserError
+from search_spaces.files import sha256
+
+DIGITS_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    Args:
+        recipe: without classes where the data is to say them.
+        weights: the folder or file that has them; None where timm's network is trained first.
+        data: that the network was trained on if its run tells, else that of the flags.
+        run: the run that the network lies in.
+    """
+
+    recipe: Recipe
+    weights: Path | None
+    data: DataConfig
+    run: Path | None
+
+    def check_classes(self, data: Data) -> None:
+        """UserError if the network was trained on others."""
+        classes = self.recipe.classes
+        if classes and classes != data.classes:
+            raise UserError(
+                f"the network knows the classes {_some(classes)}, the data has {_some(data.classes)}; "
+                "give --data with the classes that it was trained on, in the same order"
+            )
+
+    def sha256(self) -> str | None:
+        """Of the weights."""
+        if self.weights is None:
+            return None
+        return sha256(self.weights / recipes.WEIGHTS if self.weights.is_dir() else self.weights)
+
+    def open(self, data: Data) -> tuple[Recipe, nn.Module, Structure]:
+        """The network for this data, with its weights, where it has some.
+
+        Raises:
+            UserError: weights that do not fit, or of other classes than the data's.
+        """
+        self.check_classes(data)
+        recipe, weights = replace(self.recipe, classes=data.classes), self.weights
+        if weights is None:
+            torch.manual_seed(0)
+            return recipe, *recipe.build()
+        if recipe.model is not None and weights.is_file():
+            return recipe, *recipes.open_timm(recipe, weights)
+        if weights.is_dir():
+            return recipe, *recipes.load_prunable(recipe, weights)
+        return recipes.open_winner(weights)
+
+
+def find(model: str, checkpoint: str | None, image_size: int | None, data: DataConfig, *, named: bool) -> Source:
+    """
+    Args:
+        named: whether the flags name the data; if not, a network's run does.
+
+    Raises:
+        UserError: no such network or file; a family that cannot be pruned; flags that do not go together.
+    """
+    path = Path(model).expanduser()
+    if not path.exists() or timm.is_model(model):
+        return _timm(model, checkpoint, image_size, data)
+    for name, value in (("--checkpoint", checkpoint), ("--image-size", image_size)):
+        if value is not None:
+            raise UserError(f"{name} is for timm's networks; {path} says its own: leave it out")
+    run, config = _run_of(path)
+    data = config if config is not None and not named else data
+    if (path / recipes.FILE).exists():
+        return Source(recipes.read(path), path, data, run)
+    file = winner_file(path, "--model")
+    if file.suffix != ".safetensors":
+        raise UserError(f"--model {path} does not say which network it is of; give --model NAME --checkpoint {path}")
+    return Source(recipes.open_winner(file)[0], file, data, run)
+
+
+def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig) -> Source:
+    weights = Path(checkpoint).expanduser() if checkpoint else None
+    if weights and not weights.is_file():
+        raise UserError(f"--checkpoint {checkpoint} is no file; give the weights of {name}")
+    check_timm_name("--model", "--checkpoint", name)
+    config = timm.get_pretrained_cfg(name)
+    own_size = config.input_size[1] if config else 224
+    size = image_size or (DIGITS_SIZE if weights is None and data.data == "digits" else own_size)
+    recipe = recipes.timm_recipe(name, size, (), ours=weights is None)
+    with torch.device("meta"):
+        replace(recipe, classes=("a", "b")).build()
+    return Source(recipe, weights, data, None)
+
+
+def _run_of(path: Path) -> tuple[Path | None, DataConfig | None]:
+    """The run that a network lies in, and the data of that run."""
+    for folder in path.resolve().parents:
+        if (folder / "run.json").exists():
+            return folder, runs.load_run_info(folder).data
+        if folder.name == "prune":  # of a network of timm: no run.json
+            return folder.parent, runs.begun(path, DataConfig) if (path / "config.json").exists() else None
+    return None, None
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:4])}{', …' if len(names) > 4 else ''} ({len(names)})"

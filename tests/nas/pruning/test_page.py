@@ -1,0 +1,44 @@
+"""What the page of a pruning shows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+
+from nas.pruning.families import prepare
+from nas.pruning.page import channels, embeddings, newest_search
+from nas.report_data import points_of
+from tests.nas.pruning.test_vit import SMALL
+from tests.nas.synthetic_run import add_search, make_run
+
+
+def test_channels_are_those_over_all_heads() -> None:
+    structure = prepare(timm.create_model("vit_tiny_patch16_224", **SMALL))
+    assert channels(structure) == {
+        "embedding": {"embedding": 24},
+        "Q, K": {"blocks.0.attn": 24, "blocks.1.attn": 24},
+        "V": {"blocks.0.attn": 24, "blocks.1.attn": 24},
+        "FFN": {"blocks.0.ffn": 96, "blocks.1.ffn": 96},
+    }
+    smaller = structure.resized({"blocks.1.attn.heads": 3, "blocks.1.attn.key": 2})
+    assert channels(smaller)["Q, K"] == {"blocks.0.attn": 24, "blocks.1.attn": 6}
+    assert channels(smaller)["V"] == {"blocks.0.attn": 24, "blocks.1.attn": 18}
+    assert embeddings(replace(structure))["blocks.1.attn"] == "embedding"
+
+
+def test_the_search_beside_it_is_of_the_same_images_and_has_latencies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert newest_search("0") is None
+    for name, with_latency in (("first", True), ("second", False)):
+        space = make_run(Path("runs") / name)
+        add_search(Path("runs") / name, space, with_latency=with_latency)
+    assert newest_search("another") is None
+    found = newest_search("0")
+    assert found is not None and found[0] == Path("runs/first/search")
+    assert points_of(found[1]) == points_of(json.loads(Path("runs/first/search/result.json").read_text()))

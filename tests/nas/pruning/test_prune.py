@@ -1,0 +1,176 @@
+"""The command, from a timm name to files, on a few small images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from latency_lut.backend import Backend
+from nas.checkpoint import load_tensors, save_tensors
+from nas.data import DataConfig, load_data
+from nas.prune import main
+from nas.pruning import job, rounds
+from nas.pruning.costs import Costs
+from nas.pruning.families import prepare
+from nas.pruning.job import Renormalized
+from nas.pruning.recipe import load, read, timm_recipe
+from nas.pruning.rounds import Method, Pruner, Target
+from nas.training import accuracy
+from search_spaces import SPACES, UserError
+from tests.nas.tiny import json_lines, make_images, run_killed, tiny_space
+
+TRAINING = ("--batch-size", "8", "--amp", "off", "--samples", "2", "--dense-epochs", "1", "--finetune-epochs", "2")
+ARGS = ("--model", "test_vit", "--image-size", "32", "--data", "images", *TRAINING)
+PRUNED = Path("runs/test_vit-images/prune/test_vit-macs-0.5-taylor-isomorphic")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_images(Path("images"))
+        main([*ARGS, "--formats", "onnx"])
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(job, "export_onnx", lambda *_: {})  # takes seconds, and `finished` has done it
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def result(folder: Path = PRUNED) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found
+
+
+@pytest.mark.usefixtures("folder")
+def test_it_prunes_tunes_measures_exports_and_reports() -> None:
+    found = result()
+    dense, pruned = (found["networks"][name] for name in ("dense", "pruned"))
+    assert 0.49 <= pruned["macs"] / dense["macs"] <= 0.5
+    assert pruned["mes"] == pytest.approx(100 / pruned["latency_ms"] * (pruned["num_params"] / 3e6) ** -0.5)
+    assert found["export"]["onnx"]["same_class"] == 1.0 and (PRUNED / "export/model.onnx").exists()
+    assert len(json_lines(PRUNED / "metrics.jsonl")) == 2
+    page = (PRUNED / "report.html").read_text()
+    assert "blocks.0.ffn" in page and "No search on these images" in page and "DeiT-T" in page
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_figures_are_those_of_the_network_in_the_folder() -> None:
+    model, recipe, found = load(PRUNED), read(PRUNED), result()
+    assert sum(p.numel() for p in model.parameters()) == found["networks"]["pruned"]["num_params"]
+    structure = prepare(model)
+    costs = Costs(model, structure, torch.zeros(1, 3, 32, 32))
+    assert costs.macs(structure.sizes) == found["networks"]["pruned"]["macs"]
+    data, cpu = load_data(DataConfig("images")), torch.device("cpu")
+    for split, images in (("search", data.search), ("test", data.test)):
+        right = accuracy(Renormalized(model, recipe).eval(), images, 32, cpu)
+        assert right == found["accuracy"]["finetuned"][split]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_pruned_network_is_pruned_again_on_the_images_of_its_run() -> None:
+    main(["--model", str(PRUNED), "--target", "params=0.8", "--name", "again", *TRAINING, "--formats", "onnx"])
+    again = Path("runs/test_vit-images/prune/again")
+    ratio = result(again)["networks"]["pruned"]["num_params"] / result()["networks"]["pruned"]["num_params"]
+    assert 0.78 <= ratio <= 0.8
+    first, second = read(PRUNED), read(again)
+    assert second.model == "test_vit" and second.classes == ("blue", "green", "red")
+    assert all(set(second.kept[name]) <= set(first.kept[name]) for name in first.kept)
+    load(again)
+
+
+def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
+    whole = load_tensors(PRUNED / "model.safetensors")[0]
+    shutil.rmtree("runs")
+    arguments = (*ARGS, "--checkpoint-seconds", "0", "--formats", "onnx")
+    run_killed(folder, "nas.prune", *arguments, kill_at="nas.training:Trainer._one:4")  # of the dense network
+    run_killed(folder, "nas.prune", "--resume", kill_at="nas.training:Trainer._one:8")  # while fine-tuning
+    assert (PRUNED / "rounds/1/pruned.json").exists() and not (PRUNED / "result.json").exists()
+    main(["--resume"])
+    resumed = load_tensors(PRUNED / "model.safetensors")[0]
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_begun_or_finished_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="exists; go on with it by --resume, or make another with --name"):
+        main([*ARGS])
+    main(["--resume"])
+    assert "is finished: nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model", "test_vitt"), "--model test_vitt is neither a folder here nor a network of timm .*; the nearest"),
+        (("--model", "resnet18"), "resnet18: cannot prune this ResNet; known are timm's ViT"),
+        (("--model", str(PRUNED), "--checkpoint", "w"), "--checkpoint is for timm's networks"),
+        (("--model", "images"), "--model images has no model.safetensors"),
+        (("--model", "images/blue/0.png"), "does not say which network it is of; give --model NAME --checkpoint"),
+        (("--model", "test_vit", "--checkpoint", "w.pth"), "--checkpoint w.pth is no file"),
+        (("--target", "flops=0.5"), "--target is 'flops=0.5'; give params, macs or latency and a share"),
+        (("--target", "macs=1.5"), "--target is 'macs=1.5'"),
+        (
+            ("--model", str(PRUNED), "--data", "digits", "--split-seed", "1"),
+            "the network knows the classes blue, green",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(flags: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main([*TRAINING, *flags])
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_target_that_cannot_be_reached_names_one_that_can() -> None:
+    with pytest.raises(UserError, match=r"--target macs=0.001 is below .*: macs=0.0[0-9]+; give more than that"):
+        main([*ARGS, "--target", "macs=0.001"])
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_exported_winner_is_pruned_in_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    space = tiny_space()
+    info = {"arch": space.to_json(space.largest), "classes": ["blue", "green", "red"], "image_size": 16}
+    info |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    weights = space.build(space.largest).state_dict()
+    save_tensors(Path("winner/model.safetensors"), weights, {name: json.dumps(value) for name, value in info.items()})
+    flags = ("--data", "images", "--round-to", "4", "--iterative", "2", "--round-epochs", "1", "--run", "w")
+    main(["--model", "winner", *flags, "--name", "n", *TRAINING, "--criterion", "magnitude", "--formats", "onnx"])
+    found = result(Path("runs/w/prune/n"))
+    assert 0.49 <= found["networks"]["pruned"]["macs"] / found["networks"]["dense"]["macs"] <= 0.5
+    assert len(found["rounds"]) == 2 and read(Path("runs/w/prune/n")).arch == info["arch"]
+    assert (Path("runs/w/prune/n/rounds/1/checkpoint.safetensors")).exists()
+
+
+def test_a_latency_is_reached_by_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that counts parameters: they do not fall as MACs do."""
+
+    def measure(models: dict[str, nn.Module], *_: Any) -> Any:
+        times = {name: 1e-6 * sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+        return SimpleNamespace(timings={name: SimpleNamespace(min_ms=ms) for name, ms in times.items()})
+
+    monkeypatch.setattr(rounds, "measure", measure)
+    monkeypatch.setattr("nas.pruning.latency.measure", measure)
+    for normalize in ("none", "latency"):
+        model, structure = timm_recipe("test_vit", 32, ("a", "b"), ours=True).build()
+        whole = sum(p.numel() for p in model.parameters())
+        method = Method(Target.parse("latency=0.6"), "random", "global", normalize, 8, 0)
+        backend: Backend = SimpleNamespace()  # type: ignore[assignment]
+        pruner = Pruner(model, structure, method, 32, backend, 2)
+        pruner.round(1, 1, ())
+        assert 0.57 <= sum(p.numel() for p in pruner.model.parameters()) / whole <= 0.6
+        assert 2 <= len(pruner.facts()["latency_trials"]) <= pruner.facts()["max_trials"]
