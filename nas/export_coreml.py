@@ -48,9 +48,10 @@ def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, 
         import coremltools as ct
 
         size = (1, 3, info.image_size, info.image_size)
-        program = torch.export.export(Classifier(model, info).eval(), (torch.zeros(size),))
+        program = torch.export.export(Classifier(model, info).eval(), (torch.zeros(size),)).run_decompositions({})
+        _remove_aliases(program.graph)
         package = ct.convert(
-            program.run_decompositions({}),
+            program,
             convert_to="mlprogram",
             inputs=[ct.ImageType(name="image", shape=size, scale=1 / 255, color_layout=ct.colorlayout.RGB)],
             classifier_config=ct.ClassifierConfig(list(info.classes)),
@@ -67,6 +68,14 @@ def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, 
         package.output_description["classLabel_probs"] = "the probability of each class"
         package.save(str(path))
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # a trace of torch.export, no part of it
+
+
+def _remove_aliases(graph: torch.fx.Graph) -> None:
+    """Views of whole tensors, which a roll by nothing leaves behind and coremltools does not know."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def check_coreml(path: Path, model: nn.Module, info: RunInfo) -> tuple[Parity, dict[str, Any]]:

@@ -122,6 +122,14 @@ def _expand_dims(a: Values) -> Tensor:
     return x
 
 
+def _gather(a: Values) -> Tensor:
+    """Indices of any shape take the place of the axis; negative ones count from its end."""
+    x, axis, indices = a["x"], a["axis"] % a["x"].ndim, torch.as_tensor(a["indices"]).long()
+    assert not a.get("batch_dims"), a["batch_dims"]
+    found = x.index_select(axis, (indices % x.shape[axis]).flatten())
+    return found.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+
+
 OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "add": lambda a: a["x"] + a["y"],
     "avg_pool": _avg_pool,
@@ -130,6 +138,7 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "concat": lambda a: torch.cat(a["values"], dim=a["axis"]),
     "conv": _conv,
     "expand_dims": _expand_dims,
+    "gather": _gather,
     "gelu": _gelu,
     "layer_norm": _layer_norm,
     "linear": lambda a: F.linear(a["x"], a["weight"], a.get("bias")),

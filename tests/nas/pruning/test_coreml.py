@@ -17,12 +17,15 @@ from nas.pruning.slicing import prune
 from nas.runs import RunInfo
 from tests.contracts.pruning import split
 
+SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (2, 2), "num_heads": (2, 4), "embed_dim": 16}
+
 
 @pytest.mark.parametrize(
     ("name", "size", "options"),
     [
         ("deit_tiny_distilled_patch16_224", 32, {"img_size": 32, "depth": 1}),
         pytest.param("mobilevit_xxs", 32, {}, marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", 32, SWIN, marks=pytest.mark.slow),
         pytest.param("efficientvit_m0", 64, {"depth": (1, 1, 1)}, marks=pytest.mark.slow),
         pytest.param("mobileone_s0", 32, {}, marks=pytest.mark.slow),
     ],
