@@ -180,12 +180,16 @@ class _Job:
         return min(self.config.images or most, len(self.data.train))
 
     def _batches(self, recipe: Recipe, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training images without augmentation, eight batches or more; as the network takes them."""
+        """Training images without augmentation, eight batches or more; as the network takes them.
+
+        Small batches: near the end of a training the gradients of images cancel out within one, and with them what
+        tells units apart (`scripts/bench_pruning.py --calibration-batch 32` beside 8).
+        """
         if count == 0:
             return
         images = self.data.train.spread(count)
         scale, shift = (tensor.to(self.device) for tensor in renormalization(recipe.mean, recipe.std))
-        for batch, labels in eval_batches(images, recipe.image_size, max(1, min(32, count // 8)), self.config.loaders):
+        for batch, labels in eval_batches(images, recipe.image_size, max(1, min(8, count // 8)), self.config.loaders):
             if bool((read := labels >= 0).any()):  # without corrupt ones
                 yield normalize(batch[read], self.device) * scale + shift, labels[read].to(self.device)
 
