@@ -145,7 +145,7 @@ def read_search(folder: Path) -> Search:
             tables=result["tables"],
             points=tuple(points),
             evaluations=evaluations,
-            minutes_at=np.array(seconds) / 60 if len(seconds) == len(points) else None,
+            minutes_at=np.maximum.accumulate(seconds) / 60 if len(seconds) == len(points) else None,
             minutes=result["minutes"],
         )
         _check_numbers(search)

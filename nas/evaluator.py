@@ -71,7 +71,7 @@ class Evaluator:
         return [count / max(self.num_images, 1) for count in correct]
 
     def _frontier(self, trunk: Sequence[BlockSpec], archs: Sequence[Sequence[BlockSpec]]) -> _Frontier:
-        starts = [_first_difference(trunk, blocks) for blocks in archs]
+        starts = [first_difference(trunk, blocks) for blocks in archs]
         trunk = trunk[: max(starts)]
         suffixes = [blocks[start:] for blocks, start in zip(archs, starts, strict=True)]
         self._keep({*trunk, *(block for suffix in suffixes for block in suffix)})
@@ -124,6 +124,6 @@ def _with_own_buffers(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
 
 
-def _first_difference(a: Sequence[BlockSpec], b: Sequence[BlockSpec]) -> int:
+def first_difference(a: Sequence[BlockSpec], b: Sequence[BlockSpec]) -> int:
     """Length of the common prefix, at most that of `b`."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -16,7 +16,8 @@ from nas.costs import Costs
 from search_spaces import Arch, SearchSpace
 
 Evaluate = Callable[[Sequence[Arch]], list[float]]
-BATCH = {"nsga2": 50, "tpe": 1, "gp": 1, "random": 50}  # archs drawn before any is evaluated: NSGA-II's generation
+BATCH = {"nsga2": 50, "random": 50}  # archs drawn before any is evaluated: NSGA-II's generation
+SEQUENTIAL = ("tpe", "gp")  # each arch depends on all before it
 STARTUP = {"nsga2": 50, "tpe": 10, "gp": 10}  # random archs that it begins with
 PATIENCE = 10  # batches without a new arch, before random ones are put in
 TRIES = 200  # of drawing a new arch, before the space counts as exhausted
@@ -31,21 +32,26 @@ def random_search(costs: Costs, evaluate: Evaluate, budget: int, seed: int) -> N
         known |= set(new)
 
 
-def sampler_search(name: str, costs: Costs, evaluate: Evaluate, budget: int, seed: int) -> None:
+def sampler_search(name: str, costs: Costs, evaluate: Evaluate, budget: int, seed: int, at_once: int = 1) -> None:
     """Optuna's sampler, from random archs on, for the most accuracy and MES within the limits.
 
     Its study is in memory: thousands of trials are told there that need no evaluation. Repeats are told the accuracy
     that is known. Archs outside the limits are told by how much (as constraints: logarithms, at most 0 within), and the
     accuracy of the nearest that is known, which the Gaussian process alone looks at. MES is told by its logarithm, as
     its distances count: in NSGA-II's crowding, in hypervolumes and for the Gaussian process.
+
+    Args:
+        at_once: archs that TPE and the Gaussian process are asked for before they are told of any; they then keep away
+            from those that they have already named (Optuna's constant liar and its like).
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, rng = costs.space, random.Random(seed)
-    study = optuna.create_study(directions=["maximize", "maximize"], sampler=_sampler(name, seed))
+    study = optuna.create_study(directions=["maximize", "maximize"], sampler=_sampler(name, seed, at_once))
     distributions = {c.name: _distribution(name, len(c.options)) for c in space.choices}
     known: dict[Arch, float] = {}
+    batch = at_once if name in SEQUENTIAL else BATCH[name]
 
     def enqueue(count: int) -> bool:
         archs = draw(costs, rng, count, known)
@@ -56,7 +62,7 @@ def sampler_search(name: str, costs: Costs, evaluate: Evaluate, budget: int, see
     enqueue(STARTUP[name])
     barren = 0
     while True:
-        trials = [study.ask(distributions) for _ in range(BATCH[name])]
+        trials = [study.ask(distributions) for _ in range(batch)]
         archs = [_arch(space, [trial.params[choice] for choice in distributions]) for trial in trials]
         positions = space.encode(archs)
         within = costs.within(positions)
@@ -68,7 +74,7 @@ def sampler_search(name: str, costs: Costs, evaluate: Evaluate, budget: int, see
         barren = 0 if new else barren + 1
         if barren == PATIENCE:
             barren = 0
-            if not enqueue(BATCH[name]):
+            if not enqueue(batch):
                 return
         _tell(study, trials, positions, costs, known)
 
@@ -97,7 +103,7 @@ def _distribution(name: str, count: int) -> Any:
     return IntDistribution(0, count - 1) if name == "gp" else CategoricalDistribution(tuple(range(count)))
 
 
-def _sampler(name: str, seed: int) -> Any:
+def _sampler(name: str, seed: int, at_once: int) -> Any:
     from optuna import samplers
 
     with warnings.catch_warnings():
@@ -106,7 +112,7 @@ def _sampler(name: str, seed: int) -> Any:
             return samplers.NSGAIISampler(population_size=BATCH[name], seed=seed)
         if name == "tpe":
             return samplers.TPESampler(
-                n_startup_trials=STARTUP[name], multivariate=True, constant_liar=False, seed=seed
+                n_startup_trials=STARTUP[name], multivariate=True, constant_liar=at_once > 1, seed=seed
             )
         return samplers.GPSampler(n_startup_trials=STARTUP[name], seed=seed)
 

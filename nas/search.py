@@ -9,10 +9,10 @@ there is none).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -22,6 +22,7 @@ from nas import runs
 from nas.costs import Costs, check_limits
 from nas.goals import LIMITS, Goals
 from nas.objective import LATENCY, Objective
+from nas.samplers import SEQUENTIAL
 from nas.search_result import Json, as_text, found
 from nas.slimming import Step, slim
 from nas.storage import check_address, check_storage, sqlite_url
@@ -29,16 +30,14 @@ from nas.strategies import BUDGET, check_budget, explore
 from nas.study import Study
 from nas.tables import load_tables, newest, record
 from nas.winners import name_winners, pick_winners
+from nas.workers import Done, EvaluatorConfig, Here, RayConfig, Workers, evaluators, split
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, sha256, write_json
 
-if TYPE_CHECKING:
-    from nas.evaluator import Evaluator
-
 
 @dataclass(frozen=True)
-class Config(Goals):
+class Config(RayConfig, Goals):
     strategy: Literal["slimming", "random", "nsga2", "tpe", "gp", "predictor"] = flag("slimming", "how to search")
     budget: int | None = flag(
         None,
@@ -69,7 +68,7 @@ class Config(Goals):
     resume: bool = flag(False, "go on with the search named, or the newest of the run")
 
 
-FREE = ("device", "loaders", "run", "name", "resume")
+FREE = ("device", "loaders", "workers", "ray_address", "run", "name", "resume")
 # A search is a function of its settings and asks its study first, so these may change.
 AMENDABLE = (*LIMITS.values(), "min_accuracy", "winners", "budget")
 
@@ -97,17 +96,18 @@ def search(config: Config) -> Path:
         return folder
     if config.storage:
         check_storage(config.storage, None if config.resume else _study_name(folder))
-    evaluator = _evaluator(config, run_folder)
-    images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
-    if not config.resume:
-        runs.check_new(folder, "--name")  # once more: reading images takes a while
-        runs.begin(folder, config, **facts)  # before there is a study: a kill between the two leaves what can go on
-    url = config.storage or sqlite_url(folder / "study.db")
-    terms = costs.objective.to_json()["terms"]
-    study = Study(url, _study_name(folder), space, costs.one, {**facts, **images, "objective": terms})
-    steps = _slim(config, space, costs, evaluator, study) if config.strategy == "slimming" else []
-    if not steps:
-        _explore(config, costs, evaluator, study, start)
+    of = (config.num_images, config.calibration_images, config.batch_size, config.device, config.loaders)
+    with evaluators(config, EvaluatorConfig(run_folder, *of)) as evaluator:
+        images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
+        if not config.resume:
+            runs.check_new(folder, "--name")  # once more: reading images takes a while
+            runs.begin(folder, config, **facts)  # before there is a study: a kill between the two leaves what can go on
+        url = config.storage or sqlite_url(folder / "study.db")
+        terms = costs.objective.to_json()["terms"]
+        study = Study(url, _study_name(folder), space, costs.one, {**facts, **images, "objective": terms})
+        steps = _slim(config, space, costs, evaluator, study) if config.strategy == "slimming" else []
+        if not steps:
+            _explore(config, costs, evaluator, study, start)
     result = _result(config, folder, costs) | {"tables": tables, **found(study.evaluations, steps, costs)}
     _pick(config, folder, costs.objective, result | {**images, "minutes": study.seconds / 60})
     return folder
@@ -145,41 +145,30 @@ def _pick(config: Config, folder: Path, objective: Objective, result: Json) -> N
         print(f"no longer winners, what was trained of them stays: {', '.join(w['name'] for w in others)}")
 
 
-def _evaluator(config: Config, run_folder: Path) -> Evaluator:
-    from nas.evaluator import Evaluator
-    from nas.inherit import calibration_batches, calibration_count
-    from nas.train_supernet import load_supernet
-    from nas.training import pick_device
-
-    data = runs.load_run_data(run_folder)
-    supernet = load_supernet(run_folder, pick_device(config.device))
-    size, loaders = supernet.space.image_size, config.loaders
-    count = calibration_count(supernet, config.calibration_images)
-    calibration = calibration_batches(data.train, size, count, supernet.device, loaders)
-    images = data.search.spread(config.num_images or len(data.search))
-    return Evaluator(supernet, images, size, config.batch_size, loaders, calibration)
-
-
 def _study_name(folder: Path) -> str:
     return f"{folder.parent.resolve().name}/{folder.name}"
 
 
 def _is_finished(folder: Path, config: Config, facts: Json) -> bool:
     """Whether winners have been picked with these settings. UserError if one that may not change differs."""
-    runs.reopen(folder, config, FREE, AMENDABLE, **facts)
+    free = tuple(name for name in FREE if name != "workers" or config.strategy not in SEQUENTIAL)
+    runs.reopen(folder, config, free, AMENDABLE, **facts)
     path = folder / "result.json"
     settings = read_json(path).get("settings") if path.exists() else None  # none: winners are not picked yet
     return settings == {n: list(v) if isinstance(v := getattr(config, n), tuple) else v for n in AMENDABLE}
 
 
-def _slim(config: Config, space: SearchSpace, costs: Costs, evaluator: Evaluator, study: Study) -> list[Step]:
+def _slim(config: Config, space: SearchSpace, costs: Costs, evaluator: Here | Workers, study: Study) -> list[Step]:
     steps: list[Step] = []
 
     def mes(archs: Sequence[Arch]) -> Sequence[float]:
         return costs.batch(archs)["mes"].tolist()
 
     def accuracies(base: Arch, archs: Sequence[Arch]) -> list[float]:
-        return study.accuracies(base, archs, evaluator.accuracies, len(steps))
+        def evaluate(new: Sequence[Arch]) -> Iterator[Done]:
+            return evaluator.evaluate([(base, group) for group in split(space, base, new, evaluator.count)])
+
+        return study.accuracies(archs, evaluate, len(steps))
 
     longest = sum(len(c.options) - 1 for c in space.choices)
     with tqdm(total=longest, desc=f"slimming {space.name}", unit="step") as bar:
@@ -195,24 +184,32 @@ def _slim(config: Config, space: SearchSpace, costs: Costs, evaluator: Evaluator
     return steps
 
 
-def _explore(config: Config, costs: Costs, evaluator: Evaluator, study: Study, start: Sequence[Arch]) -> None:
+def _explore(config: Config, costs: Costs, evaluator: Here | Workers, study: Study, start: Sequence[Arch]) -> None:
     budget, batches = config.budget or BUDGET, 0
     with tqdm(total=budget, desc=f"{config.strategy} search of {costs.space.name}", unit="arch") as bar:
 
+        def each(archs: Sequence[Arch]) -> Iterator[Done]:
+            for done in evaluator.evaluate([(arch, (arch,)) for arch in archs]):
+                yield done
+                bar.update()
+
         def evaluate(archs: Sequence[Arch]) -> list[float]:
             nonlocal batches
-            accuracies = []
-            for arch in archs:  # one by one: what is finished when the process is killed is kept
-                accuracies += study.accuracies(arch, [arch], evaluator.accuracies, batches)
-                bar.update()
+            accuracies = study.accuracies(archs, each, batches)
+            bar.update(len(study.evaluations) - bar.n)  # those that were known
             batches += 1
             return accuracies
 
-        explore(config.strategy, costs, evaluate, budget, config.seed, start)
+        explore(config.strategy, costs, evaluate, budget, config.seed, start, _at_once(config))
         if not bar.n:
             raise UserError(f"no network within the limits was found; relax {', '.join(costs.objective.limits)}")
         if bar.n < budget:
             print(f"the space has no more than {bar.n} archs within the limits, or they are hard to find")
+
+
+def _at_once(config: Config) -> int:
+    """Archs that the strategy asks for before it is told of any, where that changes what it finds: else 1."""
+    return max(1, config.workers) if config.strategy in SEQUENTIAL else 1
 
 
 def _start(config: Config, run_folder: Path, space: SearchSpace) -> list[Arch]:
@@ -237,6 +234,7 @@ def _result(config: Config, folder: Path, costs: Costs) -> Json:
         "strategy": config.strategy,
         "seed": config.seed,
         "seed_search": config.seed_search,
+        "asynchronous": _at_once(config) if _at_once(config) > 1 else None,
         "budget": config.budget or (None if config.strategy == "slimming" else BUDGET),
         "objective": costs.objective.to_json(),
         "min_accuracy": config.min_accuracy,

@@ -14,20 +14,27 @@ BEGIN_WITH = {**STARTUP, "predictor": INITIAL}  # archs that are not chosen by w
 
 
 def explore(
-    strategy: str, costs: Costs, evaluate: Evaluate, budget: int, seed: int, start: Sequence[Arch] = ()
+    strategy: str,
+    costs: Costs,
+    evaluate: Evaluate,
+    budget: int,
+    seed: int,
+    start: Sequence[Arch] = (),
+    at_once: int = 1,
 ) -> None:
     """Any strategy but slimming: what `evaluate` is asked for, all within the limits, is what it finds.
 
     Args:
         budget: archs to evaluate; it ends earlier where it finds no more.
         start: archs to begin with, for `predictor`.
+        at_once: archs that a strategy of `SEQUENTIAL` asks for before it is told of any; others ask for many anyway.
     """
     if strategy == "random":
         random_search(costs, evaluate, budget, seed)
     elif strategy == "predictor":
         predictor_search(costs, evaluate, budget, seed, start)
     else:
-        sampler_search(strategy, costs, evaluate, budget, seed)
+        sampler_search(strategy, costs, evaluate, budget, seed, at_once)
 
 
 def check_budget(strategy: str, budget: int | None) -> None:

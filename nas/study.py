@@ -8,14 +8,15 @@ keeps its own state in memory, and going on is running it again with the study a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nas.storage import open_storage, readable
 from search_spaces import Arch, SearchSpace, UserError
 
-Evaluate = Callable[[Arch, Sequence[Arch]], list[float]]  # `Evaluator.accuracies`, or whatever gives the same figures
+# Accuracies of archs, in groups as they are known, in any order.
+Evaluate = Callable[[Sequence[Arch]], Iterator[tuple[Sequence[Arch], Sequence[float]]]]
 
 FACTS = "facts"
 
@@ -25,7 +26,7 @@ class Evaluation:
     """
     Args:
         accuracy: a fraction.
-        seconds: its share of the time of the call that evaluated it.
+        seconds: its share of the time since others were known before it.
         seconds_since_start: of the search, pauses between its resumptions left out.
     """
 
@@ -69,20 +70,21 @@ class Study:
         self._asked: set[Arch] = set()
         self._start = time.monotonic() - max((e.seconds_since_start for e in found), default=0.0)
 
-    def accuracies(self, base: Arch, archs: Sequence[Arch], evaluate: Evaluate, step: int) -> list[float]:
-        """Accuracy of each arch; `evaluate(base, archs)` is asked, all at once, for those not in the study.
+    def accuracies(self, archs: Sequence[Arch], evaluate: Evaluate, step: int) -> list[float]:
+        """Accuracy of each arch; `evaluate` is asked for those not in the study, which records each as it comes.
 
         Args:
             step: of the search, recorded with the trials.
         """
         if new := [arch for arch in dict.fromkeys(archs) if arch not in self.known]:
-            start = time.monotonic()
-            found = evaluate(base, new)
-            seconds = (time.monotonic() - start) / len(new)
-            for arch, accuracy in zip(new, found, strict=True):
-                evaluation = Evaluation(arch, accuracy, seconds, self.seconds)
-                self._record(evaluation, step)
-                self.known[arch] = evaluation
+            start = self.seconds
+            for group, found in evaluate(new):
+                now = self.seconds
+                for arch, accuracy in zip(group, found, strict=True):
+                    evaluation = Evaluation(arch, accuracy, (now - start) / len(group), now)
+                    self._record(evaluation, step)
+                    self.known[arch] = evaluation
+                start = self.seconds
         for arch in archs:
             if arch not in self._asked:
                 self._asked.add(arch)

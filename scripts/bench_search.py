@@ -2,6 +2,7 @@
 
     python scripts/bench_search.py                       # one step on the digits, and archs costed a second
     python scripts/bench_search.py --run cifar10 --num-images 500      # the strategies on a trained supernet
+    python scripts/bench_search.py --run cifar10 --workers 2           # evaluations a second, against one process
 
 The first compares a step of slimming with the shared prefix and every action evaluated alone; times are ratios of
 interleaved runs, the accuracies of both must be the same numbers. Weights are fresh: time does not depend on them, and
@@ -11,6 +12,9 @@ The second runs each strategy from several seeds. An arch is evaluated once for 
 `bench-search/` of the run, so an interrupted benchmark goes on by the same command. Hypervolume is of accuracy above
 guessing and of the logarithm of MES above that of the largest network. Overhead is all that a search computes beside
 forward passes, with what recording an evaluation takes; both are CPU seconds.
+
+The third evaluates the same archs in one process and in Ray's workers, each with one thread, by turns: the frontier of
+the largest network, as slimming does, and random archs one by one, as the other strategies do.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +36,22 @@ from nas.costs import Costs
 from nas.data import DataConfig, load_data
 from nas.evaluator import Evaluator
 from nas.hypervolume import hypervolume_history
-from nas.inherit import calibration_batches, default_calibration
 from nas.objective import LATENCY, PUBLISHED, Objective
 from nas.slimming import slim
 from nas.strategies import explore
 from nas.study import Study
-from nas.train_supernet import load_supernet
-from search_spaces import Arch, CostTable, get_space
+from nas.workers import (
+    Done,
+    EvaluatorConfig,
+    Here,
+    Job,
+    RayConfig,
+    Workers,
+    cluster,
+    make_evaluator,
+    split,
+)
+from search_spaces import Arch, CostTable, UserError, get_space
 from search_spaces.command import align, flag, parse, run
 from search_spaces.files import sha256, write_json
 from supernet import Supernet
@@ -49,7 +63,7 @@ MAX_OVERHEAD = 0.05
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(RayConfig):
     space: str = flag("efficientformerv2-nano", "search space")
     pairs: int = flag(3, "interleaved pairs of each step", minimum=1)
     num_archs: int = flag(2, "random networks to take a step from, beside the largest", minimum=0)
@@ -145,16 +159,16 @@ class Bench:
     def accuracies(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
         clock, before = self.clock, time.process_time()
         evaluating = clock.evaluating
-        found = self.study.accuracies(base, archs, self._evaluate, 0)
+        found = self.study.accuracies(archs, lambda new: self._evaluate(base, new), 0)
         clock.recording += time.process_time() - before - (clock.evaluating - evaluating)
         return found
 
-    def _evaluate(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
+    def _evaluate(self, base: Arch, archs: Sequence[Arch]) -> Iterator[Done]:
         before = time.process_time()
         found = self.evaluator.accuracies(base, archs)
         self.clock.evaluating += time.process_time() - before
         self.clock.archs += len(archs)
-        return found
+        yield archs, found
 
     def trial(self, strategy: str, budget: int, seed: int) -> Trial:
         asked: dict[Arch, float] = {}
@@ -215,18 +229,52 @@ def _bench(config: Config) -> Bench:
     space = runs.load_run_info(run_folder).search_space()
     table = find_table(config.table)
     costs = Costs(space, {LATENCY: LatencyTable.load(table)}, PUBLISHED)
-    data = runs.load_run_data(run_folder)
-    supernet = load_supernet(run_folder, torch.device("cpu"))
-    count = default_calibration(supernet)
-    calibration = calibration_batches(data.train, space.image_size, count, supernet.device)
-    images = data.search.spread(config.num_images)
-    evaluator = Evaluator(supernet, images, space.image_size, calibration=calibration)
+    evaluator = make_evaluator(EvaluatorConfig(run_folder, config.num_images, device="cpu"))
     folder = run_folder / "bench-search"
     folder.mkdir(exist_ok=True)
     digests = [sha256(path) for path in (table, run_folder / "supernet/supernet.safetensors")]
     facts = {"table_sha256": digests[0], "supernet_sha256": digests[1], "num_images": config.num_images}
     study = Study(f"sqlite:///{folder}/study.db", f"{config.num_images} images", space, costs.one, facts)
     return Bench(costs, study, evaluator)
+
+
+# ---- workers
+
+
+def bench_workers(config: Config) -> None:
+    assert config.run is not None
+    run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet")
+    space, rng = runs.load_run_info(run_folder).search_space(), random.Random(0)
+    make = partial(make_evaluator, EvaluatorConfig(run_folder, config.num_images, device="cpu"))
+    torch.set_num_threads(1)
+    here, frontier = Here(make), [action.arch for action in space.slim(space.largest)]
+    drawn = [space.sample(rng) for _ in range(len(frontier))]
+
+    def jobs(kind: str, count: int) -> list[Job]:
+        if kind == "random":
+            return [(arch, (arch,)) for arch in drawn]
+        return [(space.largest, group) for group in split(space, space.largest, frontier, count)]
+
+    with cluster(config, "cpu") as resources:
+        workers = Workers(make, config.workers, resources)
+        print(f"{space.name}, {here.num_images} images, evaluations a second, {config.workers} workers and one process")
+        for kind in ("frontier", "random"):
+            pairs = []
+            for _ in range(config.pairs):
+                (many, found), (one, alone) = (_rate(each, jobs(kind, each.count)) for each in (workers, here))
+                assert found == alone, "a worker has other figures"
+                pairs.append((many, one, many / one))
+            many, one, ratio = (statistics.median(column) for column in zip(*pairs, strict=True))
+            print(f"{kind:10} {many:8.2f} / {one:8.2f} = {ratio:.3f} (medians)", flush=True)
+
+
+def _rate(evaluator: Here | Workers, jobs: Sequence[Job]) -> tuple[float, dict[Arch, float]]:
+    """Evaluations a second, and the accuracies."""
+    start = time.perf_counter()
+    found: dict[Arch, float] = {}
+    for archs, accuracies in evaluator.evaluate(jobs):
+        found |= zip(archs, accuracies, strict=True)
+    return len(found) / (time.perf_counter() - start), found
 
 
 def _print_bars(volumes: dict[str, dict[int, list[float]]], budget: int) -> None:
@@ -244,7 +292,11 @@ def _print_bars(volumes: dict[str, dict[int, list[float]]], budget: int) -> None
 
 def main() -> None:
     config = parse(Config, None, "python scripts/bench_search.py", __doc__ or "")
-    if config.run is None:
+    if config.workers and config.run is None:
+        raise UserError("--workers needs --run, the run of a supernet that they load")
+    if config.workers:
+        bench_workers(config)
+    elif config.run is None:
         bench(config)
     else:
         bench_strategies(config)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from nas.recipe import FREE_ON_RESUME, TrainConfig
 from nas.retrain import make_trainer
 from nas.tables import load_tables, newest
 from nas.training import accuracy
+from nas.workers import RayConfig, cluster
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
 from search_spaces.files import read_json, write_json
@@ -39,7 +39,7 @@ POOL = 8192  # random archs that the networks are picked from
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig, DataConfig):
+class Config(RayConfig, TrainConfig, DataConfig):
     space: str = flag("efficientformerv2-nano", "search space; `python -m search_spaces` lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
     study: str | None = flag(None, "folder, or name under runs/studies/ (default: made of space and data)")
@@ -51,10 +51,9 @@ class Config(TrainConfig, DataConfig):
     arms: tuple[str, ...] = flag((), "supernets to train here and compare, as loss/sampling/norm")
     supernet_epochs: int | None = flag(None, "epochs of these supernets (default: those of the networks)", minimum=1)
     calibration_images: int = flag(2048, "training images that norms are recalibrated on", minimum=2)
-    workers: int = flag(0, "networks to train at a time, through Ray (0: one, without Ray)", minimum=0)
 
 
-FREE = (*FREE_ON_RESUME, "study", "runs", "arms", "workers")
+FREE = (*FREE_ON_RESUME, "study", "runs", "arms", "workers", "ray_address")
 AMEND = ("seeds", "supernet_epochs", "calibration_images")
 
 
@@ -229,13 +228,9 @@ def _train_through_ray(study: Study, todo: list[tuple[int, int]]) -> Iterator[tu
     """Each training is a task with one CPU and its share of the GPUs."""
     import ray
 
-    count, bare = study.config.workers, replace(study)  # without the images: every process opens them itself
-    root = str(Path(__file__).parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))  # for its processes
-    ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        num_gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / count)
-        task = ray.remote(_train_task).options(num_cpus=1, num_gpus=num_gpus, max_retries=0)
+    bare = replace(study)  # without the images: every process opens them itself
+    with cluster(study.config, study.config.device) as resources:
+        task = ray.remote(_train_task).options(max_retries=0, **resources)
         jobs = {task.remote(bare, number, seed, str(Path.cwd())): (number, seed) for number, seed in todo}
         with tqdm(total=len(jobs), desc="networks from scratch", unit="network") as bar:
             while jobs:
@@ -249,8 +244,6 @@ def _train_through_ray(study: Study, todo: list[tuple[int, int]]) -> Iterator[tu
                     raise UserError(message)
                 bar.update()
                 yield job
-    finally:
-        ray.shutdown()
 
 
 _load_data = cache(runs.load_run_data)

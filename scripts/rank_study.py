@@ -172,7 +172,7 @@ def configure(argv: Sequence[str] | None) -> Config:
     folder = study_folder(config)
     if (folder / "config.json").exists():
         begun = runs.begun(folder, Config)
-        return parsed(replace(begun, study=config.study, runs=(), arms=(), workers=0))
+        return parsed(replace(begun, study=config.study, runs=(), arms=(), workers=0, ray_address=None))
     space = get_space(config.space, config.image_size)
     return parsed(with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS))
 

@@ -4,7 +4,9 @@ import itertools
 import json
 import shutil
 import sqlite3
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,7 @@ from nas.search import main
 from nas.search_result import objective_of
 from nas.train_supernet import load_supernet
 from nas.training import accuracy
+from nas.workers import Here, make_evaluator
 from search_spaces import SPACES, Arch, UserError, macs, num_params, peak_activations
 from search_spaces.files import sha256
 from tests.nas.tiny import PUBLISHED, make_images, make_table, run_killed, tiny_space
@@ -455,6 +458,24 @@ def test_a_table_that_does_not_fit() -> None:
         with pytest.raises(UserError, match=message):
             main(["--table", f"{name}.json"])
     assert not list(Path("runs/r").glob("search*"))
+
+
+def test_a_sequential_search_by_several_workers_says_so_and_keeps_to_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here, they are all this process."""
+    monkeypatch.setattr(
+        command, "evaluators", lambda config, evaluator: nullcontext(Here(partial(make_evaluator, evaluator)))
+    )
+    flags = (*SIZE, "--strategy", "tpe", "--budget", "14")
+    main([*flags, "--name", "alone"])
+    main([*flags, "--name", "three", "--workers", "3"])
+    assert result("search-alone")["asynchronous"] is None and result("search-three")["asynchronous"] == 3
+    with pytest.raises(UserError, match=r"cannot resume runs/r/search-three with other settings: workers was 3, now 2"):
+        main(["--resume", "--name", "three", "--workers", "2"])
+    main([*SIZE, "--strategy", "random", "--budget", "14", "--name", "random", "--workers", "3"])
+    assert result("search-random")["asynchronous"] is None
+    main(["--resume", "--name", "random", "--workers", "2"])
 
 
 def test_a_table_changed_since_the_search_began(monkeypatch: pytest.MonkeyPatch) -> None:

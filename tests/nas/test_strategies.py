@@ -12,7 +12,7 @@ import pytest
 from nas.costs import Costs
 from nas.hypervolume import hypervolume_history
 from nas.objective import Objective, Term
-from nas.samplers import PATIENCE, STARTUP, draw
+from nas.samplers import PATIENCE, SEQUENTIAL, STARTUP, draw
 from nas.strategies import BEGIN_WITH, check_budget, explore
 from search_spaces import Arch, SearchSpace, UserError, get_space, num_params
 from tests.nas.tiny import tiny_space
@@ -136,3 +136,26 @@ def test_budgets_that_leave_nothing_to_choose() -> None:
             message = f"--budget {least - 1} is too small for {strategy}, which begins with .* give at least {least}"
             with pytest.raises(UserError, match=message):
                 check_budget(strategy, least - 1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_several_archs_at_once(strategy: str) -> None:
+    """Where each arch depends on those before it, that many are asked for; elsewhere it changes nothing."""
+    batches: list[list[Arch]] = []
+
+    def evaluate(archs: Sequence[Arch]) -> list[float]:
+        batches.append(list(archs))
+        return [additive(arch) for arch in archs]
+
+    budget = BUDGETS[strategy]
+    explore(strategy, costs(), evaluate, budget, 0, at_once=3)
+    found = [arch for batch in batches for arch in batch]
+    assert len(found) == len(set(found)) == budget
+    if strategy in SEQUENTIAL:
+        assert max(map(len, batches)) == 3 and found != found_by(strategy, costs(), budget)
+        again = batches.copy()
+        batches.clear()
+        explore(strategy, costs(), evaluate, budget, 0, at_once=3)
+        assert batches == again
+    else:
+        assert found == found_by(strategy, costs(), budget)

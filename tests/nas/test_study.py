@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -11,6 +11,7 @@ import pytest
 
 from nas.storage import check_address, check_storage, sqlite_url
 from nas.study import Study
+from nas.workers import Done
 from search_spaces import Arch, UserError
 from tests.nas.tiny import tiny_space
 
@@ -27,37 +28,54 @@ def open_study(url: str, facts: dict[str, str | None] = FACTS, name: str = "r/se
     return Study(url, name, SPACE, lambda arch: {"mes": 2.0, "num_params": 7}, facts)
 
 
-def tenth(base: Arch, archs: Sequence[Arch]) -> list[float]:
-    return [0.1 + 0.2] * len(archs)
+def tenth(archs: Sequence[Arch]) -> Iterator[Done]:
+    yield archs, [0.1 + 0.2] * len(archs)
 
 
-def not_asked(base: Arch, archs: Sequence[Arch]) -> list[float]:
+def not_asked(archs: Sequence[Arch]) -> Iterator[Done]:
     return pytest.fail("was known")
 
 
 def test_what_is_known_is_not_evaluated_again(url: str) -> None:
     first, second = SPACE.largest, SPACE.smallest
     study = open_study(url)
-    assert study.accuracies(first, [first, second, first], tenth, 0) == [0.1 + 0.2] * 3
-    assert study.accuracies(first, [second], not_asked, 1) == [0.1 + 0.2]
+    assert study.accuracies([first, second, first], tenth, 0) == [0.1 + 0.2] * 3
+    assert study.accuracies([second], not_asked, 1) == [0.1 + 0.2]
     assert [e.arch for e in study.evaluations] == [first, second]
     again = open_study(url)
     assert again.evaluations == []
-    assert again.accuracies(first, [second, first], not_asked, 0) == [0.1 + 0.2] * 2
+    assert again.accuracies([second, first], not_asked, 0) == [0.1 + 0.2] * 2
     assert again.evaluations == study.evaluations[::-1]
     third = SPACE.slim(first)[0].arch
-    again.accuracies(first, [third], tenth, 1)
+    again.accuracies([third], tenth, 1)
     assert set(open_study(url).known) == {first, second, third}
+
+
+def test_accuracies_are_recorded_as_they_come_and_told_in_the_order_asked_for(url: str) -> None:
+    archs = [SPACE.largest, *(action.arch for action in SPACE.slim(SPACE.largest)[:3])]
+    study = open_study(url)
+
+    def backwards(new: Sequence[Arch]) -> Iterator[Done]:
+        yield new[2:], [0.2, 0.3]
+        yield new[:1], [0.0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.accuracies(archs, backwards, 0)
+    again = open_study(url)
+    assert set(again.known) == {archs[0], *archs[2:]}
+    assert again.accuracies(archs, lambda new: iter([(new, [0.1])]), 0) == [0.0, 0.1, 0.2, 0.3]
+    assert [e.arch for e in again.evaluations] == archs
 
 
 def test_the_clock_goes_on_where_it_was(url: str) -> None:
     study = open_study(url)
 
-    def slow(base: Arch, archs: Sequence[Arch]) -> list[float]:
+    def slow(archs: Sequence[Arch]) -> Iterator[Done]:
         time.sleep(0.2)
-        return [0.5]
+        yield archs, [0.5]
 
-    study.accuracies(SPACE.largest, [SPACE.largest], slow, 0)
+    study.accuracies([SPACE.largest], slow, 0)
     (evaluation,) = study.evaluations
     assert 0.2 <= evaluation.seconds <= evaluation.seconds_since_start <= study.seconds
     again = open_study(url)
@@ -66,7 +84,7 @@ def test_the_clock_goes_on_where_it_was(url: str) -> None:
 
 def test_trials_have_the_arch_all_metrics_and_times(url: str) -> None:
     study = open_study(url)
-    study.accuracies(SPACE.largest, [SPACE.largest], tenth, 3)
+    study.accuracies([SPACE.largest], tenth, 3)
     (trial,) = optuna.load_study(study_name="r/search", storage=url).trials
     assert trial.values == [0.1 + 0.2, 2.0]
     assert tuple(trial.params.values()) == SPACE.largest.values
@@ -111,9 +129,9 @@ def test_a_locked_database(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=message):
         open_study(url)
     with pytest.raises(UserError, match=message):
-        impatient.accuracies(SPACE.largest, [SPACE.largest], tenth, 0)
+        impatient.accuracies([SPACE.largest], tenth, 0)
     other.execute("ROLLBACK")
-    assert study.accuracies(SPACE.largest, [SPACE.largest], tenth, 0) == [0.1 + 0.2]
+    assert study.accuracies([SPACE.largest], tenth, 0) == [0.1 + 0.2]
 
 
 @pytest.mark.parametrize("damage", ["text", "half", "other tables"])
@@ -166,7 +184,7 @@ def test_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
     study = open_study(sqlite_url(folder / "study.db"))
-    study.accuracies(SPACE.largest, [SPACE.largest], tenth, 0)
+    study.accuracies([SPACE.largest], tenth, 0)
     assert (folder / "study.db").exists()
     assert set(open_study(sqlite_url(folder / "study.db")).known) == {SPACE.largest}
 

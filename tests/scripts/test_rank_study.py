@@ -191,7 +191,7 @@ class FakeRay:
         OutOfMemoryError = type("OutOfMemoryError", (Exception,), {})
 
     def __init__(self, gpus: int) -> None:
-        self.resources = {"GPU": gpus} if gpus else {}
+        self.resources = {"CPU": 2, **({"GPU": gpus} if gpus else {})}
         self.calls: list[Any] = []
         self.crash_at: int | None = None
         self.asked: dict[str, Any] = {}
