@@ -2,13 +2,15 @@
 
 Bare: every winner of the newest search, starting from its inherited weights. As published, from scratch:
     python -m nas.retrain --init scratch --epochs 300
+Several at a time, the less accurate ones stopped early:
+    python -m nas.retrain --archs candidates.json --workers 4
 
 The defaults below are the published recipe; images under 128 px have the shorter one of nas.train_supernet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,34 +23,45 @@ from nas.checkpoint import save_tensors
 from nas.data import Data
 from nas.inherit import calibration_batches, default_calibration, inherited
 from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
+from nas.retrain_parallel import Job, train_parallel
 from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.train_supernet import load_supernet
 from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
+from nas.workers import RayConfig
 from search_spaces import Arch, UserError, macs, num_params
 from search_spaces.command import flag, parse, run
 from search_spaces.files import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Config(TeacherConfig, TrainConfig):
+class Config(RayConfig, TeacherConfig, TrainConfig):
     init: Literal["inherit", "scratch"] = flag("inherit", "start from the supernet's weights or from fresh ones")
     run: str | None = flag(None, "run of the search (default: the newest)")
     search: str | None = flag(None, "search folder of the run (default: the newest)")
     winners: tuple[str, ...] = flag((), "winners to train (default: all of the search)")
+    archs: str | None = flag(
+        None, "train these instead: JSON, a search's result or a list of networks, each with its name and arch"
+    )
+    scheduler: Literal["asha", "none"] | None = flag(
+        None, "with --workers: whether the less accurate are stopped (default: asha for --archs, none for winners)"
+    )
     suffix: str | None = flag(None, "train the winners once more, as <winner>-<suffix>")
     resume: bool = flag(False, "go on with winners begun, leave out those finished")
 
 
 DIGITS_EPOCHS = 8
-FREE = (*FREE_ON_RESUME, "run", "search", "winners", "resume")
+FREE = (*FREE_ON_RESUME, "workers", "ray_address", "run", "search", "winners", "archs", "scheduler", "resume")
+Report = Callable[[float, float], None]  # epoch and accuracy on the search split, a fraction
 
 
 def find_winners(config: Config) -> tuple[Path, dict[str, dict[str, Any]]]:
     """The run's folder and the winners to train, by name.
 
     Raises:
-        UserError: no search has picked winners, or none of that name.
+        UserError: no search has picked winners, or none of that name; no networks in the file of `archs`.
     """
+    if config.archs:
+        return _read_archs(config, Path(config.archs))
     pattern = f"{config.search or 'search*'}/result.json"
     run_folder = runs.find_run(config.run, pattern, "python -m nas.search")
     found = runs.newest(run_folder, pattern)
@@ -56,13 +69,53 @@ def find_winners(config: Config) -> tuple[Path, dict[str, dict[str, Any]]]:
     winners = {winner["name"]: winner for winner in read_json(found)["winners"]}
     if not winners:
         raise UserError(f"{found.parent} picked no winner; go on with nas.search --resume and limits that can be met")
-    if unknown := [name for name in config.winners if name not in winners]:
-        raise UserError(f"no winner {', '.join(unknown)} in {found.parent}; choose from {', '.join(winners)}")
-    return run_folder, {name: winners[name] for name in config.winners or winners}
+    return run_folder, _named(config.winners, winners, found.parent)
 
 
-def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any], data: Data) -> Path:
-    """Trains the winner in `retrain/<name>/` of the run, or goes on with it on `resume`, and returns that folder."""
+def _named(names: Sequence[str], winners: dict[str, dict[str, Any]], where: Path) -> dict[str, dict[str, Any]]:
+    """The winners of these names, or all."""
+    if unknown := [name for name in names if name not in winners]:
+        raise UserError(f"no winner {', '.join(unknown)} in {where}; choose from {', '.join(winners)}")
+    return {name: winners[name] for name in names or winners}
+
+
+def _read_archs(config: Config, path: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """A search's result names its run, unless --run does."""
+    if config.search:
+        raise UserError(f"--archs {path} and --search {config.search} are two sources of networks; give one of them")
+    of_run = path.parent.parent if path.name == "result.json" and (path.parent.parent / "run.json").exists() else None
+    run = config.run or (str(of_run.resolve()) if of_run else None)
+    run_folder = runs.find_run(run, "supernet/result.json", "python -m nas.train_supernet")
+    space, found = runs.load_run_info(run_folder).search_space(), read_json(path)
+    networks = found.get("winners") if isinstance(found, dict) else found
+    try:
+        pairs = [(str(network["name"]), network) for network in networks or ()]
+        archs = [network["arch"] for _, network in pairs]
+    except (KeyError, TypeError):
+        pairs, archs = [], []
+    if not pairs:
+        raise UserError(f'{path} names no networks; give a search\'s result.json, or [{{"name": …, "arch": …}}, …]')
+    for (name, _), arch in zip(pairs, archs, strict=True):
+        runs.check_name(f"a name in {path}", name)
+        space.from_json(arch)
+    if len(dict(pairs)) < len(pairs):
+        raise UserError(f"two networks in {path} have the same name; give each its own")
+    return run_folder, _named(config.winners, dict(pairs), path)
+
+
+def retrain(
+    config: Config,
+    run_folder: Path,
+    name: str,
+    winner: dict[str, Any],
+    data: Data,
+    report: Report | None = None,
+) -> Path:
+    """Trains the winner in `retrain/<name>/` of the run, or goes on with it on `resume`, and returns that folder.
+
+    Args:
+        report: is told whenever the network on its way has been evaluated.
+    """
     check_alike(config, data)
     folder = run_folder / "retrain" / name
     space = runs.load_run_info(run_folder).search_space()
@@ -77,7 +130,7 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
     if config.init == "inherit":
         model.load_state_dict(origin.state_dict())
 
-    trainer = make_trainer(config, folder, space.image_size, data, model, teacher)
+    trainer = make_trainer(config, folder, space.image_size, data, model, teacher, report)
     if _begun(config, folder):
         trainer.resume()
     else:
@@ -110,7 +163,13 @@ def retrain(config: Config, run_folder: Path, name: str, winner: dict[str, Any],
 
 
 def make_trainer(
-    config: TrainConfig, folder: Path, image_size: int, data: Data, model: nn.Module, teacher: Teacher | None = None
+    config: TrainConfig,
+    folder: Path,
+    image_size: int,
+    data: Data,
+    model: nn.Module,
+    teacher: Teacher | None = None,
+    report: Report | None = None,
 ) -> Trainer:
     """Trains a network on its own, on labels and a teacher, with its search accuracy on the way."""
 
@@ -122,7 +181,10 @@ def make_trainer(
         return loss.detach()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
-        return {"accuracy": accuracy(ema.eval(), data.search, image_size, trainer.device, config.loaders)}
+        found = accuracy(ema.eval(), data.search, image_size, trainer.device, config.loaders)
+        if report is not None:
+            report(trainer.step / trainer.steps_per_epoch, found)
+        return {"accuracy": found}
 
     trainer = Trainer(model, data.train, config, folder, step, evaluate, image_size, len(data.classes))
     return trainer
@@ -154,7 +216,7 @@ def retrain_all(argv: Sequence[str] | None) -> None:
     runs.check_name("--suffix", config.suffix)
     run_folder, winners = find_winners(config)
     info = runs.load_run_info(run_folder)
-    jobs = []
+    jobs = list[Job]()
     for name, winner in winners.items():  # all are checked before the first is trained
         folder = run_folder / "retrain" / (f"{name}-{config.suffix}" if config.suffix else name)
         if _begun(config, folder):
@@ -163,13 +225,27 @@ def retrain_all(argv: Sequence[str] | None) -> None:
         else:
             job = parsed(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS))
             runs.check_new(folder, "--suffix")
-        if (folder / "result.json").exists():
+        jobs.append(Job(job, folder, winner))
+        if jobs[-1].test_accuracy is not None:
             print(f"{folder} is finished: nothing to train")
-        else:
-            jobs.append((job, folder.name, winner))
+    if config.workers:
+        _train_parallel(config, run_folder, jobs)
+        return
     data = runs.load_run_data(run_folder)
-    for job, name, winner in jobs:
-        retrain(job, run_folder, name, winner, data)
+    for each in jobs:
+        if each.test_accuracy is None:
+            retrain(each.config, run_folder, each.folder.name, each.winner, data)
+
+
+def _train_parallel(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
+    if process.world_size() > 1:
+        raise UserError("--workers trains several networks, torchrun one in several processes; use one of them")
+    if len({job.config.epochs for job in jobs}) > 1:
+        raise UserError("the networks were begun with different --epochs; name those of one number with --winners")
+    for job in jobs:
+        if not (job.folder / "config.json").exists():
+            runs.begin(job.folder, job.config, arch=job.winner["arch"], **teacher_facts(job.config))
+    train_parallel(config, run_folder, jobs, config.scheduler or ("asha" if config.archs else "none"))
 
 
 if __name__ == "__main__":
