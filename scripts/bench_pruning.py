@@ -240,8 +240,10 @@ class Bench:
 
     def _bars(self) -> list[str]:
         """What must hold: as good as Torch-Pruning's Taylor, better than magnitude and chance beyond the error."""
-        bars = [("cut", "taylor", peer, 0) for peer in PEERS]
-        bars += [("cut", "taylor", other, 1) for other in ("magnitude", "random")]
+        bars = []
+        for ours in ("taylor", "taylor-macs"):
+            bars += [("cut", ours, peer, 0) for peer in PEERS]
+            bars += [("cut", ours, other, 1) for other in ("magnitude", "random")]
         bars += [("latency", "taylor-latency", "taylor-macs", 0)]
         lines = []
         for stage, ours, other, errors in bars:
