@@ -7,7 +7,8 @@ A timm network without a checkpoint is trained first (--dense-epochs), once for 
 share of what the network given costs; a pruned network can be pruned again.
 
 The defaults, Taylor importance and isomorphic groups, are those that did best in the papers on transformers (Molchanov
-et al. 2019; Fang et al., ECCV 2024). The training flags are for both trainings; their defaults are nas.retrain's.
+et al. 2019; Fang et al., ECCV 2024); divided by the MACs that removal saves, or stages with few MACs can be emptied
+(docs/results.md, "Pruning"). The training flags are for both trainings; their defaults are nas.retrain's.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
     config = parsed(replace(config, **suited))
     run_folder = runs.run_folder(config.run) if config.run else found.run or _default_run(config)
     words = [config.target.replace("=", "-"), config.criterion, config.scope]
-    if config.normalize != "none":
-        words.append(f"per-{config.normalize}")
+    if config.normalize != "macs":
+        words.append(f"per-{config.normalize}" if config.normalize != "none" else "per-unit")
     if config.iterative > 1:
         words.append(f"{config.iterative}x")
     name = config.name or slug("-".join([Path(config.model).name, *words]))

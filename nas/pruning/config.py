@@ -22,7 +22,7 @@ class Config(StepConfig, DataConfig):
     scope: Literal["local", "global", "isomorphic"] = flag(
         "isomorphic", "ranked together: units of a layer, of the network, of layers with one structure"
     )
-    normalize: Literal["none", "params", "macs", "latency"] = flag("none", "divide importance by what removal saves")
+    normalize: Literal["none", "params", "macs", "latency"] = flag("macs", "divide importance by what removal saves")
     round_to: int = flag(8, "widths become multiples of this; heads go one by one", minimum=1)
     iterative: int = flag(1, "rounds of importance and removal", minimum=1)
     round_epochs: int = flag(0, "epochs of training between the rounds", minimum=0)
