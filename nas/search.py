@@ -48,6 +48,7 @@ class Config(RayConfig, Goals):
     seed_search: str | None = flag(
         None, "folder of a finished search of the run: predictor begins with its trajectory, or its front"
     )
+    only: tuple[str, ...] = flag((), "choices that slimming may shrink, as in width present (default: all)")
     winners: int = flag(3, "winners to pick, spread over the Pareto set", minimum=1)
     run: str | None = flag(None, "run of the supernet (default: the newest)")
     name: str | None = flag(
@@ -83,6 +84,7 @@ def search(config: Config) -> Path:
     folder = _folder(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
     check_budget(config.strategy, config.budget)
+    _check_only(config, space)
     if config.storage:
         check_address(config.storage)
     start = _start(config, run_folder, space)
@@ -172,7 +174,7 @@ def _slim(config: Config, space: SearchSpace, costs: Costs, evaluator: Here | Wo
 
     longest = sum(len(c.options) - 1 for c in space.choices)
     with tqdm(total=longest, desc=f"slimming {space.name}", unit="step") as bar:
-        for step in slim(space, mes, accuracies):
+        for step in slim(space, mes, accuracies, config.only):
             steps.append(step)
             evaluated = len(study.evaluations)
             bar.update(0 if step.action is None else 1)
@@ -212,6 +214,14 @@ def _at_once(config: Config) -> int:
     return max(1, config.workers) if config.strategy in SEQUENTIAL else 1
 
 
+def _check_only(config: Config, space: SearchSpace) -> None:
+    known = dict.fromkeys(choice.field for choice in space.choices)
+    if config.only and config.strategy != "slimming":
+        raise UserError(f"--only is for --strategy slimming, not {config.strategy}; leave it out")
+    if unknown := [name for name in config.only if name not in known]:
+        raise UserError(f"--only {' '.join(unknown)}: {space.name} has no such choice; choose from {', '.join(known)}")
+
+
 def _start(config: Config, run_folder: Path, space: SearchSpace) -> list[Arch]:
     """The archs that `--seed-search` names. UserError if there are none, or if the strategy cannot use them."""
     if config.seed_search is None:
@@ -235,6 +245,7 @@ def _result(config: Config, folder: Path, costs: Costs) -> Json:
         "seed": config.seed,
         "seed_search": config.seed_search,
         "asynchronous": _at_once(config) if _at_once(config) > 1 else None,
+        "only": config.only,
         "budget": config.budget or (None if config.strategy == "slimming" else BUDGET),
         "objective": costs.objective.to_json(),
         "min_accuracy": config.min_accuracy,

@@ -6,7 +6,7 @@ accuracy per gain of MES. The trajectory is the curve from which winners are pic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from search_spaces import Action, Arch, SearchSpace
@@ -25,18 +25,22 @@ class Step:
 
 
 def slim(
-    space: SearchSpace, mes: Callable[[Sequence[Arch]], Sequence[float]], accuracies: Accuracies
+    space: SearchSpace,
+    mes: Callable[[Sequence[Arch]], Sequence[float]],
+    accuracies: Accuracies,
+    only: Collection[str] = (),
 ) -> Iterator[Step]:
     """Yields the trajectory from the largest network on, until no action gains MES.
 
     Args:
         mes: scores of archs.
         accuracies: of archs that differ from the first argument by one action.
+        only: fields of the choices that may shrink; none: all.
     """
     current = space.largest
     accuracy, score = accuracies(current, [current])[0], mes([current])[0]
     yield Step(None, current, accuracy, score)
-    while actions := space.slim(current):
+    while actions := [a for a in space.slim(current) if not only or a.field in only]:
         scores = mes([action.arch for action in actions])
         gaining = [(a, s) for a, s in zip(actions, scores, strict=True) if s > score]
         if not gaining:

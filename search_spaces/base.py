@@ -142,6 +142,11 @@ class Action:
     after: int
     arch: Arch
 
+    @property
+    def field(self) -> str:
+        """That of the choice, as in `width`."""
+        return self.choice.partition(".")[0]
+
 
 class SearchSpace(ABC):
     """A family of networks for one input size and number of classes.

@@ -129,6 +129,8 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
         ),
         ("--budget 0", "--budget is 0; give a number at least 1"),
         ("--seed-search x", "--seed-search is for --strategy predictor, not slimming; leave it out"),
+        ("--only size", "--only size: tiny has no such choice; choose from width, present, expansion"),
+        ("--only width --strategy random", "--only is for --strategy slimming, not random; leave it out"),
         ("--strategy predictor --seed-search x", "no finished search runs/r/x; choose from search"),
         ("--metrics size --storage nonsense", "cannot use the database nonsense: Could not parse SQLAlchemy URL"),
         ("--max-memory-mb 0", "--max-memory-mb is 0.0; give a number above 0"),

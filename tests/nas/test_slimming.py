@@ -47,6 +47,15 @@ def test_it_ends_with_the_smallest_network() -> None:
     assert num_params(SPACE, last) == num_params(SPACE, SPACE.smallest)
 
 
+def test_only_the_choices_named_shrink() -> None:
+    def accuracies(base: Arch, archs: Sequence[Arch]) -> list[float]:
+        return [additive_accuracy(arch) for arch in archs]
+
+    actions = [step.action for step in slim(SPACE, mes_of_params, accuracies, ("width", "present")) if step.action]
+    assert {action.field for action in actions} == {"width", "present"}
+    assert {step.action.field for step in trajectory() if step.action} > {"width", "present"}
+
+
 def test_it_is_the_optimum_of_an_exhaustive_search_where_actions_are_independent() -> None:
     """Without dropped blocks, which take other choices with them, and with equal gains the greedy order is optimal."""
     weights = [random.Random(i).random() for i in range(len(SPACE.choices))]

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas import train_supernet
+from nas.evaluator import Evaluator
+from nas.runs import load_run_data
+from nas.train_supernet import load_supernet
+from scripts import ablation_networks, ablations
+from scripts.ablations import Config
+from search_spaces import SPACES, UserError
+from search_spaces.files import read_json
+from tests.nas.tiny import make_images, make_table, tiny_space
+
+CONFIG = Config(run="r", levels=2, num_random=2, samples=5)
+FOLDER = Path("runs/r/ablations")
+
+
+@pytest.fixture
+def supernet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.chdir(tmp_path)
+    make_images(Path("images"))
+    make_table(tiny_space()).save(Path("runs/tables/tiny.json"))
+    train = "--space tiny --data images --epochs 1 --batch-size 8 --amp off --search-fraction 0.4 --run r"
+    train_supernet.main(train.split())
+
+
+def test_all_parts_from_one_supernet(
+    supernet: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ablations.ablations(CONFIG)
+    result = read_json(FOLDER / "result.json")
+    joint, shallow = result["curves"]["joint"], result["curves"]["depth and width"]
+    assert {p["action"]["choice"].partition(".")[0] for p in shallow[1:]} <= {"present", "attention", "width"}
+    assert "expansion" in {p["action"]["choice"].partition(".")[0] for p in joint[1:]}
+    largest = joint[0]["num_params"]
+    for level, point in enumerate(result["levels"]):
+        rows = {row["method"]: row for row in result["table5"] if row["level"] == level}
+        assert len(rows) == 6 and rows["joint"]["num_params"] == point["num_params"]
+        for method, row in rows.items():
+            assert row["latency_ms"] > 0 and 0 <= row["accuracy"] <= 1 and row["num_params"] < largest
+            if "pruned" in method:
+                assert row["num_params"] <= point["num_params"]
+        assert [row["alphas"] for row in result["table6"] if row["level"] == level] == [[1, 0.5], [1, 1], [0.5, 1]]
+    levels = [point["latency_ms"] for point in result["levels"]]
+    for network in result["random"]:
+        assert network["latency_ms"] == pytest.approx(levels[network["level"]], rel=ablations.NEAR)
+    page = (FOLDER / "ablations.html").read_text()
+    assert "Table 5" in page and "random" in page
+    assert "largest, pruned by Taylor" in capsys.readouterr().out
+
+    def fail(*_: object) -> None:
+        pytest.fail("evaluated again")
+
+    monkeypatch.setattr(Evaluator, "accuracies", fail)
+    monkeypatch.setattr(ablation_networks, "accuracy", fail)
+    ablations.ablations(CONFIG)
+    again = read_json(FOLDER / "result.json")
+    assert again["table6"] == result["table6"] and again["random"] == result["random"]
+    with pytest.raises(UserError, match="levels was 2, now 3"):
+        ablations.ablations(Config(run="r", levels=3, num_random=2, samples=5))
+
+
+def test_networks_are_trained_on(supernet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them: the others differ in their tensors alone."""
+    run = Path("runs/r")
+    weights = ablation_networks.Weights(
+        load_supernet(run, torch.device("cpu")), load_run_data(run), "images", (), None, Path("known.json")
+    )
+    network = ablation_networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
+    assert network.num_params <= 60_000 and network.num_params > 0.9 * 60_000
+    found = ablation_networks.retrained(weights, Path("retrained"), network, epochs=1, seed=0)
+    monkeypatch.setattr(ablation_networks, "make_trainer", None)
+    assert ablation_networks.retrained(weights, Path("retrained"), network, epochs=1, seed=0) == found
