@@ -192,7 +192,7 @@ def test_a_truncated_training_checkpoint(fails: Fails) -> None:
 def test_changed_data_and_settings(fails: Fails) -> None:
     Path("runs/r/supernet/result.json").unlink()
     message = fails(train_supernet.main, "--resume", "--seed", "7", "--epochs", "9")
-    assert message.endswith("with other settings: epochs was 1, now 9; seed was 0, now 7")
+    assert message.endswith("with other settings: seed was 0, now 7; epochs was 1, now 9")
     Image.new("RGB", (16, 16)).save("images/red/1.png")
     assert "images has changed since runs/r was begun" in fails(train_supernet.main, "--resume")
 
