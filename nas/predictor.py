@@ -193,13 +193,16 @@ def _best(points: np.ndarray, count: int) -> np.ndarray:
 
 def _rank(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) number of each point's front (0: dominated by none) and its crowding distance there."""
-    rank, crowding = np.zeros(len(points), dtype=int), np.zeros(len(points))
-    left, front = np.arange(len(points)), 0
-    while len(left):
-        on_front = pareto(points[left])
-        members = left[on_front]
+    rank, crowding = np.full(len(points), -1), np.zeros(len(points))
+    one, other = points[:, None], points[None]
+    dominated = np.all(other >= one, axis=2) & np.any(other > one, axis=2)  # row by column
+    dominators = dominated.sum(axis=1)  # that are not in a front yet
+    for front in range(len(points)):
+        members = np.flatnonzero((rank < 0) & (dominators == 0))
+        if len(members) == 0:
+            break
         rank[members], crowding[members] = front, _crowding(points[members])
-        left, front = left[~on_front], front + 1
+        dominators -= dominated[:, members].sum(axis=1)
     return rank, crowding
 
 
