@@ -17,7 +17,7 @@ Monomials = dict[tuple[str, ...], int]  # coefficient by the dimensions multipli
 
 
 class Costs:
-    """`num_params(sizes)` and `macs(sizes)`, exact, without building a network.
+    """`num_params(sizes)` and `macs(sizes)` of the deployed network, exact, without building it.
 
     MACs are those of an image: of convolutions and linear layers, and of the matrix products of attention (also where
     `scaled_dot_product_attention` hides them).
@@ -31,6 +31,8 @@ class Costs:
         self._macs: Monomials = Counter()
         uses, counts = _trace(model, structure, example)
         for name, parameter in model.named_parameters():
+            if name in structure.merged:
+                continue
             axes = structure.axes.get(name, ())
             rest = math.prod(parameter.shape[len(axes) :])
             for factors, coefficient in _expand(axes):

@@ -63,6 +63,8 @@ def describe(model: Any) -> Structure:
     builder.layer("head.linear", axis(model.num_classes), x)
     for attribute in ("num_features", "head_hidden_size"):
         builder.attribute("", attribute, attention.num_heads, part)
+    norms = [name for name, _ in model.named_parameters() if name.endswith(".bn.weight")]
+    builder.merged(*norms, "head.bn.bias")  # into the layer beside it; a convolution's bias is that of its norm
     return builder.build()
 
 

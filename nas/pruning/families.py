@@ -18,11 +18,17 @@ def prepare(model: nn.Module) -> Structure:
     """Makes a model prunable, in place, without changing its tensors or what it computes, and describes it.
 
     Raises:
-        UserError: of an unknown family.
+        UserError: of an unknown family, or a variant of a known one that its file does not describe.
     """
     for family in FAMILIES:
-        if family.is_member(model):
+        if not family.is_member(model):
+            continue
+        try:
             family.prepare(model)
-            return family.describe(model)
+            structure: Structure = family.describe(model)
+        except (AssertionError, AttributeError, KeyError, TypeError) as error:
+            what = str(error) or type(error).__name__
+            raise UserError(f"cannot prune this variant of {family.MODELS} ({what}); give another network") from None
+        return structure
     known = ", ".join(family.MODELS for family in FAMILIES)
     raise UserError(f"cannot prune this {type(model).__name__}; known are timm's {known}")

@@ -62,9 +62,15 @@ def _block(builder: Builder, name: str, block: Any, channels: str | int) -> str 
     elif block.identity is None:
         channels = builder.dimension(f"{name}.width", "width", conv.out_channels)
     out = axis(channels)
-    for branch in ("conv_scale", *(f"conv_kxk.{i}" for i in range(block.num_conv_branches))):
+    branches = ("conv_scale", *(f"conv_kxk.{i}" for i in range(block.num_conv_branches)))
+    for branch in branches:
         builder.conv_norm(f"{name}.{branch}", out, into)
     builder.layer(f"{name}.identity", out)
+    # deployed, a block is one convolution with a bias: as its first branch, of whose norm that bias remains
+    norms = [f"{name}.{branch}.bn" for branch in branches] + [f"{name}.identity"]
+    builder.merged(*(f"{name}.{branch}.conv.weight" for branch in branches if branch != "conv_kxk.0"))
+    builder.merged(*(f"{norm}.weight" for norm in norms))
+    builder.merged(*(f"{norm}.bias" for norm in norms if norm != f"{name}.conv_kxk.0.bn"))
     if not isinstance(block.attn, nn.Identity):
         builder.squeeze_excite(f"{name}.attn", out)
     return channels

@@ -72,14 +72,16 @@ class Attribute:
 class Structure:
     """
     Args:
-        axes: of tensors of the state dict, the first axes of each; those not named, and all further axes, stay whole.
+        axes: of all parameters and some buffers, the first axes of each; all further axes stay whole.
         attributes: beside those of convolutions, linear layers and norms, which follow from their tensors.
+        merged: parameters that deployment merges into others: they cost nothing.
     """
 
     dimensions: tuple[Dimension, ...]
     axes: Mapping[str, tuple[Axis, ...]]
     matmuls: tuple[MatMul, ...] = ()
     attributes: tuple[Attribute, ...] = ()
+    merged: frozenset[str] = frozenset()
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -101,11 +103,12 @@ class Builder:
         self._axes: dict[str, tuple[Axis, ...]] = {}
         self._matmuls: list[MatMul] = []
         self._attributes: list[Attribute] = []
+        self._merged: set[str] = set()
 
-    def dimension(self, name: str, kind: Kind, size: int, minimum: int = 1) -> str:
+    def dimension(self, name: str, kind: Kind, size: int) -> str:
         """Adds a dimension and returns its name."""
         assert name not in self._dimensions, name
-        self._dimensions[name] = Dimension(name, kind, size, minimum)
+        self._dimensions[name] = Dimension(name, kind, size)
         return name
 
     def tensor(self, name: str, *axes: Axis) -> None:
@@ -137,11 +140,21 @@ class Builder:
     def attribute(self, module: str, name: str, *factors: Factor) -> None:
         self._attributes.append(Attribute(module, name, factors))
 
+    def merged(self, *names: str) -> None:
+        """Parameters that deployment merges into others; those that the layer does not have are passed over."""
+        self._merged |= self._tensors.keys() & set(names)
+
     def build(self) -> Structure:
-        """AssertionError if a tensor has not the shape that its axes say, or if a dimension has no tensor."""
+        """AssertionError if a parameter has no axes or another shape than they say, or if a dimension has no tensor."""
         structure = Structure(
-            tuple(self._dimensions.values()), self._axes, tuple(self._matmuls), tuple(self._attributes)
+            tuple(self._dimensions.values()),
+            self._axes,
+            tuple(self._matmuls),
+            tuple(self._attributes),
+            frozenset(self._merged),
         )
+        others = [name for name, _ in self.model.named_parameters() if name not in self._axes]
+        assert not others, f"{others[0]} is not known"
         for name, axes in self._axes.items():
             expected = tuple(length(layout, structure.sizes) for layout in axes)
             found = tuple(self._tensors[name].shape[: len(axes)])

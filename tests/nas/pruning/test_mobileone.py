@@ -9,6 +9,8 @@ from timm.models.byobnet import MobileOneBlock
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
+from nas.fvcore_macs import fvcore_macs
+from nas.pruning.costs import Costs
 from nas.pruning.families import prepare
 from nas.pruning.slicing import prune
 from search_spaces import UserError
@@ -52,9 +54,6 @@ class TestSqueezeExcite(MobileOneContract):
 class TestS0(PublishedContract):
     name = "mobileone_s0"
 
-    def deployed(self, model: nn.Module) -> nn.Module:
-        return reparameterize_model(model)
-
 
 def small(name: str, width_factor: float) -> nn.Module:
     return timm.create_model(name, width_factor=width_factor, num_classes=10)
@@ -74,3 +73,11 @@ def test_identity_branches_tie_the_channels_of_a_stage() -> None:
 def test_a_fused_one_is_refused() -> None:
     with pytest.raises(UserError, match="already re-parameterized, its branches fused; give the unfused checkpoint"):
         prepare(reparameterize_model(small("mobileone_s1", 1 / 8)))
+
+
+def test_costs_are_those_of_the_fused_network() -> None:
+    model = small("mobileone_s0", 1 / 6)
+    structure = prepare(model)
+    costs, fused = Costs(model, structure, torch.zeros(1, 3, 32, 32)), reparameterize_model(model)
+    assert costs.num_params(structure.sizes) == sum(p.numel() for p in fused.parameters())
+    assert costs.macs(structure.sizes) == fvcore_macs(fused, torch.zeros(1, 3, 32, 32))
