@@ -21,7 +21,7 @@ from typing import Any
 from nas import runs
 from nas.data import load_data
 from nas.pruning.config import Config
-from nas.pruning.job import prune_network
+from nas.pruning.job import Job
 from nas.pruning.source import Source, find
 from nas.recipe import FREE_ON_RESUME, StepConfig, TrainConfig, with_recipe
 from search_spaces.command import flags_given, parse, run
@@ -49,7 +49,7 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
         assert folder is not None
         config = parsed(runs.begun(folder.parent, Config))
         return config, _source(config, named=True), folder.parent
-    config.method()
+    config.check()
     found = _source(config, named=bool(flags_given(config.data_config())))
     config = replace(config, **vars(found.data))
     train = with_recipe(TrainConfig(), found.recipe.image_size, config.data, DIGITS_EPOCHS["dense_epochs"])
@@ -80,15 +80,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs.check_new(folder, "--name")
     data = load_data(config)
     facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
+    facts["network"] = source.recipe.name
     if config.resume:
         runs.reopen(folder, config, FREE, **facts)
         if (folder / "result.json").exists():
             print(f"{folder} is finished: nothing to do")
             return
-    else:
-        source.check_classes(data)
+    job = Job(config, folder, source, data)
+    if not config.resume:  # what cannot be done leaves no folder behind
         runs.begin(folder, config, **facts)
-    prune_network(config, folder, source, data)
+    job.run()
 
 
 if __name__ == "__main__":

@@ -156,6 +156,13 @@ def begun(folder: Path, config_type: type[Config]) -> Config:
     return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def differences(folder: Path, config: Any, free: tuple[str, ...], **facts: Any) -> dict[str, Any]:
+    """Settings, but the `free` ones, that are not those which the stage was begun with."""
+    before = read_json(folder / "config.json")
+    after = {k: list(v) if isinstance(v, tuple) else v for k, v in {**asdict(config), **facts}.items()}
+    return {name: value for name, value in after.items() if name not in free and before.get(name) != value}
+
+
 def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, ...] = (), **facts: Any) -> None:
     """Checks that a resumed stage has the settings that it was begun with.
 
@@ -169,9 +176,7 @@ def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, .
     if process.is_writer():
         _claim(folder)
     path = folder / "config.json"
-    before = read_json(path)
-    after = {k: list(v) if isinstance(v, tuple) else v for k, v in {**asdict(config), **facts}.items()}
-    changed = {name: value for name, value in after.items() if name not in free and before.get(name) != value}
+    before, changed = read_json(path), differences(folder, config, free, **facts)
     if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
     if changed and process.is_writer():  # of two equal flags the last counts

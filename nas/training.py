@@ -79,6 +79,13 @@ def check_alike(config: TrainConfig, data: Data) -> None:
     )
 
 
+def steps_per_epoch(train: Images, batch_size: int) -> int:
+    """UserError if there is none."""
+    if batch_size > len(train):
+        raise UserError(f"--batch-size {batch_size} is more than the {len(train)} training images; lower it")
+    return len(train) // batch_size
+
+
 class _Ema(ModelEmaV3):
     """timm's, its tensors listed once: listing a supernet's thousands of modules takes longer than averaging them."""
 
@@ -119,9 +126,7 @@ class Trainer:
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.steps_per_epoch = len(train) // config.batch_size
-        if self.steps_per_epoch < 1:
-            raise UserError(f"--batch-size {config.batch_size} is more than the {len(train)} training images; lower it")
+        self.steps_per_epoch = steps_per_epoch(train, config.batch_size)
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
         published = self.augment == "published"

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from nas.data import DataConfig
-from nas.export import Format
 from nas.pruning.rounds import Method, Target
 from nas.recipe import StepConfig, TrainConfig
+from search_spaces import UserError
 from search_spaces.command import flag
 
 
@@ -17,7 +17,7 @@ class Config(StepConfig, DataConfig):
     model: str = flag("deit_tiny_patch16_224", "timm name, or folder of a pruned, retrained or exported network")
     checkpoint: str | None = flag(None, "a timm network's weights: .safetensors, or a state dict in .pth or .pt")
     image_size: int | None = flag(None, "pixels of a timm network (default: timm's, 32 for digits)", minimum=1)
-    target: str = flag("macs=0.5", "metric and share of it to reach: macs=…, params=… or latency=… (measured)")
+    target: str = flag("macs=0.5", "metric and share to reach, as deployed: macs=…, params=… or latency=… (measured)")
     criterion: Literal["taylor", "magnitude", "random"] = flag("taylor", "what says which units matter")
     scope: Literal["local", "global", "isomorphic"] = flag(
         "isomorphic", "ranked together: units of a layer, of the network, of layers with one structure"
@@ -34,7 +34,9 @@ class Config(StepConfig, DataConfig):
     backend: str = flag("onnxruntime", "runtime that measures latency; python -m latency_lut.backends lists them")
     threads: int | None = flag(None, "threads that run one network on a CPU (default: 1)", minimum=1)
     samples: int = flag(40, "undisturbed samples of each network that is timed", minimum=2)
-    formats: tuple[Format, ...] = flag(("onnx", "coreml"), "files to write beside the recipe and weights")
+    formats: tuple[Literal["onnx", "coreml"], ...] = flag(
+        ("onnx", "coreml"), "files to write beside the recipe and weights"
+    )
     run: str | None = flag(None, "run under runs/ (default: the network's own, or <model>-<data>)")
     name: str | None = flag(None, "folder in prune/ of the run (default: made of target, criterion, scope)")
     resume: bool = flag(False, "go on with the pruning named, or the newest")
@@ -45,6 +47,14 @@ class Config(StepConfig, DataConfig):
     def train_config(self, epochs: int) -> TrainConfig:
         """Of a training of that length."""
         return TrainConfig(epochs=epochs, **{f.name: getattr(self, f.name) for f in fields(StepConfig)})
+
+    def check(self) -> None:
+        """UserError if flags do not go together."""
+        self.method()
+        if self.round_epochs and self.iterative == 1:
+            raise UserError(f"--round-epochs {self.round_epochs} is between rounds; give --iterative 2 or more with it")
+        if self.images is not None and self.criterion != "taylor":
+            raise UserError(f"--images is for --criterion taylor, {self.criterion} takes none; leave it out")
 
     def method(self) -> Method:
         target = Target.parse(self.target)

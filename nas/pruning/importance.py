@@ -29,10 +29,10 @@ def taylor(model: nn.Module, structure: Structure, batches: Iterable[tuple[Tenso
     in front of a norm changes the loss, and their sums would all be zero.
 
     Args:
-        batches: (images as the model takes them, labels), at least one.
+        batches: (images as the model takes them, labels).
 
     Raises:
-        UserError: a score is not finite.
+        UserError: a score is not finite; there are no batches.
     """
     training, parameters = model.training, dict(model.named_parameters())
     wanted = [name for name in parameters if name in structure.axes]
@@ -54,7 +54,8 @@ def taylor(model: nn.Module, structure: Structure, batches: Iterable[tuple[Tenso
             count += 1
     finally:
         model.train(training)
-    assert count, "no batches"
+    if not count:
+        raise UserError("none of the images that importance is taken from can be read; see the warnings")
     return _finite({name: sums / count for name, sums in total.items()})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
-from latency_lut.backend import Backend
 from latency_lut.backends import make_backend
 from nas import runs
 from nas.batches import eval_batches, normalize
 from nas.data import Data
 from nas.export import export_coreml, export_onnx
 from nas.networks import renormalization
+from nas.precision import check_amp
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
 from nas.pruning.costs import Costs
@@ -29,10 +31,13 @@ from nas.pruning.recipe import Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
 from nas.pruning.structure import Structure
+from nas.recipe import FREE_ON_RESUME
 from nas.retrain import make_trainer
-from nas.training import Trainer, accuracy, pick_device
+from nas.training import Trainer, accuracy, pick_device, steps_per_epoch
 from search_spaces import UserError
 from search_spaces.files import atomic_folder, read_json, write_json
+
+FEW_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -61,70 +66,93 @@ class Renormalized(nn.Module):
         return logits
 
 
-def prune_network(config: Config, folder: Path, source: Source, data: Data) -> dict[str, Any]:
-    """Does, or goes on with, the whole job in `folder`, and returns its `result.json`."""
-    backend = make_backend(config.backend, config.threads)
-    backend.describe()
-    job = _Job(config, folder, data, backend)
-    dense = job.dense(source)
-    before = job.accuracies(dense)
-    print(f"{dense.recipe.name}: test accuracy {100 * before['test']:.2f} %", flush=True)
-    pruned, seconds = job.prune(dense)
-    cut = job.accuracies(pruned)
-    print(f"pruned in {seconds:.1f} s: test accuracy {100 * cut['test']:.2f} %", flush=True)
-    tuned, trainer = job.train(folder, config.finetune_epochs, pruned, "fine-tune")
-    recipes.save(folder, tuned.recipe, tuned.model)
-    result: dict[str, Any] = {
-        "command": runs.command_of(folder),
-        "model": dense.recipe.name,
-        "target": config.target,
-        "method": asdict(config.method()),
-        "pruning_seconds": seconds,
-        "finetune_epochs": config.finetune_epochs,
-        "finetune_minutes": trainer.seconds / 60,
-        "rounds": [read_json(path) for path in sorted(folder.glob("rounds/*/selection.json"))],
-        "accuracy": {"dense": before, "pruned": cut, "finetuned": (after := job.accuracies(tuned))},
-        **job.measured(dense, tuned),
-    }
-    if config.formats:
-        result["export"] = job.export(tuned, after["test"])
-    write_json(folder / "result.json", result)
-    page = write_page(folder, result, dense.structure, tuned.structure, data.splits.digest)
-    print(_summary(result) + f"\nwrote {page}")
-    return result
+class Job:
+    """A pruning in `folder`, its input checked, nothing written yet.
 
+    Raises:
+        UserError: a network, device, runtime or setting that cannot be used; a target below what can be reached.
+    """
 
-class _Job:
-    def __init__(self, config: Config, folder: Path, data: Data, backend: Backend) -> None:
-        self.config, self.folder, self.data, self.backend = config, folder, data, backend
+    def __init__(self, config: Config, folder: Path, source: Source, data: Data) -> None:
+        self.config, self.folder, self.data = config, folder, data
+        self.backend = make_backend(config.backend, config.threads)
+        self.backend.describe()
         self.device = pick_device(config.device)
+        check_amp(config.amp, self.device)
+        steps_per_epoch(data.train, config.batch_size)
+        if (config.images or 0) > len(data.train):
+            raise UserError(f"--images {config.images} is more than the {len(data.train)} training images; lower it")
+        self.given = Network(*source.open(data, config.seed))
+        if config.drop_path and not drop_path_blocks(self.given.model):
+            raise UserError(f"--drop-path: {self.given.recipe.name} has no blocks that can be dropped; leave it out")
+        recipe = self.given.recipe
+        self.pruner = Pruner(
+            self.given.model, self.given.structure, config.method(), recipe.image_size, self.backend, config.samples
+        )
+        self.dense_folder = None if source.weights is not None else folder.parents[1] / "dense" / recipe.name
+        self.dense_config = config.train_config(config.dense_epochs)
+        self.dense_facts: dict[str, Any] = {
+            "model": recipe.name,
+            "image_size": recipe.image_size,
+            "data_digest": data.splits.digest,
+        }
+        if self.dense_folder is not None and (self.dense_folder / "config.json").exists():
+            other = runs.differences(self.dense_folder, self.dense_config, FREE_ON_RESUME, **self.dense_facts)
+            if other:
+                now = ", ".join(f"{name} {value!r}" for name, value in other.items())
+                raise UserError(f"{self.dense_folder} was not trained with {now}; give another --run")
+
+    def run(self) -> None:
+        """Does the job, or goes on with it; `result.json` is written last."""
+        config, folder = self.config, self.folder
+        dense = self.dense()
+        before = self.accuracies(dense)
+        print(f"{dense.recipe.name}: test accuracy {100 * before['test']:.2f} %", flush=True)
+        pruned, rounds = self.prune(dense)
+        seconds = sum(entry["seconds"] for entry in rounds)
+        cut = self.accuracies(pruned)
+        print(f"pruned in {seconds:.1f} s: test accuracy {100 * cut['test']:.2f} %", flush=True)
+        tuned, trainer = self.train(folder, config.finetune_epochs, pruned, "fine-tune")
+        recipes.save(folder, tuned.recipe, tuned.model)
+        result: dict[str, Any] = {
+            "command": runs.command_of(folder),
+            "model": dense.recipe.name,
+            "target": config.target,
+            "method": asdict(config.method()),
+            "pruning_seconds": seconds,
+            "finetune_epochs": config.finetune_epochs,
+            "finetune_minutes": trainer.seconds / 60,
+            "rounds": rounds,
+            "accuracy": {"dense": before, "pruned": cut, "finetuned": (after := self.accuracies(tuned))},
+            **self.measured(dense, tuned),
+            "export": self.export(tuned, after["test"]),
+        }
+        page = write_page(folder, result, dense.structure, tuned.structure, self.data.splits.digest)
+        write_json(folder / "result.json", result)
+        print(_summary(result) + f"\nwrote {page}")
 
     # ---- networks
 
-    def dense(self, source: Source) -> Network:
+    def dense(self) -> Network:
         """The network given; trained first, once for the run, if it is timm's without a checkpoint."""
-        network = Network(*source.open(self.data))
-        if source.weights is not None:
-            return network
-        folder = self.folder.parents[1] / "dense" / network.recipe.name
+        if (folder := self.dense_folder) is None:
+            return self.given
         if not (folder / recipes.FILE).exists():
-            facts: dict[str, Any] = {"model": network.recipe.name, "image_size": network.recipe.image_size}
-            facts |= {"data_digest": self.data.splits.digest}
-            config = self.config.train_config(self.config.dense_epochs)
             if (folder / "config.json").exists():
-                runs.reopen(folder, config, ("device", "loaders", "checkpoint_seconds", "accumulate"), **facts)
+                runs.reopen(folder, self.dense_config, FREE_ON_RESUME, **self.dense_facts)
             else:
-                runs.begin(folder, config, **facts)
-            network, _ = self.train(folder, self.config.dense_epochs, network, f"train {network.recipe.name}")
+                runs.begin(folder, self.dense_config, **self.dense_facts)
+            name = self.given.recipe.name
+            network, _ = self.train(folder, self.config.dense_epochs, self.given, f"train {name}")
             recipes.save(folder, network.recipe, network.model)
         recipe = recipes.read(folder)
-        if (recipe.classes, recipe.image_size) != (self.data.classes, network.recipe.image_size):
-            raise UserError(f"{folder} was trained on other classes or another image size; give another --run")
         return Network(recipe, *recipes.load_prunable(recipe, folder))
 
     def train(self, folder: Path, epochs: int, network: Network, description: str) -> tuple[Network, Trainer]:
         """A trained copy; goes on where the folder's checkpoint is."""
         model = Renormalized(copy.deepcopy(network.model), network.recipe)
+        if self.config.drop_path:
+            set_drop_path(model, self.config.drop_path)
         size, config = network.recipe.image_size, self.config.train_config(epochs)
         trainer = make_trainer(config, folder, size, self.data, model)
         trainer.resume()
@@ -141,12 +169,12 @@ class _Job:
 
     # ---- pruning
 
-    def prune(self, dense: Network) -> tuple[Network, float]:
-        """The network after the last round, and the seconds that importance and selection took in all."""
-        config, method, present = self.config, self.config.method(), dense
-        pruner = Pruner(dense.model, dense.structure, method, dense.recipe.image_size, self.backend, config.samples)
-        for number in range(1, config.iterative + 1):
-            folder = self.folder / "rounds" / str(number)
+    def prune(self, dense: Network) -> tuple[Network, list[dict[str, Any]]]:
+        """The network after the last round, and what each round's `selection.json` says."""
+        config, pruner, present = self.config, self.pruner, dense
+        pruner.model, pruner.structure = dense.model, dense.structure
+        folders = [self.folder / "rounds" / str(number) for number in range(1, config.iterative + 1)]
+        for number, folder in enumerate(folders, 1):
             if (folder / recipes.FILE).exists():
                 recipe = recipes.read(folder)
                 present = Network(recipe, *recipes.load_prunable(recipe, folder))
@@ -155,13 +183,14 @@ class _Job:
             if config.round_epochs and number < config.iterative:
                 present, _ = self.train(folder, config.round_epochs, present, f"round {number}")
             pruner.model, pruner.structure = present.model, present.structure
-        seconds = sum(read_json(path)["seconds"] for path in self.folder.glob("rounds/*/selection.json"))
-        return present, seconds
+        return present, [read_json(folder / "selection.json") for folder in folders]
 
     def _round(self, pruner: Pruner, present: Network, number: int, folder: Path) -> Network:
         start = time.monotonic()
         pruner.model = copy.deepcopy(present.model).to(self.device)
         count = self._num_images(present)
+        if 0 < count < FEW_IMAGES:
+            print(f"Taylor importance is from {count} images only; give more with --images if there are", flush=True)
         kept = pruner.round(number, self.config.iterative, self._batches(present.recipe, count))
         recipe = present.recipe.narrowed(present.structure, kept)
         seconds = time.monotonic() - start
@@ -268,6 +297,24 @@ class _Shipped:
         }
 
 
+def drop_path_blocks(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
+    """Modules with residual branches that timm can drop, and the names of the dropping layers, in order."""
+    kinds = nn.Identity | DropPath
+    found = [
+        (module, [name for name, child in module.named_children() if re.fullmatch(r"drop_path\d?", name)])
+        for module in model.modules()
+    ]
+    return [(m, names) for m, names in found if names and all(isinstance(getattr(m, n), kinds) for n in names)]
+
+
+def set_drop_path(model: nn.Module, rate: float) -> None:
+    """In place: rising linearly with depth from 0 to the rate, of the last block."""
+    blocks = drop_path_blocks(model)
+    for i, (block, names) in enumerate(blocks):
+        for name in names:
+            setattr(block, name, DropPath(rate * i / max(1, len(blocks) - 1)))
+
+
 def _summary(result: dict[str, Any]) -> str:
     dense, pruned = (result["networks"][name] for name in ("dense", "pruned"))
     accuracy = result["accuracy"]
@@ -276,6 +323,10 @@ def _summary(result: dict[str, Any]) -> str:
         f"{label:14}{dense[name] / unit:9.3f} -> {pruned[name] / unit:9.3f}  ({100 * pruned[name] / dense[name]:.1f} %)"
         for label, name, unit in figures
     ]
+    metric, share = result["target"].split("=")
+    reached = pruned["latency_ms"] / dense["latency_ms"]
+    if metric == "latency" and not 0.95 * float(share) <= reached <= float(share):
+        lines.append(f"the latency aimed at, {100 * float(share):.1f} %, is not met: it is {100 * reached:.1f} %")
     lines.append(f"{'MES':14}{dense['mes']:9.1f} -> {pruned['mes']:9.1f}")
     steps = " -> ".join(f"{name} {100 * accuracy[name]['test']:.2f} %" for name in accuracy)
     return "\n".join([*lines, f"test accuracy  {steps}"])

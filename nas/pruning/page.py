@@ -12,6 +12,7 @@ from nas import runs
 from nas.objective import UNITS, Objective, Term
 from nas.pruning.structure import Structure
 from nas.report_data import points_of
+from search_spaces import UserError
 from search_spaces.files import read_json, write_text
 from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table
 
@@ -46,11 +47,13 @@ def newest_search(data_digest: str) -> tuple[Path, Json] | None:
     """The newest search on these images that knows latencies, and its folder."""
     found = []
     for path in runs.RUNS.glob("*/search*/result.json"):
-        info = path.parents[1] / "run.json"
-        if info.exists() and read_json(info)["splits"]["digest"] == data_digest:
-            search = read_json(path)
-            if any("latency_ms" in point for point in points_of(search)):
-                found.append((path.stat().st_mtime_ns, path.parent, search))
+        try:
+            if read_json(path.parents[1] / "run.json")["splits"]["digest"] == data_digest:
+                search = read_json(path)
+                if any("latency_ms" in point for point in points_of(search)):
+                    found.append((path.stat().st_mtime_ns, path.parent, search))
+        except (UserError, KeyError, TypeError):  # of another version, or damaged: no reason to lose this page
+            continue
     return max(found)[1:] if found else None
 
 

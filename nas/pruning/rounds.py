@@ -15,7 +15,7 @@ from nas.pruning import importance
 from nas.pruning.costs import Costs
 from nas.pruning.importance import Criterion, Scores
 from nas.pruning.latency import MAX_TRIALS, Trial, cut, measure, ms_per_mac, reach
-from nas.pruning.selection import Metric, Ranking, Scope, Unreachable, select
+from nas.pruning.selection import Metric, Ranking, Scope, select
 from nas.pruning.structure import Structure
 from search_spaces import UserError
 
@@ -62,6 +62,9 @@ class Pruner:
         model: prunable; it is replaced by smaller ones, not changed.
         image_size: of its images.
         backend: that latency is measured by, with `samples` of each network; used if the method asks for latency.
+
+    Raises:
+        UserError: the parameters or MACs aimed at are below those of one unit of everything; the message names these.
     """
 
     def __init__(
@@ -69,10 +72,13 @@ class Pruner:
     ) -> None:
         self.model, self.structure, self.method, self.image_size = model, structure, method, image_size
         self.backend, self.samples = backend, samples
-        self.device = next(model.parameters()).device
         self.whole = copy.deepcopy(model)
-        self.whole_cost = self._costs().cost(self._metric, structure.sizes)
-        self.trials: list[Trial] = []
+        costs = self._costs()
+        self.whole_cost = costs.cost(self._metric, structure.sizes)
+        self.trials: list[Trial] = []  # of the last round
+        least, target = costs.cost(self._metric, dict.fromkeys(structure.sizes, 1)), method.target
+        if target.metric != "latency" and least > int(target.share * self.whole_cost):
+            raise self._unreachable(least / self.whole_cost)
 
     @property
     def _metric(self) -> Metric:
@@ -80,15 +86,14 @@ class Pruner:
         return "params" if self.method.target.metric == "params" else "macs"
 
     def _costs(self) -> Costs:
-        return Costs(
-            self.model, self.structure, torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
-        )
+        device = next(self.model.parameters()).device  # a round may have another than the network came on
+        return Costs(self.model, self.structure, torch.zeros(1, 3, self.image_size, self.image_size, device=device))
 
     def round(self, number: int, count: int, batches: Batches) -> dict[str, Tensor]:
         """Prunes for one of `count` rounds, each to the same share of what the one before left; returns what it kept.
 
         Raises:
-            UserError: the target lies below what minima and multiples allow; the message names what is reachable.
+            UserError: the latency lies below that of one unit of everything; the message names that.
         """
         method, costs = self.method, self._costs()
         scores = self._scores(number, batches)
@@ -104,10 +109,6 @@ class Pruner:
             limit = int(cost_share * self.whole_cost)
             return select(self.structure, scores, costs, self._metric, limit, ranking)
 
-        try:
-            chosen(method.target.share if method.target.metric != "latency" else 1.0)  # before anything is measured
-        except Unreachable as error:
-            raise self._unreachable(error.least / self.whole_cost) from None
         if method.target.metric == "latency":
             share = self._share_of_macs(share, chosen, costs)
         kept = chosen(share)
@@ -130,12 +131,10 @@ class Pruner:
             timings = measure(models, self.image_size, self.backend, self.samples).timings
             return timings["pruned"].min_ms / timings["whole"].min_ms
 
-        minima = {d.name: min(d.minimum, d.size) for d in self.structure.dimensions}
-        least = (costs.macs(minima) + 1) / self.whole_cost
-        share, trials = reach(latency_share, measured, least)
-        self.trials += trials
-        if share == least and trials[0].latency_share > latency_share:
-            raise self._unreachable(trials[0].latency_share)
+        least = (costs.macs(dict.fromkeys(self.structure.sizes, 1)) + 1) / self.whole_cost
+        share, self.trials = reach(latency_share, measured, least)
+        if share == least and self.trials[0].latency_share > latency_share:
+            raise self._unreachable(self.trials[0].latency_share)
         return share
 
     def _unreachable(self, least_share: float) -> UserError:
@@ -146,5 +145,5 @@ class Pruner:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What was measured on the way, as JSON."""
+        """What was measured on the way of the last round, as JSON."""
         return {"latency_trials": [asdict(trial) for trial in self.trials], "max_trials": MAX_TRIALS}

@@ -51,8 +51,8 @@ class Source:
             return None
         return sha256(self.weights / recipes.WEIGHTS if self.weights.is_dir() else self.weights)
 
-    def open(self, data: Data) -> tuple[Recipe, nn.Module, Structure]:
-        """The network for this data, with its weights, where it has some.
+    def open(self, data: Data, seed: int) -> tuple[Recipe, nn.Module, Structure]:
+        """The network for this data, with its weights; fresh ones of the seed where it has none.
 
         Raises:
             UserError: weights that do not fit, or of other classes than the data's.
@@ -60,7 +60,7 @@ class Source:
         self.check_classes(data)
         recipe, weights = replace(self.recipe, classes=data.classes), self.weights
         if weights is None:
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             return recipe, *recipe.build()
         if recipe.model is not None and weights.is_file():
             return recipe, *recipes.open_timm(recipe, weights)
@@ -94,9 +94,9 @@ def find(model: str, checkpoint: str | None, image_size: int | None, data: DataC
 
 
 def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig) -> Source:
-    weights = Path(checkpoint).expanduser() if checkpoint else None
-    if weights and not weights.is_file():
-        raise UserError(f"--checkpoint {checkpoint} is no file; give the weights of {name}")
+    weights = None if checkpoint is None else Path(checkpoint).expanduser()
+    if weights is not None and not weights.is_file():
+        raise UserError(f"--checkpoint {checkpoint!r} is no file; give the weights of {name}")
     check_timm_name("--model", "--checkpoint", name)
     config = timm.get_pretrained_cfg(name)
     own_size = config.input_size[1] if config else 224

@@ -89,3 +89,8 @@ def test_importance_that_is_not_finite_is_refused(model: nn.Module) -> None:
         magnitude(model, structure)
     with pytest.raises(UserError, match="is not finite"):
         taylor(model, structure, batches())
+
+
+def test_images_that_cannot_be_read_have_no_importance(model: nn.Module) -> None:
+    with pytest.raises(UserError, match=r"none of the images .* can be read"):
+        taylor(model, prepare(model), ())

@@ -30,8 +30,9 @@ def test_noise_ends_the_search_with_a_network_fast_enough() -> None:
         seen.append(0.4 if len(seen) % 2 == 0 else 0.9)
         return seen[-1]
 
-    _, trials = reach(0.6, measured, 0.01)
+    share, trials = reach(0.6, measured, 0.01)
     assert len(trials) == len(seen) <= MAX_TRIALS
+    assert share == max(trial.macs_share for trial in trials if trial.latency_share <= 0.6) > 0.01
 
 
 def test_operators_belong_to_stages() -> None:

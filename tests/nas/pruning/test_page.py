@@ -39,6 +39,9 @@ def test_the_search_beside_it_is_of_the_same_images_and_has_latencies(
         space = make_run(Path("runs") / name)
         add_search(Path("runs") / name, space, with_latency=with_latency)
     assert newest_search("another") is None
+    make_run(Path("runs/damaged"))
+    add_search(Path("runs/damaged"), space)
+    Path("runs/damaged/run.json").write_text("{}")
     found = newest_search("0")
     assert found is not None and found[0] == Path("runs/first/search")
     assert points_of(found[1]) == points_of(json.loads(Path("runs/first/search/result.json").read_text()))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from latency_lut.backend import Backend
@@ -19,7 +20,8 @@ from nas.prune import main
 from nas.pruning import job, rounds
 from nas.pruning.costs import Costs
 from nas.pruning.families import prepare
-from nas.pruning.job import Renormalized
+from nas.pruning.job import Renormalized, set_drop_path
+from nas.pruning.latency import Trial
 from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
 from nas.training import accuracy
@@ -120,9 +122,12 @@ def test_what_is_begun_or_finished_is_left_alone(capsys: pytest.CaptureFixture[s
         (("--model", str(PRUNED), "--checkpoint", "w"), "--checkpoint is for timm's networks"),
         (("--model", "images"), "--model images has no model.safetensors"),
         (("--model", "images/blue/0.png"), "does not say which network it is of; give --model NAME --checkpoint"),
-        (("--model", "test_vit", "--checkpoint", "w.pth"), "--checkpoint w.pth is no file"),
+        (("--model", "test_vit", "--checkpoint", "w.pth"), "--checkpoint 'w.pth' is no file"),
         (("--target", "flops=0.5"), "--target is 'flops=0.5'; give params, macs or latency and a share"),
         (("--target", "macs=1.5"), "--target is 'macs=1.5'"),
+        (("--model", "test_vit", "--checkpoint", ""), "--checkpoint '' is no file"),
+        (("--round-epochs", "1"), "--round-epochs 1 is between rounds; give --iterative 2 or more"),
+        (("--images", "9", "--criterion", "random"), "--images is for --criterion taylor, random takes none"),
         (
             ("--model", str(PRUNED), "--data", "digits", "--split-seed", "1"),
             "the network knows the classes blue, green",
@@ -137,7 +142,42 @@ def test_bad_input_is_one_line(flags: tuple[str, ...], message: str) -> None:
 @pytest.mark.usefixtures("folder")
 def test_a_target_that_cannot_be_reached_names_one_that_can() -> None:
     with pytest.raises(UserError, match=r"--target macs=0.001 is below .*: macs=0.0[0-9]+; give more than that"):
-        main([*ARGS, "--target", "macs=0.001"])
+        main([*ARGS, "--target", "macs=0.001", "--run", "new"])
+    assert not Path("runs/new/dense").exists()
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--target", "params=0.6", "--lr", "0.5"), "dense/test_vit was not trained with lr 0.5; give another --run"),
+        (("--name", "n", "--split-seed", "1"), "was not trained with data_digest .*; give another --run"),
+        (("--name", "n", "--batch-size", "500"), "--batch-size 500 is more than the 41 training images"),
+        (("--name", "n", "--images", "500"), "--images 500 is more than the 41 training images"),
+        (("--name", "n", "--device", "cuda:99"), "--device cuda:99 cannot be used"),
+        (("--name", "n", "--backend", "none"), "none"),
+    ],
+)
+def test_what_cannot_be_done_leaves_no_folder(flags: tuple[str, ...], message: str) -> None:
+    before = list(PRUNED.parent.iterdir())
+    with pytest.raises(UserError, match=message):
+        main([*ARGS, *flags])
+    assert list(PRUNED.parent.iterdir()) == before
+
+
+@pytest.mark.usefixtures("folder")
+def test_another_network_does_not_go_on_with_a_pruning() -> None:
+    with pytest.raises(UserError, match="network was 'test_vit', now 'test_vit2'"):
+        main(["--resume", "--model", "test_vit2"])
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_page_is_there_before_the_pruning_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    (PRUNED / "result.json").unlink()
+    monkeypatch.setattr(job, "write_page", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["--resume"])
+    assert not (PRUNED / "result.json").exists()
 
 
 @pytest.mark.usefixtures("folder")
@@ -156,6 +196,35 @@ def test_an_exported_winner_is_pruned_in_rounds(monkeypatch: pytest.MonkeyPatch)
     assert (Path("runs/w/prune/n/rounds/1/checkpoint.safetensors")).exists()
 
 
+def pruner(target: str, normalize: Any = "none") -> Pruner:
+    model, structure = timm_recipe("test_vit", 32, ("a", "b"), ours=True).build()
+    backend: Backend = SimpleNamespace()  # type: ignore[assignment]
+    return Pruner(model, structure, Method(Target.parse(target), "random", "global", normalize, 8, 0), 32, backend, 2)
+
+
+def test_the_network_may_move_to_another_device() -> None:
+    one = pruner("macs=0.5")
+    one.model = one.model.to("meta")
+    one.round(1, 1, ())
+    assert {p.device.type for p in one.model.parameters()} == {"meta"}
+
+
+def test_the_trials_are_those_of_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = pruner("latency=0.6")
+    monkeypatch.setattr(rounds, "reach", lambda *_: (0.5, [Trial(0.5, 0.5)]))
+    for number in (1, 2):
+        one.round(number, 2, ())
+        assert len(one.facts()["latency_trials"]) == 1
+
+
+def test_drop_path_rises_with_depth() -> None:
+    model, _ = timm_recipe("test_vit", 32, ("a", "b"), ours=True).build()
+    set_drop_path(model, 0.2)
+    layers = [m for m in model.modules() if isinstance(m, DropPath)]
+    count = len(layers) // 2
+    assert count > 1 and [m.drop_prob for m in layers] == [0.2 * (i // 2) / (count - 1) for i in range(2 * count)]
+
+
 def test_a_latency_is_reached_by_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that counts parameters: they do not fall as MACs do."""
 
@@ -166,11 +235,8 @@ def test_a_latency_is_reached_by_measuring(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(rounds, "measure", measure)
     monkeypatch.setattr("nas.pruning.latency.measure", measure)
     for normalize in ("none", "latency"):
-        model, structure = timm_recipe("test_vit", 32, ("a", "b"), ours=True).build()
-        whole = sum(p.numel() for p in model.parameters())
-        method = Method(Target.parse("latency=0.6"), "random", "global", normalize, 8, 0)
-        backend: Backend = SimpleNamespace()  # type: ignore[assignment]
-        pruner = Pruner(model, structure, method, 32, backend, 2)
-        pruner.round(1, 1, ())
-        assert 0.57 <= sum(p.numel() for p in pruner.model.parameters()) / whole <= 0.6
-        assert 2 <= len(pruner.facts()["latency_trials"]) <= pruner.facts()["max_trials"]
+        one = pruner("latency=0.6", normalize)
+        whole = sum(p.numel() for p in one.model.parameters())
+        one.round(1, 1, ())
+        assert 0.57 <= sum(p.numel() for p in one.model.parameters()) / whole <= 0.6
+        assert 2 <= len(one.facts()["latency_trials"]) <= one.facts()["max_trials"]
