@@ -6,23 +6,37 @@ evaluating the action alone would use, so the logits, and the accuracies, are th
 
 The same holds for recalibrating norms: while running statistics are measured nothing depends on them, so those of the
 prefix are the current network's, and each action measures only its own suffix, from the current network's activations.
+
+A race (`nas.racing`) sees the images in another order and in smaller batches, which may change the last bits of logits
+but hardly an accuracy. As recalibrating costs more than evaluating, there is a rough race before it: statistics of one
+batch, corrected by what all batches change for the current network, are nearly those of all.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.batches import eval_batches, normalize
 from nas.data import Images
+from nas.forwards import first_difference
+from nas.racing import Finish, Outcomes, Race, joined
 from search_spaces import Arch, BlockSpec
 from supernet import Supernet, measure_statistics
 
+ROUGH_IMAGES = 256  # that a rough race needs to drop more actions than it costs
+
 Activations = TypeVar("Activations")
+Part = tuple[BlockSpec, nn.Module]
+Key = tuple[str, str, str]  # kind and name of a block, path of a norm in it
+Statistics = dict[Key, tuple[Tensor, Tensor]]  # running means and variances
 
 
 class Evaluator:
@@ -45,12 +59,16 @@ class Evaluator:
     ) -> None:
         self.supernet = supernet
         self.space = supernet.space
-        self.batches = tuple(eval_batches(images, image_size, batch_size, loaders))
-        self.num_images = sum(int((labels >= 0).sum()) for _, labels in self.batches)  # corrupt ones have no label
+        batches = tuple(eval_batches(images, image_size, batch_size, loaders))
+        read = torch.cat([labels >= 0 for _, labels in batches])  # corrupt ones have no label
+        self.images = torch.cat([batch for batch, _ in batches])[read]  # uint8, decoded and resized once
+        self.labels = torch.cat([labels for _, labels in batches])[read]
+        self.num_images, self.batch_size = len(self.labels), batch_size
         self.calibration = list(calibration)
         self.num_calibration_images = sum(map(len, calibration))
         self.block_forwards = 0  # blocks run, times images: what sharing the prefix saves
         self._modules: dict[BlockSpec, nn.Module] = {}
+        self._finished: dict[Arch, _Finished] = {}  # by the last call
 
     def accuracy(self, arch: Arch) -> float:
         """Top-1 accuracy, a fraction."""
@@ -59,32 +77,96 @@ class Evaluator:
     @torch.inference_mode()
     def accuracies(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
         """Top-1 accuracy of each arch; what it shares with `base` from the input on runs once for all."""
-        frontier = self._frontier(self.space.lower(base), [self.space.lower(arch) for arch in archs])
+        frontier = self._frontier(base, archs)
+        self._calibrate(frontier)
+        found: list[list[Outcomes]] = [[] for _ in archs]
+        for positions in torch.arange(self.num_images).split(self.batch_size):
+            for i, outcomes in self._outcomes(frontier, positions):
+                found[i].append(outcomes)
+        self._finished = {a: self._finish(frontier, i, joined(found[i])) for i, a in enumerate(archs)}
+        return [int(self._finished[arch].outcomes.correct.sum()) / max(self.num_images, 1) for arch in archs]
+
+    @torch.inference_mode()
+    def race(self, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+        """How each arch ends; the action that loses least accuracy per gain has seen all images, but for `DELTA`."""
+        if base not in self._finished:
+            self.accuracies(base, [base])
+        before = self._finished[base]
+        order = np.argsort(np.abs(before.outcomes.margins), kind="stable")
+        rough = len(self.calibration) > 1 and len(archs) > 1 and self.num_images >= ROUGH_IMAGES
+        race = Race(before.outcomes[order], gains, rough)
+        frontier = self._frontier(base, [*archs, base] if rough else archs)
+        if rough:
+            self._calibrate_roughly(frontier, before.statistics)
+            self._run_race(race, frontier, order)
+            race.begin_again()
+        frontier.keep(race.running)
+        self._calibrate(frontier)
+        found = self._run_race(race, frontier, order)
+        back = np.argsort(order)
+        self._finished = {archs[i]: self._finish(frontier, i, joined(found[i])[back]) for i in race.running}
+        return race.finishes()
+
+    def _run_race(self, race: Race, frontier: _Frontier, order: np.ndarray) -> dict[int, list[Outcomes]]:
+        """What each action found, in this order."""
+        found: dict[int, list[Outcomes]] = {i: [] for i in race.running}
+        while images := race.ahead():
+            frontier.keep(race.running)
+            for positions in torch.from_numpy(order[images]).split(self.batch_size):
+                for i, outcomes in self._outcomes(frontier, positions):
+                    race.see(i, outcomes)
+                    found[i].append(outcomes)
+            race.drop()
+        return found
+
+    def _frontier(self, base: Arch, archs: Sequence[Arch]) -> _Frontier:
+        trunk, blocks = self.space.lower(base), [self.space.lower(arch) for arch in archs]
+        starts = [first_difference(trunk, each) for each in blocks]
+        trunk = trunk[: max(starts)]
+        suffixes = [each[start:] for each, start in zip(blocks, starts, strict=True)]
+        self._keep({*trunk, *(block for suffix in suffixes for block in suffix)})
+        own = _with_own_buffers if self.calibration else lambda module: module
+        parts = [[(block, own(self._modules[block])) for block in suffix] for suffix in suffixes]
+        return _Frontier([(block, self._modules[block]) for block in trunk], starts, parts)
+
+    def _calibrate(self, frontier: _Frontier) -> None:
         if self.calibration:
             for _ in frontier.outputs(self._measure, self.calibration):
                 pass
-        correct = [0] * len(archs)
-        for images, labels in self.batches:
-            x = normalize(images, self.supernet.device)
-            for i, logits in frontier.outputs(self._run, x):
-                correct[i] += int((logits.argmax(dim=1).cpu() == labels).sum())
-        return [count / max(self.num_images, 1) for count in correct]
 
-    def _frontier(self, trunk: Sequence[BlockSpec], archs: Sequence[Sequence[BlockSpec]]) -> _Frontier:
-        starts = [first_difference(trunk, blocks) for blocks in archs]
-        trunk = trunk[: max(starts)]
-        suffixes = [blocks[start:] for blocks, start in zip(archs, starts, strict=True)]
-        self._keep({*trunk, *(block for suffix in suffixes for block in suffix)})
-        own = _with_own_buffers if self.calibration else lambda module: module
-        modules = [[own(self._modules[block]) for block in suffix] for suffix in suffixes]
-        return _Frontier([self._modules[block] for block in trunk], starts, modules)
+    def _calibrate_roughly(self, frontier: _Frontier, statistics: Statistics) -> None:
+        """Measures on the first batch, and corrects by what the other batches, in `statistics`, are known to change.
+
+        They are of the base, which is the frontier's last network. A slimmed norm shares its first channels.
+        """
+        for _ in frontier.outputs(self._measure, self.calibration[:1]):
+            pass
+        first = _statistics(frontier.trunk)
+        for parts in (frontier.trunk, *frontier.suffixes):
+            for key, (mean, var) in _live_statistics(parts).items():
+                if key in first:
+                    (of_first, var_of_first), (of_all, var_of_all) = first[key], statistics[key]
+                    mean += (of_all - of_first)[: len(mean)]
+                    var *= (var_of_all / var_of_first.clamp_min(1e-12))[: len(var)]
+
+    def _outcomes(self, frontier: _Frontier, positions: Tensor) -> Iterator[tuple[int, Outcomes]]:
+        """(number, outcomes) of each network for the images at these positions."""
+        labels = self.labels[positions].to(self.supernet.device)
+        x = normalize(self.images[positions], self.supernet.device)
+        for i, logits in frontier.outputs(self._run, x):
+            right = logits.gather(1, labels[:, None])[:, 0]
+            others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+            yield i, Outcomes((logits.argmax(dim=1) == labels).cpu().numpy(), (right - others).cpu().numpy())
+
+    def _finish(self, frontier: _Frontier, i: int, outcomes: Outcomes) -> _Finished:
+        return _Finished(outcomes, _statistics(frontier.network(i)) if self.calibration else {})
 
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
         self.block_forwards += len(x)
         return module(x)
 
     def _measure(self, module: nn.Module, batches: list[Tensor]) -> list[Tensor]:
-        self.block_forwards += self.num_calibration_images
+        self.block_forwards += sum(map(len, batches))
         return measure_statistics(module, batches)
 
     def _keep(self, blocks: set[BlockSpec]) -> None:
@@ -95,15 +177,29 @@ class Evaluator:
         }
 
 
-class _Frontier:
-    """Networks with common beginnings: each has the trunk's modules up to its start, and then its own suffix."""
+@dataclass(frozen=True)
+class _Finished:
+    """What a network that has seen all images leaves for the next step, whose base it may be."""
 
-    def __init__(self, trunk: list[nn.Module], starts: list[int], suffixes: list[list[nn.Module]]) -> None:
-        self.trunk = trunk
-        self.branches: list[list[int]] = [[] for _ in range(len(trunk) + 1)]
-        for i, start in enumerate(starts):
-            self.branches[start].append(i)
-        self.suffixes = suffixes
+    outcomes: Outcomes
+    statistics: Statistics
+
+
+class _Frontier:
+    """Networks with common beginnings: each has the trunk's blocks up to its start, and then its own suffix."""
+
+    def __init__(self, trunk: list[Part], starts: list[int], suffixes: list[list[Part]]) -> None:
+        self.trunk, self.starts, self.suffixes = trunk, starts, suffixes
+        self.keep(range(len(starts)))
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """Runs only these networks from now on, and the trunk only as far as they share it."""
+        self.branches: list[list[int]] = [[] for _ in range(1 + max(self.starts[i] for i in numbers))]
+        for i in numbers:
+            self.branches[self.starts[i]].append(i)
+
+    def network(self, i: int) -> list[Part]:
+        return self.trunk[: self.starts[i]] + self.suffixes[i]
 
     def outputs(
         self, run: Callable[[nn.Module, Activations], Activations], x: Activations
@@ -111,19 +207,28 @@ class _Frontier:
         """(number, output) of each network for the input `x`."""
         for position, branches in enumerate(self.branches):
             if position > 0:
-                x = run(self.trunk[position - 1], x)
+                x = run(self.trunk[position - 1][1], x)
             for i in branches:
                 y = x
-                for module in self.suffixes[i]:
+                for _, module in self.suffixes[i]:
                     y = run(module, y)
                 yield i, y
+
+
+def _live_statistics(parts: Sequence[Part]) -> Statistics:
+    """The norms' buffers, under what is the same in every network of the space."""
+    return {
+        (block.kind, block.name, path): (norm.running_mean, norm.running_var)
+        for block, module in parts
+        for path, norm in module.named_modules()
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+    }
+
+
+def _statistics(parts: Sequence[Part]) -> Statistics:
+    return {key: (mean.clone(), var.clone()) for key, (mean, var) in _live_statistics(parts).items()}
 
 
 def _with_own_buffers(module: nn.Module) -> nn.Module:
     """A copy that shares the weights."""
     return copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
-
-
-def first_difference(a: Sequence[BlockSpec], b: Sequence[BlockSpec]) -> int:
-    """Length of the common prefix, at most that of `b`."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -25,6 +25,7 @@ from search_spaces.command import flag
 
 if TYPE_CHECKING:
     from nas.evaluator import Evaluator
+    from nas.racing import Finish
 
 TRIES = 4  # of a job whose actor dies
 STORE_BYTES = 128 * 2**20  # of shared memory, on this machine: archs and accuracies go through it, and no images
@@ -139,6 +140,11 @@ class Here:
         self._evaluator = make()
         self.num_images = self._evaluator.num_images
         self.num_calibration_images = self._evaluator.num_calibration_images
+        self.calibration = [len(batch) for batch in self._evaluator.calibration]
+
+    def race(self, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+        """`Evaluator.race`: its actions wait for one another."""
+        return self._evaluator.race(base, archs, gains)
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterator[Done]:
         """One job after another."""
@@ -163,6 +169,7 @@ class Workers:
         self.count = count
         with _mendable():
             self.num_images, self.num_calibration_images = ray.get([one.load.remote() for one in actors])[0]
+        self.calibration = [self.num_calibration_images]
         self._pool = ActorPool(actors)
 
     def evaluate(self, jobs: Sequence[Job]) -> Iterator[Done]:
@@ -227,7 +234,7 @@ def _mendable() -> Iterator[None]:
 
 def split(space: SearchSpace, base: Arch, archs: Sequence[Arch], count: int) -> list[list[Arch]]:
     """At most `count` groups of nearly equal work, each of archs that leave `base` near one another."""
-    from nas.evaluator import first_difference
+    from nas.forwards import first_difference
 
     if count == 1:
         return [list(archs)]

@@ -9,13 +9,15 @@ from itertools import takewhile
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas.batches import eval_batches, normalize
 from nas.data import Images
-from nas.evaluator import Evaluator
+from nas.evaluator import Evaluator, Statistics, _Frontier, _statistics
+from nas.forwards import Forwards
 from nas.inherit import calibration_batches, inherited
 from nas.sources import Decoded, Skipped
-from search_spaces import Arch
+from search_spaces import Arch, macs
 from supernet import Supernet
 from supernet.store import Norm
 from tests.nas.tiny import tiny_space
@@ -149,3 +151,87 @@ def test_a_corrupt_image_does_not_count(supernet: Supernet, images: Images) -> N
     rest = np.delete(np.arange(23), 5)
     without = Images(images.source, rest, images.labels[rest], Skipped(strict=False))
     assert evaluator.accuracy(SPACE.largest) == Evaluator(supernet, without, 16, 8).accuracy(SPACE.largest)
+
+
+# ---- races
+
+
+BASE = SPACE.largest
+ACTIONS = [action.arch for action in SPACE.slim(BASE)]
+GAINS = [1.0 + 3 * (i % 4) for i in range(len(ACTIONS))]
+
+
+@pytest.fixture(params=[64, 16], ids=["one calibration batch", "four"])
+def racing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
+    """Of a fresh supernet, whose largest network is right about every image."""
+    monkeypatch.setattr("nas.evaluator.ROUGH_IMAGES", 0)
+    torch.manual_seed(0)
+    supernet = Supernet(SPACE, norm="shared").eval()
+    rng = np.random.default_rng(0)
+    pixels = tuple(rng.integers(0, 256, (160, 16, 16, 3), dtype=np.uint8))
+
+    def labelled(labels: np.ndarray) -> Images:
+        return Images(Decoded(pixels, labels, ("a", "b", "c"), ""), np.arange(160), labels, Skipped(strict=False))
+
+    unknown = labelled(np.zeros(160, np.int64))
+    batches = calibration_batches(unknown, SPACE.image_size, 64, CPU)[0].split(request.param)
+    labels = logits_alone(supernet, BASE, unknown, 32, batches).argmax(dim=1).numpy()
+    return Evaluator(supernet, labelled(labels), SPACE.image_size, 32, calibration=batches)
+
+
+def test_what_a_race_finishes_is_what_evaluating_alone_gives(racing: Evaluator) -> None:
+    finishes = racing.race(BASE, ACTIONS, GAINS)
+    alone = [racing.accuracy(arch) for arch in ACTIONS]
+    losses = [(1 - accuracy) / gain for accuracy, gain in zip(alone, GAINS, strict=True)]
+    assert racing.accuracy(BASE) == 1 and len(set(losses)) > 3
+    assert not finishes[losses.index(min(losses))].dropped
+    assert sum(finish.dropped for finish in finishes) > len(ACTIONS) / 2
+    for finish, accuracy in zip(finishes, alone, strict=True):
+        assert finish.dropped or finish.accuracy == accuracy
+        assert (finish.rough_images_seen > 0) == (len(racing.calibration) > 1)
+
+
+def test_a_base_that_is_not_known_is_evaluated_for_the_same_race(racing: Evaluator) -> None:
+    finishes = racing.race(BASE, ACTIONS, GAINS)
+    then = next(arch for arch, finish in zip(ACTIONS, finishes, strict=True) if not finish.dropped)
+    archs = [action.arch for action in SPACE.slim(then)]
+    after_a_race = racing.race(then, archs, GAINS[: len(archs)])
+    racing._finished = {}
+    assert racing.race(then, archs, GAINS[: len(archs)]) == after_a_race
+
+
+def test_image_forwards_are_the_multiplications_that_run(racing: Evaluator) -> None:
+    forwards = Forwards(SPACE, racing.num_images, [len(batch) for batch in racing.calibration])
+    racing.accuracies(BASE, [BASE])
+    with FlopCounterMode(display=False) as counter:
+        forwards.add(BASE, ACTIONS, racing.race(BASE, ACTIONS, GAINS))
+    assert forwards.run * macs(SPACE, BASE) == pytest.approx(counter.get_total_flops() / 2)
+    assert forwards.run < forwards.shared < forwards.alone
+    with FlopCounterMode(display=False) as counter:
+        racing.accuracies(BASE, ACTIONS)
+    assert forwards.shared * macs(SPACE, BASE) == pytest.approx(counter.get_total_flops() / 2)
+
+
+@pytest.mark.parametrize("racing", [16], indirect=True)
+def test_rough_statistics_are_nearly_those_of_all_batches(racing: Evaluator) -> None:
+    with torch.inference_mode():
+        frontier = racing._frontier(BASE, [*ACTIONS, BASE])
+        racing._calibrate(frontier)
+        *of_all, of_base = statistics_of_each(frontier)
+        racing._calibrate_roughly(frontier, of_base)
+        *rough, base = statistics_of_each(frontier)
+        racing.calibration = racing.calibration[:1]
+        racing._calibrate(frontier)
+        *of_first, _ = statistics_of_each(frontier)
+    assert distance(base, of_base) < 1e-4
+    for wanted, found, first in zip(of_all, rough, of_first, strict=True):
+        assert distance(found, wanted) < 0.7 * distance(first, wanted)
+    assert sum(map(distance, rough, of_all)) < 0.2 * sum(map(distance, of_first, of_all))
+
+
+def statistics_of_each(frontier: _Frontier) -> list[Statistics]:
+    return [_statistics(frontier.network(i)) for i in range(len(frontier.starts))]
+
+
+def distance(found: Statistics, wanted: Statistics) -> float:
+    return sum(float((found[key][0] - wanted[key][0]).abs().sum()) for key in wanted)
