@@ -20,6 +20,7 @@ from latency_lut.build import BuildConfig, build_table
 from latency_lut.table import TABLES
 from nas import runs
 from nas.costs import Costs, check_limits
+from nas.forwards import Forwards
 from nas.goals import LIMITS, Goals
 from nas.objective import LATENCY, Objective
 from nas.samplers import SEQUENTIAL
@@ -48,6 +49,7 @@ class Config(RayConfig, Goals):
     seed_search: str | None = flag(
         None, "folder of a finished search of the run: predictor begins with its trajectory, or its front"
     )
+    exact: bool = flag(False, "slimming evaluates every action on all images, also those that cannot win")
     only: tuple[str, ...] = flag((), "choices that slimming may shrink, as in width present (default: all)")
     winners: int = flag(3, "winners to pick, spread over the Pareto set", minimum=1)
     run: str | None = flag(None, "run of the supernet (default: the newest)")
@@ -84,7 +86,7 @@ def search(config: Config) -> Path:
     folder = _folder(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
     check_budget(config.strategy, config.budget)
-    _check_only(config, space)
+    _check_slimming(config, space)
     if config.storage:
         check_address(config.storage)
     start = _start(config, run_folder, space)
@@ -107,10 +109,13 @@ def search(config: Config) -> Path:
         url = config.storage or sqlite_url(folder / "study.db")
         terms = costs.objective.to_json()["terms"]
         study = Study(url, _study_name(folder), space, costs.one, {**facts, **images, "objective": terms})
-        steps = _slim(config, space, costs, evaluator, study) if config.strategy == "slimming" else []
+        forwards = Forwards(space, evaluator.num_images, evaluator.calibration)
+        steps = _slim(config, costs, evaluator, study, forwards) if config.strategy == "slimming" else []
         if not steps:
             _explore(config, costs, evaluator, study, start)
     result = _result(config, folder, costs) | {"tables": tables, **found(study.evaluations, steps, costs)}
+    if steps:
+        result |= {"num_dropped": len(study.dropped), "image_forwards": forwards.to_json()}
     _pick(config, folder, costs.objective, result | {**images, "minutes": study.seconds / 60})
     return folder
 
@@ -160,23 +165,31 @@ def _is_finished(folder: Path, config: Config, facts: Json) -> bool:
     return settings == {n: list(v) if isinstance(v := getattr(config, n), tuple) else v for n in AMENDABLE}
 
 
-def _slim(config: Config, space: SearchSpace, costs: Costs, evaluator: Here | Workers, study: Study) -> list[Step]:
+def _slim(config: Config, costs: Costs, evaluator: Here | Workers, study: Study, forwards: Forwards) -> list[Step]:
+    space = costs.space
     steps: list[Step] = []
 
     def mes(archs: Sequence[Arch]) -> Sequence[float]:
         return costs.batch(archs)["mes"].tolist()
 
-    def accuracies(base: Arch, archs: Sequence[Arch]) -> list[float]:
+    def accuracies(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> Sequence[float | None]:
+        if gains and not config.exact:
+            assert isinstance(evaluator, Here)
+            race = study.race(base, archs, gains, evaluator.race, len(steps))
+            forwards.add(base, archs, race)
+            return [None if finish.dropped else finish.accuracy for finish in race]
+
         def evaluate(new: Sequence[Arch]) -> Iterator[Done]:
             return evaluator.evaluate([(base, group) for group in split(space, base, new, evaluator.count)])
 
+        forwards.add(base, archs)
         return study.accuracies(archs, evaluate, len(steps))
 
     longest = sum(len(c.options) - 1 for c in space.choices)
     with tqdm(total=longest, desc=f"slimming {space.name}", unit="step") as bar:
         for step in slim(space, mes, accuracies, config.only):
             steps.append(step)
-            evaluated = len(study.evaluations)
+            evaluated = len(study.evaluations) + len(study.dropped)
             bar.update(0 if step.action is None else 1)
             bar.set_postfix(accuracy=f"{100 * step.accuracy:.1f}%", MES=f"{step.mes:.4g}", archs=evaluated)
             if config.budget and evaluated >= config.budget:
@@ -214,7 +227,9 @@ def _at_once(config: Config) -> int:
     return max(1, config.workers) if config.strategy in SEQUENTIAL else 1
 
 
-def _check_only(config: Config, space: SearchSpace) -> None:
+def _check_slimming(config: Config, space: SearchSpace) -> None:
+    if config.strategy == "slimming" and config.workers and not config.exact:
+        raise UserError(f"--workers is {config.workers}, but the actions of a race wait for one another; add --exact")
     known = dict.fromkeys(choice.field for choice in space.choices)
     if config.only and config.strategy != "slimming":
         raise UserError(f"--only is for --strategy slimming, not {config.strategy}; leave it out")

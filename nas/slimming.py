@@ -1,7 +1,8 @@
 """The published joint search (Li et al. 2023, Section 3.6 and Algorithm 1): slim the largest network step by step.
 
 Every step evaluates the frontier, each choice's next smaller option, and takes the action with the least loss of
-accuracy per gain of MES. The trajectory is the curve from which winners are picked.
+accuracy per gain of MES. The trajectory is the curve from which winners are picked. An action that cannot be taken
+needs no accuracy: `nas.racing` finds it before it has seen all images.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 from search_spaces import Action, Arch, SearchSpace
 
-Accuracies = Callable[[Arch, Sequence[Arch]], list[float]]
+Scores = Callable[[Sequence[Arch]], Sequence[float]]
+Accuracies = Callable[[Arch, Sequence[Arch], Sequence[float]], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -24,33 +26,38 @@ class Step:
     mes: float
 
 
-def slim(
-    space: SearchSpace,
-    mes: Callable[[Sequence[Arch]], Sequence[float]],
-    accuracies: Accuracies,
-    only: Collection[str] = (),
-) -> Iterator[Step]:
+def slim(space: SearchSpace, mes: Scores, accuracies: Accuracies, only: Collection[str] = ()) -> Iterator[Step]:
     """Yields the trajectory from the largest network on, until no action gains MES.
 
     Args:
         mes: scores of archs.
-        accuracies: of archs that differ from the first argument by one action.
+        accuracies: of archs that differ from the first argument by one action, with these gains of MES; None of one
+            that does not lose least per gain. At first it is asked for the largest network alone, without a gain.
         only: fields of the choices that may shrink; none: all.
     """
-    current = space.largest
-    accuracy, score = accuracies(current, [current])[0], mes([current])[0]
-    yield Step(None, current, accuracy, score)
-    while actions := [a for a in space.slim(current) if not only or a.field in only]:
-        scores = mes([action.arch for action in actions])
-        gaining = [(a, s) for a, s in zip(actions, scores, strict=True) if s > score]
-        if not gaining:
-            return
-        found = accuracies(current, [action.arch for action, _ in gaining])
-        # Of equal ratios, as when nothing is lost at all, the one that gains most; then the first choice.
-        best = min(
-            range(len(gaining)),
-            key=lambda i: ((accuracy - found[i]) / (gaining[i][1] - score), -gaining[i][1], i),
-        )
-        action, score = gaining[best]
-        current, accuracy = action.arch, found[best]
-        yield Step(action, current, accuracy, score)
+    (accuracy,), (score,) = accuracies(space.largest, [space.largest], []), mes([space.largest])
+    assert accuracy is not None
+    step: Step | None = Step(None, space.largest, accuracy, score)
+    while step is not None:
+        yield step
+        step = next_step(space, step, mes, accuracies, only)
+
+
+def next_step(
+    space: SearchSpace, before: Step, mes: Scores, accuracies: Accuracies, only: Collection[str] = ()
+) -> Step | None:
+    """The action of least loss per gain, as `slim` takes it; None if no action gains MES."""
+    actions = [a for a in space.slim(before.arch) if not only or a.field in only]
+    scores = mes([action.arch for action in actions]) if actions else ()
+    gaining = [(a, s) for a, s in zip(actions, scores, strict=True) if s > before.mes]
+    if not gaining:
+        return None
+    found = accuracies(before.arch, [action.arch for action, _ in gaining], [s - before.mes for _, s in gaining])
+    # Of equal ratios, as when nothing is lost at all, the one that gains most; then the first choice.
+    _, _, best, accuracy = min(
+        ((before.accuracy - figure) / (score - before.mes), -score, i, figure)
+        for i, ((_, score), figure) in enumerate(zip(gaining, found, strict=True))
+        if figure is not None
+    )
+    action, score = gaining[best]
+    return Step(action, action.arch, accuracy, score)

@@ -12,28 +12,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nas.racing import Finish
 from nas.storage import open_storage, readable
 from search_spaces import Arch, SearchSpace, UserError
 
 # Accuracies of archs, in groups as they are known, in any order.
 Evaluate = Callable[[Sequence[Arch]], Iterator[tuple[Sequence[Arch], Sequence[float]]]]
 
+RunRace = Callable[[Arch, Sequence[Arch], Sequence[float]], list[Finish]]  # `Evaluator.race`
+
 FACTS = "facts"
+ESTIMATE = "accuracy_estimate"  # of a trial that was pruned
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """
     Args:
-        accuracy: a fraction.
+        accuracy: a fraction; an estimate if it was dropped from a race.
         seconds: its share of the time since others were known before it.
         seconds_since_start: of the search, pauses between its resumptions left out.
+        step: of the search, that asked for it.
+        race: how it ended, if it was evaluated in one.
     """
 
     arch: Arch
     accuracy: float
     seconds: float
     seconds_since_start: float
+    step: int
+    race: Finish | None = None
 
 
 class Study:
@@ -60,13 +68,15 @@ class Study:
 
         self.url, self.space, self.metrics = url, space, metrics
         self.evaluations: list[Evaluation] = []  # what this search has asked for, in its order
+        self.dropped: list[Evaluation] = []  # from its races
         with readable(url):
             self._study = optuna.create_study(
                 storage=open_storage(url), study_name=name, directions=["maximize", "maximize"], load_if_exists=True
             )
             self._check(name, {"space": space.name, **facts})
             found = [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
-        self.known = {evaluation.arch: evaluation for evaluation in found}
+        self.known = {e.arch: e for e in found if not _is_dropped(e)}
+        self._known_dropped = {(e.step, e.arch): e for e in found if _is_dropped(e)}
         self._asked: set[Arch] = set()
         self._start = time.monotonic() - max((e.seconds_since_start for e in found), default=0.0)
 
@@ -81,15 +91,41 @@ class Study:
             for group, found in evaluate(new):
                 now = self.seconds
                 for arch, accuracy in zip(group, found, strict=True):
-                    evaluation = Evaluation(arch, accuracy, (now - start) / len(group), now)
-                    self._record(evaluation, step)
-                    self.known[arch] = evaluation
+                    self._add(Evaluation(arch, accuracy, (now - start) / len(group), now, step))
                 start = self.seconds
-        for arch in archs:
-            if arch not in self._asked:
-                self._asked.add(arch)
-                self.evaluations.append(self.known[arch])
-        return [self.known[arch].accuracy for arch in archs]
+        return [self._ask(self.known[arch]).accuracy for arch in archs]
+
+    def race(self, base: Arch, archs: Sequence[Arch], gains: Sequence[float], run: RunRace, step: int) -> list[Finish]:
+        """How each arch ends; `run(base, archs, gains)` is asked for those that no step before this one has finished.
+
+        A race that was killed while it was recorded is run again as it was: it is a function of these arguments.
+        """
+        earlier = {arch for arch in archs if arch in self.known and self.known[arch].step < step}
+        racing = {arch: gain for arch, gain in zip(archs, gains, strict=True) if arch not in earlier}
+        if any((step, arch) not in self._known_dropped and arch not in self.known for arch in racing):
+            start = self.seconds
+            found = run(base, list(racing), list(racing.values()))
+            now = self.seconds
+            for arch, finish in zip(racing, found, strict=True):
+                self._add(Evaluation(arch, finish.accuracy, (now - start) / len(racing), now, step, finish))
+        ends = [self._ask(self._known_dropped.get((step, arch)) or self.known[arch]) for arch in archs]
+        return [e.race if e.race and e.arch in racing else Finish(e.accuracy, 0, 0, dropped=False) for e in ends]
+
+    def _add(self, evaluation: Evaluation) -> None:
+        if _is_dropped(evaluation):
+            missing = self._known_dropped.setdefault((evaluation.step, evaluation.arch), evaluation) is evaluation
+        else:
+            missing = self.known.setdefault(evaluation.arch, evaluation) is evaluation
+        if missing:
+            self._record(evaluation)
+
+    def _ask(self, evaluation: Evaluation) -> Evaluation:
+        if _is_dropped(evaluation):
+            self.dropped.append(evaluation)
+        elif evaluation.arch not in self._asked:
+            self._asked.add(evaluation.arch)
+            self.evaluations.append(evaluation)
+        return evaluation
 
     @property
     def seconds(self) -> float:
@@ -105,20 +141,25 @@ class Study:
                 f"study {name} in {self.url} is of another {' and '.join(other)}; search under another --name"
             )
 
-    def _record(self, evaluation: Evaluation, step: int) -> None:
+    def _record(self, evaluation: Evaluation) -> None:
         import optuna
 
+        dropped, race = _is_dropped(evaluation), evaluation.race
         metrics, choices = self.metrics(evaluation.arch), self.space.choices
         attributes = {
             "arch": self.space.to_json(evaluation.arch),
-            "accuracy": evaluation.accuracy,  # JSON, so that it reads back as the same double from any database
+            # JSON, so that it reads back as the same double from any database
+            ESTIMATE if dropped else "accuracy": evaluation.accuracy,
             **metrics,
             "seconds": evaluation.seconds,
             "seconds_since_start": evaluation.seconds_since_start,
-            "step": step,
+            "step": evaluation.step,
+            **({"images_seen": race.images_seen, "rough_images_seen": race.rough_images_seen} if race else {}),
         }
+        states = optuna.trial.TrialState
         trial = optuna.trial.create_trial(
-            values=[evaluation.accuracy, metrics["mes"]],
+            state=states.PRUNED if dropped else states.COMPLETE,
+            values=None if dropped else [evaluation.accuracy, metrics["mes"]],
             params={c.name: v for c, v in zip(choices, evaluation.arch.values, strict=True)},
             distributions={c.name: optuna.distributions.CategoricalDistribution(c.options) for c in choices},
             user_attrs=attributes,
@@ -128,5 +169,14 @@ class Study:
 
     def _read(self, trial: Any) -> Evaluation:
         attributes = trial.user_attrs
-        numbers = (float(attributes[name]) for name in ("accuracy", "seconds", "seconds_since_start"))
-        return Evaluation(self.space.from_json(attributes["arch"]), *numbers)
+        arch, dropped = self.space.from_json(attributes["arch"]), ESTIMATE in attributes
+        names = (ESTIMATE if dropped else "accuracy", "seconds", "seconds_since_start")
+        accuracy, seconds, since = (float(attributes[name]) for name in names)
+        race = None
+        if "images_seen" in attributes:
+            race = Finish(accuracy, int(attributes["images_seen"]), int(attributes["rough_images_seen"]), dropped)
+        return Evaluation(arch, accuracy, seconds, since, int(attributes["step"]), race)
+
+
+def _is_dropped(evaluation: Evaluation) -> bool:
+    return evaluation.race is not None and evaluation.race.dropped

@@ -2,6 +2,7 @@
 
     python scripts/bench_search.py                       # one step on the digits, and archs costed a second
     python scripts/bench_search.py --run cifar10 --num-images 500      # the strategies on a trained supernet
+    python scripts/bench_search.py --run cifar10 --num-images 1000 --racing    # slimming with races, and --exact
     python scripts/bench_search.py --run cifar10 --workers 2           # evaluations a second, against one process
 
 The first compares a step of slimming with the shared prefix and every action evaluated alone; times are ratios of
@@ -13,7 +14,10 @@ The second runs each strategy from several seeds. An arch is evaluated once for 
 guessing and of the logarithm of MES above that of the largest network. Overhead is all that a search computes beside
 forward passes, with what recording an evaluation takes; both are CPU seconds.
 
-The third evaluates the same archs in one process and in Ray's workers, each with one thread, by turns: the frontier of
+The third slims with races and without (`--exact`), and takes every step of the second also with a race, to compare what
+both choose from the same state.
+
+The fourth evaluates the same archs in one process and in Ray's workers, each with one thread, by turns: the frontier of
 the largest network, as slimming does, and random archs one by one, as the other strategies do.
 """
 
@@ -25,19 +29,23 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from latency_lut.table import LatencyTable, find_table
 from nas import runs
 from nas.costs import Costs
 from nas.data import DataConfig, load_data
 from nas.evaluator import Evaluator
+from nas.forwards import Forwards
 from nas.hypervolume import hypervolume_history
 from nas.objective import LATENCY, PUBLISHED, Objective
-from nas.slimming import slim
+from nas.slimming import Step, next_step, slim
 from nas.strategies import explore
 from nas.study import Study
 from nas.workers import (
@@ -60,6 +68,8 @@ STRATEGIES = ("slimming", "random", "nsga2", "tpe", "gp", "predictor")
 AT = (50, 100, 150, 250, 500)  # evaluations
 EARLY = 150  # evaluations with which `predictor` must have NSGA-II's last hypervolume
 MAX_OVERHEAD = 0.05
+MAX_FORWARDS = 0.35  # image-forwards of slimming with races, by those of evaluating each action alone
+MIN_SAME = 0.95  # part of the steps in which a race chooses what all images choose
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class Config(RayConfig):
     seeds: tuple[int, ...] = flag((0, 1, 2), "of each", minimum=0)
     budget: int = flag(500, "evaluations of each", minimum=1)
     num_images: int = flag(500, "images of the search split", minimum=1)
+    racing: bool = flag(False, "compare slimming with races and without")
 
 
 def bench(config: Config) -> None:
@@ -154,7 +165,18 @@ class Bench:
     costs: Costs
     study: Study
     evaluator: Evaluator
+    facts: dict[str, Any]
     clock: Clock = field(default_factory=Clock)
+
+    def mes(self, archs: Sequence[Arch]) -> list[float]:
+        found: list[float] = self.costs.batch(archs)["mes"].tolist()
+        return found
+
+    @property
+    def reference(self) -> np.ndarray:
+        """Accuracy of guessing, and the logarithm of the largest network's MES."""
+        space = self.costs.space
+        return np.array([1 / space.num_classes, np.log(self.costs.one(space.largest)["mes"])])
 
     def accuracies(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
         clock, before = self.clock, time.process_time()
@@ -184,7 +206,7 @@ class Bench:
         clock = self.clock
         before = time.process_time() - clock.evaluating - clock.recording
         if strategy == "slimming":
-            for _ in slim(self.costs.space, lambda archs: self.costs.batch(archs)["mes"].tolist(), accuracies):
+            for _ in slim(self.costs.space, self.mes, lambda base, archs, _: accuracies(base, archs)):
                 pass
         else:
             explore(strategy, self.costs, evaluate, budget, seed)
@@ -196,14 +218,13 @@ class Bench:
 def bench_strategies(config: Config) -> None:
     bench = _bench(config)
     space, clock = bench.costs.space, bench.clock
-    reference = np.array([1 / space.num_classes, np.log(bench.costs.one(space.largest)["mes"])])
     rows = [["strategy", *(f"HV at {n}" for n in AT if n <= config.budget), "evaluations", "CPU s each"]]
     volumes: dict[str, dict[int, list[float]]] = {}
     seconds: dict[str, float] = {}
     for strategy in config.strategies:
         seeds = config.seeds[:1] if strategy == "slimming" else config.seeds
         trials = [bench.trial(strategy, config.budget, seed) for seed in seeds]
-        histories = [hypervolume_history(trial.points, reference) for trial in trials]
+        histories = [hypervolume_history(trial.points, bench.reference) for trial in trials]
         at = {n: [float(h[min(n, len(h)) - 1]) for h in histories] for n in AT if n <= config.budget}
         volumes[strategy] = at
         seconds[strategy] = statistics.mean(trial.seconds / len(trial.points) for trial in trials)
@@ -235,7 +256,7 @@ def _bench(config: Config) -> Bench:
     digests = [sha256(path) for path in (table, run_folder / "supernet/supernet.safetensors")]
     facts = {"table_sha256": digests[0], "supernet_sha256": digests[1], "num_images": config.num_images}
     study = Study(f"sqlite:///{folder}/study.db", f"{config.num_images} images", space, costs.one, facts)
-    return Bench(costs, study, evaluator)
+    return Bench(costs, study, evaluator, facts)
 
 
 # ---- workers
@@ -290,6 +311,75 @@ def _print_bars(volumes: dict[str, dict[int, list[float]]], budget: int) -> None
         print(f"predictor at {evaluations}: {ours[evaluations]:.4f}, {name} at {last}: {means[name][last]:.4f}{missed}")
 
 
+# ---- races
+
+
+def bench_racing(config: Config) -> None:
+    bench = _bench(config)
+    space, evaluator, seconds = bench.costs.space, bench.evaluator, {"exact": 0.0, "racing": 0.0}
+    counted = Forwards(space, evaluator.num_images, [len(batch) for batch in evaluator.calibration])
+    races = Study(bench.study.url, f"{config.num_images} images, races", space, bench.costs.one, bench.facts)
+    numbers = count(1)
+
+    def exact(base: Arch, archs: Sequence[Arch], _: Sequence[float]) -> list[float]:
+        before = time.process_time()
+        found = bench.study.accuracies(archs, lambda new: iter([(new, evaluator.accuracies(base, new))]), 0)
+        seconds["exact"] += time.process_time() - before
+        return found
+
+    def racing(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[float | None]:
+        if not gains:
+            counted.add(base, archs)
+            return [*exact(base, archs, gains)]
+        before = time.process_time()
+        race = races.race(base, archs, gains, evaluator.race, next(numbers))
+        seconds["racing"] += time.process_time() - before
+        counted.add(base, archs, race)
+        return [None if finish.dropped else finish.accuracy for finish in race]
+
+    def one_race(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[float | None]:
+        return [None if finish.dropped else finish.accuracy for finish in evaluator.race(base, archs, gains)]
+
+    steps = list(tqdm(slim(space, bench.mes, racing), desc="with races", unit="step"))
+    trajectory = list(tqdm(slim(space, bench.mes, exact), desc="exact", unit="step"))
+    chosen = {before.arch: after for before, after in pairwise(steps)}
+    same = []
+    for i, (before, after) in enumerate(pairwise(trajectory)):
+        raced = chosen.get(before.arch) or next_step(space, before, bench.mes, one_race)
+        assert raced is not None
+        same.append(raced.arch == after.arch)
+        if not same[-1]:
+            print(f"step {i}: {after.action}, {after.accuracy}; with a race {raced.action}, {raced.accuracy}")
+    _print_racing(bench, counted, steps, trajectory, same, seconds)
+
+
+def _print_racing(
+    bench: Bench,
+    counted: Forwards,
+    steps: Sequence[Step],
+    trajectory: Sequence[Step],
+    same: Sequence[bool],
+    seconds: dict[str, float],
+) -> None:
+    evaluator, forwards, share = bench.evaluator, counted.to_json(), statistics.mean(same)
+    volumes = [
+        float(hypervolume_history(np.array([[s.accuracy, np.log(s.mes)] for s in each]), bench.reference)[-1])
+        for each in (trajectory, steps)
+    ]
+    print(
+        f"{bench.costs.space.name}, {evaluator.num_images} images, {evaluator.num_calibration_images} to calibrate on"
+    )
+    print(f"image-forwards, each action alone: {forwards['alone']:,}")
+    print(f"  with the shared prefix: {forwards['shared']:,}, {counted.shared / counted.alone:.3f}")
+    ratio = counted.run / counted.alone
+    print(f"  with races: {forwards['run']:,}, {ratio:.3f}{'' if ratio <= MAX_FORWARDS else '  MISSED'}")
+    print(f"CPU seconds (of what an interrupted run left): exact {seconds['exact']:.0f}, races {seconds['racing']:.0f}")
+    print(f"same action in {sum(same)} of {len(same)} steps, {share:.3f}{'' if share >= MIN_SAME else '  MISSED'}")
+    print(f"hypervolume of the trajectory: exact {volumes[0]:.4f}, with races {volumes[1]:.4f}")
+    result = {"image_forwards": forwards, "same": share, "steps": len(same), "hypervolumes": volumes}
+    write_json(Path(bench.study.url.removeprefix("sqlite:///")).with_name("racing.json"), result)
+
+
 def main() -> None:
     config = parse(Config, None, "python scripts/bench_search.py", __doc__ or "")
     if config.workers and config.run is None:
@@ -298,6 +388,8 @@ def main() -> None:
         bench_workers(config)
     elif config.run is None:
         bench(config)
+    elif config.racing:
+        bench_racing(config)
     else:
         bench_strategies(config)
 

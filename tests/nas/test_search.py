@@ -22,10 +22,12 @@ from nas.evaluator import Evaluator
 from nas.inherit import calibration_batches, inherited
 from nas.objective import PUBLISHED as PUBLISHED_MES
 from nas.objective import Objective, Term, pareto
+from nas.racing import Finish
 from nas.report import write_report
 from nas.runs import load_run_data
 from nas.search import main
 from nas.search_result import objective_of
+from nas.study import Evaluation, Study
 from nas.train_supernet import load_supernet
 from nas.training import accuracy
 from nas.workers import Here, make_evaluator
@@ -86,7 +88,7 @@ def invented(self: Evaluator, base: Arch, archs: Any) -> list[float]:
 def test_a_search_by_latency_and_size(capsys: pytest.CaptureFixture[str]) -> None:
     table = make_table(SPACE)
     table.save(TABLE)
-    main(["--alpha-latency", "1.0", "--alpha-size", "0.5"])
+    main(["--alpha-latency", "1.0", "--alpha-size", "0.5", "--exact"])
     found = result()
     assert objective_of(found) == PUBLISHED_MES
     assert found["tables"] == {"latency_ms": {"path": "runs/tables/tiny.json", "sha256": sha256(TABLE)}}
@@ -127,13 +129,15 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
     assert all(round(p["accuracy"] * 19) / 19 == p["accuracy"] for p in result()["trajectory"])
 
 
-@pytest.mark.parametrize("strategy", ["slimming", "predictor"])
+@pytest.mark.parametrize(
+    "flags", [("--exact",), ("--strategy", "predictor", "--seed", "3")], ids=["exact", "predictor"]
+)
 @pytest.mark.parametrize("kill_at", ["nas.study:Study._record:24", "nas.search:write_json:1"])
 def test_killed_and_resumed_equals_uninterrupted(
-    folder: Path, strategy: str, kill_at: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, flags: tuple[str, ...], kill_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_table(SPACE).save(Path("runs/tables/tiny.json"))
-    flags = ("--strategy", strategy, "--budget", "32", "--seed", "3")
+    flags = (*flags, "--budget", "32")
     main([*flags, "--name", "whole"])
     run_killed(folder, "nas.search", *flags, kill_at=kill_at)
     assert not Path("runs/r/search/result.json").exists()
@@ -172,6 +176,83 @@ def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert "runs/r/search-fast is finished: nothing to search" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"runs/r/search-2 with other settings: alpha_size was 0.5, now 3.0"):
         main(["--resume", "--name", "2", "--alpha-size", "3"])
+
+
+# ---- races
+
+
+RACING = (*SIZE, "--calibration-images", "28", "--batch-size", "8")
+
+
+@pytest.fixture
+def racing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images are enough for races, also rough ones."""
+    monkeypatch.setattr("nas.inherit.BATCH_SIZE", 8)
+    monkeypatch.setattr("nas.evaluator.ROUGH_IMAGES", 0)
+    monkeypatch.setattr("nas.racing.FIRST", 8)
+    monkeypatch.setattr("nas.racing.DELTA", 0.4)
+
+
+def num_trials() -> int:
+    (count,) = sqlite3.connect("runs/r/search/study.db").execute("SELECT count(*) FROM trials").fetchone()
+    return int(count)
+
+
+@pytest.mark.usefixtures("racing")
+def test_what_a_race_drops_is_no_evaluation() -> None:
+    main([*RACING, "--budget", "40"])
+    found = result()
+    data, supernet = load_run_data(Path("runs/r")), load_supernet(Path("runs/r"), CPU)
+    calibration = calibration_batches(data.train, 16, 28, CPU)
+    for point in found["trajectory"]:
+        network = inherited(supernet, SPACE.from_json(point["arch"]), calibration)
+        assert point["accuracy"] == accuracy(network, data.search, 16, CPU)
+    evaluated = [e["arch"] for e in found["evaluations"]]
+    assert all(point["arch"] in evaluated for point in found["trajectory"])
+    trials = optuna.load_study(study_name="r/search", storage="sqlite:///runs/r/search/study.db").trials
+    states = [trial.state.name for trial in trials]
+    assert states.count("PRUNED") == found["num_dropped"] > 5
+    assert states.count("COMPLETE") == found["num_evaluations"] == len(evaluated)
+    assert 0 < found["image_forwards"]["run"] != found["image_forwards"]["shared"] < found["image_forwards"]["alone"]
+    main([*RACING, "--budget", "2", "--exact"])
+    exact = result("search-2")
+    assert exact["num_dropped"] == 0 and exact["image_forwards"]["run"] == exact["image_forwards"]["shared"]
+
+
+@pytest.mark.usefixtures("racing")
+@pytest.mark.parametrize("recorded", [9, 24])
+def test_a_race_killed_while_it_is_recorded_is_run_again(recorded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = (*RACING, "--budget", "26")
+    main([*flags, "--name", "whole"])
+    record, race = Study._record, Evaluator.race
+    raced: list[Arch] = []
+
+    def killed(self: Study, evaluation: Evaluation) -> None:
+        if num_trials() == recorded:
+            raise KeyboardInterrupt
+        record(self, evaluation)
+
+    def counting(self: Evaluator, base: Arch, archs: Any, gains: Any) -> list[Finish]:
+        raced.append(base)
+        return race(self, base, archs, gains)
+
+    monkeypatch.setattr(Study, "_record", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main([*flags])
+    assert num_trials() == recorded
+    monkeypatch.setattr(Study, "_record", record)
+    monkeypatch.setattr(Evaluator, "race", counting)
+    main(["--resume"])
+    found, whole = result(), result("search-whole")
+    assert timeless(found) == timeless(whole)
+    assert len(raced) == len(whole["trajectory"]) - 1 - (recorded == 24)  # the first race was recorded by then
+    assert num_trials() == found["num_evaluations"] + found["num_dropped"]
+
+
+def test_races_are_of_one_process() -> None:
+    with pytest.raises(UserError, match="--workers is 2, but the actions of a race wait for one another; add --exact"):
+        main([*SIZE, "--workers", "2"])
+    assert not list(Path("runs/r").glob("search*"))
 
 
 # ---- norms
@@ -234,7 +315,7 @@ def test_slimming_stops_with_the_step_that_reaches_its_budget() -> None:
     main([*SIZE])
     main([*SIZE, "--budget", "20"])
     whole, found = result(), result("search-2")
-    assert 20 <= found["num_evaluations"] < whole["num_evaluations"]
+    assert 20 <= found["num_evaluations"] + found["num_dropped"] < whole["num_evaluations"] + whole["num_dropped"]
     assert 1 < len(found["trajectory"]) < len(whole["trajectory"])
     assert [p["arch"] for p in found["trajectory"]] == [
         p["arch"] for p in whole["trajectory"][: len(found["trajectory"])]
@@ -289,7 +370,7 @@ def test_a_limit_that_cannot_be_met_is_named_before_anything_runs() -> None:
 def test_limits_may_be_mended_until_winners_are_picked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: [0.5] * len(archs))
     with pytest.raises(UserError, match="no network found reaches accuracy"):
-        main([*SIZE, "--min-accuracy", "0.9"])
+        main([*SIZE, "--exact", "--min-accuracy", "0.9"])
     assert result()["winners"] == [] and result()["trajectory"]  # nothing is lost
     monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
     main(["--resume", "--min-accuracy", "0.4"])
@@ -301,7 +382,7 @@ def test_a_finished_search_goes_on_with_other_limits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
-    main([*SIZE])
+    main([*SIZE, "--exact"])
     first = result()
     archs = {w["name"]: w["arch"] for w in first["winners"]}
     limit = sorted(w["num_params"] for w in first["winners"])[1]
@@ -420,7 +501,7 @@ def test_tables_that_cannot_be_told_apart(flags: tuple[str, ...], message: str) 
 
 
 def test_a_bad_storage_is_found_before_the_images_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_evaluator", lambda *_: pytest.fail("images are read"))
+    monkeypatch.setattr(command, "evaluators", lambda *_: pytest.fail("images are read"))
     with pytest.raises(UserError, match=r"cannot use the database sqlite:////nowhere/x.db: unable to open"):
         main([*SIZE, "--storage", "sqlite:////nowhere/x.db"])
     with pytest.raises(UserError, match="--storage has a password in it"):
@@ -430,7 +511,7 @@ def test_a_bad_storage_is_found_before_the_images_are_read(monkeypatch: pytest.M
 
 def test_killed_before_there_is_a_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
-    run_killed(folder, "nas.search", *SIZE, kill_at="nas.study:Study.__init__:1")
+    run_killed(folder, "nas.search", *SIZE, "--exact", kill_at="nas.study:Study.__init__:1")
     assert not Path("runs/r/search/study.db").exists()
     main(["--resume"])
     assert result()["winners"]

@@ -25,7 +25,7 @@ def mes_of_params(archs: Sequence[Arch]) -> list[float]:
 
 
 def trajectory(mes=mes_of_params, accuracy=additive_accuracy) -> list[Step]:
-    return list(slim(SPACE, mes, lambda base, archs: [accuracy(arch) for arch in archs]))
+    return list(slim(SPACE, mes, lambda base, archs, gains: [accuracy(arch) for arch in archs]))
 
 
 def test_every_step_takes_the_least_loss_of_accuracy_per_gain_of_mes() -> None:
@@ -48,7 +48,7 @@ def test_it_ends_with_the_smallest_network() -> None:
 
 
 def test_only_the_choices_named_shrink() -> None:
-    def accuracies(base: Arch, archs: Sequence[Arch]) -> list[float]:
+    def accuracies(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[float]:
         return [additive_accuracy(arch) for arch in archs]
 
     actions = [step.action for step in slim(SPACE, mes_of_params, accuracies, ("width", "present")) if step.action]
@@ -80,7 +80,7 @@ def test_it_is_the_optimum_of_an_exhaustive_search_where_actions_are_independent
         slim(
             space,
             lambda archs: [100.0 - sum(steps_left(a)) for a in archs],
-            lambda _, archs: [accuracy(a) for a in archs],
+            lambda base, archs, gains: [accuracy(a) for a in archs],
         )
     )
     assert [s.accuracy for s in steps] == [best[size] for size in sorted(best, reverse=True)]
@@ -91,7 +91,7 @@ def test_actions_that_gain_no_mes_are_neither_taken_nor_evaluated() -> None:
     widths = [i for i, c in enumerate(SPACE.choices) if c.field == "width"]
     tried: list[Arch] = []
 
-    def accuracies(base: Arch, archs: Sequence[Arch]) -> list[float]:
+    def accuracies(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[float]:
         tried.extend(archs)
         return [0.5] * len(archs)
 

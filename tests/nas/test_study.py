@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas.racing import Finish
 from nas.storage import check_address, check_storage, sqlite_url
 from nas.study import Study
 from nas.workers import Done
@@ -103,6 +104,64 @@ def test_an_address_may_name_environment_variables(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("HERE", str(tmp_path))
     open_study("sqlite:///$HERE/x.db")
     assert (tmp_path / "x.db").exists()
+
+
+# ---- races
+
+
+ACTIONS = [action.arch for action in SPACE.slim(SPACE.largest)][:3]
+GAINS = [1.0, 2.0, 3.0]
+FINISHES = [
+    Finish(0.25, 7, 0, dropped=True),
+    Finish(0.1 + 0.2, 100, 9, dropped=False),
+    Finish(0.5, 0, 30, dropped=True),
+]
+
+
+def not_run(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+    return pytest.fail("was known")
+
+
+def test_a_race_is_not_run_again(url: str) -> None:
+    study = open_study(url)
+    assert study.race(SPACE.largest, ACTIONS, GAINS, lambda *_: FINISHES, 1) == FINISHES
+    again = open_study(url)
+    assert again.race(SPACE.largest, ACTIONS, GAINS, not_run, 1) == FINISHES
+    for each in (study, again):
+        assert [e.arch for e in each.evaluations] == [ACTIONS[1]]
+        assert [e.arch for e in each.dropped] == [ACTIONS[0], ACTIONS[2]]
+    assert again.accuracies([ACTIONS[1]], not_asked, 2) == [0.1 + 0.2]
+    assert again.accuracies([ACTIONS[0]], tenth, 2) == [0.1 + 0.2], "an estimate is no accuracy"
+
+
+def test_a_dropped_action_is_a_pruned_trial(url: str) -> None:
+    open_study(url).race(SPACE.largest, ACTIONS, GAINS, lambda *_: FINISHES, 1)
+    dropped, finished, rough = optuna.load_study(study_name="r/search", storage=url).trials
+    assert [trial.state.name for trial in (dropped, finished, rough)] == ["PRUNED", "COMPLETE", "PRUNED"]
+    assert dropped.values is None and finished.values == [0.1 + 0.2, 2.0]
+    assert dropped.user_attrs["accuracy_estimate"] == 0.25 and "accuracy" not in dropped.user_attrs
+    assert [t.user_attrs["images_seen"] for t in (dropped, finished, rough)] == [7, 100, 0]
+    assert [t.user_attrs["rough_images_seen"] for t in (dropped, finished, rough)] == [0, 9, 30]
+
+
+def test_the_next_race_is_between_those_that_have_not_finished(url: str) -> None:
+    study = open_study(url)
+    study.race(SPACE.largest, ACTIONS, GAINS, lambda *_: FINISHES, 1)
+
+    def run(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+        assert (list(archs), list(gains)) == ([ACTIONS[0], ACTIONS[2]], [1.0, 3.0])
+        return [Finish(0.75, 100, 0, dropped=False), Finish(0.25, 5, 0, dropped=True)]
+
+    expected = [
+        Finish(0.75, 100, 0, dropped=False),
+        Finish(0.1 + 0.2, 0, 0, dropped=False),
+        Finish(0.25, 5, 0, dropped=True),
+    ]
+    assert study.race(SPACE.largest, ACTIONS, GAINS, run, 2) == expected
+    again = open_study(url)
+    assert again.race(SPACE.largest, ACTIONS, GAINS, not_run, 1) == FINISHES, "what was found later is not known yet"
+    assert again.race(SPACE.largest, ACTIONS, GAINS, not_run, 2) == expected
+    assert again.evaluations == study.evaluations and again.dropped == study.dropped
 
 
 # ---- what cannot be used

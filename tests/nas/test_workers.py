@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nas import train_supernet, workers
-from nas.evaluator import first_difference
+from nas.forwards import first_difference
 from nas.search import main
 from nas.workers import CONNECT_SECONDS, RayConfig, _mendable, _work, check_address, cluster, split
 from search_spaces import SPACES, Arch, UserError, get_space
@@ -78,7 +78,7 @@ def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_search_on_a_cluster_that_is_not_there_begins_nothing(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no Ray cluster at --ray-address 127\.0\.0\.1:1: "):
-        main(["--metrics", "size", "--workers", "2", "--ray-address", "127.0.0.1:1"])
+        main(["--metrics", "size", "--exact", "--workers", "2", "--ray-address", "127.0.0.1:1"])
     assert not list(folder.glob("runs/r/search*"))
 
 
@@ -126,7 +126,7 @@ def result(name: str) -> dict[str, Any]:
 def test_two_workers_one_of_which_is_killed_find_what_one_process_finds(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ["--metrics", "size", "--budget", "40"]
+    flags = ["--metrics", "size", "--budget", "40", "--exact"]
     main([*flags, "--name", "here"])
     monkeypatch.setattr(workers, "make_evaluator", mortal.mortal_evaluator)
     Path("die").touch()

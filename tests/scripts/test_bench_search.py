@@ -1,28 +1,35 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas import train_supernet
 from nas.evaluator import Evaluator
+from nas.racing import Finish
 from scripts import bench_search
-from scripts.bench_search import Config, bench_strategies
-from search_spaces import SPACES
+from scripts.bench_search import Config, bench_racing, bench_strategies
+from search_spaces import SPACES, Arch
 from search_spaces.files import read_json
 from tests.nas.tiny import make_images, make_table, tiny_space
 
 
-def test_strategies_share_what_was_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(autouse=True)
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SPACES, "tiny", tiny_space)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench_search, "AT", (10, 22))
     make_images(Path("images"))
     make_table(tiny_space()).save(Path("runs/tables/tiny.json"))
     train = "--space tiny --data images --epochs 1 --batch-size 8 --amp off --search-fraction 0.4 --run r"
     train_supernet.main(train.split())
+
+
+def test_strategies_share_what_was_evaluated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_search, "AT", (10, 22))
     config = Config(run="r", strategies=("predictor", "slimming", "random"), seeds=(0, 1), budget=22)
 
     bench_strategies(config)
@@ -38,3 +45,26 @@ def test_strategies_share_what_was_evaluated(
     monkeypatch.setattr(Evaluator, "accuracies", lambda *_: pytest.fail("evaluated again"))
     bench_strategies(config)
     assert read_json(Path("runs/r/bench-search/result.json")) == volumes
+
+
+def test_races_are_compared_with_all_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(run="r", num_images=19)
+    bench_racing(config)
+    assert "tiny, 19 images" in capsys.readouterr().out
+    result = read_json(Path("runs/r/bench-search/racing.json"))
+    assert result["same"] == 1 and result["hypervolumes"][0] == result["hypervolumes"][1] > 0
+    assert 0 < result["image_forwards"]["run"] <= result["image_forwards"]["shared"]
+
+    def worst(self: Evaluator, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+        found = self.accuracies(base, archs)
+        last = np.argmax([-a / g for a, g in zip(found, gains, strict=True)])
+        return [Finish(a, 5 if i != last else 19, 0, dropped=i != last) for i, a in enumerate(found)]
+
+    monkeypatch.setattr(Evaluator, "race", worst)
+    Path("runs/r/bench-search/study.db").unlink()
+    bench_racing(config)
+    printed = capsys.readouterr().out
+    assert "; with a race Action(" in printed and "steps, 0." in printed and "MISSED" in printed
+    assert read_json(Path("runs/r/bench-search/racing.json"))["same"] < 1
