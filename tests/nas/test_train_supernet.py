@@ -172,7 +172,6 @@ def test_resume_alone_keeps_every_setting(monkeypatch: pytest.MonkeyPatch) -> No
         (("--epochs", "5"), "epochs was 4, now 5"),
         (("--lr", "0.1", "--seed", "1"), "lr was 0.5, now 0.1; seed was 0, now 1"),
         (("--data", "digits"), "data was 'images', now 'digits'"),  # digits is the default, and still another setting
-        (("--amp", "auto"), "amp was 'off', now 'auto'"),
         (("--space", "efficientformerv2-nano"), "space was 'tiny', now 'efficientformerv2-nano'"),
     ],
 )
