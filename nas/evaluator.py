@@ -31,7 +31,7 @@ from nas.racing import Finish, Outcomes, Race, joined
 from search_spaces import Arch, BlockSpec
 from supernet import Supernet, measure_statistics
 
-ROUGH_IMAGES = 256  # that a rough race needs to drop more actions than it costs
+ROUGH_ACTIONS, ROUGH_IMAGES = 5, 256  # with fewer, a rough race costs more than it saves
 
 Activations = TypeVar("Activations")
 Part = tuple[BlockSpec, nn.Module]
@@ -93,19 +93,31 @@ class Evaluator:
             self.accuracies(base, [base])
         before = self._finished[base]
         order = np.argsort(np.abs(before.outcomes.margins), kind="stable")
-        rough = len(self.calibration) > 1 and len(archs) > 1 and self.num_images >= ROUGH_IMAGES
+        rough = len(self.calibration) > 1 and len(archs) >= ROUGH_ACTIONS and self.num_images >= ROUGH_IMAGES
         race = Race(before.outcomes[order], gains, rough)
         frontier = self._frontier(base, [*archs, base] if rough else archs)
+        found: dict[int, list[Outcomes]] = {}
         if rough:
             self._calibrate_roughly(frontier, before.statistics)
             self._run_race(race, frontier, order)
-            race.begin_again()
+            race.lead()
+            found = self._calibrate_and_run(race, frontier, order)
+            race.follow()
+        found |= self._calibrate_and_run(race, frontier, order)
+        finishes, back = race.finishes(), np.argsort(order)
+        self._finished = {
+            arch: self._finish(frontier, i, joined(found[i])[back])
+            for i, (arch, finish) in enumerate(zip(archs, finishes, strict=True))
+            if not finish.dropped
+        }
+        return finishes
+
+    def _calibrate_and_run(self, race: Race, frontier: _Frontier, order: np.ndarray) -> dict[int, list[Outcomes]]:
+        if not race.running:
+            return {}
         frontier.keep(race.running)
         self._calibrate(frontier)
-        found = self._run_race(race, frontier, order)
-        back = np.argsort(order)
-        self._finished = {archs[i]: self._finish(frontier, i, joined(found[i])[back]) for i in race.running}
-        return race.finishes()
+        return self._run_race(race, frontier, order)
 
     def _run_race(self, race: Race, frontier: _Frontier, order: np.ndarray) -> dict[int, list[Outcomes]]:
         """What each action found, in this order."""

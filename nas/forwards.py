@@ -59,7 +59,9 @@ class Forwards:
         else:
             full = [r.images_seen and r.images_seen + self.calibration for r in race]
             rough = [r.rough_images_seen and r.rough_images_seen + self.first for r in race]
-            self.run += image_forwards(self.space, base, archs, full)
+            for led in (True, False):
+                images = [count if r.led == led else 0 for count, r in zip(full, race, strict=True)]
+                self.run += image_forwards(self.space, base, archs, images)
             if any(rough):
                 self.run += image_forwards(self.space, base, [*archs, base], [*rough, self.first])
         self._known.update(archs)

@@ -23,6 +23,7 @@ RunRace = Callable[[Arch, Sequence[Arch], Sequence[float]], list[Finish]]  # `Ev
 
 FACTS = "facts"
 ESTIMATE = "accuracy_estimate"  # of a trial that was pruned
+RACE = ("images_seen", "rough_images_seen", "led")  # of a trial that was in a race
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Study:
             for arch, finish in zip(racing, found, strict=True):
                 self._add(Evaluation(arch, finish.accuracy, (now - start) / len(racing), now, step, finish))
         ends = [self._ask(self._known_dropped.get((step, arch)) or self.known[arch]) for arch in archs]
-        return [e.race if e.race and e.arch in racing else Finish(e.accuracy, 0, 0, dropped=False) for e in ends]
+        return [e.race if e.race and e.arch in racing else Finish(e.accuracy, 0) for e in ends]
 
     def _add(self, evaluation: Evaluation) -> None:
         if _is_dropped(evaluation):
@@ -154,7 +155,7 @@ class Study:
             "seconds": evaluation.seconds,
             "seconds_since_start": evaluation.seconds_since_start,
             "step": evaluation.step,
-            **({"images_seen": race.images_seen, "rough_images_seen": race.rough_images_seen} if race else {}),
+            **({name: getattr(race, name) for name in RACE} if race else {}),
         }
         states = optuna.trial.TrialState
         trial = optuna.trial.create_trial(
@@ -174,7 +175,7 @@ class Study:
         accuracy, seconds, since = (float(attributes[name]) for name in names)
         race = None
         if "images_seen" in attributes:
-            race = Finish(accuracy, int(attributes["images_seen"]), int(attributes["rough_images_seen"]), dropped)
+            race = Finish(accuracy, dropped=dropped, **{name: attributes[name] for name in RACE})
         return Evaluation(arch, accuracy, seconds, since, int(attributes["step"]), race)
 
 

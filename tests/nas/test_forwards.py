@@ -34,15 +34,16 @@ def test_a_shared_beginning_runs_once_for_the_most_images() -> None:
 
 def test_calibration_and_both_races_are_counted_and_a_known_arch_once() -> None:
     forwards = Forwards(SPACE, 100, [8, 8, 4])
-    race = [Finish(0.5, 0, 30, dropped=True), Finish(0.5, 100, 40, dropped=False)]
-    archs = [ARCHS[0], ARCHS[-1]]
+    race = [Finish(0.5, 0, 30, dropped=True), Finish(0.5, 100, 40, led=True), Finish(0.5, 100, 20)]
+    archs = [ARCHS[0], ARCHS[-1], ARCHS[3]]
     forwards.add(BASE, archs, race)
-    rough = image_forwards(SPACE, BASE, [*archs, BASE], [38, 48, 8])
-    assert forwards.run == pytest.approx(rough + image_forwards(SPACE, BASE, archs[1:], [120]))
-    assert forwards.shared == pytest.approx(image_forwards(SPACE, BASE, archs, [120, 120]))
+    rough = image_forwards(SPACE, BASE, [*archs, BASE], [38, 48, 28, 8])
+    leader, other = (image_forwards(SPACE, BASE, [arch], [120]) for arch in archs[1:])
+    assert forwards.run == pytest.approx(rough + leader + other)
+    assert forwards.shared == pytest.approx(image_forwards(SPACE, BASE, archs, [120] * 3))
     assert forwards.alone == pytest.approx(120 * sum(macs(SPACE, a) for a in archs) / macs(SPACE, BASE))
     before = forwards.to_json()
     forwards.add(BASE, archs)
     assert forwards.to_json() == before
-    forwards.add(BASE, archs, [Finish(0.5, 0, 0, dropped=False)] * 2)
+    forwards.add(BASE, archs, [Finish(0.5, 0)] * 3)
     assert forwards.to_json() == before

@@ -113,7 +113,7 @@ ACTIONS = [action.arch for action in SPACE.slim(SPACE.largest)][:3]
 GAINS = [1.0, 2.0, 3.0]
 FINISHES = [
     Finish(0.25, 7, 0, dropped=True),
-    Finish(0.1 + 0.2, 100, 9, dropped=False),
+    Finish(0.1 + 0.2, 100, 9, led=True),
     Finish(0.5, 0, 30, dropped=True),
 ]
 
@@ -142,6 +142,7 @@ def test_a_dropped_action_is_a_pruned_trial(url: str) -> None:
     assert dropped.user_attrs["accuracy_estimate"] == 0.25 and "accuracy" not in dropped.user_attrs
     assert [t.user_attrs["images_seen"] for t in (dropped, finished, rough)] == [7, 100, 0]
     assert [t.user_attrs["rough_images_seen"] for t in (dropped, finished, rough)] == [0, 9, 30]
+    assert [t.user_attrs["led"] for t in (dropped, finished, rough)] == [False, True, False]
 
 
 def test_the_next_race_is_between_those_that_have_not_finished(url: str) -> None:
@@ -150,11 +151,11 @@ def test_the_next_race_is_between_those_that_have_not_finished(url: str) -> None
 
     def run(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
         assert (list(archs), list(gains)) == ([ACTIONS[0], ACTIONS[2]], [1.0, 3.0])
-        return [Finish(0.75, 100, 0, dropped=False), Finish(0.25, 5, 0, dropped=True)]
+        return [Finish(0.75, 100), Finish(0.25, 5, 0, dropped=True)]
 
     expected = [
-        Finish(0.75, 100, 0, dropped=False),
-        Finish(0.1 + 0.2, 0, 0, dropped=False),
+        Finish(0.75, 100),
+        Finish(0.1 + 0.2, 0),
         Finish(0.25, 5, 0, dropped=True),
     ]
     assert study.race(SPACE.largest, ACTIONS, GAINS, run, 2) == expected

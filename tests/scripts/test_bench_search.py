@@ -60,7 +60,7 @@ def test_races_are_compared_with_all_images(
     def worst(self: Evaluator, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
         found = self.accuracies(base, archs)
         last = np.argmax([-a / g for a, g in zip(found, gains, strict=True)])
-        return [Finish(a, 5 if i != last else 19, 0, dropped=i != last) for i, a in enumerate(found)]
+        return [Finish(a, 5 if i != last else 19, dropped=i != last) for i, a in enumerate(found)]
 
     monkeypatch.setattr(Evaluator, "race", worst)
     Path("runs/r/bench-search/study.db").unlink()
