@@ -56,6 +56,7 @@ class _Skeleton:
 
 
 @cache
+@torch.inference_mode(False)  # kept for training too, whoever asks first
 def _skeleton(block: BlockSpec, device: torch.device) -> _Skeleton:
     with torch.device("meta"):
         module = block.build()
