@@ -36,6 +36,23 @@ def renormalization(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Te
     return ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
 
 
+class Renormalized(nn.Module):
+    """A network behind images that `nas.batches.normalize` made, whatever mean and deviation it was trained with."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        for name, tensor in zip(("scale", "shift"), renormalization(mean, std), strict=True):
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images * self.scale + self.shift)
+        return logits
+
+
 def check_finite(state: dict[str, Tensor], path: Path) -> None:
     if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
         raise UserError(f"{path}: {broken} is not finite; give a checkpoint of a training that went well")

@@ -50,7 +50,7 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
         config = parsed(runs.begun(folder.parent, Config))
         return config, _source(config, named=True), folder.parent
     config.check()
-    found = _source(config, named=bool(flags_given(config.data_config())))
+    found = _source(config, named="--data" in flags_given(config.data_config()))
     config = replace(config, **vars(found.data))
     train = with_recipe(TrainConfig(), found.recipe.image_size, config.data, DIGITS_EPOCHS["dense_epochs"])
     epochs = DIGITS_EPOCHS if config.data == "digits" else {"dense_epochs": train.epochs}

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from nas.data import Images
 from nas.networks import (
     TIMM_ERRORS,
+    Renormalized,
     check_timm_name,
     create_timm,
     load_timm,
     load_winner,
     reason,
-    renormalization,
     timm_options,
     winner_file,
 )
@@ -65,8 +65,6 @@ class Teacher(nn.Module):
         order: for each of our classes, its column of the network's logits; None if they are the same.
     """
 
-    scale: Tensor
-    shift: Tensor
     order: Tensor | None
 
     def __init__(
@@ -79,9 +77,7 @@ class Teacher(nn.Module):
         order: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.config, self.size = network, config, size
-        for name, tensor in zip(("scale", "shift"), renormalization(tuple(mean), tuple(std)), strict=True):
-            self.register_buffer(name, tensor)
+        self.network, self.config, self.size = Renormalized(network, tuple(mean), tuple(std)), config, size
         self.register_buffer("order", None if order is None else torch.tensor(order))
         self.eval().requires_grad_(False)
 
@@ -90,8 +86,7 @@ class Teacher(nn.Module):
         """(B, classes) logits of (B, 3, H, W) images as `nas.batches.normalize` makes them, of any size."""
         if images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
-        x = (images * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(x)
+        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
         return logits if self.order is None else logits[:, self.order]
 
     def distil(self, criterion: Criterion, images: Tensor) -> Criterion:
@@ -151,7 +146,7 @@ def teacher_result(teacher: Teacher, search: Images, image_size: int, loaders: i
         search: the search split; it takes the teacher less time than a few epochs of training do.
     """
     config = teacher.config
-    found = accuracy(teacher, search, image_size, teacher.scale.device, loaders)
+    found = accuracy(teacher, search, image_size, teacher.network.scale.device, loaders)
     print(f"teacher {config.teacher}: {100 * found:.2f} % of the search split", flush=True)
     sha256 = teacher_facts(config)["teacher_sha256"]
     return {

@@ -19,6 +19,7 @@ from nas.pruning.attention import make_prunable
 from nas.pruning.costs import Costs
 from nas.pruning.families import prepare
 from nas.pruning.importance import Scores
+from nas.pruning.latency import deployed
 from nas.pruning.selection import Ranking, Scope, select
 from nas.pruning.slicing import prune
 from scripts.torch_pruning_peer import Peer, taylor_to_macs
@@ -67,7 +68,7 @@ class Task:
         return torch.zeros(1, 3, self.image_size, self.image_size)
 
     def macs(self, model: nn.Module) -> int:
-        return fvcore_macs(model, self.image)
+        return fvcore_macs(deployed(model), self.image)
 
     def cut(self, method: str, seed: int, macs: int) -> nn.Module:
         """What the method leaves of the network.

@@ -20,7 +20,7 @@ from nas import runs
 from nas.batches import eval_batches, normalize
 from nas.data import Data
 from nas.export import export_coreml, export_onnx
-from nas.networks import renormalization
+from nas.networks import Renormalized, renormalization
 from nas.precision import check_amp
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
@@ -47,23 +47,6 @@ class Network:
     recipe: Recipe
     model: nn.Module
     structure: Structure
-
-
-class Renormalized(nn.Module):
-    """The network behind images that `nas.batches.normalize` made, whatever its own mean and deviation."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
-        super().__init__()
-        self.network = network
-        for name, tensor in zip(("scale", "shift"), renormalization(recipe.mean, recipe.std), strict=True):
-            self.register_buffer(name, tensor, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images * self.scale + self.shift)
-        return logits
 
 
 class Job:
@@ -150,7 +133,7 @@ class Job:
 
     def train(self, folder: Path, epochs: int, network: Network, description: str) -> tuple[Network, Trainer]:
         """A trained copy; goes on where the folder's checkpoint is."""
-        model = Renormalized(copy.deepcopy(network.model), network.recipe)
+        model = _renormalized(network)
         if self.config.drop_path:
             set_drop_path(model, self.config.drop_path)
         size, config = network.recipe.image_size, self.config.train_config(epochs)
@@ -162,7 +145,7 @@ class Job:
 
     def accuracies(self, network: Network) -> dict[str, float]:
         """Of the search and the test split, fractions."""
-        model = Renormalized(copy.deepcopy(network.model), network.recipe).to(self.device).eval()
+        model = _renormalized(network).to(self.device).eval()
         size, loaders = network.recipe.image_size, self.config.loaders
         splits = {"search": self.data.search, "test": self.data.test}
         return {name: accuracy(model, images, size, self.device, loaders) for name, images in splits.items()}
@@ -295,6 +278,11 @@ class _Shipped:
             "sizes": json.dumps(self.network.structure.sizes),
             "test_accuracy": f"{self.test_accuracy:.4f}",
         }
+
+
+def _renormalized(network: Network) -> Renormalized:
+    """A copy that takes the images of a training."""
+    return Renormalized(copy.deepcopy(network.model), network.recipe.mean, network.recipe.std)
 
 
 def drop_path_blocks(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:

@@ -22,7 +22,7 @@ from latency_lut.plan import ANCHOR_BLOCKS
 from latency_lut.protocol import ANCHOR, Measurement
 from nas.pruning.costs import Costs
 from nas.pruning.selection import groups
-from nas.pruning.slicing import prune
+from nas.pruning.slicing import cut
 from nas.pruning.structure import Structure
 
 MAX_TRIALS = 6  # networks measured on the way to a latency
@@ -78,7 +78,7 @@ def ms_per_mac(
     halves = {
         str(i): {name: torch.arange((sizes[name] + 1) // 2) for name in names} for i, names in enumerate(alike.values())
     }
-    models = {name: cut(model, structure, kept) for name, kept in halves.items()}
+    models = {name: cut(model, structure, kept)[0] for name, kept in halves.items()}
     timings = measure({"whole": model, **models}, image_size, backend, samples).timings
     whole_ms, whole_macs = timings["whole"].min_ms, costs.macs(sizes)
     rates = dict.fromkeys(sizes, 0.0)
@@ -87,13 +87,6 @@ def ms_per_mac(
         rates |= dict.fromkeys(members, (whole_ms - timings[name].min_ms) / saved)
     least = 0.01 * whole_ms / whole_macs
     return {name: max(rate, least) for name, rate in rates.items()}
-
-
-def cut(model: nn.Module, structure: Structure, kept: Mapping[str, torch.Tensor]) -> nn.Module:
-    """A pruned copy."""
-    smaller = copy.deepcopy(model)
-    prune(smaller, structure, kept)
-    return smaller
 
 
 @dataclass(frozen=True)

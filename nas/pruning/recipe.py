@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nas.batches import MEAN, STD
 from nas.checkpoint import load_module, load_tensors, save_tensors
-from nas.networks import check_timm_name, create_timm, load_timm, load_winner, timm_options
+from nas.networks import check_finite, check_timm_name, create_timm, load_timm, load_winner, timm_options
 from nas.pruning.families import prepare
 from nas.pruning.slicing import prune
 from nas.pruning.structure import Structure
@@ -127,20 +127,27 @@ def load_prunable(recipe: Recipe, folder: Path) -> tuple[nn.Module, Structure]:
     """Raises UserError as `load`."""
     model, structure = recipe.build()
     path = folder / WEIGHTS
-    load_module(model, load_tensors(path)[0], path)
+    tensors = load_tensors(path)[0]
+    load_module(model, tensors, path)
+    check_finite(tensors, path)
     return model, structure
 
 
-def timm_recipe(name: str, image_size: int, classes: tuple[str, ...], *, ours: bool) -> Recipe:
+def timm_recipe(name: str, image_size: int | None, classes: tuple[str, ...], *, ours: bool) -> Recipe:
     """Of timm's network, unpruned.
 
     Args:
+        image_size: pixels; None: those that timm says.
         ours: whether it is trained here, or a checkpoint from elsewhere says what the weights are: then images are
             normalized as timm says.
+
+    Raises:
+        UserError: timm has no network of that name.
     """
     check_timm_name("--model", "--checkpoint", name)
     config = timm.get_pretrained_cfg(name)
     mean, std = (MEAN, STD) if ours or config is None else (config.mean, config.std)
+    image_size = image_size or (config.input_size[1] if config else 224)
     options = timm_options(name, image_size)
     return Recipe(name, options, None, image_size, classes, tuple(mean), tuple(std), {}, _versions())
 

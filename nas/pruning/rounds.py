@@ -14,8 +14,9 @@ from latency_lut.backend import Backend
 from nas.pruning import importance
 from nas.pruning.costs import Costs
 from nas.pruning.importance import Criterion, Scores
-from nas.pruning.latency import MAX_TRIALS, Trial, cut, measure, ms_per_mac, reach
+from nas.pruning.latency import MAX_TRIALS, Trial, measure, ms_per_mac, reach
 from nas.pruning.selection import Metric, Ranking, Scope, select
+from nas.pruning.slicing import cut
 from nas.pruning.structure import Structure
 from search_spaces import UserError
 
@@ -112,7 +113,7 @@ class Pruner:
         if method.target.metric == "latency":
             share = self._share_of_macs(share, chosen, costs)
         kept = chosen(share)
-        self.model, self.structure = self._cut(kept)
+        self.model, self.structure = cut(self.model, self.structure, kept)
         return kept
 
     def _scores(self, number: int, batches: Batches) -> Scores:
@@ -122,12 +123,9 @@ class Pruner:
             return importance.magnitude(self.model, self.structure)
         return importance.random(self.structure, self.method.seed + number)
 
-    def _cut(self, kept: dict[str, Tensor]) -> tuple[nn.Module, Structure]:
-        return cut(self.model, self.structure, kept), self.structure.resized({n: len(i) for n, i in kept.items()})
-
     def _share_of_macs(self, latency_share: float, chosen: Any, costs: Costs) -> float:
         def measured(macs_share: float) -> float:
-            models = {"whole": self.whole, "pruned": self._cut(chosen(macs_share))[0]}
+            models = {"whole": self.whole, "pruned": cut(self.model, self.structure, chosen(macs_share))[0]}
             timings = measure(models, self.image_size, self.backend, self.samples).timings
             return timings["pruned"].min_ms / timings["whole"].min_ms
 

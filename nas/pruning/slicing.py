@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -49,6 +50,12 @@ def prune(model: nn.Module, structure: Structure, kept: Kept) -> Structure:
     for attribute in structure.attributes:
         setattr(model.get_submodule(attribute.module), attribute.name, product(attribute.factors, pruned.sizes))
     return pruned
+
+
+def cut(model: nn.Module, structure: Structure, kept: Kept) -> tuple[nn.Module, Structure]:
+    """A copy, cut to the kept units, and its structure; the model itself stays whole."""
+    smaller = copy.deepcopy(model)
+    return smaller, prune(smaller, structure, kept)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import nn
 
 from nas import runs
 from nas.data import Data, DataConfig
-from nas.networks import check_timm_name, winner_file
+from nas.networks import winner_file
 from nas.pruning import recipe as recipes
 from nas.pruning.recipe import Recipe
 from nas.pruning.structure import Structure
@@ -97,10 +97,7 @@ def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataC
     weights = None if checkpoint is None else Path(checkpoint).expanduser()
     if weights is not None and not weights.is_file():
         raise UserError(f"--checkpoint {checkpoint!r} is no file; give the weights of {name}")
-    check_timm_name("--model", "--checkpoint", name)
-    config = timm.get_pretrained_cfg(name)
-    own_size = config.input_size[1] if config else 224
-    size = image_size or (DIGITS_SIZE if weights is None and data.data == "digits" else own_size)
+    size = image_size or (DIGITS_SIZE if weights is None and data.data == "digits" else None)
     recipe = recipes.timm_recipe(name, size, (), ours=weights is None)
     with torch.device("meta"):
         replace(recipe, classes=("a", "b")).build()

@@ -176,7 +176,7 @@ def test_bf16_logits_are_compared_in_float32() -> None:
 def test_state_dicts_as_trainers_save_them(suffix: str, wrap: Callable[..., Any]) -> None:
     model = network()
     torch.save(wrap(model.state_dict(), network().state_dict()), f"w.{suffix}")
-    state = load(teacher="test_resnet", teacher_checkpoint=f"w.{suffix}").network.state_dict()
+    state = load(teacher="test_resnet", teacher_checkpoint=f"w.{suffix}").network.network.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 

@@ -16,11 +16,12 @@ from torch import nn
 from latency_lut.backend import Backend
 from nas.checkpoint import load_tensors, save_tensors
 from nas.data import DataConfig, load_data
-from nas.prune import main
+from nas.networks import Renormalized
+from nas.prune import configure, main
 from nas.pruning import job, rounds
 from nas.pruning.costs import Costs
 from nas.pruning.families import prepare
-from nas.pruning.job import Renormalized, set_drop_path
+from nas.pruning.job import set_drop_path
 from nas.pruning.latency import Trial
 from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
@@ -77,7 +78,7 @@ def test_the_figures_are_those_of_the_network_in_the_folder() -> None:
     assert costs.macs(structure.sizes) == found["networks"]["pruned"]["macs"]
     data, cpu = load_data(DataConfig("images")), torch.device("cpu")
     for split, images in (("search", data.search), ("test", data.test)):
-        right = accuracy(Renormalized(model, recipe).eval(), images, 32, cpu)
+        right = accuracy(Renormalized(model, recipe.mean, recipe.std).eval(), images, 32, cpu)
         assert right == found["accuracy"]["finetuned"][split]
 
 
@@ -91,6 +92,14 @@ def test_a_pruned_network_is_pruned_again_on_the_images_of_its_run() -> None:
     assert second.model == "test_vit" and second.classes == ("blue", "green", "red")
     assert all(set(second.kept[name]) <= set(first.kept[name]) for name in first.kept)
     load(again)
+
+
+@pytest.mark.usefixtures("folder")
+def test_flags_of_the_data_are_laid_over_those_of_the_networks_run() -> None:
+    config, _, _ = configure(["--model", str(PRUNED), "--search-fraction", "0.2"])
+    assert (config.data, config.search_fraction) == ("images", 0.2)
+    other, _, _ = configure(["--model", str(PRUNED), "--data", "elsewhere"])
+    assert other.data == "elsewhere"
 
 
 def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
