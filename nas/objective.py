@@ -115,7 +115,13 @@ def pareto(points: np.ndarray) -> np.ndarray:
 
     Of equal rows all are kept.
     """
-    others = points[None, :, :]
-    at_least = np.all(others >= points[:, None, :], axis=2)
-    better = np.any(others > points[:, None, :], axis=2)
-    return np.asarray(~np.any(at_least & better, axis=1))
+    return np.asarray(~dominance(points).any(axis=1))
+
+
+def dominance(points: np.ndarray) -> np.ndarray:
+    """(n, n) whether the row's point of (n, objectives), all to be maximized, is dominated by the column's."""
+    at_least, better = np.ones((len(points),) * 2, dtype=bool), np.zeros((len(points),) * 2, dtype=bool)
+    for values in points.T:  # by objective: a reduction over the last axis, of two, takes five times as long
+        at_least &= values >= values[:, None]
+        better |= values > values[:, None]
+    return at_least & better

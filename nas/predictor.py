@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from nas.costs import Costs
-from nas.objective import pareto
+from nas.objective import dominance, pareto
 from nas.samplers import Evaluate, draw
 from search_spaces import Arch, SearchSpace
 
@@ -97,7 +99,8 @@ class GaussianProcess:
     """Regression with a linear and a squared-exponential kernel, added, both of all features alike.
 
     The kernels' ratio, the length scale and the noise are those of the greatest marginal likelihood on a grid
-    (Rasmussen and Williams 2006, equation 2.30); one eigendecomposition serves all noises.
+    (Rasmussen and Williams 2006, equation 2.30); one eigendecomposition serves all noises. Ratios and scales are
+    compared on `COMPARED` of the archs at most: on all of them that took longer than all else in a search.
 
     Args:
         features: (archs, features), standardized.
@@ -106,39 +109,67 @@ class GaussianProcess:
 
     RATIOS = (0.1, 1.0, 10.0)
     SCALES = (0.5, 1.0, 2.0, 4.0)
-    NOISES = tuple(10.0**e for e in np.arange(-4, 1.1, 0.5))
+    NOISES = tuple(float(10.0**e) for e in np.arange(-4, 1.1, 0.5))
+    COMPARED = 200
 
     def __init__(self, features: np.ndarray, values: np.ndarray) -> None:
         self.features, self.mean, self.deviation = features, values.mean(), values.std() or 1.0
         targets = (values - self.mean) / self.deviation
-        best = np.inf
-        for ratio in self.RATIOS:
-            for scale in self.SCALES:
-                eigenvalues, vectors = np.linalg.eigh(self._kernel(features, ratio, scale))
-                projected = vectors.T @ targets
-                for noise in self.NOISES:
-                    spread = np.maximum(eigenvalues, 0) + noise
-                    amplitude = np.mean(projected**2 / spread)
-                    loss = len(targets) * np.log(amplitude + 1e-300) + np.log(spread).sum()
-                    if loss < best:
-                        best, self.ratio, self.scale, self.amplitude = loss, ratio, scale, amplitude
-                        self.whiten = vectors / np.sqrt(spread)
+        count = len(targets)
+        some = np.linspace(0, count - 1, min(count, self.COMPARED)).astype(int)  # early and late ones
+        kernels = list(product(self.RATIOS, self.SCALES))
+        fits = [
+            _fit(_kernel(features[some], features[some], *kernel), targets[some], self.NOISES) for kernel in kernels
+        ]
+        self.ratio, self.scale = kernels[int(np.argmin([fit.loss for fit in fits]))]
+        fit = _fit(_kernel(features, features, self.ratio, self.scale), targets, self.NOISES)
+        self.amplitude, self.whiten = fit.amplitude, fit.whiten
         self.weights = self.whiten @ (self.whiten.T @ targets)
 
     def __call__(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(archs,) means and standard deviations, without the noise."""
-        kernel = self._kernel(features, self.ratio, self.scale)
+        kernel = _kernel(features, self.features, self.ratio, self.scale)
         own = (self.ratio * np.mean(features**2, axis=1) + 1) / (1 + self.ratio)
         variance = own - np.sum((kernel @ self.whiten) ** 2, axis=1)
         deviation = np.sqrt(self.amplitude * np.maximum(variance, 0))
         return self.mean + self.deviation * (kernel @ self.weights), self.deviation * deviation
 
-    def _kernel(self, features: np.ndarray, ratio: float, scale: float) -> np.ndarray:
-        count = features.shape[1]
-        products = features @ self.features.T / count
-        norms = np.mean(features**2, axis=1)[:, None] + np.mean(self.features**2, axis=1)
-        near = np.exp(-np.maximum(norms - 2 * products, 0) / (2 * scale**2))
-        return np.asarray((ratio * products + near) / (1 + ratio))
+
+def _kernel(one: np.ndarray, other: np.ndarray, ratio: float, scale: float) -> np.ndarray:
+    """(n, features) and (m, features) -> (n, m)."""
+    products = one @ other.T / one.shape[1]
+    norms = np.mean(one**2, axis=1)[:, None] + np.mean(other**2, axis=1)
+    near = np.exp(-np.maximum(norms - 2 * products, 0) / (2 * scale**2))
+    return np.asarray((ratio * products + near) / (1 + ratio))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """
+    Args:
+        loss: minus the logarithm of the marginal likelihood, doubled, up to a constant.
+        amplitude: of the kernel.
+        whiten: (n, n), its product with its transpose is the inverse of the kernel with noise.
+    """
+
+    loss: float
+    amplitude: float
+    whiten: np.ndarray
+
+
+def _fit(kernel: np.ndarray, targets: np.ndarray, noises: Sequence[float]) -> _Fit:
+    """With the noise of the greatest marginal likelihood."""
+    eigenvalues, vectors = np.linalg.eigh(kernel)
+    projected = vectors.T @ targets
+    best: _Fit | None = None
+    for noise in noises:
+        spread = np.maximum(eigenvalues, 0) + noise
+        amplitude = float(np.mean(projected**2 / spread))
+        loss = float(len(targets) * np.log(amplitude + 1e-300) + np.log(spread).sum())
+        if best is None or loss < best.loss:
+            best = _Fit(loss, amplitude, vectors / np.sqrt(spread))
+    assert best is not None
+    return best
 
 
 # ---- evolution
@@ -178,11 +209,11 @@ def evolve(costs: Costs, score: Score, start: np.ndarray, rng: np.random.Generat
 
 def _new_archs(space: SearchSpace, positions: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Positions in canonical form, each arch once, without those that build no network or are known."""
-    archs = [arch for arch in map(space.decode, positions.tolist()) if arch is not None]
-    rows = dict.fromkeys(map(tuple, space.encode(archs).tolist()))
-    for row in map(tuple, known.tolist()):
-        rows.pop(row, None)
-    return np.array(list(rows), dtype=np.int64).reshape(len(rows), len(space.choices))
+    seen = set(map(tuple, known.tolist()))
+    drawn = (row for row in dict.fromkeys(map(tuple, positions.tolist())) if row not in seen)
+    archs = [arch for arch in map(space.decode, drawn) if arch is not None]
+    rows = [row for row in dict.fromkeys(map(tuple, space.encode(archs).tolist())) if row not in seen]
+    return np.array(rows, dtype=np.int64).reshape(len(rows), len(space.choices))
 
 
 def _best(points: np.ndarray, count: int) -> np.ndarray:
@@ -194,8 +225,7 @@ def _best(points: np.ndarray, count: int) -> np.ndarray:
 def _rank(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) number of each point's front (0: dominated by none) and its crowding distance there."""
     rank, crowding = np.full(len(points), -1), np.zeros(len(points))
-    one, other = points[:, None], points[None]
-    dominated = np.all(other >= one, axis=2) & np.any(other > one, axis=2)  # row by column
+    dominated = dominance(points)
     dominators = dominated.sum(axis=1)  # that are not in a front yet
     for front in range(len(points)):
         members = np.flatnonzero((rank < 0) & (dominators == 0))

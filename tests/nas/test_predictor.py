@@ -11,7 +11,7 @@ from nas import predictor
 from nas.costs import Costs
 from nas.hypervolume import hypervolume_history
 from nas.objective import Objective, Term, pareto
-from nas.predictor import Features, GaussianProcess, choose, evolve, predictor_search
+from nas.predictor import Features, GaussianProcess, _kernel, choose, evolve, predictor_search
 from nas.samplers import draw
 from search_spaces import Arch
 from tests.nas.tiny import make_table, tiny_space
@@ -58,7 +58,7 @@ def test_the_kernel_is_the_likeliest_of_the_grid() -> None:
     targets = (values - values.mean()) / values.std()
     likelihoods: dict[tuple[float, float], float] = {}
     for ratio, scale, noise in itertools.product(found.RATIOS, found.SCALES, found.NOISES):
-        covariance = found._kernel(features, ratio, scale) + noise * np.eye(25)
+        covariance = _kernel(features, features, ratio, scale) + noise * np.eye(25)
         amplitude = targets @ np.linalg.solve(covariance, targets) / 25
         likelihoods[ratio, scale] = max(
             likelihoods.get((ratio, scale), -np.inf),
@@ -66,6 +66,20 @@ def test_the_kernel_is_the_likeliest_of_the_grid() -> None:
         )
     assert (found.ratio, found.scale) == max(likelihoods, key=lambda key: likelihoods[key])
     assert found.ratio == 10.0  # the values are linear
+
+
+def test_kernels_are_compared_on_some_archs_and_the_noise_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(40, 3))
+    values = np.sin(2 * features[:, 0]) + features[:, 1]
+    new, every = rng.normal(size=(7, 3)), GaussianProcess(features, values)
+    monkeypatch.setattr(GaussianProcess, "COMPARED", 8)
+    some = GaussianProcess(features, values)
+    assert (some.ratio, some.scale) != (every.ratio, every.scale)
+    monkeypatch.setattr(GaussianProcess, "RATIOS", (some.ratio,))
+    monkeypatch.setattr(GaussianProcess, "SCALES", (some.scale,))
+    monkeypatch.setattr(GaussianProcess, "COMPARED", 200)
+    np.testing.assert_array_equal(some(new), GaussianProcess(features, values)(new))
 
 
 def test_values_that_are_all_the_same() -> None:
