@@ -67,14 +67,14 @@ class Study:
     ) -> None:
         import optuna
 
-        self.url, self.space, self.metrics = url, space, metrics
+        self.url, self.name, self.space, self.metrics = url, name, space, metrics
         self.evaluations: list[Evaluation] = []  # what this search has asked for, in its order
         self.dropped: list[Evaluation] = []  # from its races
         with readable(url):
             self._study = optuna.create_study(
                 storage=open_storage(url), study_name=name, directions=["maximize", "maximize"], load_if_exists=True
             )
-            self._check(name, {"space": space.name, **facts})
+            self._check({"space": space.name, **facts})
             found = [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
         self.known = {e.arch: e for e in found if not _is_dropped(e)}
         self._known_dropped = {(e.step, e.arch): e for e in found if _is_dropped(e)}
@@ -133,13 +133,13 @@ class Study:
         """Since the start of the search, pauses between its resumptions left out."""
         return time.monotonic() - self._start
 
-    def _check(self, name: str, facts: dict[str, Any]) -> None:
+    def _check(self, facts: dict[str, Any]) -> None:
         before = self._study.user_attrs.get(FACTS)
         if before is None:
             self._study.set_user_attr(FACTS, facts)
         elif other := [fact for fact, value in facts.items() if before.get(fact) != value]:
             raise UserError(
-                f"study {name} in {self.url} is of another {' and '.join(other)}; search under another --name"
+                f"study {self.name} in {self.url} is of another {' and '.join(other)}; search under another --name"
             )
 
     def _record(self, evaluation: Evaluation) -> None:

@@ -84,6 +84,7 @@ class Config(RayConfig):
     seeds: tuple[int, ...] = flag((0, 1, 2), "of each", minimum=0)
     budget: int = flag(500, "evaluations of each", minimum=1)
     num_images: int = flag(500, "images of the search split", minimum=1)
+    calibration_images: int | None = flag(None, "training images for norms (default: as nas.search)", minimum=2)
     racing: bool = flag(False, "compare slimming with races and without")
 
 
@@ -250,13 +251,18 @@ def _bench(config: Config) -> Bench:
     space = runs.load_run_info(run_folder).search_space()
     table = find_table(config.table)
     costs = Costs(space, {LATENCY: LatencyTable.load(table)}, PUBLISHED)
-    evaluator = make_evaluator(EvaluatorConfig(run_folder, config.num_images, device="cpu"))
+    evaluator = make_evaluator(_evaluator(config, run_folder))
     folder = run_folder / "bench-search"
     folder.mkdir(exist_ok=True)
     digests = [sha256(path) for path in (table, run_folder / "supernet/supernet.safetensors")]
-    facts = {"table_sha256": digests[0], "supernet_sha256": digests[1], "num_images": config.num_images}
-    study = Study(f"sqlite:///{folder}/study.db", f"{config.num_images} images", space, costs.one, facts)
-    return Bench(costs, study, evaluator, facts)
+    counts = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
+    facts = {"table_sha256": digests[0], "supernet_sha256": digests[1], **counts}
+    name = f"{evaluator.num_images} images, {evaluator.num_calibration_images} to calibrate on"
+    return Bench(costs, Study(f"sqlite:///{folder}/study.db", name, space, costs.one, facts), evaluator, facts)
+
+
+def _evaluator(config: Config, run_folder: Path) -> EvaluatorConfig:
+    return EvaluatorConfig(run_folder, config.num_images, config.calibration_images, device="cpu")
 
 
 # ---- workers
@@ -266,7 +272,7 @@ def bench_workers(config: Config) -> None:
     assert config.run is not None
     run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet")
     space, rng = runs.load_run_info(run_folder).search_space(), random.Random(0)
-    make = partial(make_evaluator, EvaluatorConfig(run_folder, config.num_images, device="cpu"))
+    make = partial(make_evaluator, _evaluator(config, run_folder))
     torch.set_num_threads(1)
     here, frontier = Here(make), [action.arch for action in space.slim(space.largest)]
     drawn = [space.sample(rng) for _ in range(len(frontier))]
@@ -318,7 +324,7 @@ def bench_racing(config: Config) -> None:
     bench = _bench(config)
     space, evaluator, seconds = bench.costs.space, bench.evaluator, {"exact": 0.0, "racing": 0.0}
     counted = Forwards(space, evaluator.num_images, [len(batch) for batch in evaluator.calibration])
-    races = Study(bench.study.url, f"{config.num_images} images, races", space, bench.costs.one, bench.facts)
+    races = Study(bench.study.url, f"{bench.study.name}, races", space, bench.costs.one, bench.facts)
     numbers = count(1)
 
     def exact(base: Arch, archs: Sequence[Arch], _: Sequence[float]) -> list[float]:
