@@ -75,6 +75,7 @@ class TorchBackend(Backend):
 
     def prepare(self, job: Job) -> Session:
         keep_freed_memory()
+        keep_primitives()
         forward, images = self.loaded(job)
         with self._running():
             forward(images)
@@ -205,6 +206,15 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
         mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
+
+
+def keep_primitives() -> None:
+    """Lets oneDNN keep the code of every session, if it has not generated any yet: it asks but once.
+
+    It generates code for each operator and shape, and by default keeps 1024 of these, fewer than the graphs of a table
+    have. Networks among them took 4 to 9 % longer than alone, and do not with all code kept.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(1 << 20))
 
 
 class EventClock:

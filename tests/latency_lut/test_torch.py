@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -77,6 +79,28 @@ def test_a_session_runs_the_module_as_asked(precision: str, threads: int) -> Non
     assert torch.get_num_threads() == before
     asked = {"threads": threads, "inference": True, "training": False, "dtypes": {getattr(torch, precision)}}
     assert witness.seen == [{**asked, "channels_last": True}] * 3
+
+
+def test_code_is_generated_once_for_more_operators_than_onednn_keeps() -> None:
+    """In a process of its own: oneDNN asks how much to keep when it generates the first."""
+    script = """
+import torch
+from latency_lut.backend import Job
+from latency_lut.torch_backend import TorchBackend
+session = TorchBackend().prepare(Job((8, 8, 8), lambda: torch.nn.Conv2d(8, 8, 5)))
+with torch.inference_mode():
+    for width in range(9, 1109):
+        torch.nn.functional.conv2d(torch.zeros(1, 8, 8, width), torch.zeros(8, 8, 5, 5))
+print("again", flush=True)
+session.run(1)
+"""
+    environment = {**os.environ, "ONEDNN_VERBOSE": "profile_create", "OMP_NUM_THREADS": "1"}
+    environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    before, again = done.stdout.split("again\n")
+    if before.count("create:cache_miss") < 1024:
+        pytest.skip("this torch runs convolutions without oneDNN here")
+    assert "create:cache_hit" in again and "create:cache_miss" not in again
 
 
 def test_a_compiled_module_computes_the_same_however_many_have_been_compiled(tiny: SearchSpace) -> None:
