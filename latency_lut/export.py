@@ -55,7 +55,7 @@ def export(config: ExportConfig) -> Manifest:
     table = LatencyTable.load(Path(config.validate))
     backend = _file_backend(table.provenance.backend, table.provenance.runtime.precision)
     space = get_space(table.space, table.image_size, table.num_classes)
-    jobs = validation_jobs(space, held_out_archs(space, table, config.num_archs, config.seed))
+    jobs = validation_jobs(space, table, held_out_archs(space, table, config.num_archs, config.seed))
     what = checksum(Path(config.validate))
     return write_folder(Path(config.out), jobs, backend, space, purpose="validation", table=what)
 

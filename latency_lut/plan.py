@@ -77,13 +77,21 @@ def table_jobs(space: SearchSpace, plan: Plan) -> dict[str, Job]:
     Networks are loaded first, as in a validation: behind the 120 graphs of the nano space they got memory in which
     OpenVINO ran them 4 % slower.
     """
-    networks = {f"network {i}": network_job(space, arch) for i, arch in enumerate(calibration_archs(space))}
-    return {ANCHOR: blocks_job(ANCHOR_BLOCKS), **networks, **{n: blocks_job(b) for n, b in plan.graphs.items()}}
+    graphs = {name: blocks_job(blocks) for name, blocks in plan.graphs.items()}
+    return {ANCHOR: blocks_job(ANCHOR_BLOCKS), **_network_jobs(space, calibration_archs(space)), **graphs}
+
+
+def _network_jobs(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Job]:
+    return {f"network {i}": network_job(space, arch) for i, arch in enumerate(archs)}
+
+
+def calibrated_on(space: SearchSpace, table: LatencyTable) -> list[Arch]:
+    return [space.from_json(network.arch) for network in table.calibration.networks]
 
 
 def held_out_archs(space: SearchSpace, table: LatencyTable, count: int, seed: int) -> list[Arch]:
     """Different random archs, none of them a calibration network of the table; fewer where the space has fewer."""
-    seen = {space.from_json(network.arch) for network in table.calibration.networks}
+    seen = set(calibrated_on(space, table))
     rng, archs = random.Random(seed), []
     for _ in range(100 * count):
         arch = space.sample(rng)
@@ -95,9 +103,11 @@ def held_out_archs(space: SearchSpace, table: LatencyTable, count: int, seed: in
     return archs
 
 
-def validation_jobs(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Job]:
-    """The anchor, and each network twice: two sessions of it tell how well anything could predict."""
-    jobs = {ANCHOR: blocks_job(ANCHOR_BLOCKS)}
+def validation_jobs(space: SearchSpace, table: LatencyTable, archs: Sequence[Arch]) -> dict[str, Job]:
+    """The anchor; the table's calibration networks, which tell whether the machine is as fast as when it was built; and
+    each network twice: two sessions of it tell how well anything could predict.
+    """
+    jobs = {ANCHOR: blocks_job(ANCHOR_BLOCKS), **_network_jobs(space, calibrated_on(space, table))}
     for i, arch in enumerate(archs):
         jobs[f"{i} first"] = jobs[f"{i} second"] = network_job(space, arch)
     return jobs

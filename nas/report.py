@@ -180,7 +180,11 @@ def _latency(a: Artifacts) -> Iterator[str]:
         if validation:
             held_out = [(n["predicted_ms"], n["measured_ms"]) for n in validation["networks"]]
             pairs["held-out networks"] = held_out
-            rows += [_accuracy_row(label.format(len(held_out)), validation[key]) for key, label in _PREDICTORS.items()]
+            rows += [
+                _accuracy_row(label.format(len(held_out)), validation[key])
+                for key, label in _PREDICTORS.items()
+                if key in validation
+            ]
         yield embed(f"table-{i}", plots.calibration(pairs), "square")
         yield table(["", "Mean error", "Bias", "Within 5 %", "Within 10 %", "Spearman", "Kendall"], rows)
 
@@ -199,6 +203,7 @@ def _provenance(t: LatencyTable) -> str:
 
 _PREDICTORS = {
     "table": "{} held-out networks",
+    "at_this_speed": "the same, at the speed of that hour",
     "repeat_floor": "the same, measured twice",
     "uncalibrated_sum": "the same, by the plain sum of blocks",
     "macs": "the same, by MACs",

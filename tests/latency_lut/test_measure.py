@@ -80,8 +80,8 @@ def test_a_table_is_validated_elsewhere(folder: Path, capsys: pytest.CaptureFixt
         export.main(["--validate", "t.json", "--space", "tiny", "--num-classes", "3", "--out", "held-out"])
     export.main(["--validate", "t.json", "--num-archs", "5", "--out", "held-out"])
     manifest = read_folder(Path("held-out"))
-    assert len(manifest.jobs) == 1 + 2 * 5
-    assert len({entry.file for entry in manifest.jobs.values()}) == 1 + 5, "a network is exported once"
+    assert len(manifest.jobs) == 1 + 10 + 2 * 5
+    assert len({entry.file for entry in manifest.jobs.values()}) == 1 + 10 + 5, "a network is exported once"
     measure.main(["held-out", "--samples", "3"])
     capsys.readouterr()
     result = "held-out/result-validation-onnxruntime-float32-1t-fake-device.json"

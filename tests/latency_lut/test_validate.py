@@ -53,11 +53,11 @@ def test_a_table_of_an_additive_machine_is_right(nano: SearchSpace, table: Laten
     assert result["table"]["spearman"] == pytest.approx(1)
     assert result["repeat_floor"]["mape"] == pytest.approx(0, abs=1e-9)
     assert result["macs"]["mape"] > 0.02, "costs of the fake blocks have nothing to do with MACs"
-    assert result["anchor_change"] == pytest.approx(0, abs=1e-6)
+    assert result["slowdown"] == pytest.approx(0, abs=1e-6)
     assert "WARNING" not in report(result)
 
 
-def test_a_slower_machine_shows_as_bias_and_at_the_anchor(nano: SearchSpace, table: LatencyTable) -> None:
+def test_a_slower_machine_shows_as_bias_and_at_the_calibration_networks(nano: SearchSpace, table: LatencyTable) -> None:
     class Slower(FakeMachine):
         def now_ns(self) -> int:
             return self._now_ns * 6 // 5
@@ -66,7 +66,9 @@ def test_a_slower_machine_shows_as_bias_and_at_the_anchor(nano: SearchSpace, tab
     archs = held_out_archs(nano, table, 5, seed=1)
     result = validate(table, nano, machine, archs, Settings(3, 1.0))
     assert result["table"]["bias"] == pytest.approx(1 / 1.2 - 1, rel=1e-3)
-    assert result["anchor_change"] == pytest.approx(0.2, rel=1e-3)
+    assert result["slowdown"] == pytest.approx(0.2, rel=1e-3)
+    assert result["at_this_speed"]["mape"] == pytest.approx(0, abs=1e-3)
+    assert "the calibration networks take +20.0% longer than when the table was built" in report(result)
 
 
 def test_another_device_or_a_busy_one_is_warned_of(nano: SearchSpace, table: LatencyTable) -> None:
