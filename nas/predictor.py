@@ -160,16 +160,11 @@ class _Fit:
 def _fit(kernel: np.ndarray, targets: np.ndarray, noises: Sequence[float]) -> _Fit:
     """With the noise of the greatest marginal likelihood."""
     eigenvalues, vectors = np.linalg.eigh(kernel)
-    projected = vectors.T @ targets
-    best: _Fit | None = None
-    for noise in noises:
-        spread = np.maximum(eigenvalues, 0) + noise
-        amplitude = float(np.mean(projected**2 / spread))
-        loss = float(len(targets) * np.log(amplitude + 1e-300) + np.log(spread).sum())
-        if best is None or loss < best.loss:
-            best = _Fit(loss, amplitude, vectors / np.sqrt(spread))
-    assert best is not None
-    return best
+    spreads = np.maximum(eigenvalues, 0) + np.array(noises)[:, None]  # (noises, n)
+    amplitudes = np.mean((vectors.T @ targets) ** 2 / spreads, axis=1)
+    losses = len(targets) * np.log(amplitudes + 1e-300) + np.log(spreads).sum(axis=1)
+    best = int(np.argmin(losses))
+    return _Fit(float(losses[best]), float(amplitudes[best]), vectors / np.sqrt(spreads[best]))
 
 
 # ---- evolution
