@@ -152,7 +152,7 @@ def begun(folder: Path, config_type: type[Config]) -> Config:
     try:
         values = {f.name: raw[f.name] for f in dataclasses.fields(config_type)}
     except (KeyError, TypeError):
-        raise UserError(f"{path} is not of this version; begin anew, without --resume") from None
+        raise UserError(f"{path} is not of this version; begin anew under another name, or move it away") from None
     return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -11,7 +11,8 @@ recalibrated.
 
 An arm is trained here: loss, sampling and norm as nas.train_supernet has them; ce/largest/shared, recalibrated, is
 EagleEye's way (Li et al. 2020). Interrupted, a study goes on when the same command is given again; of a finished one
-nothing is trained or evaluated twice, so another --runs or --arms costs only itself.
+nothing is trained or evaluated twice, so another --runs or --arms costs only itself. The result compares the supernets
+that the command names: name those of before as well.
 
 The flags of training are those of nas.retrain, for networks and arms alike.
 """
