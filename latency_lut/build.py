@@ -81,7 +81,7 @@ def _take_over(config: BuildConfig, path: Path) -> Path:
     manifest = result.manifest
     if manifest.purpose != "table":
         raise UserError(f"{path} is a {manifest.purpose}; give it to python -m latency_lut.validate --from")
-    if surplus := [name for name in flags_given(config) if name not in ("--from", "--out", "--no-resume")]:
+    if surplus := [name for name in flags_given(config) if name not in ("--from", "--out", "--resume")]:
         raise UserError(f"--from brings what was measured; leave {', '.join(surplus)} out")
     space = get_space(manifest.space, manifest.image_size, manifest.num_classes)
     plan = make_plan(space)

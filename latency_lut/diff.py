@@ -320,6 +320,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "table": str(path),
                 "runtime": asdict(table.provenance.runtime),
                 "busy": table.provenance.busy,
+                "warnings": table.warnings,
                 "date": table.provenance.date,
             }
             for name, path, table in (("a", a_path, a), ("b", b_path, b))
@@ -330,8 +331,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name} {heading(path, table)}, measured {table.provenance.date}")
     print(f"\n{report(diff)}")
     for name, table in (("A", a), ("B", b)):
-        if table.provenance.busy:
-            print(f"WARNING: the machine was busy when {name} was built")
+        print(*(f"{name}: {warning}" for warning in table.warnings), sep="\n", end="\n" if table.warnings else "")
 
 
 if __name__ == "__main__":

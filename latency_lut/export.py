@@ -67,6 +67,15 @@ def _file_backend(name: str, precision: str | None) -> FileBackend:
     return backend
 
 
+def _as_the_table(config: ExportConfig) -> str:
+    """Flags of latency_lut.measure, for what is compared with a table to run as it did."""
+    if config.validate is None:
+        return ""
+    runtime = LatencyTable.load(Path(config.validate)).provenance.runtime
+    threads = f" --threads {runtime.threads}" if runtime.threads else ""
+    return f" --compute-unit {runtime.compute_unit}{threads}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     config = parse(ExportConfig, argv, f"python -m {MODULE}", "Write a table's models to measure them elsewhere.")
@@ -77,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     files = len({entry.file for entry in manifest.jobs.values()})
     print(f"{files} models of {manifest.space}, {manifest.backend} {manifest.precision}, {size / 1e6:.1f} MB, in {out}")
-    print(f"on the device's machine: python -m latency_lut.measure {out}")
+    print(f"on the device's machine: python -m latency_lut.measure {out}{_as_the_table(config)}")
 
 
 if __name__ == "__main__":

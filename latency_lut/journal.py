@@ -7,11 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from latency_lut.backend import Runtime
 from latency_lut.protocol import Sample, Settings
 from search_spaces import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where files can be measured too
+    fcntl = None  # type: ignore[assignment]
 
 
 class Journal:
@@ -49,10 +54,11 @@ class Journal:
             facts: what the samples depend on besides runtime and settings.
         """
         path = out.with_name(f"{out.name}.partial")
-        if not resume:
+        with _alone(path) as file:
+            if not resume:
+                file.truncate(0)
+            yield cls(path, {**facts, **asdict(runtime), **asdict(settings)})
             path.unlink(missing_ok=True)
-        yield cls(path, {**facts, **asdict(runtime), **asdict(settings)})
-        path.unlink()
 
     def _complete_lines(self) -> list[str]:
         if not self.path.exists():
@@ -85,4 +91,28 @@ class Journal:
             with self.path.open(mode, encoding="utf-8") as file:
                 file.write(line + "\n")
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise _unwritable(self.path, error) from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[IO[bytes]]:
+    """The file, open, and no other process that measures into it; UserError if there is one.
+
+    The system forgets the lock with the process, however it ends.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process measures into {path}; wait for it, or give another --out") from None
+        yield file
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}")

@@ -69,7 +69,16 @@ def _load(folder: Path, manifest: Manifest, backend: FileBackend) -> dict[str, S
     with tqdm(manifest.jobs.items(), desc="loading models", disable=None, leave=False) as jobs:
         for name, entry in jobs:
             jobs.set_postfix_str(f"{entry.file}: {name}")
-            sessions[name] = backend.load(folder / entry.file)
+            try:
+                sessions[name] = backend.load(folder / entry.file)
+            except UserError:
+                raise
+            except Exception as error:  # runtimes' errors have no common base class
+                raise UserError(
+                    f"{backend.describe()} cannot load {folder / entry.file} ({name}): "
+                    f"{(str(error).splitlines() or [type(error).__name__])[0]}; install the version that it was "
+                    "exported with, or export it again for this one"
+                ) from None
     return sessions
 
 

@@ -78,11 +78,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ExpectedError:
-    """What `latency_lut.validate` found for this table on networks that it had not seen; fractions."""
+    """What `latency_lut.validate` found for this table on networks that it had not seen; fractions.
+
+    Args:
+        busy: the machine was, so it says less of the table.
+    """
 
     mape: float
     within_10_percent: float
     num_archs: int
+    busy: bool
 
 
 def predict(table: LatencyTable, space: SearchSpace, name: str, arch: Arch) -> Prediction:
@@ -142,15 +147,18 @@ def load_archs(table_path: Path, space: SearchSpace, names: Sequence[str]) -> di
 
 
 def expected_error(table_path: Path, table: LatencyTable, space: SearchSpace) -> ExpectedError | None:
-    """From the validation beside the table; None if there is none, or if it is of other figures than the table's."""
+    """From the validation beside the table; None if there is none, or if it is of other figures or another device than
+    the table's."""
     path = table_path.with_suffix(".validation.json")
     if not path.exists():
         return None
     data = read_json(path)
     try:
         same = all(table.latency_ms(space, space.from_json(n["arch"])) == n["predicted_ms"] for n in data["networks"])
+        if not same or data["runtime"] != asdict(table.provenance.runtime):
+            return None
         accuracy = {name: float(data["table"][name]) for name in ("mape", "within_10_percent")}
-        return ExpectedError(**accuracy, num_archs=len(data["networks"])) if same else None
+        return ExpectedError(**accuracy, num_archs=len(data["networks"]), busy=bool(data["busy"]))
     except (KeyError, TypeError, ValueError, UserError):
         raise UserError(f"{path} is no validation; make it again with python -m latency_lut.validate") from None
 
@@ -227,7 +235,7 @@ def footer(path: Path, table: LatencyTable, error: ExpectedError | None) -> str:
         return f"{line}\nerror unknown; python -m latency_lut.validate --table {path} measures it"
     return (
         f"{line}\nexpected error {error.mape:.1%} ({error.within_10_percent:.0%} of "
-        f"{error.num_archs} networks within 10 %)"
+        f"{error.num_archs} networks within 10 %{', on a busy machine' if error.busy else ''})"
     )
 
 

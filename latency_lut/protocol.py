@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
 from statistics import median
@@ -141,7 +141,7 @@ def measure(
         taken: samples of an earlier, interrupted measurement.
         on_visit: called with each graph's new samples as they are taken.
     """
-    samples = {name: list((taken or {}).get(name, ())) for name in runs}
+    samples = {name: [_seen(s) for s in (taken or {}).get(name, ())] for name in runs}
     order = random.Random(seed)
     repeats: dict[str, int] = {}
 
@@ -154,10 +154,15 @@ def measure(
         for name in pending:
             if name not in repeats:
                 repeats[name] = _repeats(runs[name], settings.min_sample_ms, clock)
-            fresh = _visit(runs[name], repeats[name], settings.samples_per_visit, clock)
+            fresh = [_seen(s) for s in _visit(runs[name], repeats[name], settings.samples_per_visit, clock)]
             samples[name] += fresh
             on_visit(name, fresh)
     return _summarize(samples, settings)
+
+
+def _seen(sample: Sample) -> Sample:
+    """A process that was stopped meanwhile, or its whole machine, has waited for no core."""
+    return sample if sample.ms <= MAX_MS else replace(sample, wait_share=1.0)
 
 
 def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:

@@ -150,6 +150,8 @@ class LatencyTable:
         schema = data.get("schema") if isinstance(data, dict) else None
         if not isinstance(schema, int):
             raise UserError(f"{path} is no latency table; {REBUILD}")
+        if "manifest" in data:
+            raise UserError(f"{path} is a measurement; python -m latency_lut.build --from {path} makes a table of it")
         if schema != SCHEMA:
             raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}; {REBUILD}")
         try:
@@ -221,7 +223,7 @@ class LatencyTable:
 
 def table_paths(folder: Path) -> list[Path]:
     """Files of tables in the folder, newest first."""
-    paths = [path for path in folder.glob("*.json") if not path.name.endswith(".validation.json")]
+    paths = [p for p in folder.glob("*.json") if p.is_file() and not p.name.endswith(".validation.json")]
     return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 

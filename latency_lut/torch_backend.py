@@ -58,6 +58,7 @@ class TorchBackend(Backend):
     def __init__(self, threads: int = 1, precision: str = "float32", compute_unit: str = CPU) -> None:
         self.threads, self.precision, self.compute_unit = threads, precision, compute_unit
         self.clock: Clock = EventClock() if compute_unit == CUDA else SystemClock()
+        keep_primitives()
         self._pool: Any = None
 
     def describe(self) -> Runtime:
@@ -75,7 +76,6 @@ class TorchBackend(Backend):
 
     def prepare(self, job: Job) -> Session:
         keep_freed_memory()
-        keep_primitives()
         forward, images = self.loaded(job)
         with self._running():
             forward(images)

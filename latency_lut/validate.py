@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -28,7 +28,7 @@ from latency_lut.plan import calibrated_on, fit_line, held_out_archs, validation
 from latency_lut.protocol import Measurement, Settings
 from latency_lut.table import LatencyTable, find_table
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
-from search_spaces.command import flag, parse, run
+from search_spaces.command import flag, flags_given, parse, run
 from search_spaces.files import write_json
 
 MODULE = "latency_lut.validate"
@@ -38,7 +38,9 @@ MODULE = "latency_lut.validate"
 class ValidateConfig:
     table: str | None = flag(None, "the table's file (default: the newest in runs/tables)")
     num_archs: int = flag(20, "random networks to measure", minimum=3, maximum=10_000)
-    samples: int = flag(40, "undisturbed samples of every network", minimum=2, maximum=10_000)
+    samples: int | None = flag(
+        None, "undisturbed samples of every network (default: as many as the table's)", minimum=2, maximum=10_000
+    )
     seed: int = flag(1, "which random networks")
     from_: str | None = flag(None, "result of latency_lut.measure to compare with, instead of measuring")
     device: str | None = flag(None, "a device connected to this machine, by name (Core ML; default: this machine)")
@@ -114,7 +116,7 @@ def compare(
 ) -> dict[str, Any]:
     """The table's predictions against `measured`, the jobs of `validation_jobs`."""
     minima = {name: timing.min_ms for name, timing in measured.timings.items()}
-    slowdown = _slowdown(table, minima)
+    slowdown = _slowdown(table, measured)
     times = [minima[f"{i} first"] for i in range(len(archs))]
     again = [minima[f"{i} second"] for i in range(len(archs))]
     predictors = _predictions(table, space, archs)
@@ -139,12 +141,18 @@ def compare(
     }
 
 
-def _slowdown(table: LatencyTable, minima: Mapping[str, float]) -> float:
+def _slowdown(table: LatencyTable, measured: Measurement) -> float:
     """How much longer the calibration networks take than when the table was built; the median of them, a fraction.
 
-    Several networks tell it better than the anchor: on a busy host that one alone was off by 2 %.
+    Several networks tell it better than the anchor: on a busy host that one alone was off by 2 %. Minima are of equally
+    many samples, for those of more are shorter.
     """
-    return median(minima[f"network {i}"] / network.min_ms for i, network in enumerate(table.calibration.networks)) - 1
+    ratios = []
+    for i, network in enumerate(table.calibration.networks):
+        now, then = measured.timings[f"network {i}"].samples_ms, network.samples_ms
+        count = min(len(now), len(then))
+        ratios.append(min(now[:count]) / min(then[:count]))
+    return median(ratios) - 1
 
 
 def _predictions(table: LatencyTable, space: SearchSpace, archs: Sequence[Arch]) -> dict[str, list[float]]:
@@ -193,7 +201,14 @@ def report(result: dict[str, Any]) -> str:
 
 
 def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
-    """Validates the table that the config names; the result lies beside it."""
+    """What comes of validating the table that the config names, and the file beside the table that it belongs into.
+
+    Raises:
+        UserError: no such table, a runtime that does not run here, flags that a result brings along.
+    """
+    mine = ("--table", "--from", "--json")
+    if config.from_ and (surplus := [name for name in flags_given(config) if name not in mine]):
+        raise UserError(f"--from brings what was measured; leave {', '.join(surplus)} out")
     path = find_table(config.table)
     table = LatencyTable.load(path)
     if config.from_:
@@ -202,10 +217,9 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
         space = get_space(table.space, table.image_size, table.num_classes)
         archs = held_out_archs(space, table, config.num_archs, config.seed)
         backend = backend_of(table, config.device)
-        result = validate(table, space, backend, archs, backend.settings(config.samples))
-    out = path.with_suffix(".validation.json")
-    write_json(out, result)
-    return out, result
+        samples = config.samples or table.provenance.settings.samples
+        result = validate(table, space, backend, archs, backend.settings(samples))
+    return path.with_suffix(".validation.json"), result
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -215,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     out, result = validate_table(config)
     print(json.dumps(result, indent=1) if config.json else f"{report(result)}\n{out}")
+    write_json(out, result)  # last: a folder that cannot be written hides no result
 
 
 if __name__ == "__main__":

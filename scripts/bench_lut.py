@@ -117,7 +117,8 @@ def validation(config: ValidateConfig, table: LatencyTable, space: SearchSpace, 
     out = path.with_suffix(".validation.json")
     if resume and out.exists() and expected_error(path, table, space):
         result = read_json(out)
-        if (result["num_archs"], result["samples"]) == (config.num_archs, config.samples):
+        same = (result["num_archs"], result["samples"]) == (config.num_archs, config.samples)
+        if same and "at_this_speed" in result:  # not of an earlier version
             return result
     measure("latency_lut.validate", config)
     return read_json(out)

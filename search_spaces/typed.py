@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ def _read(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
         return {name: _read(arguments[1], item, f"{where}.{name}", problems) for name, item in value.items()}
     if origin is tuple and isinstance(value, list):
         return tuple(_read(arguments[0], item, f"{where}.{i}", problems) for i, item in enumerate(value))
-    if hint is float and type(value) in (int, float) and math.isfinite(value):
+    if hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN either
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value

@@ -149,9 +149,10 @@ def test_text_and_json(
     assert [head.rpartition(", measured ")[2] for head in heads] == [table.provenance.date, slow.provenance.date]
     assert "30 random networks" in text
     assert text.count('{"space":"efficientformerv2-nano"') == 6
-    assert text.endswith("WARNING: the machine was busy when B was built\n")
+    assert text.endswith("\nB: " + slow.warnings[0] + "\n")
     main([*argv, "--json"])
     shown = json.loads(capsys.readouterr().out)
+    assert (shown["a"]["warnings"], shown["b"]["warnings"]) == ([], list(slow.warnings))
     assert [shown["a"]["table"], shown["b"]["table"]] == argv[:2]
     assert [shown["a"]["date"], shown["b"]["date"]] == [table.provenance.date, slow.provenance.date]
     assert [shown["a"]["busy"], shown["b"]["busy"]] == [False, True]

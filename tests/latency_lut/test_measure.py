@@ -14,6 +14,7 @@ import pytest
 
 import search_spaces
 from latency_lut import build, export, measure, validate
+from latency_lut.backend import Session
 from latency_lut.manifest import Result, checksum, read_folder
 from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
 from latency_lut.protocol import Run
@@ -79,6 +80,7 @@ def test_a_table_is_validated_elsewhere(folder: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UserError, match=r"--validate takes these from its table; leave --space, --num-classes out"):
         export.main(["--validate", "t.json", "--space", "tiny", "--num-classes", "3", "--out", "held-out"])
     export.main(["--validate", "t.json", "--num-archs", "5", "--out", "held-out"])
+    assert capsys.readouterr().out.endswith("latency_lut.measure held-out --compute-unit cpu --threads 1\n")
     manifest = read_folder(Path("held-out"))
     assert len(manifest.jobs) == 1 + 10 + 2 * 5
     assert len({entry.file for entry in manifest.jobs.values()}) == 1 + 10 + 5, "a network is exported once"
@@ -89,6 +91,10 @@ def test_a_table_is_validated_elsewhere(folder: Path, capsys: pytest.CaptureFixt
     compared = json.loads(capsys.readouterr().out)
     assert compared["table"]["mape"] < 1e-3
     assert compared["num_archs"] == 5
+    with pytest.raises(UserError, match="--from brings what was measured; leave --num-archs out"):
+        validate.main(["--table", "t.json", "--from", result, "--num-archs", "5"])
+    with pytest.raises(UserError, match=r"is a measurement; python -m latency_lut\.build --from"):
+        LatencyTable.load(Path(RESULT))
 
     with pytest.raises(UserError, match=r"1t-fake-device\.json is a validation.*latency_lut\.validate --from"):
         build.main(["--from", result])
@@ -114,6 +120,29 @@ def test_what_was_measured_before_the_device_went_is_kept(folder: Path, monkeypa
     result = Result.load(folder / "result-table-onnxruntime-float32-1t-fake-device.json")
     assert len(reads) == 2 * (5 * len(result.manifest.jobs) - visits), "a sample reads the clock twice"
     assert not partial.exists()
+
+
+def test_two_processes_do_not_measure_into_one_file(folder: Path) -> None:
+    script = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
+    partial = f"{RESULT}.partial"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, partial], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout and other.stdout.readline()
+        with pytest.raises(UserError, match=r"another process measures into .*\.partial; wait for it"):
+            measure.main(["blocks", "--samples", "3"])
+        other.communicate()
+    measure.main(["blocks", "--samples", "3"])
+    assert Path(RESULT).exists() and not Path(partial).exists()
+
+
+def test_a_file_that_the_runtime_cannot_load_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Device, path: Path) -> Session:
+        raise RuntimeError(f"Opset 99 is unknown\nin {path}")
+
+    monkeypatch.setattr(Device, "load", load)
+    with pytest.raises(UserError, match=r"cannot load blocks/0000\.json \(anchor\): Opset 99 is unknown; install"):
+        measure.main(["blocks"])
 
 
 def test_an_interrupted_measurement_of_another_folder_is_not_gone_on_with(

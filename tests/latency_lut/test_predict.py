@@ -4,7 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,8 @@ def write_validation(table: LatencyTable, nano: SearchSpace, table_path: Path) -
     rng = random.Random(3)
     archs = [nano.sample(rng) for _ in range(4)]
     validation = {
+        "runtime": asdict(table.provenance.runtime),
+        "busy": False,
         "table": {"mape": 0.014, "within_10_percent": 0.75},
         "networks": [{"arch": nano.to_json(a), "predicted_ms": table.latency_ms(nano, a)} for a in archs],
     }
@@ -133,7 +135,21 @@ def test_expected_error_is_that_of_the_validation(
     assert "expected error 1.4% (75% of 4 networks within 10 %)" in capsys.readouterr().out
     main(["--table", str(path), "--json"])
     error = json.loads(capsys.readouterr().out)["expected_error"]
-    assert error == {"mape": 0.014, "within_10_percent": 0.75, "num_archs": 4}
+    assert error == {"mape": 0.014, "within_10_percent": 0.75, "num_archs": 4, "busy": False}
+
+
+def test_a_validation_on_a_busy_machine_says_so_and_on_another_device_nothing(
+    table: LatencyTable, nano: SearchSpace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "t.json"
+    validation = write_validation(table, nano, path)
+    write_json(path.with_suffix(".validation.json"), {**validation, "busy": True})
+    main(["--table", str(path)])
+    assert "within 10 %, on a busy machine)" in capsys.readouterr().out
+    elsewhere = {**validation, "runtime": {**validation["runtime"], "device": "another"}}
+    write_json(path.with_suffix(".validation.json"), elsewhere)
+    main(["--table", str(path)])
+    assert "error unknown" in capsys.readouterr().out
 
 
 def test_a_validation_of_another_build_says_nothing(

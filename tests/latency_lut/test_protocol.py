@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from latency_lut.plan import make_plan
-from latency_lut.protocol import ANCHOR, MAX_TAKEN, Measurement, Run, Sample, Settings, SystemClock, Timing, measure
+from latency_lut.protocol import (
+    ANCHOR,
+    MAX_MS,
+    MAX_TAKEN,
+    Measurement,
+    Run,
+    Sample,
+    Settings,
+    SystemClock,
+    Timing,
+    measure,
+)
 from search_spaces import SearchSpace
 from tests.latency_lut.fake import OVERHEAD_NS, FakeMachine, cost_ns
 
@@ -59,6 +71,29 @@ def test_a_busy_machine_ends_in_bounded_rounds_and_is_reported(tiny: SearchSpace
     for key, timing in measured.timings.items():
         least = sorted(taken[key], key=lambda s: s.wait_share or 0)[:6]
         assert sorted(timing.samples_ms) == sorted(s.ms for s in least)
+
+
+def test_a_sample_during_which_the_process_was_stopped_does_not_count(tiny: SearchSpace) -> None:
+    class Stopped(FakeMachine):
+        """Its clock goes on for an hour in one run, in which it waits for nothing."""
+
+        def run_of(self, keys: Sequence[str]) -> Run:
+            run = super().run_of(keys)
+
+            def stopped(repeats: int) -> None:
+                run(repeats)
+                if len(self.calls) == 60:
+                    self._now_ns += 3600 * 10**9
+
+            return stopped
+
+    machine, taken = Stopped(), defaultdict[str, list[Sample]](list)
+    measured = measure(load(machine, tiny), SETTINGS, machine, on_visit=lambda name, s: taken[name].extend(s))
+    assert sum(sample.ms > MAX_MS for samples in taken.values() for sample in samples) == 1
+    assert all(t.samples_ms == pytest.approx([truth_ms(k)] * 6, rel=1e-9) for k, t in measured.timings.items())
+    raw = {name: [Sample(s.ms, 0.0) for s in samples] for name, samples in taken.items()}  # as a journal may have it
+    again = measure(load(machine, tiny), SETTINGS, machine, taken=raw)
+    assert all(t.samples_ms == pytest.approx([truth_ms(k)] * 6, rel=1e-9) for k, t in again.timings.items())
 
 
 def test_where_waits_are_unknown_all_samples_count_and_that_is_said(tiny: SearchSpace) -> None:

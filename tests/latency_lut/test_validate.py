@@ -7,7 +7,7 @@ import pytest
 
 from latency_lut.plan import calibration_archs, held_out_archs
 from latency_lut.protocol import Settings
-from latency_lut.table import LatencyTable
+from latency_lut.table import CalibrationNetwork, LatencyTable
 from latency_lut.validate import Accuracy, main, report, validate
 from search_spaces import SearchSpace, UserError
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
@@ -69,6 +69,17 @@ def test_a_slower_machine_shows_as_bias_and_at_the_calibration_networks(nano: Se
     assert result["slowdown"] == pytest.approx(0.2, rel=1e-3)
     assert result["at_this_speed"]["mape"] == pytest.approx(0, abs=1e-3)
     assert "the calibration networks take +20.0% longer than when the table was built" in report(result)
+
+
+def test_fewer_samples_are_no_slower_machine(nano: SearchSpace, table: LatencyTable) -> None:
+    def lucky_once(network: CalibrationNetwork) -> CalibrationNetwork:
+        return replace(network, samples_ms=(*network.samples_ms, 0.5 * network.min_ms), min_ms=0.5 * network.min_ms)
+
+    networks = tuple(map(lucky_once, table.calibration.networks))
+    lucky = replace(table, calibration=replace(table.calibration, networks=networks))
+    count = len(table.calibration.networks[0].samples_ms)
+    archs = held_out_archs(nano, lucky, 3, seed=1)
+    assert validate(lucky, nano, FakeMachine(), archs, Settings(count, 0.001))["slowdown"] == pytest.approx(0, abs=1e-6)
 
 
 def test_another_device_or_a_busy_one_is_warned_of(nano: SearchSpace, table: LatencyTable) -> None:
