@@ -161,7 +161,8 @@ def _settings(result: Json, config: Json) -> Json:
     limits = {f"{shown(m).name} ≤": shown(m).text(limit) for m, limit in objective.limits.items()}
     tables = {f"{TABLE} {shown(m).name}": (t["sha256"] or t["path"])[:6] for m, t in result["tables"].items()}
     goals = {**alphas, **limits, **tables}  # units scale MES alone
-    return {**chosen, "budget": result.get("budget"), **goals}  # a default budget is that number
+    # a default budget is that number; of the workers only what changes what is found
+    return {**chosen, "budget": result.get("budget"), "asynchronous": result.get("asynchronous"), **goals}
 
 
 def _points(result: Json, space: SearchSpace) -> tuple[list[Json], np.ndarray]:
