@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 import numpy as np
@@ -77,12 +78,17 @@ def check_limits(costs: Costs) -> None:
         raise UserError("; ".join(too_low(name, limit, least[name]) for name, limit in broken.items()))
     nearest = _descend(space, lambda positions: np.maximum(_excess(positions, known, limits), 0).sum(axis=1))
     if np.any(_excess(nearest, known, limits) > 0):
-        found = ", ".join(f"{n} of {known[n](nearest)[0]:.6g} (limit {limit:g})" for n, limit in limits.items())
+        found = ", ".join(f"{n} of {rounded_up(known[n](nearest)[0])} (limit {limit:g})" for n, limit in limits.items())
         raise UserError(f"no network is within all limits at once, the nearest has {found}; relax one of them")
 
 
 def too_low(metric: str, limit: float, least: float) -> str:
-    return f"no network has {metric} of at most {limit:g}, the smallest is {least:.6g}"
+    return f"no network has {metric} of at most {limit:g}, the smallest is {rounded_up(least)}"
+
+
+def rounded_up(value: float) -> str:
+    """To six digits, so that the value itself is within a limit of what is shown."""
+    return f"{float(Context(prec=6, rounding=ROUND_CEILING).create_decimal(value)):.10g}"
 
 
 def _excess(positions: np.ndarray, metrics: Mapping[str, Cost], limits: Mapping[str, float]) -> np.ndarray:

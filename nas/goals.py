@@ -49,7 +49,7 @@ class Goals:
 
     @property
     def needs_latency(self) -> bool:
-        return "latency" in self.metrics or bool(self.max_latency_ms)
+        return "latency" in self.metrics or bool(self._by_table("max_latency_ms"))
 
     def tables(self) -> dict[str, Path]:
         """The tables that are named, by their metrics.
@@ -69,6 +69,7 @@ class Goals:
         """UserError if a number cannot be used or is of no table."""
         if not self.metrics:
             raise UserError(f"--metrics is empty; give one or more of {', '.join(METRICS)}")
+        self._check_weights()
         terms: list[Term] = []
         for name in dict.fromkeys(self.metrics):
             if name == "latency":
@@ -80,6 +81,17 @@ class Goals:
         others = {METRICS[name]: getattr(self, limit) for name, limit in LIMITS.items() if name != "latency"}
         return Objective(tuple(terms), {**limits, **{m: limit for m, limit in others.items() if limit is not None}})
 
+    def _check_weights(self) -> None:
+        """UserError on a weight or unit of a metric that MES is not made of."""
+        for name in METRICS:
+            for field in (f"alpha_{name}", f"unit_{name}_ms"):
+                if name not in self.metrics and getattr(self, field, None) != getattr(Goals, field, None):
+                    together = " ".join([*self.metrics, name])
+                    raise UserError(
+                        f"--{field.replace('_', '-')} is for {name}, which is not in --metrics; leave it out, or give "
+                        f"--metrics {together}"
+                    )
+
     def _by_table(self, field: str) -> dict[str, float]:
         """The number of each latency metric: the last that has the table's name or none, of the default's and those
         given; left out if there is none."""
@@ -90,6 +102,8 @@ class Goals:
             if name not in ("", *names):
                 known = f"choose from {', '.join(names)}" if any(names) else "name it by --table, as in phone=FILE"
                 raise UserError(f"{spelled} names a table {name}; {known}")
+            if field.startswith("max_") and number.lower() == "none":
+                continue
             value = _positive(spelled, number)
             found |= {_metric(n, names): value for n in names if name in ("", n)}
         return found

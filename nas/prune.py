@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{folder} is finished: nothing to do")
             return
     job = Job(config, folder, source, data)
+    source.check_splits(data)
     if not config.resume:  # what cannot be done leaves no folder behind
         runs.begin(folder, config, **facts)
     job.run()

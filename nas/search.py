@@ -9,6 +9,7 @@ there is none).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,15 +86,17 @@ def search(config: Config) -> Path:
     run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
     folder = _folder(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
-    check_budget(config.strategy, config.budget)
-    _check_slimming(config, space)
+    _check_flags(config, space)
     if config.storage:
         check_address(config.storage)
     start = _start(config, run_folder, space)
+    check_budget(config.strategy, config.budget, start)
     costs, paths = _costs(config, space)
     tables = record(paths)
     config = replace(config, table=config.table or tuple(map(str, paths.values())))
     facts: Json = {"tables_sha256": {metric: table["sha256"] for metric, table in tables.items()}}
+    if start:
+        facts["seed_archs_sha256"] = hashlib.sha256(repr(start).encode()).hexdigest()
     facts["supernet_sha256"] = sha256(run_folder / "supernet/supernet.safetensors")
     if config.resume and _is_finished(folder, config, facts):
         print(f"{folder} is finished: nothing to search")
@@ -227,7 +230,11 @@ def _at_once(config: Config) -> int:
     return max(1, config.workers) if config.strategy in SEQUENTIAL else 1
 
 
-def _check_slimming(config: Config, space: SearchSpace) -> None:
+def _check_flags(config: Config, space: SearchSpace) -> None:
+    if config.ray_address and not config.workers:
+        raise UserError(f"--ray-address {config.ray_address} is for --workers; give both or none")
+    if config.exact and config.strategy != "slimming":
+        raise UserError(f"--exact is for --strategy slimming, {config.strategy} has no races; leave it out")
     if config.strategy == "slimming" and config.workers and not config.exact:
         raise UserError(f"--workers is {config.workers}, but the actions of a race wait for one another; add --exact")
     known = dict.fromkeys(choice.field for choice in space.choices)

@@ -37,9 +37,13 @@ def explore(
         sampler_search(strategy, costs, evaluate, budget, seed, at_once)
 
 
-def check_budget(strategy: str, budget: int | None) -> None:
-    """UserError if the strategy would end before it has chosen anything."""
-    begin = BEGIN_WITH.get(strategy, 0)
+def check_budget(strategy: str, budget: int | None, start: Sequence[Arch] = ()) -> None:
+    """UserError if the strategy would end before it has chosen anything.
+
+    Args:
+        start: archs to begin with, for `predictor`, which adds the smallest and the largest.
+    """
+    begin = max(BEGIN_WITH.get(strategy, 0), len(start) + 2 if start else 0)
     if budget is not None and budget <= begin:
         raise UserError(
             f"--budget {budget} is too small for {strategy}, which begins with {begin} archs; give at least {begin + 1}"

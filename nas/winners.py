@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import floor
 from typing import Any
 
 import numpy as np
 
-from nas.costs import too_low
+from nas.costs import rounded_up
 from nas.objective import Objective, pareto
 from search_spaces import UserError
 
@@ -26,7 +27,7 @@ def pick_winners(points: Sequence[Json], objective: Objective, min_accuracy: flo
         raise UserError(_infeasible(objective, points))
     enough = [p for p in allowed if p["accuracy"] >= (min_accuracy or 0)]
     if not enough:
-        best = max(p["accuracy"] for p in allowed)
+        best = floor(1e4 * max(p["accuracy"] for p in allowed)) / 1e4  # so that it is reached
         raise UserError(f"no network found reaches accuracy {min_accuracy}; the best within the limits has {best:.4f}")
     front = pareto(np.array([[p["accuracy"], p["mes"]] for p in enough]))
     feasible = [point for point, on_front in zip(enough, front, strict=True) if on_front]
@@ -48,8 +49,11 @@ def name_winners(chosen: Sequence[Json], earlier: Sequence[Json], prefix: str) -
 
 
 def _infeasible(objective: Objective, points: Sequence[Json]) -> str:
+    """The space has networks within the limits, or the search would not have begun."""
     least = {name: min(p[name] for p in points) for name in objective.limits}
     broken = {name: limit for name, limit in objective.limits.items() if least[name] > limit}
+    remedy = "search on with more --budget, without --only or with another --strategy, or relax the limit"
     if not broken:
-        return "no network is within all limits at once; relax one of " + ", ".join(objective.limits)
-    return "; ".join(too_low(name, limit, least[name]) for name, limit in broken.items())
+        return f"no network found is within all limits at once ({', '.join(objective.limits)}); {remedy}"
+    found = (f"{n} of at most {limit:g}, the smallest has {rounded_up(least[n])}" for n, limit in broken.items())
+    return f"no network found has {' and '.join(found)}; {remedy}"

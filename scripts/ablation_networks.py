@@ -17,7 +17,7 @@ from nas.data import Data
 from nas.inherit import inherited
 from nas.pruning.costs import Costs
 from nas.pruning.families import prepare
-from nas.pruning.importance import magnitude, taylor
+from nas.pruning.importance import TAYLOR_BATCH, magnitude, taylor
 from nas.pruning.latency import measure
 from nas.pruning.selection import Ranking, select
 from nas.pruning.slicing import prune
@@ -30,7 +30,7 @@ from search_spaces.files import read_json, write_json
 from supernet import Supernet, recalibrate
 
 Criterion = Literal["magnitude", "taylor"]
-TAYLOR_IMAGES, TAYLOR_BATCH = 512, 64
+TAYLOR_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def whole(weights: Weights, arch: Arch) -> Network:
 def pruned(
     weights: Weights, arch: Arch, criterion: Criterion, num_params: int, kinds: Collection[str] | None = None
 ) -> Network:
-    """A network of the space pruned to so many parameters, as `nas.prune` does by default.
+    """A network of the space pruned to so many parameters, chosen as `nas.prune` does by default.
 
     Args:
         kinds: of the dimensions that may shrink; None: all.

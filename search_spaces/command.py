@@ -101,7 +101,8 @@ def _spelling(field: dataclasses.Field[Any]) -> str:
 
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
     options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"].replace("%", "%%")}
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+    optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    if optional:
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is bool:
         parser.add_argument(_spelling(field), action=argparse.BooleanOptionalAction, **options)
@@ -120,7 +121,7 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
         options["help"] += f" (default: {default})".replace("%", "%%")
     if not positional:
         options["dest"] = field.name
-    parser.add_argument(_spelling(field), type=_converter(_spelling(field), hint), **options)
+    parser.add_argument(_spelling(field), type=_converter(_spelling(field), hint, optional), **options)
 
 
 class _Several(argparse.Action):
@@ -131,12 +132,15 @@ class _Several(argparse.Action):
         setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
 
 
-def _converter(name: str, hint: Any) -> Callable[[str], Any]:
+def _converter(name: str, hint: Any, optional: bool) -> Callable[[str], Any]:
+    """From text; numbers that may be left out can be taken back by "none", as a limit of a search that goes on."""
     choices = typing.get_args(hint)  # of a Literal
     kind = type(choices[0]) if choices else hint
     allowed = f"choose from {', '.join(map(str, choices))}" if choices else f"give {_KINDS[kind]}"
 
     def convert(text: str) -> Any:
+        if optional and kind in (int, float) and text.lower() == "none":
+            return None
         try:
             value = kind(text)
         except ValueError:

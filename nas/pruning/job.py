@@ -25,6 +25,7 @@ from nas.precision import check_amp
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
 from nas.pruning.costs import Costs
+from nas.pruning.importance import TAYLOR_BATCH
 from nas.pruning.latency import deployed, measure, stage_times_ms
 from nas.pruning.page import MES, write_page
 from nas.pruning.recipe import Recipe
@@ -192,16 +193,12 @@ class Job:
         return min(self.config.images or most, len(self.data.train))
 
     def _batches(self, recipe: Recipe, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training images without augmentation, eight batches or more; as the network takes them.
-
-        Small batches: near the end of a training the gradients of images cancel out within one, and with them what
-        tells units apart (`scripts/bench_pruning.py --calibration-batch 32` beside 8).
-        """
+        """Training images without augmentation, eight batches or more; as the network takes them."""
         if count == 0:
             return
-        images = self.data.train.spread(count)
+        images, size = self.data.train.spread(count), max(1, min(TAYLOR_BATCH, count // 8))
         scale, shift = (tensor.to(self.device) for tensor in renormalization(recipe.mean, recipe.std))
-        for batch, labels in eval_batches(images, recipe.image_size, max(1, min(8, count // 8)), self.config.loaders):
+        for batch, labels in eval_batches(images, recipe.image_size, size, self.config.loaders):
             if bool((read := labels >= 0).any()):  # without corrupt ones
                 yield normalize(batch[read], self.device) * scale + shift, labels[read].to(self.device)
 

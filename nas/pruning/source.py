@@ -16,7 +16,7 @@ from nas.pruning import recipe as recipes
 from nas.pruning.recipe import Recipe
 from nas.pruning.structure import Structure
 from search_spaces import UserError
-from search_spaces.files import sha256
+from search_spaces.files import read_json, sha256
 
 DIGITS_SIZE = 32
 
@@ -29,12 +29,14 @@ class Source:
         weights: the folder or file that has them; None where timm's network is trained first.
         data: that the network was trained on if its run tells, else that of the flags.
         run: the run that the network lies in.
+        digest: of the splits that it was trained with, if its run tells.
     """
 
     recipe: Recipe
     weights: Path | None
     data: DataConfig
     run: Path | None
+    digest: str | None = None
 
     def check_classes(self, data: Data) -> None:
         """UserError if the network was trained on others."""
@@ -43,6 +45,15 @@ class Source:
             raise UserError(
                 f"the network knows the classes {_some(classes)}, the data has {_some(data.classes)}; "
                 "give --data with the classes that it was trained on, in the same order"
+            )
+
+    def check_splits(self, data: Data) -> None:
+        """Warns if the network was trained with others: it may have seen test images."""
+        if self.digest not in (None, data.splits.digest):
+            print(
+                "WARNING: these are other splits, or other images, than the network was trained with; if it has seen "
+                "any of the test images, all test accuracies are too high",
+                flush=True,
             )
 
     def sha256(self) -> str | None:
@@ -72,7 +83,7 @@ class Source:
 def find(model: str, checkpoint: str | None, image_size: int | None, data: DataConfig, *, named: bool) -> Source:
     """
     Args:
-        named: whether the flags name the data; if not, a network's run does.
+        named: whether the flags name the data; if not, or if they name the same, its run's settings are taken.
 
     Raises:
         UserError: no such network or file; a family that cannot be pruned; flags that do not go together.
@@ -83,14 +94,15 @@ def find(model: str, checkpoint: str | None, image_size: int | None, data: DataC
     for name, value in (("--checkpoint", checkpoint), ("--image-size", image_size)):
         if value is not None:
             raise UserError(f"{name} is for timm's networks; {path} says its own: leave it out")
-    run, config = _run_of(path)
-    data = config if config is not None and not named else data
+    run, config, digest = _run_of(path)
+    if config is not None and not (named and config.data != data.data):
+        data = config
     if (path / recipes.FILE).exists():
-        return Source(recipes.read(path), path, data, run)
+        return Source(recipes.read(path), path, data, run, digest)
     file = winner_file(path, "--model")
     if file.suffix != ".safetensors":
         raise UserError(f"--model {path} does not say which network it is of; give --model NAME --checkpoint {path}")
-    return Source(recipes.open_winner(file)[0], file, data, run)
+    return Source(recipes.open_winner(file)[0], file, data, run, digest)
 
 
 def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig) -> Source:
@@ -104,14 +116,17 @@ def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataC
     return Source(recipe, weights, data, None)
 
 
-def _run_of(path: Path) -> tuple[Path | None, DataConfig | None]:
-    """The run that a network lies in, and the data of that run."""
+def _run_of(path: Path) -> tuple[Path | None, DataConfig | None, str | None]:
+    """The run that a network lies in, the data of that run and the digest of its splits."""
     for folder in path.resolve().parents:
         if (folder / "run.json").exists():
-            return folder, runs.load_run_info(folder).data
+            info = runs.load_run_info(folder)
+            return folder, info.data, info.splits.digest
         if folder.name == "prune":  # of a network of timm: no run.json
-            return folder.parent, runs.begun(path, DataConfig) if (path / "config.json").exists() else None
-    return None, None
+            if not (path / "config.json").exists():
+                return folder.parent, None, None
+            return folder.parent, runs.begun(path, DataConfig), read_json(path / "config.json").get("data_digest")
+    return None, None, None
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -129,6 +129,13 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
         ),
         ("--budget 0", "--budget is 0; give a number at least 1"),
         ("--seed-search x", "--seed-search is for --strategy predictor, not slimming; leave it out"),
+        ("--ray-address host:1", "--ray-address host:1 is for --workers; give both or none"),
+        ("--exact --strategy random", "--exact is for --strategy slimming, random has no races; leave it out"),
+        (
+            "--alpha-memory 5",
+            "--alpha-memory is for memory, which is not in --metrics; leave it out, or give --metrics latency size mem",
+        ),
+        ("--metrics size --unit-latency-ms 2", "--unit-latency-ms is for latency, which is not in --metrics"),
         ("--only size", "--only size: tiny has no such choice; choose from width, present, expansion"),
         ("--only width --strategy random", "--only is for --strategy slimming, not random; leave it out"),
         ("--strategy predictor --seed-search x", "no finished search runs/r/x; choose from search"),

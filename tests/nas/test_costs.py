@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from nas.costs import Costs, check_limits
+from nas.costs import Costs, check_limits, rounded_up
 from nas.objective import Objective, Term
 from search_spaces import SearchSpace, UserError, get_space, num_params
 from tests.nas.tiny import tiny_space
@@ -65,5 +65,12 @@ def test_the_smallest_network_need_not_be_the_fastest() -> None:
 
 def test_limits_of_a_large_space() -> None:
     space = get_space("efficientformerv2")
-    with pytest.raises(UserError, match="no network has macs of at most 100000, the smallest is "):
+    with pytest.raises(UserError, match="no network has macs of at most 100000, the smallest is ") as refused:
         check_limits(costs({"num_params": 1e6, "macs": 1e5}, space))
+    nearest = float(str(refused.value).rpartition(" ")[2])
+    assert nearest < 1.00001 * Costs(space, {}, costs({}).objective).one(space.smallest)["macs"]
+    check_limits(costs({"macs": nearest}, space))  # what the message names is met
+
+
+def test_values_are_rounded_up() -> None:
+    assert [rounded_up(v) for v in (200, 0.1234561, 55037600.5)] == ["200", "0.123457", "55037700"]

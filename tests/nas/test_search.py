@@ -332,6 +332,10 @@ def test_a_search_begins_with_the_trajectory_of_another() -> None:
     main([*SIZE, "--strategy", "predictor", "--budget", "21", "--seed-search", "search-2"])
     begin = [e["arch"] for e in result("search-3")["evaluations"][:20]]
     assert all(found["evaluations"][i]["arch"] in begin for i in found["front"])
+    path = Path("runs/r/search/result.json")
+    path.write_text(json.dumps({**seeds, "trajectory": seeds["trajectory"][:-1]}))
+    with pytest.raises(UserError, match=r"cannot resume runs/r/search-2 with other settings: seed_archs_sha256"):
+        main(["--resume", "--name", "2", "--budget", "22"])
 
 
 def test_a_study_on_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,6 +426,8 @@ def test_a_finished_search_goes_on_with_a_larger_budget(strategy: str, monkeypat
     main(["--resume", "--budget", "60"])
     assert len(evaluated) == 5
     assert [e["arch"] for e in result()["evaluations"]] == [e["arch"] for e in result("search-whole")["evaluations"]]
+    main(["--resume", "--max-params", "none", "--max-latency-ms", "none"])
+    assert result()["settings"]["max_params"] is None and result()["objective"]["limits"] == {}
 
 
 def test_a_search_that_finds_nothing_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,10 @@ def test_budgets_that_leave_nothing_to_choose() -> None:
             message = f"--budget {least - 1} is too small for {strategy}, which begins with .* give at least {least}"
             with pytest.raises(UserError, match=message):
                 check_budget(strategy, least - 1)
+    seeds = [SPACE.largest] * 29
+    check_budget("predictor", 32, seeds)
+    with pytest.raises(UserError, match="--budget 31 is too small for predictor, which begins with 31 archs; give at"):
+        check_budget("predictor", 31, seeds)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

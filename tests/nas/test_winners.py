@@ -53,7 +53,12 @@ def test_limits_that_no_network_meets() -> None:
         UserError, match=r"no network found reaches accuracy 0\.95; the best within the limits has 0\.9000"
     ):
         pick_winners(TRAJECTORY, objective(), 0.95, 3)
+    odd = [{**p, "accuracy": 0.81236} for p in TRAJECTORY]
+    with pytest.raises(UserError, match=r"the best within the limits has 0\.8123$"):  # which is reached
+        pick_winners(odd, objective(), 0.9, 3)
     with pytest.raises(UserError, match=r"reaches accuracy 0\.8; the best within the limits has 0\.6500"):
         pick_winners(TRAJECTORY, objective(num_params=500), 0.8, 3)
-    with pytest.raises(UserError, match="no network has num_params of at most 100, the smallest is 200"):
+    with pytest.raises(
+        UserError, match="no network found has num_params of at most 100, the smallest has 200; search on"
+    ):
         pick_winners(TRAJECTORY, objective(num_params=100), None, 3)

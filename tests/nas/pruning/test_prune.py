@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,17 @@ def test_flags_of_the_data_are_laid_over_those_of_the_networks_run() -> None:
     assert (config.data, config.search_fraction) == ("images", 0.2)
     other, _, _ = configure(["--model", str(PRUNED), "--data", "elsewhere"])
     assert other.data == "elsewhere"
+
+
+def test_the_same_data_named_again_is_split_as_in_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((PRUNED / "config.json").read_text())
+    (PRUNED / "config.json").write_text(json.dumps({**config, "split_seed": 7}))
+    same, source, _ = configure(["--model", str(PRUNED), "--data", "images"])
+    assert same.split_seed == 7
+    source.check_splits(load_data(replace(same, split_seed=config["split_seed"])))
+    assert not capsys.readouterr().out
+    source.check_splits(load_data(same))
+    assert "WARNING: these are other splits, or other images, than the network was trained" in capsys.readouterr().out
 
 
 def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
