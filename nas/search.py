@@ -77,14 +77,17 @@ FREE = ("device", "loaders", "workers", "ray_address", "run", "name", "resume")
 AMENDABLE = (*LIMITS.values(), "min_accuracy", "winners", "budget")
 
 
-def search(config: Config) -> Path:
+def search(config: Config, folder: Path | None = None) -> Path:
     """Runs or resumes a search and returns its folder.
+
+    Args:
+        folder: for a search that is none of the run's own (default: the run's, by `config.name`).
 
     Raises:
         UserError: nothing to search, limits that no arch meets, a study or a table of something else.
     """
     run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
-    folder = _folder(config, run_folder)
+    folder = folder or _folder(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
     _check_flags(config, space)
     if config.storage:

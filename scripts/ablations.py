@@ -125,7 +125,7 @@ def ablations(config: Config) -> Path:
 
 def _open(config: Config, folder: Path, run_folder: Path) -> Ablations:
     """Runs the searches, and loads what their networks are evaluated with."""
-    searches = {name: _searched(config, run_folder, name, settings) for name, settings in _searches().items()}
+    searches = {name: _searched(config, run_folder, folder, name, of) for name, of in _searches().items()}
     info = runs.load_run_info(run_folder)
     space = info.search_space()
     costs = Costs(space, load_tables(recorded(searches["joint"]["tables"]), space), objective_of(searches["joint"]))
@@ -146,11 +146,12 @@ def _alphas(latency: float, size: float) -> Json:
     return {"alpha_latency": (f"{latency}",), "alpha_size": size}
 
 
-def _searched(config: Config, run_folder: Path, name: str, settings: Json) -> Json:
-    slug = "ablation-" + name.replace(",", "").replace(" ", "-")
-    resume = (run_folder / f"search-{slug}" / "config.json").exists()
+def _searched(config: Config, run_folder: Path, ablations_folder: Path, name: str, settings: Json) -> Json:
+    """In the ablations' folder, so that it is not the run's newest search to those who train or resume that."""
+    folder = ablations_folder / f"search-{slug(name)}"
+    resume = (folder / "config.json").exists()
     common = {n: getattr(config, n) for n in ("table", "num_images", "calibration_images", "device")}
-    return read_result(search(SearchConfig(run=str(run_folder), name=slug, resume=resume, **common, **settings)))
+    return read_result(search(SearchConfig(run=str(run_folder), resume=resume, **common, **settings), folder))
 
 
 def _levels(trajectory: Sequence[Json], count: int) -> list[Json]:

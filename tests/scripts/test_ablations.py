@@ -52,6 +52,8 @@ def test_all_parts_from_one_supernet(
     page = (FOLDER / "ablations.html").read_text()
     assert "Table 5" in page and "random" in page
     assert "largest, pruned by Taylor" in capsys.readouterr().out
+    assert len(list(FOLDER.glob("search-*/result.json"))) == len(ablations.ALPHAS) + 1
+    assert not list(Path("runs/r").glob("search*")), "which the run's newest search is taken from"
 
     def fail(*_: object) -> None:
         pytest.fail("evaluated again")
