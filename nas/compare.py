@@ -5,7 +5,8 @@ the newest run. For some, or those of several runs that have the same supernet:
     python -m nas.compare runs/a/search-nsga2 runs/a/search-predictor --max-latency-ms 1 2
 
 The hypervolume is the area of accuracy and log MES that what was evaluated dominates, from the accuracy of guessing and
-the MES of the largest network on. Writes comparison.json and the page comparison.html.
+the MES of the largest network on. Evaluations count the archs that a race dropped, as --budget does. Writes
+comparison.json and the page comparison.html.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Search:
         objective: of the search, without limits.
         tables: its latency tables, as `nas.tables.record` makes them.
         points: evaluated archs in order, with `accuracy`, `mes`, `num_params` and, with tables, latencies.
-        evaluations: (points,) archs evaluated when each point was known.
+        evaluations: (points,) archs evaluated when each point was known, those dropped from a race included.
         minutes_at: (points,) minutes since the start when each point was known; None if that was not recorded.
     """
 
@@ -166,16 +166,17 @@ def _settings(result: Json, config: Json) -> Json:
 
 
 def _points(result: Json, space: SearchSpace) -> tuple[list[Json], np.ndarray]:
-    """What was evaluated, and how many archs had been evaluated by then.
+    """What was evaluated, and how many archs had been evaluated by then, those dropped from a race included.
 
-    Results of slimming from before there were other strategies hold the trajectory only; a step of it was known when
-    the frontiers up to it had been evaluated.
+    Older results of slimming do not say when archs were dropped, the oldest not even what was evaluated. Of these the
+    trajectory is read; a step of it was known when the frontiers up to it had been evaluated.
     """
-    if "evaluations" in result:
-        return result["evaluations"], np.arange(1.0, len(result["evaluations"]) + 1)
+    points, num_dropped = result.get("evaluations"), result.get("num_dropped", 0)
+    if points is not None and not (num_dropped and any("num_asked" not in p for p in points)):
+        return points, np.array([p.get("num_asked", i) for i, p in enumerate(points, 1)], dtype=float)
     points = result["trajectory"]
     frontiers = [len(space.slim(space.from_json(p["arch"]))) for p in points[:-1]]
-    return points, np.minimum(np.cumsum([1.0, *frontiers]), result["num_evaluations"])
+    return points, np.minimum(np.cumsum([1.0, *frontiers]), result["num_evaluations"] + num_dropped)
 
 
 def _check_numbers(search: Search) -> None:

@@ -119,7 +119,8 @@ def search(config: Config, folder: Path | None = None) -> Path:
         steps = _slim(config, costs, evaluator, study, forwards) if config.strategy == "slimming" else []
         if not steps:
             _explore(config, costs, evaluator, study, start)
-    result = _result(config, folder, costs) | {"tables": tables, **found(study.evaluations, steps, costs)}
+    result = _result(config, folder, costs) | {"tables": tables}
+    result |= found(study.evaluations, study.dropped, steps, costs)
     if steps:
         result |= {"num_dropped": len(study.dropped), "image_forwards": forwards.to_json()}
     _pick(config, folder, costs.objective, result | {**images, "minutes": study.seconds / 60})

@@ -5,6 +5,7 @@ Under `objective` is what MES and the limits were, under `tables` the latency ta
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,20 @@ def _of_one_table(result: Json, folder: Path) -> Json:
     return {**result, "objective": Objective(terms, limits).to_json(), "tables": tables, "earlier_winners": []}
 
 
-def found(evaluations: Sequence[Evaluation], steps: Sequence[Step], costs: Costs) -> Json:
-    """
+def found(
+    evaluations: Sequence[Evaluation], dropped: Sequence[Evaluation], steps: Sequence[Step], costs: Costs
+) -> Json:
+    """All that was evaluated; `num_asked` is how many archs had been asked for by then, as `--budget` counts them.
+
     Args:
+        dropped: from races, by ascending step; all archs of a race are asked for before any of them is known.
         steps: of slimming, else none.
     """
+    dropped_at = [e.step for e in dropped]
     points = [
         {
             "index": i,
+            "num_asked": i + 1 + bisect_right(dropped_at, e.step),
             "arch": costs.space.to_json(e.arch),
             "accuracy": e.accuracy,
             **costs.one(e.arch),

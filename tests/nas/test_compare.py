@@ -171,6 +171,28 @@ def test_slimming_without_evaluations_counts_its_frontiers(space: SearchSpace) -
     assert (len(search.points), search.minutes_at) == (len(points), None)
 
 
+def test_what_races_dropped_counts_as_evaluated(space: SearchSpace) -> None:
+    run = runs.RUNS / "one"
+    points = [{**p, "num_asked": n} for p, n in zip(points_at(space, (0.6, 1.0), (0.6, 2.0)), (1, 9, 15), strict=True)]
+    write_search(run / "search-raced", "slimming", points, num_dropped=12)  # 0, 0.5, 1
+    write_search(run / "search-other", "other", points_at(space, (0.6, 1.0)))  # 0, 0.5
+    result = result_of("one")
+    assert result["evaluations_to_reach"]["slimming"]["other"]["values"] == [9.0]
+    assert result["groups"]["slimming"]["num_evaluations"]["values"] == [15.0]
+    assert result["groups"]["slimming"]["searches"][0]["hypervolume"]["evaluations"] == [1.0, 9.0, 15.0]
+
+
+def test_races_from_before_that_was_recorded_count_their_frontiers(space: SearchSpace) -> None:
+    points = points_at(space, (0.6, 1.0), (0.6, 2.0))
+    changes: dict[str, Any] = {"trajectory": points[::2], "num_evaluations": 3, "num_dropped": 200}
+    search = read_search(write_search(runs.RUNS / "one/search", "slimming", points, **changes))
+    assert (search.points, search.evaluations.tolist()) == (tuple(points[::2]), [1, 1 + len(space.slim(space.largest))])
+    few = read_search(write_search(runs.RUNS / "one/search", "slimming", points, **{**changes, "num_dropped": 2}))
+    assert few.evaluations.tolist() == [1, 5], "never more than there were"
+    none = read_search(write_search(runs.RUNS / "one/search", "slimming", points, **{**changes, "num_dropped": 0}))
+    assert (none.points, none.evaluations.tolist()) == (tuple(points), [1, 2, 3])
+
+
 def test_a_search_without_times_has_no_minutes(space: SearchSpace) -> None:
     run = runs.RUNS / "one"
     add_strategy(run, space, "random", 0, budget=4)

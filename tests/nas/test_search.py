@@ -213,9 +213,16 @@ def test_what_a_race_drops_is_no_evaluation() -> None:
     states = [trial.state.name for trial in trials]
     assert states.count("PRUNED") == found["num_dropped"] > 5
     assert states.count("COMPLETE") == found["num_evaluations"] == len(evaluated)
+    first_race = [SPACE.to_json(action.arch) for action in SPACE.slim(SPACE.largest)]
+    asked = [e["num_asked"] for e in found["evaluations"]]
+    assert asked[0] == 1 and max(e["num_asked"] for e in found["evaluations"] if e["arch"] in first_race) == 1 + len(
+        first_race
+    )
+    assert asked[-1] == found["num_evaluations"] + found["num_dropped"] > len(asked)
     assert 0 < found["image_forwards"]["run"] != found["image_forwards"]["shared"] < found["image_forwards"]["alone"]
     main([*RACING, "--budget", "2", "--exact"])
     exact = result("search-2")
+    assert [e["num_asked"] for e in exact["evaluations"]] == list(range(1, exact["num_evaluations"] + 1))
     assert exact["num_dropped"] == 0 and exact["image_forwards"]["run"] == exact["image_forwards"]["shared"]
 
 
