@@ -27,6 +27,7 @@ Json = dict[str, Any]
 # goals, which are read from the result.
 NO_SETTINGS = {*FREE, "command", "storage", "strategy", "seed", "winners", *(field.name for field in fields(Goals))}
 NO_SETTINGS |= {"num_images", "calibration_images", "batch_size", "table_sha256", "tables_sha256", "supernet_sha256"}
+NO_SETTINGS |= {"seed_archs_sha256"}  # in short: `_settings`
 TABLE = "table of"  # begins the names of settings that say which latency table
 NUMBERS = ("accuracy", "mes", "num_params")  # of every evaluation; latencies if there are tables
 
@@ -161,8 +162,9 @@ def _settings(result: Json, config: Json) -> Json:
     limits = {f"{shown(m).name} ≤": shown(m).text(limit) for m, limit in objective.limits.items()}
     tables = {f"{TABLE} {shown(m).name}": (t["sha256"] or t["path"])[:6] for m, t in result["tables"].items()}
     goals = {**alphas, **limits, **tables}  # units scale MES alone
+    start = {"seed-archs": digest[:6]} if (digest := config.get("seed_archs_sha256")) else {}
     # a default budget is that number; of the workers only what changes what is found
-    return {**chosen, "budget": result.get("budget"), "asynchronous": result.get("asynchronous"), **goals}
+    return {**chosen, **start, "budget": result.get("budget"), "asynchronous": result.get("asynchronous"), **goals}
 
 
 def _points(result: Json, space: SearchSpace) -> tuple[list[Json], np.ndarray]:

@@ -248,6 +248,15 @@ def test_asynchronous_searches_are_no_seeds_of_sequential_ones(space: SearchSpac
     assert groups == {"tpe": [0, 2], "tpe asynchronous 4": [1, 3], "nsga2": [4, 5]}
 
 
+def test_searches_that_began_with_other_archs_are_no_seeds(space: SearchSpace) -> None:
+    for seed, digest in enumerate(("a" * 64, "b" * 64)):
+        folder = runs.RUNS / f"one/search-{seed}"
+        write_search(folder, "predictor", points_at(space, (0.6, 1.0)), seed=seed, seed_archs_sha256=digest)
+    searches = find_searches(["one"])
+    labels = [group.label for group in make_groups(searches, reference_of(searches))]
+    assert labels == ["predictor seed-archs aaaaaa", "predictor seed-archs bbbbbb"]
+
+
 def test_slimming_has_no_seeds(space: SearchSpace) -> None:
     folders = [
         write_search(runs.RUNS / f"one/search-{seed}", "slimming", points_at(space, (0.6, 1.0)), seed=seed)
