@@ -11,7 +11,8 @@ The defaults below are the published recipe; images under 128 px have the shorte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class Config(RayConfig, TeacherConfig, TrainConfig):
         None, "with --workers: whether the less accurate are stopped (default: asha for --archs, none for winners)"
     )
     suffix: str | None = flag(None, "train the winners once more, as <winner>-<suffix>")
-    resume: bool = flag(False, "go on with winners begun, leave out those finished")
+    resume: bool = flag(False, "go on with the newest command that was interrupted: its networks, by its settings")
 
 
 DIGITS_EPOCHS = 8
@@ -54,8 +55,8 @@ FREE = (*FREE_ON_RESUME, "workers", "ray_address", "run", "search", "winners", "
 Report = Callable[[float, float], None]  # epoch and accuracy on the search split, a fraction
 
 
-def find_winners(config: Config) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The run's folder and the winners to train, by name.
+def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, Any]]]:
+    """The run's folder, the name of its search (None with `archs`) and the winners to train, by name.
 
     Raises:
         UserError: no search has picked winners, or none of that name; no networks in the file of `archs`.
@@ -69,7 +70,7 @@ def find_winners(config: Config) -> tuple[Path, dict[str, dict[str, Any]]]:
     winners = {winner["name"]: winner for winner in read_json(found)["winners"]}
     if not winners:
         raise UserError(f"{found.parent} picked no winner; go on with nas.search --resume and limits that can be met")
-    return run_folder, _named(config.winners, winners, found.parent)
+    return run_folder, found.parent.name, _named(config.winners, winners, found.parent)
 
 
 def _named(names: Sequence[str], winners: dict[str, dict[str, Any]], where: Path) -> dict[str, dict[str, Any]]:
@@ -79,7 +80,7 @@ def _named(names: Sequence[str], winners: dict[str, dict[str, Any]], where: Path
     return {name: winners[name] for name in names or winners}
 
 
-def _read_archs(config: Config, path: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
+def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[str, Any]]]:
     """A search's result names its run, unless --run does."""
     if config.search:
         raise UserError(f"--archs {path} and --search {config.search} are two sources of networks; give one of them")
@@ -100,7 +101,7 @@ def _read_archs(config: Config, path: Path) -> tuple[Path, dict[str, dict[str, A
         space.from_json(arch)
     if len(dict(pairs)) < len(pairs):
         raise UserError(f"two networks in {path} have the same name; give each its own")
-    return run_folder, _named(config.winners, dict(pairs), path)
+    return run_folder, None, _named(config.winners, dict(pairs), path)
 
 
 def retrain(
@@ -110,11 +111,13 @@ def retrain(
     winner: dict[str, Any],
     data: Data,
     report: Report | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> Path:
     """Trains the winner in `retrain/<name>/` of the run, or goes on with it on `resume`, and returns that folder.
 
     Args:
         report: is told whenever the network on its way has been evaluated.
+        begin: is called before the first step, when it is certain that the network can be trained.
     """
     check_alike(config, data)
     folder = run_folder / "retrain" / name
@@ -131,10 +134,10 @@ def retrain(
         model.load_state_dict(origin.state_dict())
 
     trainer = make_trainer(config, folder, space.image_size, data, model, teacher, report)
-    if _begun(config, folder):
+    if begin is not None:
+        begin()
+    if config.resume:
         trainer.resume()
-    else:
-        runs.begin(folder, config, arch=winner["arch"], **teacher_facts(config))
     trainer.fit(f"retrain {name}")
     best = trainer.ema.module.eval()
     test_accuracy = accuracy(best, data.test, space.image_size, device, config.loaders)
@@ -197,8 +200,40 @@ def _inherited(run_folder: Path, arch: Arch, data: Data, device: torch.device, l
     return inherited(supernet, arch, calibration)
 
 
-def _begun(config: Config, folder: Path) -> bool:
-    return config.resume and (folder / "config.json").exists()
+def _to_go_on_with(given: Config) -> Config:
+    """The flags of the newest command that had those given, rather of one that has something left to train.
+
+    Raises:
+        UserError: there is none.
+    """
+    pattern = "retrain/*/config.json"
+    run_folder = runs.find_run(given.run, pattern, "python -m nas.retrain")
+
+    def order(path: Path) -> tuple[bool, int]:
+        over = any((path.parent / name).exists() for name in ("result.json", "stopped.json"))
+        return over, -path.stat().st_mtime_ns
+
+    for path in sorted(run_folder.glob(pattern), key=order):
+        begun = runs.begun(path.parent, Config)
+        same = all(getattr(given, flag) in (None, getattr(begun, flag)) for flag in ("search", "archs", "suffix"))
+        named = {_folder_name(winner, begun.suffix) for winner in given.winners}
+        if same and (not named or path.parent.name in named):
+            return replace(begun, run=given.run or str(run_folder))
+    raise UserError(
+        f"nothing in {run_folder}/retrain was begun with these --search, --archs, --suffix or --winners; "
+        "leave them out, or --resume"
+    )
+
+
+def _folder_name(winner: str, suffix: str | None) -> str:
+    return f"{winner}-{suffix}" if suffix else winner
+
+
+def _begin(jobs: Sequence[Job]) -> None:
+    """Begins all at once: --resume goes on with the same networks and settings, whichever was being trained."""
+    for job in jobs:
+        if not job.is_begun:
+            runs.begin(job.folder, job.config, arch=job.winner["arch"], **teacher_facts(job.config))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -214,19 +249,23 @@ def retrain_all(argv: Sequence[str] | None) -> None:
 
     config = parsed(Config())
     runs.check_name("--suffix", config.suffix)
-    run_folder, winners = find_winners(config)
+    if config.resume:
+        config = parsed(_to_go_on_with(config))
+    run_folder, search, winners = find_winners(config)
     info = runs.load_run_info(run_folder)
+    new = config if config.resume else parsed(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS))
+    new = replace(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
     jobs = list[Job]()
     for name, winner in winners.items():  # all are checked before the first is trained
-        folder = run_folder / "retrain" / (f"{name}-{config.suffix}" if config.suffix else name)
-        if _begun(config, folder):
-            job = parsed(runs.begun(folder, Config))
-            runs.reopen(folder, job, FREE, MAY_MOVE, arch=winner["arch"], **teacher_facts(job))
+        folder = run_folder / "retrain" / _folder_name(name, config.suffix)
+        job = Job(new, folder, winner)
+        if config.resume and job.is_begun:
+            job = replace(job, config=parsed(runs.begun(folder, Config)))
+            runs.reopen(folder, job.config, FREE, MAY_MOVE, arch=winner["arch"], **teacher_facts(job.config))
         else:
-            job = parsed(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS))
             runs.check_new(folder, "--suffix")
-        jobs.append(Job(job, folder, winner))
-        if jobs[-1].test_accuracy is not None:
+        jobs.append(job)
+        if job.test_accuracy is not None:
             print(f"{folder} is finished: nothing to train")
     if config.workers:
         _train_parallel(config, run_folder, jobs)
@@ -234,7 +273,7 @@ def retrain_all(argv: Sequence[str] | None) -> None:
     data = runs.load_run_data(run_folder)
     for each in jobs:
         if each.test_accuracy is None:
-            retrain(each.config, run_folder, each.folder.name, each.winner, data)
+            retrain(each.config, run_folder, each.folder.name, each.winner, data, begin=partial(_begin, jobs))
 
 
 def _train_parallel(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
@@ -242,9 +281,7 @@ def _train_parallel(config: Config, run_folder: Path, jobs: Sequence[Job]) -> No
         raise UserError("--workers trains several networks, torchrun one in several processes; use one of them")
     if len({job.config.epochs for job in jobs}) > 1:
         raise UserError("the networks were begun with different --epochs; name those of one number with --winners")
-    for job in jobs:
-        if not (job.folder / "config.json").exists():
-            runs.begin(job.folder, job.config, arch=job.winner["arch"], **teacher_facts(job.config))
+    _begin(jobs)
     train_parallel(config, run_folder, jobs, config.scheduler or ("asha" if config.archs else "none"))
 
 

@@ -38,13 +38,17 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Job:
-    """A network to train, begun in its folder."""
+    """A network to train, in its folder."""
 
     config: Config
     folder: Path
     winner: Json
 
     @property
+    @property
+    def is_begun(self) -> bool:
+        return (self.folder / "config.json").exists()
+
     def test_accuracy(self) -> float | None:
         """None until it is trained."""
         path = self.folder / "result.json"

@@ -19,6 +19,7 @@ from nas.runs import load_run_data
 from nas.train_supernet import load_supernet
 from nas.training import accuracy
 from search_spaces import SPACES, UserError, macs, num_params
+from search_spaces.files import write_json
 from tests.nas.test_train_supernet import timeless
 from tests.nas.tiny import PUBLISHED, json_lines, make_images, run_killed, tiny_space
 
@@ -133,6 +134,46 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
         for figure in ("test_accuracy", "inherited_test_accuracy", "epochs", "arch"):
             assert result(name)[figure] == result(f"{name}-whole")[figure]
         assert "--resume" not in result(name)["command"]
+
+
+def test_resume_goes_on_with_the_networks_and_settings_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, str, int, float]] = []
+
+    def fit(self: Any, description: str) -> None:
+        config = self.config
+        trained.append((self.folder.name, config.init, config.epochs, config.lr))
+        if interrupted:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(retrain.Trainer, "fit", fit)
+    winners = set_winners("winner-1", "winner-2")
+    archs = [{"name": name, "arch": winner["arch"]} for name, winner in zip(("n1", "n2"), winners, strict=True)]
+    write_json(Path("archs.json"), archs)
+    others = (("--suffix", "a"), ("--archs", "archs.json"))
+    interrupted = True
+    for flags in others:
+        with pytest.raises(KeyboardInterrupt):
+            main([*COMMON, "--init", "scratch", "--epochs", "3", *flags])
+    names = {"winner-1-a", "winner-2-a", "n1", "n2"}
+    assert {path.parent.name for path in RETRAINED.glob("*/config.json")} == names  # begun, whichever came first
+    interrupted = False
+    main([*ARGS, "--archs", "archs.json", "--winners", "n1", "--suffix", "b"])
+    write_json(Path("runs/r/search-2/result.json"), {"winners": [{**winners[0], "name": "search-2-winner-1"}]})  # newer
+    trained.clear()
+    for newest in (["n1", "n2"], ["winner-1-a", "winner-2-a"]):
+        main(["--resume"])
+        assert trained == [(name, "scratch", 3, 0.3) for name in newest]
+        trained.clear()
+    for flags in others:
+        main(["--resume", *flags])
+    assert not trained
+    with pytest.raises(UserError, match=r"nothing in runs/r/retrain was begun with these --search, --archs"):
+        main(["--resume", "--winners", "n1", "winner-1", "--suffix", "c"])
+
+
+def test_nothing_to_go_on_with() -> None:
+    with pytest.raises(UserError, match=r"no run under runs/ has retrain/\*/config.json; make it with: python"):
+        main([*ARGS, "--resume"])
 
 
 def test_run_twice_it_says_what_to_do_and_touches_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,16 +33,16 @@ def write_archs(content: Any, name: str = "archs.json") -> str:
 def test_networks_of_a_file() -> None:
     archs = {"small": SPACE.to_json(SPACE.smallest), "large": SPACE.to_json(SPACE.largest)}
     path = write_archs([{"name": name, "arch": arch} for name, arch in archs.items()])
-    run_folder, found = find_winners(Config(archs=path))
-    assert run_folder == Path("runs/r") and {name: w["arch"] for name, w in found.items()} == archs
-    assert list(find_winners(Config(archs=path, winners=("large",)))[1]) == ["large"]
+    run_folder, search, found = find_winners(Config(archs=path))
+    assert run_folder == Path("runs/r") and search is None and {name: w["arch"] for name, w in found.items()} == archs
+    assert list(find_winners(Config(archs=path, winners=("large",)))[2]) == ["large"]
     main([*ARGS, "--epochs", "1", "--archs", path, "--winners", "small"])
     assert result("small")["arch"] == archs["small"]
 
 
 def test_a_search_s_result_names_its_run() -> None:
     shutil.copytree("runs/r", "elsewhere/runs/s")
-    run_folder, found = find_winners(Config(archs="elsewhere/runs/s/search/result.json"))
+    run_folder, _, found = find_winners(Config(archs="elsewhere/runs/s/search/result.json"))
     assert run_folder == Path("elsewhere/runs/s").resolve() and list(found) == ["winner-1", "winner-2"]
 
 
