@@ -1,9 +1,9 @@
 """Trains several networks at a time, through Ray Tune; ASHA stops those that are less accurate than the others early
 (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020, Algorithm 2).
 
-A trial of Tune is `nas.retrain.retrain` in the network's own folder, with its checkpoints and metrics. It begins by
-telling Tune again what the folder's metrics say: so a scheduler knows all that was trained before a kill, and Tune's
-own record, which would have to be unpickled, is not needed.
+A trial of Tune is `nas.retrain.retrain` in the network's own folder, with its checkpoints and metrics. From the metrics
+the scheduler knows all that was trained before a kill, and Tune's own record, which would have to be unpickled, is not
+needed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from nas import runs
@@ -45,10 +46,10 @@ class Job:
     winner: Json
 
     @property
-    @property
     def is_begun(self) -> bool:
         return (self.folder / "config.json").exists()
 
+    @property
     def test_accuracy(self) -> float | None:
         """None until it is trained."""
         path = self.folder / "result.json"
@@ -69,7 +70,7 @@ def train_parallel(config: RayConfig, run_folder: Path, jobs: Sequence[Job], sch
     """Trains them `config.workers` at a time, and writes `retrain/result.json`: which were stopped, and when.
 
     Args:
-        jobs: of the same number of epochs; also those that are over, which ASHA compares the others with.
+        jobs: begun, of the same number of epochs; also those that are over, which ASHA compares the others with.
         scheduler: asha, or none: all are trained to the end, those stopped before too.
 
     Raises:
@@ -80,9 +81,8 @@ def train_parallel(config: RayConfig, run_folder: Path, jobs: Sequence[Job], sch
             (job.folder / "stopped.json").unlink(missing_ok=True)
     problems: list[str] = []
     if not all(job.is_over for job in jobs):
-        first_over = sorted(jobs, key=lambda job: not job.is_over)
         with cluster(config, jobs[0].config.device) as resources:
-            problems = _fit(run_folder, first_over, scheduler, config.workers, resources)
+            problems = _fit(run_folder, jobs, scheduler, config.workers, resources)
     rows = [{"name": j.folder.name, "test_accuracy": j.test_accuracy, "stopped": j.stopped} for j in jobs]
     result = {"command": runs.command_line(), "scheduler": scheduler, "epochs": jobs[0].config.epochs}
     write_json(run_folder / "retrain/result.json", {**result, "networks": rows})
@@ -98,15 +98,13 @@ def _fit(
     from ray import tune
 
     epochs, storage = jobs[0].config.epochs, (run_folder / "retrain").resolve()
-    trials = {j.folder.name: {"config": asdict(j.config), "winner": j.winner, "over": j.is_over} for j in jobs}
+    trials = {j.folder.name: {"config": asdict(j.config), "winner": j.winner} for j in jobs if not j.is_over}
     train = partial(_train, run_folder=run_folder, trials=trials, directory=Path.cwd())
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": resources["num_cpus"], "gpu": resources["num_gpus"]}),
         param_space={"name": tune.grid_search(list(trials))},
         tune_config=tune.TuneConfig(
-            metric="accuracy",
-            mode="max",
-            scheduler=_asha(epochs) if scheduler == "asha" and epochs > 1 else None,
+            scheduler=_asha(epochs, jobs) if scheduler == "asha" and epochs > 1 else None,
             max_concurrent_trials=workers,
         ),
         run_config=tune.RunConfig(
@@ -123,16 +121,34 @@ def _fit(
         shutil.rmtree(storage / ".tune", ignore_errors=True)
 
 
-def _asha(epochs: int) -> Any:
+def _asha(epochs: int, jobs: Sequence[Job]) -> Any:
+    """ASHA, which knows the accuracies of the jobs until now; those that it let go on, it does not judge once more."""
     from ray.tune.schedulers import ASHAScheduler
+
+    histories = {job.folder.name: _history(job.folder) for job in jobs}
+
+    class Resumed(ASHAScheduler):
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            super().on_trial_add(tune_controller, trial)
+            for row in histories[trial.config["name"]]:
+                self.on_trial_result(tune_controller, trial, row)  # it notes the accuracy, whatever it answers
 
     last = epochs - max(
         1, epochs // 20
     )  # of the accuracies before the one at the end: whoever comes there has a result
     first = min(last, max(1, epochs // FIRST_RUNG))
-    return ASHAScheduler(
-        time_attr="epoch", max_t=last, grace_period=first, reduction_factor=REDUCTION, stop_last_trials=False
+    scheduler = Resumed(
+        time_attr="epoch",
+        metric="accuracy",
+        mode="max",
+        max_t=last,
+        grace_period=first,
+        reduction_factor=REDUCTION,
+        stop_last_trials=False,
     )
+    for name in (job.folder.name for job in jobs if job.is_over):  # Tune has no trial of it
+        scheduler.on_trial_add(None, SimpleNamespace(trial_id=name, config={"name": name}))
+    return scheduler
 
 
 def _watcher(folders: Mapping[str, Path]) -> Any:
@@ -141,7 +157,7 @@ def _watcher(folders: Mapping[str, Path]) -> Any:
 
     class Watcher(Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Json, **_: Any) -> None:
-            if "message" not in result and not result["past"]:
+            if "message" not in result:
                 name, accuracy = trial.config["name"], 100 * result["accuracy"]
                 print(f"{name}: epoch {result['epoch']:g}, {accuracy:.2f} % of the search split", flush=True)
 
@@ -150,7 +166,7 @@ def _watcher(folders: Mapping[str, Path]) -> Any:
             if not (folder / "result.json").exists() and "message" not in last:
                 write_json(folder / "stopped.json", {name: last[name] for name in ("epoch", "accuracy")})
                 print(f"{folder.name}: stopped at epoch {last['epoch']:g}", flush=True)
-            elif "message" not in last and not last["past"]:
+            elif "message" not in last:
                 print(f"{folder.name}: finished", flush=True)
 
     return Watcher()
@@ -175,14 +191,10 @@ def _train(trial: Json, run_folder: Path, trials: Mapping[str, Json], directory:
     os.chdir(directory)
     torch.set_num_threads(1)
     job, folder = trials[trial["name"]], run_folder / "retrain" / trial["name"]
-    for row in _history(folder):
-        tune.report(row)
-    if job["over"]:
-        return
     config = retrain.Config(**{**job["config"], "resume": True})
 
     def report(epoch: float, accuracy: float) -> None:
-        tune.report({"epoch": epoch, "accuracy": accuracy, "past": False})
+        tune.report({"epoch": epoch, "accuracy": accuracy})
 
     with (folder / "progress.log").open("a") as log, redirect_stderr(log), redirect_stdout(log):
         try:
@@ -192,9 +204,8 @@ def _train(trial: Json, run_folder: Path, trials: Mapping[str, Json], directory:
             tune.report({"epoch": 0, "accuracy": 0.0, "message": str(error)})
 
 
-def _history(folder: Path) -> Iterator[Json]:
+def _history(folder: Path) -> list[Json]:
     """The accuracies until now; the one that it was stopped for comes to no other file."""
     stopped = folder / "stopped.json"
-    for row in [*read_json_lines(folder / "metrics.jsonl"), *([read_json(stopped)] if stopped.exists() else [])]:
-        if "accuracy" in row:
-            yield {"epoch": row["epoch"], "accuracy": row["accuracy"], "past": True}
+    rows = [*read_json_lines(folder / "metrics.jsonl"), *([read_json(stopped)] if stopped.exists() else [])]
+    return [{"epoch": row["epoch"], "accuracy": row["accuracy"]} for row in rows if "accuracy" in row]

@@ -73,12 +73,16 @@ def test_two_sources_of_networks() -> None:
 # ---- which are stopped
 
 
+def trial_of(job: Job) -> SimpleNamespace:
+    return SimpleNamespace(trial_id=f"id of {job.folder.name}", config={"name": job.folder.name})
+
+
 @pytest.mark.parametrize("epochs", [2, 3, 8, 9, 10, 27, 30, 81, 300])
 def test_asha_stops_the_less_accurate_and_none_at_the_end(epochs: int) -> None:
     from ray.tune.schedulers import TrialScheduler
 
-    scheduler, trials = _asha(epochs), [SimpleNamespace(trial_id=str(i)) for i in range(9)]
-    scheduler.set_search_properties("accuracy", "max")
+    jobs = [Job(Config(), RETRAINED / str(i), {}) for i in range(9)]
+    scheduler, trials = _asha(epochs, jobs), [trial_of(job) for job in jobs]
     stopped: dict[int, float] = {}
     for trial in trials:
         scheduler.on_trial_add(None, trial)
@@ -93,7 +97,30 @@ def test_asha_stops_the_less_accurate_and_none_at_the_end(epochs: int) -> None:
     assert all(epoch < epochs for epoch in stopped.values())
 
 
-def test_what_is_stopped_is_recorded_and_told_again() -> None:
+def test_asha_knows_what_was_trained_before_and_judges_it_no_more() -> None:
+    """Two that went on, one stopped for being behind them, then a kill; a fourth is new."""
+    from ray.tune.schedulers import TrialScheduler
+
+    jobs = {name: Job(Config(), RETRAINED / name, {}) for name in ("first", "second", "stopped", "new")}
+    for name, told in {"first": {3: 0.5, 4: 0.52}, "second": {3: 0.6}}.items():
+        jobs[name].folder.mkdir(parents=True)
+        lines = [json.dumps({"epoch": float(epoch), "accuracy": accuracy}) for epoch, accuracy in told.items()]
+        (jobs[name].folder / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    write_json(jobs["stopped"].folder / "stopped.json", {"epoch": 3.0, "accuracy": 0.55})
+    scheduler = _asha(30, list(jobs.values()))
+
+    def goes_on(name: str, epoch: float, accuracy: float) -> bool:
+        told = {"epoch": epoch, "accuracy": accuracy}
+        return scheduler.on_trial_result(None, trial_of(jobs[name]), told) == TrialScheduler.CONTINUE
+
+    for name in ("first", "second", "new"):
+        scheduler.on_trial_add(None, trial_of(jobs[name]))
+    assert goes_on("first", 3.0, 0.5) and goes_on("first", 4.0, 0.52)  # once more, from an earlier checkpoint
+    assert goes_on("new", 2.0, 0.1) and not goes_on("new", 3.0, 0.54)
+    assert goes_on("first", 9.0, 0.5) and not goes_on("second", 9.0, 0.4)
+
+
+def test_what_is_stopped_is_recorded_and_known_again() -> None:
     of_winner = RETRAINED / "winner-1"
     metrics = [{"epoch": 0.5, "step": 2}, {"epoch": 1.0, "step": 4, "accuracy": 0.4}]
     of_winner.mkdir(parents=True)
@@ -106,8 +133,7 @@ def test_what_is_stopped_is_recorded_and_told_again() -> None:
     trial.last_result = {"epoch": 2.0, "accuracy": 0.3, "time_total_s": 7}
     watcher.on_trial_complete(0, [], trial)
     assert job.is_over and job.stopped == {"epoch": 2.0, "accuracy": 0.3}
-    told = list(_history(of_winner))
-    assert told == [{"epoch": 1.0, "accuracy": 0.4, "past": True}, {"epoch": 2.0, "accuracy": 0.3, "past": True}]
+    assert _history(of_winner) == [{"epoch": 1.0, "accuracy": 0.4}, {"epoch": 2.0, "accuracy": 0.3}]
 
 
 # ---- with Ray
@@ -132,3 +158,8 @@ def test_two_at_a_time_after_a_kill_and_with_another_one(monkeypatch: pytest.Mon
     assert [(n["name"], n["stopped"]) for n in found["networks"]] == [("winner-1", None), ("winner-2", None)]
     assert not (RETRAINED / ".tune").exists()
     main([*ARGS, "--resume", "--workers", "2"])  # nothing is left to do, and no Ray is needed
+    before = result("winner-1")
+    (RETRAINED / "winner-1/result.json").unlink()  # as after a kill in its test: no accuracy is left to be told
+    main(["--resume", "--workers", "1", "--scheduler", "asha"])
+    assert result("winner-1") == before
+    assert not list(RETRAINED.glob("*/stopped.json"))
