@@ -6,9 +6,10 @@ Bare: DeiT-T, trained on scikit-learn's digits first, to half its MACs. A networ
 A timm network without a checkpoint is trained first (--dense-epochs), once for all prunings of its run. The target is a
 share of what the network given costs; a pruned network can be pruned again.
 
-The defaults, Taylor importance and isomorphic groups, are those that did best in the papers on transformers (Molchanov
-et al. 2019; Fang et al., ECCV 2024); divided by the MACs that removal saves, or stages with few MACs can be emptied
-(docs/results.md, "Pruning"). The training flags are for both trainings; their defaults are nas.retrain's.
+The default, Taylor importance with all units in one ranking, is NViT's (Yang et al., CVPR 2023), divided by the MACs
+that removal saves instead of by latency. With isomorphic groups (Fang et al., ECCV 2024) every structure loses the same
+share, which cost 10 to 30 points (docs/results.md, "Pruning"). The training flags are for both trainings; their
+defaults are nas.retrain's.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
     suited: dict[str, Any] = {f.name: getattr(train, f.name) for f in fields(StepConfig)} | epochs
     config = parsed(replace(config, **suited))
     run_folder = runs.run_folder(config.run) if config.run else found.run or _default_run(config)
-    words = [config.target.replace("=", "-"), config.criterion, config.scope]
+    words = [config.target.replace("=", "-"), config.criterion, config.method().scope]
     if config.normalize != "macs":
         words.append(f"per-{config.normalize}" if config.normalize != "none" else "per-unit")
     if config.iterative > 1:

@@ -19,7 +19,7 @@ from nas.pruning.costs import Costs
 from nas.pruning.families import prepare
 from nas.pruning.importance import TAYLOR_BATCH, magnitude, taylor
 from nas.pruning.latency import measure
-from nas.pruning.selection import Ranking, select
+from nas.pruning.selection import Ranking, default_scope, select
 from nas.pruning.slicing import prune
 from nas.pruning.structure import Structure
 from nas.recipe import TrainConfig, with_recipe
@@ -86,7 +86,9 @@ def pruned(
     structure = prepare(model)
     scores = magnitude(model, structure) if criterion == "magnitude" else taylor(model, structure, _labelled(weights))
     costs = Costs(model, structure, _example(weights))
-    kept = select(_restricted(structure, kinds), scores, costs, "params", num_params, Ranking(per="macs"))
+    kept = select(
+        _restricted(structure, kinds), scores, costs, "params", num_params, Ranking(default_scope(criterion), "macs")
+    )
     prune(model, structure, kept)
     if weights.calibration:
         recalibrate(model, weights.calibration)

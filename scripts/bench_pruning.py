@@ -57,9 +57,7 @@ class Config(TrainConfig, DataConfig):
     methods: tuple[str, ...] = flag(tuple(METHODS), "to compare")
     folder: str = flag("runs/bench-pruning", "for checkpoints and what is found; another for other data or settings")
     share: float = flag(0.5, "of the MACs that remains", above=0, below=1)
-    scope: Literal["local", "global", "isomorphic"] = flag(
-        "isomorphic", "ranked together, by ours and Torch-Pruning alike"
-    )
+    scope: Literal["local", "global", "isomorphic"] = flag("global", "ranked together, by ours and Torch-Pruning alike")
     round_to: int = flag(1, "widths become multiples of this", minimum=1)
     seeds: int = flag(5, "of calibration images, for accuracy before fine-tuning", minimum=1)
     images: int = flag(256, "calibration images", minimum=1)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from nas.data import DataConfig
 from nas.pruning.rounds import Method, Target
+from nas.pruning.selection import default_scope
 from nas.recipe import StepConfig, TrainConfig
 from search_spaces import UserError
 from search_spaces.command import flag
@@ -19,8 +20,10 @@ class Config(StepConfig, DataConfig):
     image_size: int | None = flag(None, "pixels of a timm network (default: timm's, 32 for digits)", minimum=1)
     target: str = flag("macs=0.5", "metric and share to reach, as deployed: macs=…, params=… or latency=… (measured)")
     criterion: Literal["taylor", "magnitude", "random"] = flag("taylor", "what says which units matter")
-    scope: Literal["local", "global", "isomorphic"] = flag(
-        "isomorphic", "ranked together: units of a layer, of the network, of layers with one structure"
+    scope: Literal["local", "global", "isomorphic"] | None = flag(
+        None,
+        "ranked together: units of a layer, of the network, of layers with one structure "
+        "(default: global with taylor, isomorphic with the others)",
     )
     normalize: Literal["none", "params", "macs", "latency"] = flag("macs", "divide importance by what removal saves")
     round_to: int = flag(8, "widths become multiples of this; heads go one by one", minimum=1)
@@ -58,4 +61,5 @@ class Config(StepConfig, DataConfig):
 
     def method(self) -> Method:
         target = Target.parse(self.target)
-        return Method(target, self.criterion, self.scope, self.normalize, self.round_to, self.seed)
+        scope = self.scope or default_scope(self.criterion)
+        return Method(target, self.criterion, scope, self.normalize, self.round_to, self.seed)

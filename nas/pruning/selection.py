@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from nas.pruning.costs import Costs, Monomials
-from nas.pruning.importance import Scores
+from nas.pruning.importance import Criterion, Scores
 from nas.pruning.structure import Structure
 
 Metric = Literal["params", "macs"]
@@ -39,10 +39,15 @@ class Ranking:
         ms_per_mac: of each dimension, to rank by time: what a multiply-accumulate costs that goes with it.
     """
 
-    scope: Scope = "isomorphic"
+    scope: Scope
     per: Literal["params", "macs", "latency"] | None = None
     round_to: int = 8
     ms_per_mac: Mapping[str, float] = field(default_factory=dict)
+
+
+def default_scope(criterion: Criterion) -> Scope:
+    """Taylor importance is a change of the loss, whatever the structure; sizes of weights compare within one only."""
+    return "global" if criterion == "taylor" else "isomorphic"
 
 
 class Unreachable(Exception):  # noqa: N818

@@ -32,7 +32,7 @@ from tests.nas.tiny import json_lines, make_images, run_killed, tiny_space
 
 TRAINING = ("--batch-size", "8", "--amp", "off", "--samples", "2", "--dense-epochs", "1", "--finetune-epochs", "2")
 ARGS = ("--model", "test_vit", "--image-size", "32", "--data", "images", *TRAINING)
-PRUNED = Path("runs/test_vit-images/prune/test_vit-macs-0.5-taylor-isomorphic")
+PRUNED = Path("runs/test_vit-images/prune/test_vit-macs-0.5-taylor-global")
 
 
 @pytest.fixture(scope="module")

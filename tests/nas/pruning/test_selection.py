@@ -55,14 +55,14 @@ def test_the_target_is_met_within_two_percent(vit: Prunable, scope: Scope, metri
 def test_sizes_are_multiples_where_these_come_near(vit: Prunable) -> None:
     structure, costs = vit
     limit = whole_cost(vit, "macs") // 2
-    kept = select(structure, random(structure, 0), costs, "macs", limit, Ranking())
+    kept = select(structure, random(structure, 0), costs, "macs", limit, Ranking("isomorphic"))
     assert all(len(kept[d.name]) % 8 == 0 for d in structure.dimensions if d.kind != "heads")
 
 
 def test_the_most_important_units_remain(vit: Prunable) -> None:
     structure, costs = vit
     scores = random(structure, 0)
-    kept = select(structure, scores, costs, "macs", whole_cost(vit, "macs") // 2, Ranking())
+    kept = select(structure, scores, costs, "macs", whole_cost(vit, "macs") // 2, Ranking("isomorphic"))
     for name, index in kept.items():
         assert set(index.tolist()) == set(scores[name].topk(len(index)).indices.tolist())
 
@@ -124,7 +124,7 @@ def test_a_target_below_the_minima_names_what_they_allow(vit: Prunable) -> None:
     structure, costs = vit
     least = costs.macs({d.name: 1 for d in structure.dimensions})
     with pytest.raises(Unreachable) as error:
-        select(structure, random(structure, 0), costs, "macs", least - 1, Ranking())
+        select(structure, random(structure, 0), costs, "macs", least - 1, Ranking("isomorphic"))
     assert error.value.least == least
-    kept = select(structure, random(structure, 0), costs, "macs", least, Ranking())
+    kept = select(structure, random(structure, 0), costs, "macs", least, Ranking("isomorphic"))
     assert all(len(index) == 1 for index in kept.values())
