@@ -251,6 +251,9 @@ def retrain_all(argv: Sequence[str] | None) -> None:
     runs.check_name("--suffix", config.suffix)
     if config.resume:
         config = parsed(_to_go_on_with(config))
+    config.check_workers()
+    if config.scheduler and not (config.workers or config.resume):
+        raise UserError(f"--scheduler {config.scheduler} is for --workers; give both or none")
     run_folder, search, winners = find_winners(config)
     info = runs.load_run_info(run_folder)
     new = config if config.resume else parsed(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS))

@@ -235,8 +235,7 @@ def _at_once(config: Config) -> int:
 
 
 def _check_flags(config: Config, space: SearchSpace) -> None:
-    if config.ray_address and not config.workers:
-        raise UserError(f"--ray-address {config.ray_address} is for --workers; give both or none")
+    config.check_workers()
     if config.exact and config.strategy != "slimming":
         raise UserError(f"--exact is for --strategy slimming, {config.strategy} has no races; leave it out")
     if config.strategy == "slimming" and config.workers and not config.exact:

@@ -43,6 +43,11 @@ class RayConfig:
     workers: int = flag(0, "processes that work at a time, one thread each, through Ray (0: this one)", minimum=0)
     ray_address: str | None = flag(None, "host:port of a Ray cluster, or auto (default: this machine alone)")
 
+    def check_workers(self) -> None:
+        """UserError if there is a cluster and nothing is to run on it."""
+        if self.ray_address and not self.workers:
+            raise UserError(f"--ray-address {self.ray_address} is for --workers; give both or none")
+
 
 @contextmanager
 def cluster(config: RayConfig, device: str) -> Iterator[dict[str, float]]:

@@ -36,7 +36,7 @@ from nas.train_supernet import load_supernet
 from nas.training import pick_device
 from scripts.ablation_networks import Network, Weights, measured_ms, pruned, retrained, whole
 from scripts.ablation_report import ablations_page, markdown
-from search_spaces import Arch
+from search_spaces import Arch, UserError
 from search_spaces.command import flag, parse, run
 from search_spaces.files import slug, write_json, write_text
 
@@ -98,6 +98,8 @@ def ablations(config: Config) -> Path:
     Raises:
         UserError: no supernet, other settings than before, or a table that has changed.
     """
+    if len(config.table) > 1:
+        raise UserError(f"--table gives {len(config.table)} tables, the ablations are of one device; give one")
     run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
     folder = run_folder / "ablations"
     if (folder / "config.json").exists():

@@ -107,6 +107,7 @@ def open_study(config: Config) -> Study:
     Raises:
         UserError: no latency table, too small a space, or a study of other settings.
     """
+    config.check_workers()
     folder = study_folder(config)
     if (folder / "config.json").exists():
         runs.reopen(folder, config, FREE, AMEND)

@@ -63,6 +63,8 @@ def test_all_parts_from_one_supernet(
     ablations.ablations(CONFIG)
     again = read_json(FOLDER / "result.json")
     assert again["table6"] == result["table6"] and again["random"] == result["random"]
+    with pytest.raises(UserError, match="--table gives 2 tables, the ablations are of one device; give one"):
+        ablations.ablations(Config(run="r", table=("a=x.json", "b=y.json")))
     with pytest.raises(UserError, match="levels was 2, now 3"):
         ablations.ablations(Config(run="r", levels=3, num_random=2, samples=5))
 
