@@ -331,7 +331,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name} {heading(path, table)}, measured {table.provenance.date}")
     print(f"\n{report(diff)}")
     for name, table in (("A", a), ("B", b)):
-        print(*(f"{name}: {warning}" for warning in table.warnings), sep="\n", end="\n" if table.warnings else "")
+        for warning in table.warnings:
+            print(f"{name}: {warning}")
 
 
 if __name__ == "__main__":

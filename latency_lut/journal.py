@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from latency_lut.backend import Runtime
 from latency_lut.protocol import Sample, Settings
@@ -54,9 +54,9 @@ class Journal:
             facts: what the samples depend on besides runtime and settings.
         """
         path = out.with_name(f"{out.name}.partial")
-        with _alone(path) as file:
+        with _alone(path):
             if not resume:
-                file.truncate(0)
+                path.write_bytes(b"")  # and not removed: the lock is the file's
             yield cls(path, {**facts, **asdict(runtime), **asdict(settings)})
             path.unlink(missing_ok=True)
 
@@ -95,10 +95,10 @@ class Journal:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[IO[bytes]]:
-    """The file, open, and no other process that measures into it; UserError if there is one.
+def _alone(path: Path) -> Iterator[None]:
+    """The file, made if it is missing, and no other process that measures into it; UserError if there is one.
 
-    The system forgets the lock with the process, however it ends.
+    The system forgets the lock with the process, however it ends. Windows, which removes no open file, has none.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,9 @@ def _alone(path: Path) -> Iterator[IO[bytes]]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"another process measures into {path}; wait for it, or give another --out") from None
-        yield file
+        else:
+            file.close()
+        yield
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -5,28 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas import train_supernet
 from nas.evaluator import Evaluator
 from nas.runs import load_run_data
 from nas.train_supernet import load_supernet
 from scripts import ablation_networks, ablations
 from scripts.ablations import Config
-from search_spaces import SPACES, UserError
+from search_spaces import UserError
 from search_spaces.files import read_json
-from tests.nas.tiny import make_images, make_table, tiny_space
+from tests.nas.tiny import tiny_space
 
 CONFIG = Config(run="r", levels=2, num_random=2, samples=5)
 FOLDER = Path("runs/r/ablations")
-
-
-@pytest.fixture
-def supernet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
-    monkeypatch.chdir(tmp_path)
-    make_images(Path("images"))
-    make_table(tiny_space()).save(Path("runs/tables/tiny.json"))
-    train = "--space tiny --data images --epochs 1 --batch-size 8 --amp off --search-fraction 0.4 --run r"
-    train_supernet.main(train.split())
 
 
 def test_all_parts_from_one_supernet(

@@ -6,24 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas import train_supernet
 from nas.evaluator import Evaluator
 from nas.racing import Finish
 from scripts import bench_search
 from scripts.bench_search import Config, bench_racing, bench_strategies
-from search_spaces import SPACES, Arch
+from search_spaces import Arch
 from search_spaces.files import read_json
-from tests.nas.tiny import make_images, make_table, tiny_space
 
-
-@pytest.fixture(autouse=True)
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
-    monkeypatch.chdir(tmp_path)
-    make_images(Path("images"))
-    make_table(tiny_space()).save(Path("runs/tables/tiny.json"))
-    train = "--space tiny --data images --epochs 1 --batch-size 8 --amp off --search-fraction 0.4 --run r"
-    train_supernet.main(train.split())
+pytestmark = pytest.mark.usefixtures("supernet")
 
 
 def test_strategies_share_what_was_evaluated(
