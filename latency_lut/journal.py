@@ -110,7 +110,7 @@ def _alone(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"another process measures into {path}; wait for it, or give another --out") from None
+                raise UserError(f"another process measures into {path}; wait for it") from None
         else:
             file.close()
         yield

@@ -1,14 +1,16 @@
 """python -m latency_lut.validate: a table's predictions against networks measured now, none of which it has seen.
 
-Bare: the newest table in runs/tables, 20 random networks. Beside the table's errors it shows what there is to compare
-them with: what is left of them when all times are scaled by how much faster or slower the table's own calibration
-networks run now (heat, other guests of the host, a new driver); the same networks measured twice (the floor that no
-predictor passes), the plain sum of blocks without calibration, and MACs and parameters through a line fitted on the
-table's calibration networks.
+Bare: the newest table in runs/tables, 20 random networks. A validation that was interrupted goes on where it stopped
+when the same command is given again. Beside the table's errors it shows what there is to compare them with: what is
+left of them when all times are scaled by how much faster or slower the table's own calibration networks run now (heat,
+other guests of the host, a new driver); the same networks measured twice (the floor that no predictor passes), the
+plain sum of blocks without calibration, and MACs and parameters through a line fitted on the table's calibration
+networks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ import numpy as np
 from latency_lut.backend import Backend, Runtime
 from latency_lut.backends import backend_of
 from latency_lut.interpreter import delegate
+from latency_lut.journal import Journal
 from latency_lut.manifest import Result, check_jobs, checksum
 from latency_lut.measuring import measure_sessions, prepare_all
 from latency_lut.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
@@ -46,6 +49,7 @@ class ValidateConfig:
     device: str | None = flag(None, "a device connected to this machine, by name (Core ML; default: this machine)")
     python: str | None = flag(None, "interpreter of another environment to measure in, where the runtime is installed")
     json: bool = flag(False, "print JSON instead of text")
+    resume: bool = flag(True, "go on with an interrupted validation of the same settings")
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,17 @@ class Accuracy:
 
 
 def validate(
-    table: LatencyTable, space: SearchSpace, backend: Backend, archs: Sequence[Arch], settings: Settings
+    table: LatencyTable,
+    space: SearchSpace,
+    backend: Backend,
+    archs: Sequence[Arch],
+    settings: Settings,
+    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Measures the networks, each in two sessions, and compares. The result is JSON."""
     table.check(space)
     sessions = prepare_all(validation_jobs(space, table, archs), backend)
-    measured = measure_sessions(sessions, backend, settings)
+    measured = measure_sessions(sessions, backend, settings, journal)
     return compare(table, space, archs, measured, backend.describe(), settings)
 
 
@@ -201,25 +210,34 @@ def report(result: dict[str, Any]) -> str:
 
 
 def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
-    """What comes of validating the table that the config names, and the file beside the table that it belongs into.
+    """Validates the table that the config names; returns the result and the file beside the table that it is in.
 
     Raises:
-        UserError: no such table, a runtime that does not run here, flags that a result brings along.
+        UserError: no such table, a runtime that does not run here, flags that a result brings along, an unfinished
+            validation of other settings, or a file that cannot be written.
     """
-    mine = ("--table", "--from", "--json")
+    mine = ("--table", "--from", "--json", "--resume")
     if config.from_ and (surplus := [name for name in flags_given(config) if name not in mine]):
         raise UserError(f"--from brings what was measured; leave {', '.join(surplus)} out")
     path = find_table(config.table)
-    table = LatencyTable.load(path)
+    table, out = LatencyTable.load(path), path.with_suffix(".validation.json")
     if config.from_:
         result = validate_from(table, path, Path(config.from_))
-    else:
-        space = get_space(table.space, table.image_size, table.num_classes)
-        archs = held_out_archs(space, table, config.num_archs, config.seed)
-        backend = backend_of(table, config.device)
-        samples = config.samples or table.provenance.settings.samples
-        result = validate(table, space, backend, archs, backend.settings(samples))
-    return path.with_suffix(".validation.json"), result
+        write_json(out, result)
+        return out, result
+    space = get_space(table.space, table.image_size, table.num_classes)
+    archs = held_out_archs(space, table, config.num_archs, config.seed)
+    backend = backend_of(table, config.device)
+    settings = backend.settings(config.samples or table.provenance.settings.samples)
+    facts = {"table": checksum(path), "num_archs": len(archs), "seed": config.seed, "archs": _id(space, archs)}
+    with Journal.kept(out, config.resume, facts, backend.describe(), settings) as journal:
+        result = validate(table, space, backend, archs, settings, journal)
+        write_json(out, result)
+    return out, result
+
+
+def _id(space: SearchSpace, archs: Sequence[Arch]) -> str:
+    return hashlib.sha256(json.dumps([space.to_json(arch) for arch in archs]).encode()).hexdigest()[:16]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -229,8 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     out, result = validate_table(config)
     print(json.dumps(result, indent=1) if config.json else f"{report(result)}\n{out}")
-    write_json(out, result)  # last: a folder that cannot be written hides no result
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "the same command goes on with what was measured")

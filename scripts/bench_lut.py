@@ -147,7 +147,8 @@ def bench(config: BenchConfig, backend: str, threads: int) -> Iterator[Figure]:
     if minutes is not None:
         yield Figure("build, minutes", minutes, MAX_MINUTES, ".1f")
 
-    wanted = ValidateConfig(first.out, config.num_archs, config.samples, python=config.python)
+    resume = config.resume and minutes is None  # else the table that was being validated is gone
+    wanted = ValidateConfig(first.out, config.num_archs, config.samples, python=config.python, resume=resume)
     result = validation(wanted, table, space, config.resume)
     print(report(result))
     accuracy = result["table"]

@@ -71,3 +71,23 @@ class FakeMachine(FileBackend):
 
     def wait_ns(self) -> int | None:
         return self._wait_ns if self.tells_waits else None
+
+
+class Killed(BaseException):
+    pass
+
+
+class MortalMachine(FakeMachine):
+    """Dies at its first call after `lifetime` calls."""
+
+    lifetime = 10**9
+
+    def run_of(self, keys: Sequence[str]) -> Run:
+        run = super().run_of(keys)
+
+        def mortal(repeats: int) -> None:
+            if len(self.calls) >= self.lifetime:
+                raise Killed
+            run(repeats)
+
+        return mortal

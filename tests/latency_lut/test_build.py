@@ -15,7 +15,7 @@ from latency_lut.protocol import Run, Settings, Timing, measure
 from latency_lut.table import LatencyTable
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract
-from tests.latency_lut.fake import FakeMachine, cost_ns
+from tests.latency_lut.fake import FakeMachine, Killed, MortalMachine, cost_ns
 
 SETTINGS = Settings(samples=5, min_sample_ms=0.001)
 
@@ -24,26 +24,6 @@ class TestFakeMachine(FileBackendContract):
     @classmethod
     def make_backend(cls) -> FileBackend:
         return FakeMachine()
-
-
-class Killed(BaseException):
-    pass
-
-
-class MortalMachine(FakeMachine):
-    """Dies at its first call after `lifetime` calls."""
-
-    lifetime = 10**9
-
-    def run_of(self, keys: Sequence[str]) -> Run:
-        run = super().run_of(keys)
-
-        def mortal(repeats: int) -> None:
-            if len(self.calls) >= self.lifetime:
-                raise Killed
-            run(repeats)
-
-        return mortal
 
 
 def kill_build(space: SearchSpace, out: Path, rounds: float, **fields: Any) -> None:

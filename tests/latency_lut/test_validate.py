@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from latency_lut.plan import calibration_archs, held_out_archs
+from latency_lut.plan import calibration_archs, held_out_archs, validation_jobs
 from latency_lut.protocol import Settings
 from latency_lut.table import CalibrationNetwork, LatencyTable
-from latency_lut.validate import Accuracy, main, report, validate
+from latency_lut.validate import Accuracy, ValidateConfig, main, report, validate, validate_table
 from search_spaces import SearchSpace, UserError
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
-from tests.latency_lut.fake import FakeMachine
+from tests.latency_lut.fake import FakeMachine, Killed, MortalMachine
 
 
 def test_accuracy_of_known_errors() -> None:
@@ -96,3 +98,53 @@ def test_without_any_table_the_remedy_is_named(tmp_path: Path, monkeypatch: pyte
         main([])
     with pytest.raises(UserError, match="cannot read"):
         main(["--table", "none.json"])
+
+
+@pytest.fixture
+def killed(table_file: Path, nano: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table whose validation has died after two rounds and a half of samples."""
+    path = tmp_path / "t.json"
+    shutil.copy(table_file, path)
+    table, machine = LatencyTable.load(path), MortalMachine()
+    jobs = validation_jobs(nano, table, held_out_archs(nano, table, 4, seed=1))
+    machine.lifetime = int(len(jobs) * (4 + 2 * 2.5))  # repeats are found in 4 calls, a sample takes 2
+    monkeypatch.setattr("latency_lut.validate.backend_of", lambda *_: machine)
+    with pytest.raises(Killed):
+        validate_table(ValidateConfig(str(path), num_archs=4, samples=5))
+    monkeypatch.setattr("latency_lut.validate.backend_of", lambda *_: FakeMachine())
+    return path
+
+
+def test_a_killed_validation_goes_on(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, out = FakeMachine(), killed.with_suffix(".validation.json")
+    partial = out.with_name("t.validation.json.partial")
+    monkeypatch.setattr("latency_lut.validate.backend_of", lambda *_: machine)
+    assert not out.exists()
+    taken = len(partial.read_text().splitlines()) - 1
+    main(["--table", str(killed), "--num-archs", "4", "--samples", "5"])
+    jobs = 1 + len(LatencyTable.load(killed).calibration.networks) + 2 * 4
+    assert 2 * jobs < taken < 3 * jobs
+    assert len(machine.calls) == 4 * jobs + 2 * (5 * jobs - taken), "only what was left"
+    assert not partial.exists()
+
+    resumed = json.loads(out.read_text())
+    assert resumed == json.loads(json.dumps(validate_table(ValidateConfig(str(killed), 4, 5))[1])), "as if never killed"
+
+
+def test_an_unfinished_validation_of_something_else_is_refused(killed: Path) -> None:
+    partial = killed.with_name("t.validation.json.partial")
+    before = partial.read_bytes()
+    for other, what in (
+        (ValidateConfig(str(killed), 5, 5), r"num_archs 4 \(now 5\)"),
+        (ValidateConfig(str(killed), 4, 5, seed=2), r"seed 1 \(now 2\)"),
+        (ValidateConfig(str(killed), 4, 6), r"samples 5 \(now 6\)"),
+    ):
+        with pytest.raises(UserError, match=f"was begun with .*{what}.*delete the file"):
+            validate_table(other)
+    rebuilt = LatencyTable.load(killed)
+    replace(rebuilt, provenance=replace(rebuilt.provenance, date="later")).save(killed)
+    with pytest.raises(UserError, match="was begun with table "):
+        validate_table(ValidateConfig(str(killed), 4, 5))
+    assert partial.read_bytes() == before, "nothing is lost"
+    validate_table(ValidateConfig(str(killed), 4, 5, resume=False))
+    assert not partial.exists()

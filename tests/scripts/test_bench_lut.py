@@ -13,6 +13,7 @@ import pytest
 import search_spaces
 from scripts import bench_lut
 from scripts.bench_lut import BenchConfig, Figure
+from search_spaces import UserError
 from search_spaces.command import spell
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine
@@ -71,6 +72,17 @@ def test_an_interrupted_build_has_no_minutes(commands: list[str]) -> None:
     (table,) = bench_lut.FOLDER.glob("*-a.json")
     table.rename(table.with_name(f"{table.name}.partial")).write_text("")
     assert "build, minutes" not in figures()
+
+
+def test_an_unfinished_validation_of_a_table_that_is_gone_is_begun_again(commands: list[str]) -> None:
+    figures()
+    (validation,) = bench_lut.FOLDER.glob("*.validation.json")
+    partial = validation.rename(validation.with_name(f"{validation.name}.partial"))
+    partial.write_text('{"settings": {"table": "an earlier one"}}\n')
+    with pytest.raises(UserError, match=r"was begun with table 'an earlier one'"):
+        figures()
+    figures(replace(CONFIG, samples=3))
+    assert validation.exists() and not partial.exists()
 
 
 @pytest.mark.parametrize(
