@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
@@ -60,30 +60,36 @@ class Costs:
         return np.asarray(np.all(self.excess(positions) <= 0, axis=1))
 
 
-def check_limits(costs: Costs) -> None:
+def check_limits(costs: Costs, only: Collection[str] = ()) -> None:
     """Looks for an arch within the limits on the metrics that are known (without a table, latency is not).
 
     If the smallest network is not, descents look for the least value of each limited metric, and then for the least
     excess over all limits at once.
+
+    Args:
+        only: fields of the choices that the largest network may shrink by; none: all.
 
     Raises:
         UserError: there is none; the message has the nearest values.
     """
     space, known = costs.space, costs.metrics
     limits = {name: limit for name, limit in costs.objective.limits.items() if name in known}
-    if np.all(_excess(space.encode([space.smallest]), known, limits) <= 0):
+    free = np.array([not only or choice.field in only for choice in space.choices])
+    smallest, largest = space.encode([space.smallest, space.largest])
+    ends = np.stack([np.where(free, smallest, largest), largest])
+    if np.all(_excess(ends[:1], known, limits) <= 0):
         return
-    least = {name: float(known[name](_descend(space, known[name]))[0]) for name in limits}
+    network = f"no network that --only {' '.join(only)} leads to" if only else "no network"
+    least = {name: float(known[name](_descend(space, known[name], ends, free))[0]) for name in limits}
     if broken := {name: limit for name, limit in limits.items() if least[name] > limit}:
-        raise UserError("; ".join(too_low(name, limit, least[name]) for name, limit in broken.items()))
-    nearest = _descend(space, lambda positions: np.maximum(_excess(positions, known, limits), 0).sum(axis=1))
+        values = (f"{n} of at most {limit:g}, the smallest is {rounded_up(least[n])}" for n, limit in broken.items())
+        raise UserError("; ".join(f"{network} has {value}" for value in values))
+    nearest = _descend(
+        space, lambda positions: np.maximum(_excess(positions, known, limits), 0).sum(axis=1), ends, free
+    )
     if np.any(_excess(nearest, known, limits) > 0):
         found = ", ".join(f"{n} of {rounded_up(known[n](nearest)[0])} (limit {limit:g})" for n, limit in limits.items())
-        raise UserError(f"no network is within all limits at once, the nearest has {found}; relax one of them")
-
-
-def too_low(metric: str, limit: float, least: float) -> str:
-    return f"no network has {metric} of at most {limit:g}, the smallest is {rounded_up(least)}"
+        raise UserError(f"{network} is within all limits at once, the nearest has {found}; relax one of them")
 
 
 def rounded_up(value: float) -> str:
@@ -96,19 +102,23 @@ def _excess(positions: np.ndarray, metrics: Mapping[str, Cost], limits: Mapping[
     return np.stack(columns, axis=1) if columns else np.zeros((len(positions), 0))
 
 
-def _descend(space: SearchSpace, score: Cost) -> np.ndarray:
+def _descend(space: SearchSpace, score: Cost, ends: np.ndarray, free: np.ndarray) -> np.ndarray:
     """(1, choices) positions of the least score that changing one choice at a time leads to.
 
     From the smallest network and from the largest: where a device is not faster for every narrower block, neither way
     alone need end at the least.
+
+    Args:
+        ends: (2, choices) positions of these networks.
+        free: (choices,) mask of those that may change.
     """
-    ends = [_descend_from(space, score, space.encode([arch])) for arch in (space.smallest, space.largest)]
-    return min(ends, key=lambda positions: float(score(positions)[0]))
+    found = [_descend_from(space, score, end, free) for end in np.split(ends, 2)]
+    return min(found, key=lambda positions: float(score(positions)[0]))
 
 
-def _descend_from(space: SearchSpace, score: Cost, positions: np.ndarray) -> np.ndarray:
+def _descend_from(space: SearchSpace, score: Cost, positions: np.ndarray, free: np.ndarray) -> np.ndarray:
     while True:
-        changes = [(i, p) for i, choice in enumerate(space.choices) for p in range(len(choice.options))]
+        changes = [(i, p) for i in np.flatnonzero(free) for p in range(len(space.choices[i].options))]
         near = np.repeat(positions, len(changes), axis=0)
         near[np.arange(len(near)), [i for i, _ in changes]] = [p for _, p in changes]
         scores, current = score(near), score(positions)[0]

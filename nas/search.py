@@ -130,12 +130,12 @@ def search(config: Config, folder: Path | None = None) -> Path:
 def _costs(config: Config, space: SearchSpace) -> tuple[Costs, dict[str, Path]]:
     """The costs and their tables; one is measured only if the limits on all else can be met."""
     objective = config.objective()
-    check_limits(Costs(space, {}, objective))
+    check_limits(Costs(space, {}, objective), config.only)
     paths = config.tables()
     if not paths and config.needs_latency:
         paths = newest(space) or {LATENCY: _build(space)}
     costs = Costs(space, load_tables(paths, space), objective)
-    check_limits(costs)
+    check_limits(costs, config.only)
     return costs, paths
 
 

@@ -63,6 +63,19 @@ def test_the_smallest_network_need_not_be_the_fastest() -> None:
         check_limits(limited(latency_ms=least, **SMALLEST))
 
 
+@pytest.mark.parametrize("only", [("width",), ("present", "attention"), ("expansion",)])
+def test_limits_are_those_of_what_only_leads_to(only: tuple[str, ...]) -> None:
+    arch = SPACE.largest
+    while actions := [action for action in SPACE.slim(arch) if action.field in only]:
+        arch = actions[0].arch
+    least, flags = num_params(SPACE, arch), " ".join(only)
+    assert least > SMALLEST["num_params"]
+    check_limits(costs({"num_params": least}), only)
+    check_limits(costs({"num_params": least - 1}))
+    with pytest.raises(UserError, match=f"no network that --only {flags} leads to has num_params of at most"):
+        check_limits(costs({"num_params": least - 1}), only)
+
+
 def test_limits_of_a_large_space() -> None:
     space = get_space("efficientformerv2")
     with pytest.raises(UserError, match="no network has macs of at most 100000, the smallest is ") as refused:

@@ -375,6 +375,8 @@ def test_a_limit_that_cannot_be_met_is_named_before_anything_runs() -> None:
     least = f"{peak_activations(SPACE, SPACE.smallest) * 4 / 1e6:.6g}"
     with pytest.raises(UserError, match=f"no network has memory_mb of at most 0.001, the smallest is {least}"):
         main(["--max-memory-mb", "0.001"])
+    with pytest.raises(UserError, match="no network that --only width leads to has num_params of at most"):
+        main([*SIZE, "--only", "width", "--max-params", str(smallest)])
     assert not list(Path("runs/r").glob("search*"))
 
 
