@@ -100,22 +100,30 @@ class Trial:
 def reach(latency_share: float, measured: Callable[[float], float], least_share: float) -> tuple[float, list[Trial]]:
     """The share of MACs whose network takes that share of the time, and what was measured to find it.
 
-    Time grows with MACs and an overhead, so each next guess is on the line through the two nearest trials.
+    Each next guess is on the line through the nearest trials of either side. Where time is no line of MACs, one of them
+    would remain for good; whenever it does, its distance counts half (the Illinois method).
 
     Args:
         measured: the share of the time that the network with that share of the MACs takes.
         least_share: of MACs, that the minima allow.
 
     Returns:
-        the largest share tried that is fast enough, or `least_share`'s if none is: see its trial.
+        the share tried whose time is the nearest from below, or `least_share` if none is fast enough: see its trial.
     """
     below, above = Trial(least_share, measured(least_share)), Trial(1.0, 1.0)
-    trials = [below]
-    while below.latency_share < (1 - NEAR) * latency_share and len(trials) < MAX_TRIALS:
-        span = above.latency_share - below.latency_share
-        aim = (1 - NEAR / 2) * latency_share
-        part = min(0.95, max(0.05, (aim - below.latency_share) / span)) if span > 0 else 0.5
+    aim = (1 - NEAR / 2) * latency_share
+    best, trials, missing, excess, was_fast = below, [below], aim - below.latency_share, 1 - aim, None
+    while best.latency_share < (1 - NEAR) * latency_share and len(trials) < MAX_TRIALS:
+        part = min(0.95, max(0.05, missing / (missing + excess)))
         share = below.macs_share + part * (above.macs_share - below.macs_share)
         trials.append(trial := Trial(share, measured(share)))
-        below, above = (trial, above) if trial.latency_share <= latency_share else (below, trial)
-    return below.macs_share, trials
+        fast = trial.latency_share <= latency_share
+        if fast:
+            best = max(best, trial, key=lambda t: (t.latency_share, t.macs_share))
+            below, missing = trial, aim - trial.latency_share
+            excess /= 2 if was_fast is True else 1
+        else:
+            above, excess = trial, trial.latency_share - aim
+            missing /= 2 if was_fast is False else 1
+        was_fast = fast
+    return best.macs_share, trials
