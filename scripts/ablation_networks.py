@@ -60,9 +60,11 @@ class Weights:
 class Network:
     """
     Args:
+        name: all that its weights depend on, besides the supernet.
         accuracy: on the test split, with the supernet's weights and norms recalibrated; a fraction.
     """
 
+    name: str
     model: nn.Module
     accuracy: float
     num_params: int
@@ -71,7 +73,7 @@ class Network:
 
 def whole(weights: Weights, arch: Arch) -> Network:
     """A network of the space."""
-    return _network(weights, inherited(weights.supernet, arch, weights.calibration), f"{arch.values}")
+    return _network(weights, inherited(weights.supernet, arch, weights.calibration), _name(weights, arch))
 
 
 def pruned(
@@ -85,14 +87,14 @@ def pruned(
     model = inherited(weights.supernet, arch, weights.calibration)
     structure = prepare(model)
     scores = magnitude(model, structure) if criterion == "magnitude" else taylor(model, structure, _labelled(weights))
-    costs = Costs(model, structure, _example(weights))
-    kept = select(
-        _restricted(structure, kinds), scores, costs, "params", num_params, Ranking(default_scope(criterion), "macs")
-    )
+    costs, ranking = Costs(model, structure, _example(weights)), Ranking(default_scope(criterion), "macs")
+    kept = select(_restricted(structure, kinds), scores, costs, "params", num_params, ranking)
     prune(model, structure, kept)
     if weights.calibration:
         recalibrate(model, weights.calibration)
-    return _network(weights, model, f"{arch.values} {criterion} {num_params} {kinds and sorted(kinds)}")
+    images = f" of {TAYLOR_IMAGES} images, {TAYLOR_BATCH} at a time" if criterion == "taylor" else ""
+    how = f"{criterion}{images} and {ranking} to {num_params} parameters, kinds {kinds and sorted(kinds)}"
+    return _network(weights, model, f"{_name(weights, arch)}, pruned by {how}")
 
 
 def measured_ms(models: Mapping[str, nn.Module], image_size: int, samples: int) -> dict[str, float]:
@@ -124,17 +126,22 @@ def retrained(weights: Weights, folder: Path, network: Network, epochs: int, see
     return found
 
 
-def _network(weights: Weights, model: nn.Module, key: str) -> Network:
+def _name(weights: Weights, arch: Arch) -> str:
+    return f"{arch.values}, norms of {sum(map(len, weights.calibration))} images"
+
+
+def _network(weights: Weights, model: nn.Module, name: str) -> Network:
     known: dict[str, Any] = read_json(weights.known) if weights.known.exists() else {}
+    images = weights.data.test
+    images = images.spread(weights.num_images or len(images))
+    key = f"{name}, tested on {len(images)}"
     if key not in known:
-        images = weights.data.test
-        images = images.spread(weights.num_images or len(images))
         known[key] = accuracy(model.eval(), images, weights.space.image_size, weights.supernet.device)
         write_json(weights.known, known)
     structure = prepare(model)
     costs = Costs(model, structure, _example(weights))
     sizes = structure.sizes
-    return Network(model, known[key], costs.num_params(sizes), costs.macs(sizes))
+    return Network(name, model, known[key], costs.num_params(sizes), costs.macs(sizes))
 
 
 def _restricted(structure: Structure, kinds: Collection[str] | None) -> Structure:

@@ -15,6 +15,7 @@ command is given again. What it finds is in the run's folder `ablations/`: Markd
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -197,7 +198,8 @@ def _table_5(parts: Ablations) -> list[Json]:
         mes = float(parts.costs.objective.mes(costs))
         row = {"level": int(number), "method": method, **costs, "mes": mes, "accuracy": network.accuracy}
         if epochs := parts.config.retrain_epochs:
-            folder = parts.folder / "retrain" / f"{slug(name)}-{epochs}"
+            what = hashlib.sha256(network.name.encode()).hexdigest()[:8]
+            folder = parts.folder / "retrain" / f"{slug(name)}-{epochs}-{what}"
             row["retrained"] = retrained(parts.weights, folder, network, epochs, parts.config.seed)
         rows.append(row)
     return rows

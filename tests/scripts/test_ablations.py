@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -58,7 +60,9 @@ def test_all_parts_from_one_supernet(
         ablations.ablations(Config(run="r", levels=3, num_random=2, samples=5))
 
 
-def test_networks_are_trained_on(supernet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_trained_on_and_known_by_all_that_they_depend_on(
+    supernet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of them: the others differ in their tensors alone."""
     run = Path("runs/r")
     weights = ablation_networks.Weights(
@@ -69,3 +73,13 @@ def test_networks_are_trained_on(supernet: None, monkeypatch: pytest.MonkeyPatch
     found = ablation_networks.retrained(weights, Path("retrained"), network, epochs=1, seed=0)
     monkeypatch.setattr(ablation_networks, "make_trainer", None)
     assert ablation_networks.retrained(weights, Path("retrained"), network, epochs=1, seed=0) == found
+
+    tested = Mock(return_value=0.5)
+    monkeypatch.setattr(ablation_networks, "accuracy", tested)
+    again = ablation_networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
+    assert replace(again, model=network.model) == network and not tested.called
+    ablation_networks.pruned(replace(weights, num_images=3), tiny_space().largest, "magnitude", 60_000)
+    monkeypatch.setattr(ablation_networks, "default_scope", lambda _: "global")
+    other = ablation_networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
+    assert other.name != network.name
+    assert [len(call.args[1]) for call in tested.call_args_list] == [3, len(weights.data.test)]
