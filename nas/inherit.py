@@ -34,7 +34,12 @@ def calibration_count(supernet: Supernet, wanted: int | None) -> int:
 def calibration_batches(
     images: Images, image_size: int, count: int, device: torch.device, loaders: int = 0
 ) -> tuple[Tensor, ...]:
-    """`count` of the (training) images, or all if there are fewer, without the corrupt ones: normalized, channels last.
+    """`calibration_images` on the device, normalized, channels last."""
+    return tuple(normalize(batch, device) for batch in calibration_images(images, image_size, count, loaders))
+
+
+def calibration_images(images: Images, image_size: int, count: int, loaders: int = 0) -> tuple[Tensor, ...]:
+    """`count` of the (training) images, or all if there are fewer, without the corrupt ones: uint8, on the CPU.
 
     In whole batches of 256 (or one smaller): all count alike in the mean of their statistics.
 
@@ -52,7 +57,7 @@ def calibration_batches(
     read = [batch[labels >= 0] for batch, labels in batches]
     if not any(len(batch) > 1 for batch in read):
         raise UserError(f"none of {count} training images to recalibrate norms on can be read; see the warnings")
-    return tuple(normalize(batch, device) for batch in read if len(batch) > 1)
+    return tuple(batch for batch in read if len(batch) > 1)
 
 
 def inherited(supernet: Supernet, arch: Arch, calibration: Sequence[Tensor] = ()) -> nn.Module:

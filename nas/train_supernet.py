@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from nas import distributed, process, runs
-from nas.batches import MEAN, STD
+from nas.batches import MEAN, STD, normalize
 from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.data import Data, DataConfig, Images, load_data
-from nas.inherit import calibration_batches, default_calibration, inherited
+from nas.inherit import default_calibration, inherited
 from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
 from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
@@ -128,7 +128,7 @@ def make_trainer(
         return train_step(supernet, images, target, archs, criterion, distillation, backward).mean()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
-        return extremes_accuracy(ema, data.search, data, trainer)
+        return extremes_accuracy(ema, data.search, trainer)
 
     trainer = Trainer(supernet, data.train, config, folder, step, evaluate, space.image_size, space.num_classes)
     return trainer
@@ -165,10 +165,10 @@ def _progress(config: Config, epoch: float) -> float:
     return min(1.0, (epoch - config.largest_epochs) / config.shrink_epochs) if config.shrink_epochs else 1.0
 
 
-def extremes_accuracy(supernet: Any, images: Images, data: Data, trainer: Trainer) -> dict[str, float]:
+def extremes_accuracy(supernet: Any, images: Images, trainer: Trainer) -> dict[str, float]:
     size, device = trainer.image_size, trainer.device
     loaders = trainer.config.loaders
-    calibration = calibration_batches(data.train, size, default_calibration(supernet), device, loaders)
+    calibration = [normalize(batch, device) for batch in trainer.calibration] if default_calibration(supernet) else []
     archs = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
     return {
         f"{name}_accuracy": accuracy(inherited(supernet, arch, calibration), images, size, device, loaders)
@@ -204,8 +204,8 @@ def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
 
 def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: dict[str, Any]) -> None:
     stage = folder / "supernet"
-    search = extremes_accuracy(trainer.ema.module, data.search, data, trainer)
-    test = extremes_accuracy(trainer.ema.module, data.test, data, trainer)
+    search = extremes_accuracy(trainer.ema.module, data.search, trainer)
+    test = extremes_accuracy(trainer.ema.module, data.test, trainer)
     skipped = _skipped(data)  # a large set shows them only when all of it has been read
     if not process.is_writer():
         return

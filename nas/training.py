@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from nas import distributed, process
 from nas.batches import Augment, eval_batches, normalize, seed_all, train_batches, train_transform
 from nas.checkpoint import code_digest, load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
 from nas.data import Data, Images
+from nas.inherit import CALIBRATION_IMAGES, calibration_images
 from nas.metrics import MetricsLog
 from nas.parts import Parts
 from nas.precision import autocast, check_amp, pick_amp
@@ -154,6 +156,11 @@ class Trainer:
         self.amp: str | None = None  # chosen at the first step
         self.scaler = GradScaler(self.device.type, enabled=False)
         self.loss = math.nan
+
+    @cached_property
+    def calibration(self) -> tuple[Tensor, ...]:
+        """Images that shared norms are recalibrated on at each evaluation, read once; as bytes, to hold little."""
+        return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.loaders)
 
     # ---- checkpoint
 

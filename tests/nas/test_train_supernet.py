@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from PIL import Image
 
 from nas import train_supernet as command
 from nas.checkpoint import load_tensors
-from nas.inherit import calibration_batches, inherited
+from nas.inherit import calibration_batches, calibration_images, inherited
 from nas.runs import RunInfo, load_run_data, load_run_info
 from nas.train_supernet import Config, configure, load_supernet, main
 from nas.training import Trainer
@@ -47,8 +48,13 @@ def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in ("images_per_s", "elapsed_s")} for line in lines]
 
 
-def test_a_run_leaves_everything_that_later_stages_need(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_everything_that_later_stages_need(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Mock(wraps=calibration_images)
+    monkeypatch.setattr("nas.training.calibration_images", read)
     main([*ARGS, "--run", "r"])
+    assert read.call_count == 1, "for 4 evaluations while training, and 2 at its end"
     info = load_run_info(RUN)
     assert isinstance(info, RunInfo)
     assert (info.space, info.image_size, info.num_classes) == ("tiny", 16, 3)
