@@ -168,7 +168,7 @@ def _batches(samples: _Samples, keys: Iterable[list[Key]], loaders: int) -> Iter
         num_workers=loaders,
         collate_fn=_collate,
         worker_init_fn=_leave_signals_to_the_parent,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_initialized(),  # and not merely there: work on the CPU leaves GPUs alone
     )
     for batch, labels, corrupt in loader:
         for name, reason in corrupt:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,10 @@ class DataConfig:
     test_fraction: float = flag(0.2, "part of the data held out for a test if there is none", above=0, below=1)
     strict_images: bool = flag(False, "refuse a corrupt image instead of skipping it")
     split_seed: int = flag(0, "seed of the splits", minimum=0)
+
+    def data_config(self) -> DataConfig:
+        """These settings alone, of a command that has others too."""
+        return DataConfig(**{f.name: getattr(self, f.name) for f in fields(DataConfig)})
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,10 @@ class Evaluator:
     ) -> None:
         self.supernet = supernet
         self.space = supernet.space
-        batches = tuple(eval_batches(images, image_size, batch_size, loaders))
-        read = torch.cat([labels >= 0 for _, labels in batches])  # corrupt ones have no label
-        self.images = torch.cat([batch for batch, _ in batches])[read]  # uint8, decoded and resized once
-        self.labels = torch.cat([labels for _, labels in batches])[read]
+        batches = eval_batches(images, image_size, batch_size, loaders)
+        read = [(batch[labels >= 0], labels[labels >= 0]) for batch, labels in batches]  # corrupt ones have no label
+        self.images = torch.cat([batch for batch, _ in read])  # uint8, decoded and resized once
+        self.labels = torch.cat([labels for _, labels in read])
         self.num_images, self.batch_size = len(self.labels), batch_size
         self.calibration = list(calibration)
         self.num_calibration_images = sum(map(len, calibration))

@@ -22,6 +22,7 @@ from nas import runs
 from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.export_coreml import check_coreml, write_coreml
 from nas.export_onnx import BATCH_SIZES, check_onnx, write_onnx
+from nas.networks import check_finite
 from nas.parity import compare, example_images, normalized
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
@@ -69,7 +70,8 @@ class Winner:
     def model(self) -> nn.Module:
         path = self.folder / "model.safetensors"
         model = self.space.build(self.arch)
-        load_module(model, load_tensors(path)[0], path)
+        load_module(model, tensors := load_tensors(path)[0], path)
+        check_finite(tensors, path)
         return model.eval()
 
     @property

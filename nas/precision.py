@@ -42,16 +42,18 @@ def pick_amp(amp: str, model: nn.Module, step: Callable[[], Tensor], device: tor
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     seconds: dict[str, list[float]] = {"off": [], "bf16": []}
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
-    for _ in range(3):
-        for choice, times in seconds.items():
-            start = time.perf_counter()
-            with autocast(choice, device):
-                step()
-            times.append(time.perf_counter() - start)
-        if min(seconds["bf16"]) > 1.5 * min(seconds["off"]):
-            break
-    model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        for name, tensor in model.named_buffers():
-            tensor.copy_(buffers[name])
+    try:
+        for _ in range(3):
+            for choice, times in seconds.items():
+                start = time.perf_counter()
+                with autocast(choice, device):
+                    step()
+                times.append(time.perf_counter() - start)
+            if min(seconds["bf16"]) > 1.5 * min(seconds["off"]):
+                break
+    finally:  # also if the loss is not finite
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, tensor in model.named_buffers():
+                tensor.copy_(buffers[name])
     return "bf16" if min(seconds["bf16"]) < min(seconds["off"]) else "off"

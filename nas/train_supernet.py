@@ -198,8 +198,9 @@ def _run_folder(config: Config) -> Path:
 
 
 def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
-    source = DataConfig(**{name: getattr(config, name) for name in DataConfig.__dataclass_fields__})
-    return runs.RunInfo(space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, source, data.splits)
+    return runs.RunInfo(
+        space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, config.data_config(), data.splits
+    )
 
 
 def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: dict[str, Any]) -> None:

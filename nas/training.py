@@ -64,7 +64,7 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-    if several:
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # NCCL's, and that of the thread that pins memory
     return device
 
@@ -109,7 +109,7 @@ class Trainer:
 
     Args:
         step: the forward and backward passes of one batch.
-        evaluate: accuracies by name, fractions, of the averaged model; called after every `eval_epochs` epochs.
+        evaluate: accuracies by name, fractions, of the averaged model; called some twenty times, and at the end.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Trainer:
         self.image_size = image_size
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps_per_epoch = steps_per_epoch(train, config.batch_size)
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
@@ -279,7 +279,6 @@ class Trainer:
 
     def _one(self, images: Tensor, labels: Tensor) -> None:
         """A step: the parts of this process's share of the batch, one exchange with the others, one update."""
-        self.model.train()
         if self.amp is None:
             self._choose_amp(images, labels)
         self.schedule.step_update(self.step)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import accumulate
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,9 @@ def cluster(config: RayConfig, device: str) -> Iterator[dict[str, float]]:
         resources = ray.cluster_resources()
         if (cpus := int(resources.get("CPU", 0))) < config.workers:
             raise UserError(f"--workers is {config.workers}, the Ray cluster has {cpus} CPUs; give at most that")
-        gpus = 0.0 if device == "cpu" else min(1.0, resources.get("GPU", 0) / config.workers)
-        yield {"num_cpus": 1, "num_gpus": gpus}
+        gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
+        # Ray places a worker on one GPU: shares that do not add up to whole GPUs would leave the last one waiting
+        yield {"num_cpus": 1, "num_gpus": 1 / ceil(config.workers / gpus) if gpus else 0}
     finally:
         ray.shutdown()
 

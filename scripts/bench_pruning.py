@@ -290,7 +290,7 @@ def bench(config: Config) -> None:
         if config.times:
             bench_times(peer, config.scope, config.share, images=config.times_images)
             return
-        data = load_data(DataConfig(**{f.name: getattr(config, f.name) for f in fields(DataConfig)}))
+        data = load_data(config.data_config())
         benches = [Bench(config, name, data, peer) for name in config.networks]
         for one in benches:
             one.run()

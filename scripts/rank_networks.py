@@ -121,8 +121,9 @@ def open_study(config: Config) -> Study:
     config = replace(config, table=str(paths[LATENCY]) if paths else None)
     costs = Costs(space, load_tables(paths, space), _objective(config))
     networks = [Network(arch, costs.one(arch)) for arch in pick(space, costs, config.count, config.seed)]
-    source = DataConfig(**{name: getattr(config, name) for name in DataConfig.__dataclass_fields__})
-    info = runs.RunInfo(space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, source, data.splits)
+    info = runs.RunInfo(
+        space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, config.data_config(), data.splits
+    )
     runs.save_run_info(folder, info)
     write_json(folder / "networks.json", [{"arch": space.to_json(n.arch), "costs": n.costs} for n in networks])
     runs.begin(folder, config)

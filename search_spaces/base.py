@@ -166,7 +166,11 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def canonical(self, values: Sequence[int]) -> tuple[int, ...]:
-        """The one form of all values that build the same network. ValueError, with a remedy, if none is built."""
+        """The one form of all values that lower to the same blocks in the same slots.
+
+        Raises:
+            ValueError: none do; with a remedy.
+        """
 
     @abstractmethod
     def sample(self, rng: random.Random) -> Arch:

@@ -25,10 +25,14 @@ def measure_statistics(module: nn.Module, batches: Iterable[Tensor]) -> list[Ten
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over batches
         norm.train()
+    outputs = []
     try:
-        return [module(batch) for batch in batches]
+        for count, batch in enumerate(batches, 1):
+            for norm in norms:
+                norm.momentum = 1 / count  # the plain mean, as None; that waits for the GPU at each norm
+            outputs.append(module(batch))
+        return outputs
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

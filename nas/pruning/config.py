@@ -44,9 +44,6 @@ class Config(StepConfig, DataConfig):
     name: str | None = flag(None, "folder in prune/ of the run (default: made of target, criterion, scope)")
     resume: bool = flag(False, "go on with the pruning named, or the newest")
 
-    def data_config(self) -> DataConfig:
-        return DataConfig(**{f.name: getattr(self, f.name) for f in fields(DataConfig)})
-
     def train_config(self, epochs: int) -> TrainConfig:
         """Of a training of that length."""
         return TrainConfig(epochs=epochs, **{f.name: getattr(self, f.name) for f in fields(StepConfig)})

@@ -226,6 +226,8 @@ def test_opset_is_kept_or_refused(winner: Winner, tmp_path: Path) -> None:
     export_onnx.write_onnx(winner.model(), tmp_path / "m.onnx", 32, {}, 18)
     proto = onnx.load(tmp_path / "m.onnx")
     assert [entry.version for entry in proto.opset_import if entry.domain == ""] == [18]
+    with pytest.raises(UserError, match="--opset"):
+        export_onnx.write_onnx(winner.model(), tmp_path / "m.onnx", 32, {}, 99)
 
 
 def test_mistakes_have_one_line_with_the_remedy(

@@ -191,7 +191,7 @@ class FakeRay:
         OutOfMemoryError = type("OutOfMemoryError", (Exception,), {})
 
     def __init__(self, gpus: int) -> None:
-        self.resources = {"CPU": 2, **({"GPU": gpus} if gpus else {})}
+        self.resources = {"CPU": 3, **({"GPU": gpus} if gpus else {})}
         self.calls: list[Any] = []
         self.crash_at: int | None = None
         self.asked: dict[str, Any] = {}
@@ -228,15 +228,15 @@ def train_in_this_process(study: rank_networks.Study, number: int, seed: int, cw
     return ""
 
 
-@pytest.mark.parametrize(("gpus", "share"), [(0, 0), (1, 0.5), (8, 1)])
-def test_trainings_share_what_ray_has(gpus: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "gpus", "share"), [(2, 0, 0), (2, 1, 0.5), (2, 8, 1), (3, 2, 0.5)])
+def test_trainings_share_what_ray_has(workers: int, gpus: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = FakeRay(gpus)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(rank_networks, "_train_task", train_in_this_process)
     before = result()
     shutil.rmtree(STUDY / "scratch/04-seed1")
     shutil.rmtree(STUDY / "scratch/02-seed1")
-    main(["--study", "s", "--workers", "2"])
+    main(["--study", "s", "--workers", str(workers)])
     assert len(ray.calls) == 2 and not ray.running
     assert (ray.asked["num_cpus"], ray.asked["num_gpus"], ray.asked["max_retries"]) == (1, share, 0)
     assert result()["networks"] == before["networks"]
