@@ -47,10 +47,11 @@ class Config(TeacherConfig, TrainConfig, DataConfig):
     )
     sampling: Literal["sandwich", "balanced", "best-up", "worst-up", "uniform", "largest"] = flag(
         "sandwich",
-        "networks of a step: the largest, the smallest and random ones (sandwich), these of all costs alike (balanced) "
-        "or the best or worst of three (best-up, worst-up); only random ones (uniform); only the largest",
+        "networks of a step: the largest, the smallest and random ones (sandwich), the best or worst of three of these "
+        "(best-up, worst-up); the largest and random ones of all costs alike (balanced); only random ones (uniform); "
+        "only the largest",
     )
-    num_random: int = flag(2, "random networks of a step", minimum=0)
+    num_random: int = flag(2, "random networks of a step; balanced has one more, for the smallest", minimum=0)
     norm: Literal["width", "shared"] = flag(
         "width", "normalization: for each width its own, or shared, its statistics recalibrated for each network"
     )
@@ -145,7 +146,7 @@ def check_recipe(config: Config) -> None:
         if config.num_random == 0:
             raise UserError("--num-random 0 leaves --sampling uniform nothing to train; give at least 1")
     largest_alone = config.sampling == "largest" or config.largest_epochs == config.epochs
-    if config.norm == "width" and (largest_alone or config.num_random == 0):
+    if config.norm == "width" and (largest_alone or (config.num_random == 0 and config.sampling != "balanced")):
         trained = "the largest network" if largest_alone else "the largest and the smallest network"
         raise UserError(
             f"only {trained} would be trained, and no other width's normalization, so no other network could be "
