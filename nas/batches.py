@@ -6,6 +6,7 @@ was, with any number of loaders.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -50,9 +51,23 @@ def train_transform(image_size: int, augment: Augment, hflip: bool) -> Any:
 
 
 def eval_transform(image_size: int) -> Any:
-    """timm's evaluation transform, to uint8; small images keep their borders."""
-    crop = 0.95 if image_size >= 128 else 1.0
+    """timm's evaluation transform, to uint8."""
+    crop = _crop(image_size)
     return create_transform(image_size, is_training=False, crop_pct=crop, interpolation="bicubic", normalize=False)
+
+
+def preprocessing(image_size: int) -> str:
+    """What `eval_transform` does, in words: of no other images is the accuracy that which was measured."""
+    side = math.floor(image_size / _crop(image_size))
+    return (
+        f"RGB; the shorter side resized to {side} pixels (bicubic, antialiased), then the central "
+        f"{image_size} x {image_size} pixels"
+    )
+
+
+def _crop(image_size: int) -> float:
+    """Small images keep their borders."""
+    return 0.95 if image_size >= 128 else 1.0
 
 
 def normalize(images: Tensor, device: torch.device) -> Tensor:

@@ -209,6 +209,9 @@ def _sha256(path: Path) -> str:
     return sha256(path) if path.exists() else f"unknown: {path} is missing"
 
 
+FLAGS = {"number of search images": "--num-images", "number of calibration images": "--calibration-images"}
+
+
 def check_comparable(searches: Sequence[Search]) -> None:
     """Accuracy must mean the same in all.
 
@@ -220,9 +223,10 @@ def check_comparable(searches: Sequence[Search]) -> None:
         for name in dict.fromkeys([*first.identity, *other.identity]):
             a, b = first.identity.get(name), other.identity.get(name)
             if a != b:
+                remedy = f"search again with {FLAGS[name]} {a}" if name in FLAGS else "give searches of one supernet"
                 raise UserError(
                     f"cannot compare {first.folder} with {other.folder}: the {name} is {a} in the one and {b} in the "
-                    "other; give searches of one supernet"
+                    f"other; {remedy}, or name those to compare"
                 )
 
 

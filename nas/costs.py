@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from latency_lut.table import LatencyTable
+from nas.goals import limit_flag
 from nas.objective import Objective
 from search_spaces import Arch, CostTable, SearchSpace, UserError
 
@@ -83,13 +84,14 @@ def check_limits(costs: Costs, only: Collection[str] = ()) -> None:
     least = {name: float(known[name](_descend(space, known[name], ends, free))[0]) for name in limits}
     if broken := {name: limit for name, limit in limits.items() if least[name] > limit}:
         values = (f"{n} of at most {limit:g}, the smallest is {rounded_up(least[n])}" for n, limit in broken.items())
-        raise UserError("; ".join(f"{network} has {value}" for value in values))
+        flags = ", ".join(dict.fromkeys(map(limit_flag, broken)))
+        raise UserError(f"{'; '.join(f'{network} has {value}' for value in values)}; raise {flags}")
     nearest = _descend(
         space, lambda positions: np.maximum(_excess(positions, known, limits), 0).sum(axis=1), ends, free
     )
     if np.any(_excess(nearest, known, limits) > 0):
         found = ", ".join(f"{n} of {rounded_up(known[n](nearest)[0])} (limit {limit:g})" for n, limit in limits.items())
-        raise UserError(f"{network} is within all limits at once, the nearest has {found}; relax one of them")
+        raise UserError(f"{network} is within all limits at once, the nearest has {found}; raise one of them")
 
 
 def rounded_up(value: float) -> str:

@@ -19,6 +19,7 @@ from torch import nn
 
 from latency_lut.networks import measure_onnx
 from nas import runs
+from nas.batches import preprocessing
 from nas.checkpoint import load_module, load_tensors, save_tensors
 from nas.export_coreml import check_coreml, write_coreml
 from nas.export_onnx import BATCH_SIZES, check_onnx, write_onnx
@@ -88,6 +89,7 @@ class Winner:
             "name": self.name,
             "classes": json.dumps(self.info.classes, ensure_ascii=False),
             "image_size": str(self.info.image_size),
+            "preprocessing": preprocessing(self.info.image_size),
             "mean": json.dumps(self.info.mean),
             "std": json.dumps(self.info.std),
             "arch": json.dumps(self.space.to_json(self.arch)),
@@ -132,7 +134,7 @@ def export(config: Config) -> list[dict[str, Any]]:
 def export_winner(winner: Winner, folder: Path, config: Config) -> dict[str, Any]:
     """Writes the formats asked for into `folder`."""
     result: dict[str, Any] = {"command": runs.command_line(), "name": winner.name}
-    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in winner.info.classes))
+    write_classes(folder, winner.info)
     if "onnx" in config.formats:
         result["onnx"] = export_onnx(winner, folder, config.opset, config.threads)
     if "coreml" in config.formats:
@@ -140,6 +142,11 @@ def export_winner(winner: Winner, folder: Path, config: Config) -> dict[str, Any
     if "timm" in config.formats:
         result["timm"] = export_timm(winner, folder)
     return result
+
+
+def write_classes(folder: Path, info: runs.RunInfo) -> None:
+    """`classes.txt`: a line for each, in the order of the logits."""
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in info.classes))
 
 
 def export_onnx(network: Exportable, folder: Path, opset: int | None, threads: int) -> dict[str, Any]:
@@ -185,8 +192,8 @@ TIMM_HEADER = '''"""A searched network, built of timm alone.
     timm.models.load_checkpoint(model, "model.safetensors")
     model.eval()
 
-Input: (batch, 3, IMAGE_SIZE, IMAGE_SIZE) RGB, scaled to 0..1, less MEAN, over STD. Output: (batch, classes) logits,
-in the order of classes.txt.
+Input: (batch, 3, IMAGE_SIZE, IMAGE_SIZE), images as PREPROCESSING says, scaled to 0..1, less MEAN, over STD.
+Output: (batch, classes) logits, in the order of classes.txt.
 """
 
 '''
@@ -198,7 +205,9 @@ def export_timm(winner: Winner, folder: Path) -> dict[str, Any]:
 
     info, source, path = winner.info, folder / "model.py", folder / "model.safetensors"
     code, _, body = winner.space.source(winner.arch).partition("\n\n\n")
-    constants = f"IMAGE_SIZE = {info.image_size}\nMEAN = {info.mean!r}\nSTD = {info.std!r}\n"
+    values = {"IMAGE_SIZE": info.image_size, "MEAN": info.mean, "STD": info.std}
+    values["PREPROCESSING"] = preprocessing(info.image_size)
+    constants = "".join(f"{name} = {value!r}\n" for name, value in values.items())
     write_text(source, f"{TIMM_HEADER}{code}\n\n{constants}\n\n{body}")
     model = winner.model()
     save_tensors(path, model.state_dict(), winner.metadata)

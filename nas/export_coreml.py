@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.batches import preprocessing
 from nas.mil import run_program
 from nas.parity import Parity, compare, example_images, normalized
 from nas.runs import RunInfo
@@ -63,7 +64,7 @@ def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, 
         package.license = "Architecture: Apache-2.0 (timm). Weights: the terms of the data they were trained on."
         package.version = metadata["name"]
         package.user_defined_metadata.update(metadata)
-        package.input_description["image"] = f"RGB image of {info.image_size} by {info.image_size} pixels"
+        package.input_description["image"] = preprocessing(info.image_size)
         package.output_description["classLabel"] = "the most probable class"
         package.output_description["classLabel_probs"] = "the probability of each class"
         package.save(str(path))

@@ -55,7 +55,8 @@ def write_onnx(model: nn.Module, path: Path, image_size: int, metadata: Mapping[
     if opset not in (None, version):
         raise UserError(f"--opset is {opset}, which the exporter cannot do; leave the flag out or give {version}")
     _strip(proto)
-    onnx.helper.set_model_props(proto, dict(metadata))
+    images_are = "pixels of 0 to 1, less mean, over std; preprocessing says which"
+    onnx.helper.set_model_props(proto, {**metadata, "input": images_are})
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
 

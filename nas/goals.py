@@ -109,6 +109,12 @@ class Goals:
         return found
 
 
+def limit_flag(metric: str) -> str:
+    """The flag that limits a metric of an objective."""
+    name = next(name for name, base in METRICS.items() if metric == base or metric.startswith(f"{base}_"))
+    return f"--{LIMITS[name].replace('_', '-')}"
+
+
 def _split(text: str) -> tuple[str, str]:
     """'phone=2' as its name and the rest; no name where there is none."""
     match = re.fullmatch(r"(\w+)=(.+)", text)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import struct
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tarfile import TarInfo
@@ -201,6 +203,8 @@ def _files(name: str, dataset: Any) -> Files:
     rows = np.array([i for i, path in enumerate(paths) if not _hidden(path)], dtype=np.int64)
     used, labels = np.unique(labels[rows], return_inverse=True)
     visible = tuple(paths[i] for i in rows)
+    if (root := Path(name).expanduser()).is_dir() and process.is_writer():
+        _warn_ignored(root, set(paths))
     _check_folders(name, visible)
     return Files(dataset, rows, labels, tuple(classes[i] for i in used), visible)
 
@@ -228,6 +232,28 @@ def _labels(name: str, dataset: Any) -> np.ndarray:
 
 def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(path).parts)
+
+
+def _warn_ignored(root: Path, images: Collection[str]) -> None:
+    """Says what of a folder is no image by its extension, and which folders have none: a class of HEIC files, say.
+
+    Args:
+        images: paths from the root.
+    """
+    others: Counter[str] = Counter()
+    without = []
+    for folder, folders, files in os.walk(root, followlinks=True):  # as timm does
+        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        ignored = [file for file in files if not _hidden(str(relative / file)) and str(relative / file) not in images]
+        others.update(PurePosixPath(file).suffix.lower() or "without extension" for file in ignored)
+        if not folders and len(ignored) == len(files) and not _hidden(str(relative)):
+            without.append(str(relative))
+    if others or without:
+        what = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+        parts = [f"ignored files: {what}"] if others else []
+        parts += [f"folders without images: {', '.join(sorted(without)[:5])}"] if without else []
+        known = ".jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp"
+        tqdm.write(f"warning: {root}: {'; '.join(parts)}; images end in {known}", file=sys.stderr)
 
 
 def _check_folders(name: str, paths: Iterable[str]) -> None:

@@ -8,10 +8,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import datetime
 
 from search_spaces import UserError
-from search_spaces.command import run
+from search_spaces.command import parse, run
+
+
+@dataclass(frozen=True)
+class Config:
+    """There is nothing to set."""
 
 
 def commands(name: str) -> list[list[str]]:
@@ -27,6 +33,7 @@ def commands(name: str) -> list[list[str]]:
 
 
 def main() -> None:
+    parse(Config, None, "python scripts/run.py", __doc__ or "")
     start = time.monotonic()
     for module, *flags in commands(f"digits-{datetime.now().astimezone():%Y%m%d-%H%M%S}"):
         print(f"\n$ {' '.join(['python -m', module, *flags])}", flush=True)

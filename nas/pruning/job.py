@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from latency_lut.backends import make_backend
 from nas import runs
-from nas.batches import eval_batches, normalize
+from nas.batches import eval_batches, normalize, preprocessing
 from nas.data import Data
-from nas.export import export_coreml, export_onnx
+from nas.export import export_coreml, export_onnx, write_classes
 from nas.networks import Renormalized, renormalization
 from nas.precision import check_amp
 from nas.pruning import recipe as recipes
@@ -233,6 +233,7 @@ class Job:
         shipped = _Shipped(network, self._info(network.recipe), test_accuracy)
         result: dict[str, Any] = {}
         with atomic_folder(self.folder / "export") as target:
+            write_classes(target, shipped.info)
             if "onnx" in self.config.formats:
                 result["onnx"] = export_onnx(shipped, target, None, self.config.threads or 1)
             if "coreml" in self.config.formats:
@@ -270,6 +271,7 @@ class _Shipped:
             "name": f"pruned {self.info.space}",
             "classes": json.dumps(self.info.classes, ensure_ascii=False),
             "image_size": str(self.info.image_size),
+            "preprocessing": preprocessing(self.info.image_size),
             "mean": json.dumps(self.info.mean),
             "std": json.dumps(self.info.std),
             "sizes": json.dumps(self.network.structure.sizes),

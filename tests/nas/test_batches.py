@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nas import sources
-from nas.batches import eval_batches, normalize, train_batches, train_transform
+from nas.batches import eval_batches, eval_transform, normalize, preprocessing, train_batches, train_transform
 from nas.data import Images
 from tests.nas.test_data import load, make_tar
 from tests.nas.tiny import make_images
@@ -41,6 +42,17 @@ def test_loaders_change_nothing(images: Images) -> None:
 @pytest.mark.parametrize("start", [1, 5, 7, 14, 15])
 def test_a_start_at_any_step_gives_the_rest_of_all_batches(images: Images, start: int) -> None:
     assert equal(batches_of(images)[start:], batches_of(images, start=start))
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(32, 32), (224, 235)])
+def test_preprocessing_is_told_as_it_is_done(image_size: int, side: int) -> None:
+    assert f"shorter side resized to {side} pixels (bicubic, antialiased)" in preprocessing(image_size)
+    assert f"central {image_size} x {image_size} pixels" in preprocessing(image_size)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (301, 420, 3), dtype=np.uint8))
+    resized = image.resize((side * 420 // 301, side), Image.Resampling.BICUBIC)
+    left, top = round((resized.width - image_size) / 2), round((side - image_size) / 2)
+    expected = np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
+    assert (np.asarray(eval_transform(image_size)(image)).transpose(1, 2, 0) == expected).all()
 
 
 def test_every_epoch_has_its_own_order_and_augmentation(images: Images) -> None:

@@ -308,7 +308,7 @@ def test_the_table_must_be_the_searches_own(space: SearchSpace) -> None:
 def test_other_images_are_refused(space: SearchSpace) -> None:
     write_search(runs.RUNS / "one/search-a", "a", points_at(space))
     write_search(runs.RUNS / "one/search-b", "b", points_at(space), num_images=50)
-    message = f"one/search-b: the number of search images is {NUM_IMAGES} in the one and 50 in the other; give"
+    message = f"one/search-b: the number of search images is {NUM_IMAGES} in the one and 50 in the other; search again"
     with pytest.raises(UserError, match=message):
         compare.compare(Config(("one",)))
     assert not compare.OUT.exists()

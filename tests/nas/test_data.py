@@ -318,6 +318,22 @@ def test_corrupt_images_are_named_counted_and_left_out(with_corrupt: Path, capsy
     assert printed.count("warning: skipped") == 2 and "green/3.png" in printed and "red/7.png" in printed
 
 
+def test_what_is_no_image_by_its_name_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An iPhone's photographs would else be missing without a word, and their class with them."""
+    folder = make_images(tmp_path / "x")
+    load(folder)
+    assert "warning" not in capsys.readouterr().err
+    (folder / "phone").mkdir()
+    (folder / "empty").mkdir()
+    for path in ("phone/1.HEIC", "phone/2.heic", "red/a.gif", "red/.DS_Store"):
+        (folder / path).write_bytes(b"")
+    assert load(folder).classes == ("blue", "green", "red")
+    assert (
+        f"warning: {folder}: ignored files: 2 .heic, 1 .gif; folders without images: empty, phone; images end in"
+        in capsys.readouterr().err
+    )
+
+
 def test_corrupt_images_are_refused_on_demand(with_corrupt: Path) -> None:
     with pytest.raises(UserError, match=r"green/3.png cannot be read .*--strict-images"):
         load(with_corrupt, strict_images=True)

@@ -65,6 +65,7 @@ def test_it_prunes_tunes_measures_exports_and_reports() -> None:
     assert 0.49 <= pruned["macs"] / dense["macs"] <= 0.5
     assert pruned["mes"] == pytest.approx(100 / pruned["latency_ms"] * (pruned["num_params"] / 3e6) ** -0.5)
     assert found["export"]["onnx"]["same_class"] == 1.0 and (PRUNED / "export/model.onnx").exists()
+    assert (PRUNED / "export/classes.txt").read_text().split() == ["blue", "green", "red"]
     assert len(json_lines(PRUNED / "metrics.jsonl")) == 2
     page = (PRUNED / "report.html").read_text()
     assert "blocks.0.ffn" in page and "No search on these images" in page and "DeiT-T" in page
