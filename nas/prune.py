@@ -4,7 +4,8 @@ Bare: DeiT-T, trained on scikit-learn's digits first, to half its MACs. A networ
     python -m nas.prune --model runs/my-run/retrain/winner-1 --target latency=0.6
     python -m nas.prune --model deit_tiny_patch16_224 --checkpoint deit.safetensors --data /path/to/imagenet
 A timm network without a checkpoint is trained first (--dense-epochs), once for all prunings of its run. The target is a
-share of what the network given costs; a pruned network can be pruned again.
+share of what the network given costs; a pruned network can be pruned again. Of other families than the known ones,
+Torch-Pruning tells what can be pruned, and running the network whether that is so (--structure torch-pruning).
 
 The default, Taylor importance with all units in one ranking, is NViT's (Yang et al., CVPR 2023), divided by the MACs
 that removal saves instead of by latency. With isomorphic groups (Fang et al., ECCV 2024) every structure loses the same
@@ -28,7 +29,7 @@ from nas.recipe import FREE_ON_RESUME, StepConfig, TrainConfig, with_recipe
 from search_spaces.command import flags_given, parse, run
 from search_spaces.files import slug
 
-FREE = (*FREE_ON_RESUME, "run", "name", "resume", "model", "checkpoint")
+FREE = (*FREE_ON_RESUME, "run", "name", "resume", "model", "checkpoint", "structure_limit_s")
 DIGITS_EPOCHS = {"dense_epochs": 12, "finetune_epochs": 10}  # two minutes in all, on two cores
 
 
@@ -68,7 +69,15 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
 
 
 def _source(config: Config, *, named: bool) -> Source:
-    return find(config.model, config.checkpoint, config.image_size, config.data_config(), named=named)
+    limit_s = config.structure_limit_s if config.structure == "torch-pruning" else None
+    return find(
+        config.model,
+        config.checkpoint,
+        config.image_size,
+        config.data_config(),
+        named=named,
+        describe_limit_s=limit_s,
+    )
 
 
 def _default_run(config: Config) -> Path:

@@ -30,16 +30,17 @@ import torch
 from torch import nn
 
 from latency_lut.backends import make_backend
+from nas.child import Child, ChildFailed
 from nas.data import Data, DataConfig, load_data
 from nas.pruning.costs import Costs
 from nas.pruning.families import prepare
 from nas.pruning.latency import measure, ms_per_mac, reach
+from nas.pruning.unknown import INSTALL, installed
 from nas.recipe import TrainConfig, with_recipe
 from nas.training import accuracy
 from scripts.bench_pruning_times import bench_times
 from scripts.pruning_methods import METHODS, PEERS, Task, calibration
 from scripts.pruning_networks import IMAGE_SIZE, NETWORKS, train, trained
-from scripts.torch_pruning_peer import INSTALL, Peer, PeerFailed, installed
 from search_spaces import UserError
 from search_spaces.command import align, flag, parse, run
 from search_spaces.files import read_json, read_json_lines
@@ -79,7 +80,7 @@ class Config(TrainConfig, DataConfig):
 class Bench:
     """One network: its cells, found or read."""
 
-    def __init__(self, config: Config, name: str, data: Data, peer: Peer | None) -> None:
+    def __init__(self, config: Config, name: str, data: Data, peer: Child | None) -> None:
         self.config, self.name, self.data, self.peer = config, name, data, peer
         self.folder = Path(config.folder) / name
         model = trained(name, _train_config(config), Path(config.folder), data)
@@ -121,7 +122,7 @@ class Bench:
         if self._find(stage, method, seed) is None:
             try:
                 cell = found()
-            except PeerFailed as error:
+            except ChildFailed as error:
                 cell = {"failed": str(error)}
             self._add(stage, method, seed, cell)
 
@@ -177,7 +178,7 @@ class Bench:
             try:
                 macs_share, _ = reach(config.latency, share_of, LEAST_SHARE)
                 found[method] = task.cut(method, seed, int(macs_share * self.whole_macs))
-            except PeerFailed as error:
+            except ChildFailed as error:
                 self._add("latency", method, seed, {"failed": str(error)})
         measured = measure({"whole": model, **found}, IMAGE_SIZE, backend, config.samples)
         whole_ms = measured.timings["whole"].min_ms
@@ -283,7 +284,7 @@ def bench(config: Config) -> None:
     for flag_, names, known in (("networks", config.networks, NETWORKS), ("methods", config.methods, METHODS)):
         if unknown := [name for name in names if name not in known]:
             raise UserError(f"--{flag_} {unknown[0]} is unknown; choose from {', '.join(known)}")
-    peer = Peer(config.peer_limit_s) if installed() else None
+    peer = Child(config.peer_limit_s) if installed() else None
     if peer is None:
         print(f"Torch-Pruning is not installed and left out ({INSTALL})")
     try:

@@ -8,11 +8,12 @@ import time
 import timm
 import torch
 
+from nas.child import Child, ChildFailed
 from nas.fvcore_macs import fvcore_macs
 from nas.pruning.rounds import CPU_MACS
 from nas.pruning.selection import Scope
 from scripts.pruning_methods import prune_once
-from scripts.torch_pruning_peer import Peer, PeerFailed, taylor_once
+from scripts.torch_pruning_peer import taylor_once
 
 NETWORKS = (
     "deit_tiny_patch16_224",
@@ -28,7 +29,7 @@ MAX_RATIO, MAX_SECONDS = 1.5, 30.0
 
 
 def bench_times(
-    peer: Peer | None, scope: Scope, share: float, names: tuple[str, ...] = NETWORKS, pairs: int = 2, images: int = 0
+    peer: Child | None, scope: Scope, share: float, names: tuple[str, ...] = NETWORKS, pairs: int = 2, images: int = 0
 ) -> None:
     """Prints a line for each network: seconds of ours, and the ratio to Torch-Pruning's of interleaved pairs.
 
@@ -60,7 +61,7 @@ def bench_times(
                     # half of the MACs: both sides of most layers shrink
                     theirs = peer.call(taylor_once, model, batches, pixels, 1 - share**0.5, scope)
                     ratios.append(cpu_seconds[-1] / theirs)
-                except PeerFailed as error:
+                except ChildFailed as error:
                     failure = str(error)
         late = "  MISSED" if min(cpu_seconds) / torch.get_num_threads() > MAX_SECONDS else ""
         ratio = f"{statistics.median(ratios):.2f}" if ratios else failure

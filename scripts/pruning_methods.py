@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.batches import eval_batches, normalize
+from nas.child import Child
 from nas.data import Images
 from nas.fvcore_macs import fvcore_macs
 from nas.pruning import importance
@@ -22,7 +23,7 @@ from nas.pruning.importance import Scores
 from nas.pruning.latency import deployed
 from nas.pruning.selection import Ranking, Scope, select
 from nas.pruning.slicing import prune
-from scripts.torch_pruning_peer import Peer, taylor_to_macs
+from scripts.torch_pruning_peer import taylor_to_macs
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
@@ -60,7 +61,7 @@ class Task:
     batches: Callable[[int], Batches]
     scope: Scope
     round_to: int
-    peer: Peer | None = None
+    peer: Child | None = None
     ms_per_mac: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -74,7 +75,7 @@ class Task:
         """What the method leaves of the network.
 
         Raises:
-            PeerFailed: Torch-Pruning could not.
+            ChildFailed: Torch-Pruning could not.
         """
         if method in PEERS:
             model = copy.deepcopy(self._by_peer(seed, macs))

@@ -1,13 +1,10 @@
-"""Torch-Pruning (Fang et al. 2023) on our networks, in a process of its own: on some it does not come to an end."""
+"""Torch-Pruning (Fang et al. 2023) on our networks; on some it does not come to an end."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
-import io
-import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,46 +13,12 @@ from timm.layers import Attention
 from torch import Tensor, nn
 
 from nas.fvcore_macs import fvcore_macs
-from search_spaces.command import quiet
 
-INSTALL = "pip install torch-pruning==1.6.1"
 TRIALS = 20  # of the pruning ratio, on the way to a number of MACs
 NEAR = 0.01  # of it: near enough
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 Scope = Literal["local", "global", "isomorphic"]
-
-
-class PeerFailed(Exception):  # noqa: N818
-    """Torch-Pruning raised, did not come to an end, or left a network that does not run."""
-
-
-class Peer:
-    """The process; a call that takes longer than `limit_s` ends it, the next one starts another."""
-
-    def __init__(self, limit_s: float) -> None:
-        self.limit_s = limit_s
-        self._pool: Any = None
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What the function returns. PeerFailed if it raises or takes too long."""
-        if self._pool is None:
-            self._pool = multiprocessing.get_context("spawn").Pool(1)
-        try:
-            answer = self._pool.apply_async(_answer, (function, _packed(args), torch.get_num_threads()))
-            return _unpacked(answer.get(self.limit_s))
-        except multiprocessing.TimeoutError:
-            self.close()
-            raise PeerFailed(f"not finished after {self.limit_s:g} s") from None
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool = None
-
-
-def installed() -> bool:
-    return importlib.util.find_spec("torch_pruning") is not None
 
 
 def taylor_to_macs(
@@ -129,26 +92,3 @@ def _pruned(
     with torch.no_grad():
         smaller(image)
     return smaller
-
-
-def _answer(function: Callable[..., Any], args: bytes, threads: int) -> bytes:
-    """In the process: exceptions come back as their text, they may not be such that they can be sent."""
-    torch.set_num_threads(threads)
-    try:
-        with quiet():
-            return _packed(function(*_unpacked(args)))
-    except Exception as error:
-        return _packed(PeerFailed(f"{type(error).__name__}: {error}"[:200]))
-
-
-def _packed(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def _unpacked(data: bytes) -> Any:
-    value = torch.load(io.BytesIO(data), weights_only=False)  # from our own process
-    if isinstance(value, PeerFailed):
-        raise value
-    return value

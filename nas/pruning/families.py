@@ -30,5 +30,12 @@ def prepare(model: nn.Module) -> Structure:
             what = str(error) or type(error).__name__
             raise UserError(f"cannot prune this variant of {family.MODELS} ({what}); give another network") from None
         return structure
-    known = ", ".join(family.MODELS for family in FAMILIES)
-    raise UserError(f"cannot prune this {type(model).__name__}; known are timm's {known}")
+    raise UserError(
+        f"cannot prune this {type(model).__name__}; known are timm's {known()}, "
+        "nas.prune --structure torch-pruning tries others"
+    )
+
+
+def known() -> str:
+    """The names of the families."""
+    return ", ".join(family.MODELS for family in FAMILIES)

@@ -23,6 +23,7 @@ from nas.networks import check_finite, check_timm_name, create_timm, load_timm, 
 from nas.pruning.families import prepare
 from nas.pruning.slicing import prune
 from nas.pruning.structure import Structure
+from nas.pruning.traced import Layouts
 from search_spaces import UserError, get_space
 from search_spaces.files import read_json, write_json
 from search_spaces.typed import read_typed
@@ -42,6 +43,7 @@ class Recipe:
         mean, std: that images are normalized by.
         kept: of the original's dimensions, those that were cut: the units that remain, ascending.
         versions: of timm and torch, that wrote the file.
+        layouts: of the original, where its family is not known.
     """
 
     model: str | None
@@ -53,6 +55,7 @@ class Recipe:
     std: tuple[float, ...]
     kept: dict[str, tuple[int, ...]]
     versions: dict[str, str]
+    layouts: Layouts | None = None
 
     @property
     def name(self) -> str:
@@ -69,14 +72,22 @@ class Recipe:
         else:
             space = get_space(self.arch["space"], self.image_size, len(self.classes))
             model = space.build(space.from_json(self.arch))
-        try:
-            structure = prepare(model)
-        except UserError as error:
-            raise UserError(f"{self.name}: {error}") from None
+        structure = self._structure(model)
         if not self.kept:
             return model, structure
         self._check(structure)
         return model, prune(model, structure, {name: torch.tensor(index) for name, index in self.kept.items()})
+
+    def _structure(self, model: nn.Module) -> Structure:
+        if self.layouts is None:
+            try:
+                return prepare(model)
+            except UserError as error:
+                raise UserError(f"{self.name}: {error}") from None
+        try:
+            return self.layouts.structure(model)
+        except (AssertionError, AttributeError, KeyError) as error:
+            raise UserError(f"{FILE} describes another network than {self.name} ({error}); restore the file") from None
 
     def narrowed(self, structure: Structure, kept: Mapping[str, Tensor]) -> Recipe:
         """The recipe after pruning the network, now of this structure, to these of its units."""
@@ -109,7 +120,9 @@ def read(folder: Path) -> Recipe:
     """UserError if the folder holds no recipe of this version."""
     path = folder / FILE
     try:
-        return read_typed(Recipe, read_json(path), FILE)
+        found = read_json(path)
+        found.setdefault("layouts", None)  # of before there were unknown families
+        return read_typed(Recipe, found, FILE)
     except ValueError as error:
         raise UserError(f"{path} is no recipe of this version: {error}; prune again") from None
 

@@ -76,11 +76,10 @@ def _resize(names: Iterable[str], model: nn.Module) -> None:
         if isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape
         elif isinstance(layer, nn.Conv2d):
-            depthwise = layer.groups > 1
-            assert not depthwise or layer.weight.shape[1] == 1, f"{name}: only depthwise groups can be pruned"
-            layer.out_channels = layer.weight.shape[0]
-            layer.in_channels = layer.out_channels if depthwise else layer.weight.shape[1]
-            layer.groups = layer.out_channels if depthwise else 1
+            of_group = layer.out_channels // layer.groups
+            layer.out_channels, of_input = layer.weight.shape[:2]
+            layer.groups = layer.out_channels // of_group if layer.groups > 1 else 1  # only whole groups are pruned
+            layer.in_channels = layer.groups * of_input
         elif isinstance(layer, _BatchNorm):
             layer.num_features = len(layer.running_var)  # type: ignore[arg-type]
         elif isinstance(layer, nn.LayerNorm):

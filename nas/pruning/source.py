@@ -11,10 +11,12 @@ from torch import nn
 
 from nas import runs
 from nas.data import Data, DataConfig
-from nas.networks import winner_file
+from nas.networks import create_timm, winner_file
 from nas.pruning import recipe as recipes
+from nas.pruning.families import prepare
 from nas.pruning.recipe import Recipe
 from nas.pruning.structure import Structure
+from nas.pruning.unknown import describe
 from search_spaces import UserError
 from search_spaces.files import read_json, sha256
 
@@ -30,6 +32,7 @@ class Source:
         data: that the network was trained on if its run tells, else that of the flags.
         run: the run that the network lies in.
         digest: of the splits that it was trained with, if its run tells.
+        limit_s: seconds to describe it in, where its family is not known.
     """
 
     recipe: Recipe
@@ -37,6 +40,7 @@ class Source:
     data: DataConfig
     run: Path | None
     digest: str | None = None
+    limit_s: float | None = None
 
     def check_classes(self, data: Data) -> None:
         """UserError if the network was trained on others."""
@@ -66,10 +70,13 @@ class Source:
         """The network for this data, with its weights; fresh ones of the seed where it has none.
 
         Raises:
-            UserError: weights that do not fit, or of other classes than the data's.
+            UserError: weights that do not fit, or of other classes than the data's; a network that cannot be described.
         """
         self.check_classes(data)
         recipe, weights = replace(self.recipe, classes=data.classes), self.weights
+        if self.limit_s is not None:
+            layouts = describe(recipe.name, recipe.options, len(recipe.classes), recipe.image_size, self.limit_s)
+            recipe = replace(recipe, layouts=layouts)
         if weights is None:
             torch.manual_seed(seed)
             return recipe, *recipe.build()
@@ -80,9 +87,18 @@ class Source:
         return recipes.open_winner(weights)
 
 
-def find(model: str, checkpoint: str | None, image_size: int | None, data: DataConfig, *, named: bool) -> Source:
+def find(
+    model: str,
+    checkpoint: str | None,
+    image_size: int | None,
+    data: DataConfig,
+    *,
+    named: bool,
+    describe_limit_s: float | None = None,
+) -> Source:
     """
     Args:
+        describe_limit_s: for a network of no known family, seconds that Torch-Pruning may take to describe it.
         named: whether the flags name the data; if not, or if they name the same, its run's settings are taken.
 
     Raises:
@@ -90,8 +106,9 @@ def find(model: str, checkpoint: str | None, image_size: int | None, data: DataC
     """
     path = Path(model).expanduser()
     if not path.exists() or timm.is_model(model):
-        return _timm(model, checkpoint, image_size, data)
-    for name, value in (("--checkpoint", checkpoint), ("--image-size", image_size)):
+        return _timm(model, checkpoint, image_size, data, describe_limit_s)
+    torch_pruning = None if describe_limit_s is None else "torch-pruning"
+    for name, value in (("--checkpoint", checkpoint), ("--image-size", image_size), ("--structure", torch_pruning)):
         if value is not None:
             raise UserError(f"{name} is for timm's networks; {path} says its own: leave it out")
     run, config, digest = _run_of(path)
@@ -105,15 +122,23 @@ def find(model: str, checkpoint: str | None, image_size: int | None, data: DataC
     return Source(recipes.open_winner(file)[0], file, data, run, digest)
 
 
-def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig) -> Source:
+def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig, limit_s: float | None) -> Source:
     weights = None if checkpoint is None else Path(checkpoint).expanduser()
     if weights is not None and not weights.is_file():
         raise UserError(f"--checkpoint {checkpoint!r} is no file; give the weights of {name}")
     size = image_size or (DIGITS_SIZE if weights is None and data.data == "digits" else None)
     recipe = recipes.timm_recipe(name, size, (), ours=weights is None)
     with torch.device("meta"):
-        replace(recipe, classes=("a", "b")).build()
-    return Source(recipe, weights, data, None)
+        model = create_timm("--model", name, 2, recipe.options)
+        try:
+            prepare(model)
+        except UserError as error:
+            if limit_s is None:
+                raise UserError(f"{name}: {error}") from None
+        else:
+            if limit_s is not None:
+                raise UserError(f"--structure torch-pruning is for other families than that of {name}; leave it out")
+    return Source(recipe, weights, data, None, limit_s=limit_s)
 
 
 def _run_of(path: Path) -> tuple[Path | None, DataConfig | None, str | None]:

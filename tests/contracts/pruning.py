@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from nas.batches import MEAN, STD
@@ -52,6 +53,9 @@ class PruningContract:
         """A small model, fresh."""
         raise NotImplementedError
 
+    def prepare(self, model: nn.Module) -> Structure:
+        return prepare(model)
+
     @pytest.fixture
     def whole(self) -> nn.Module:
         return randomized(self.model(), gain=self.gain)
@@ -64,7 +68,7 @@ class PruningContract:
     def test_a_prepared_model_computes_the_same(self, whole: nn.Module, images: Tensor) -> None:
         before = whole(images)
         names = list(whole.state_dict())
-        prepare(whole)
+        self.prepare(whole)
         assert list(whole.state_dict()) == names
         torch.testing.assert_close(whole(images), before, rtol=1e-5, atol=1e-5)
 
@@ -72,7 +76,7 @@ class PruningContract:
     @pytest.mark.parametrize("kind", ["embedding", "heads", "key", "value", "ffn", "width"])
     def test_zeroed_units_can_be_sliced_away(self, kind: str, whole: nn.Module, images: Tensor) -> None:
         """Layer norms, whose means and variances zeros would change, take them over the remaining units."""
-        structure = prepare(whole)
+        structure = self.prepare(whole)
         assert {d.kind for d in structure.dimensions} == set(self.kinds)
         if kind not in self.kinds:
             return
@@ -90,25 +94,25 @@ class PruningContract:
 
     @torch.no_grad()
     def test_costs_are_those_of_the_network_built(self, whole: nn.Module, images: Tensor) -> None:
-        structure = prepare(whole)
+        structure = self.prepare(whole)
         costs = Costs(whole, structure, images[:1])
         assert costs.num_params(structure.sizes) == num_params(deployed(whole))
         kept, _ = split(structure, lambda _: True)
         pruned = prune(whole, structure, kept)
-        assert prepare(whole).sizes == pruned.sizes, "a pruned model is described by the same function"
+        assert self.prepare(whole).sizes == pruned.sizes, "a pruned model is described by the same function"
         assert costs.num_params(pruned.sizes) == num_params(deployed(whole))
         assert costs.macs(pruned.sizes) == Costs(whole, pruned, images[:1]).macs(pruned.sizes)
         assert whole(images).shape == (2, 10)
 
     def test_a_pruned_model_trains(self, whole: nn.Module, images: Tensor) -> None:
-        structure = prepare(whole)
+        structure = self.prepare(whole)
         kept, _ = split(structure, lambda _: True)
         prune(whole, structure, kept)
         whole.train()(images).square().mean().backward()
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in whole.parameters())
 
     def test_every_parameter_is_described(self, whole: nn.Module) -> None:
-        structure = prepare(whole)
+        structure = self.prepare(whole)
         assert [name for name, _ in whole.named_parameters() if name not in structure.axes] == []
 
 
@@ -163,10 +167,11 @@ def normalize_over(kept: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor],
     """What a layer norm of the kept channels alone computes, zero elsewhere."""
 
     def hook(norm: Any, inputs: tuple[Tensor], _: Tensor) -> Tensor:
-        (x,) = inputs
+        axis = 1 if isinstance(norm, LayerNorm2d) else -1
+        x = inputs[0].movedim(axis, -1)
         output = torch.zeros_like(x)
         output[..., kept] = F.layer_norm(x[..., kept], (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps)
-        return output
+        return output.movedim(-1, axis)
 
     return hook
 

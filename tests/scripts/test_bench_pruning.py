@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from latency_lut.protocol import Measurement, Timing
+from nas.child import Child, ChildFailed
 from nas.fvcore_macs import fvcore_macs
 from nas.pruning import latency
 from nas.pruning.attention import PrunableAttention
@@ -17,7 +17,6 @@ from scripts import bench_pruning, bench_pruning_times, pruning_networks
 from scripts.bench_pruning import Difference
 from scripts.bench_pruning_times import bench_times
 from scripts.pruning_methods import Task
-from scripts.torch_pruning_peer import Peer, PeerFailed, _answer, _packed, _unpacked
 from search_spaces import UserError
 from search_spaces.files import read_json_lines
 from tests.nas.tiny import make_images
@@ -82,10 +81,10 @@ def test_what_torch_pruning_cannot_do_is_told(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> Any:
-        raise PeerFailed("not finished after 600 s")
+        raise ChildFailed("not finished after 600 s")
 
     monkeypatch.setattr(bench_pruning, "installed", lambda: True)
-    monkeypatch.setattr(Peer, "call", fails)
+    monkeypatch.setattr(Child, "call", fails)
     more = "--seeds 1 --finetune-seeds 0 --scratch-seeds 0 --methods torch-pruning taylor"
     bench_pruning.main([*flags, *more.split()])
     assert "torch-pruning: not finished after 600 s" in capsys.readouterr().out
@@ -95,7 +94,7 @@ def test_what_torch_pruning_cannot_do_is_told(
 def test_both_networks_of_torch_pruning_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    class Replaying(Peer):
+    class Replaying(Child):
         def call(self, function: Any, *args: Any) -> Any:
             calls.append(function)
             model: Any = tiny(10)
@@ -115,15 +114,6 @@ def test_both_networks_of_torch_pruning_are_one(monkeypatch: pytest.MonkeyPatch)
     images = 3 * torch.randn(4, 3, 32, 32)
     assert task.macs(stock) == task.macs(scaled)
     assert not torch.allclose(stock(images), scaled(images)), "the temperature counts"
-
-
-def test_a_peer_that_hangs_is_ended() -> None:
-    peer = Peer(limit_s=0.2)
-    with pytest.raises(PeerFailed, match=r"not finished after 0\.2 s"):
-        peer.call(time.sleep, 600)
-    peer.close()
-    with pytest.raises(PeerFailed, match="ValueError: invalid literal"):
-        _unpacked(_answer(int, _packed(("x",)), torch.get_num_threads()))
 
 
 def test_times_of_ours_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

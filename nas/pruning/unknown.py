@@ -1,0 +1,182 @@
+"""Networks of no known family: described by Torch-Pruning, and believed where running them agrees."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.child import Child, ChildFailed, ChildLate
+from nas.fvcore_macs import fvcore_macs
+from nas.networks import create_timm
+from nas.pruning.costs import Costs
+from nas.pruning.families import known
+from nas.pruning.latency import deployed
+from nas.pruning.slicing import cut
+from nas.pruning.structure import Axis, Sizes, Structure, product
+from nas.pruning.traced import Layouts, trace
+from search_spaces import UserError
+
+INSTALL = "pip install torch-pruning==1.6.1"
+CLOSE = 1e-8  # of the largest logit, in double precision
+DEPLOYED_CLOSE = 1e-4  # likewise, in single
+
+
+def installed() -> bool:
+    return importlib.util.find_spec("torch_pruning") is not None
+
+
+def describe(name: str, options: dict[str, Any], num_classes: int, image_size: int, limit_s: float) -> Layouts:
+    """What can be pruned of timm's network; prints what was found.
+
+    Raises:
+        UserError: Torch-Pruning is not installed, raises or takes longer than the limit; nothing can be pruned.
+    """
+    if not installed():
+        raise UserError(f"--structure torch-pruning needs Torch-Pruning, the extra torch-pruning; {INSTALL}")
+    child = Child(limit_s)
+    try:
+        found: Layouts = child.call(_trace_timm, name, options, num_classes, image_size)
+    except ChildLate as error:
+        remedy = "give more with --structure-limit-s, or another network"
+        raise UserError(f"Torch-Pruning on {name}: {error}; {remedy}") from None
+    except ChildFailed as error:
+        raise UserError(f"Torch-Pruning cannot describe {name} ({error}); give another network") from None
+    finally:
+        child.close()
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        layouts = verify(create_timm("--model", name, num_classes, options), found, image_size)
+    whole = [dimension for dimension in found.sizes if dimension not in layouts.sizes]
+    if not layouts.sizes:
+        raise UserError(f"Torch-Pruning finds nothing in {name} that can be pruned; known are timm's {known()}")
+    print(f"{name}: {len(layouts.sizes)} dimensions, described by Torch-Pruning and verified by running it", flush=True)
+    if whole:
+        some = ", ".join(whole[:3]) + (", …" if len(whole) > 3 else "")
+        print(f"{len(whole)} of {len(found.sizes)} stay whole, the network does not agree: {some}", flush=True)
+    return layouts
+
+
+def _trace_timm(name: str, options: dict[str, Any], num_classes: int, image_size: int) -> Layouts:
+    """In the child, which gets and returns names and numbers."""
+    return trace(create_timm("--model", name, num_classes, options), image_size)
+
+
+def verify(model: nn.Module, layouts: Layouts, image_size: int) -> Layouts:
+    """The layouts with those dimensions alone that are true, and the MACs of what no weight tells.
+
+    A dimension is true if its units are interchangeable (brought into another order, the same along all tensors, they
+    compute the same), and if the network runs without some of them, as it is trained and as it is deployed, at the MACs
+    foreseen. Tested on a copy with random statistics: fresh norms, of ones and zeros, would hide mistakes.
+
+    Branches that deployment fuses count as they are trained.
+    """
+    test = _Test(model, layouts, image_size)
+    return test.layouts.only(test.true_of(tuple(layouts.sizes)) if test.images_count() else ())
+
+
+class _Test:
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, layouts: Layouts, image_size: int) -> None:
+        self.model = _randomized(copy.deepcopy(model).cpu().double())
+        self.image = _noise((1, 3, image_size, image_size), 0)
+        self.logits = self.model(self.image)
+        costs = Costs(self.model, layouts.structure(self.model), self.image)
+        self.layouts = layouts.with_other_macs(fvcore_macs(self.model, self.image) - costs.macs(layouts.sizes))
+        self.fusible = self._is_deployed(self.model)
+
+    def _is_deployed(self, model: nn.Module) -> bool:
+        """Whether its deployed form computes the same; fused layers are of single precision."""
+        single, image = copy.deepcopy(model).float(), self.image.float()
+        return _close(deployed(single)(image), single(image), DEPLOYED_CLOSE)
+
+    @torch.no_grad()
+    def images_count(self) -> bool:
+        """Whether the logits are of the image at all: else everything would seem to be true."""
+        return not _close(self.model(_noise(self.image.shape, 1)), self.logits, CLOSE)
+
+    def true_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """All of these dimensions if they hold together, else those of each half that do."""
+        if not names or self.holds(names):
+            return names
+        if len(names) == 1:
+            return ()
+        first, second = self.true_of(names[: len(names) // 2]), self.true_of(names[len(names) // 2 :])
+        return first + second if not first or not second or self.holds(first + second) else first
+
+    @torch.no_grad()
+    def holds(self, names: Sequence[str]) -> bool:
+        structure = self.layouts.only(names).structure(self.model)
+        try:
+            other = copy.deepcopy(self.model)
+            orders = {name: _shuffled(size, i) for i, (name, size) in enumerate(structure.sizes.items())}
+            _permute(other, structure, orders)
+            if not _close(other(self.image), self.logits, CLOSE):
+                return False
+            kept = {  # halves, not all of one size
+                name: order[: max(1, len(order) // 2 - i % 3)].sort().values
+                for i, (name, order) in enumerate(orders.items())
+            }
+            smaller, pruned = cut(self.model, structure, kept)
+            macs = Costs(self.model, structure, self.image).macs(pruned.sizes)
+            return (
+                smaller(self.image).shape == self.logits.shape
+                and fvcore_macs(smaller, self.image) == macs
+                and self._is_deployed(smaller) == self.fusible
+            )
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+
+
+def _close(found: Tensor, expected: Tensor, share: float) -> bool:
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= share * expected.abs().max())
+
+
+def _shuffled(size: int, seed: int) -> Tensor:
+    order = torch.randperm(size, generator=_generator(seed))
+    return order if bool((order != torch.arange(size)).any()) else order.flip(0)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _noise(shape: Sequence[int], seed: int) -> Tensor:
+    return torch.randn(shape, generator=_generator(seed), dtype=torch.float64)
+
+
+def _randomized(model: nn.Module) -> nn.Module:
+    """In evaluation mode, with no tensor left at a constant."""
+    for i, (name, tensor) in enumerate(model.state_dict().items()):
+        if tensor.is_floating_point() and tensor.ndim:
+            tensor += 0.1 * _noise(tensor.shape, i) / max(1, tensor[0].numel()) ** 0.5
+            if name.endswith("running_var"):
+                tensor.abs_()
+    return model.eval()
+
+
+def _permute(model: nn.Module, structure: Structure, orders: Mapping[str, Tensor]) -> None:
+    """Brings the units of each dimension into another order, in place."""
+    tensors = model.state_dict()
+    for name, axes in structure.axes.items():
+        for i, layout in enumerate(axes):
+            tensors[name].copy_(tensors[name].index_select(i, _order(layout, structure.sizes, orders)))
+
+
+def _order(layout: Axis, sizes: Sizes, orders: Mapping[str, Tensor]) -> Tensor:
+    """Where each place of the axis gets its numbers from."""
+    parts: list[Tensor] = []
+    start = 0
+    for segment in layout:
+        shape = [product([factor], sizes) for factor in segment]
+        index = torch.arange(product(segment, sizes)).reshape(shape)
+        for at, factor in enumerate(segment):
+            if isinstance(factor, str):
+                index = index.index_select(at, orders[factor])
+        parts.append(start + index.flatten())
+        start += index.numel()
+    return torch.cat(parts)
