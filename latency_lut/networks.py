@@ -6,14 +6,15 @@ from pathlib import Path
 
 from latency_lut.measuring import measure_sessions
 from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
-from latency_lut.protocol import Settings
+from latency_lut.protocol import ANCHOR, Settings
 from search_spaces import UserError
 
 DEFAULT_SAMPLES = 25
 
 
-def measure_onnx(path: Path, threads: int = 1, samples: int = DEFAULT_SAMPLES) -> tuple[float, float]:
-    """(minimum, median) time in ms of one run of an ONNX file with one input, batch 1.
+def measure_onnx(path: Path, threads: int = 1, samples: int = DEFAULT_SAMPLES) -> tuple[float, float, bool]:
+    """(minimum, median) time in ms of one run of an ONNX file with one input, batch 1, and whether the machine was busy
+    meanwhile.
 
     Raises:
         UserError: the file is missing or ONNX Runtime cannot load it.
@@ -25,5 +26,6 @@ def measure_onnx(path: Path, threads: int = 1, samples: int = DEFAULT_SAMPLES) -
         session = backend.load(path)
     except Exception as error:  # onnxruntime's errors have no public base class
         raise UserError(f"{path} is no ONNX model that ONNX Runtime can load: {str(error).splitlines()[0]}") from None
-    (timing,) = measure_sessions({"": session}, backend, Settings(samples)).timings.values()
-    return timing.min_ms, timing.median_ms
+    measured = measure_sessions({ANCHOR: session}, backend, Settings(samples))  # alone, it is its own anchor
+    timing = measured.timings[ANCHOR]
+    return timing.min_ms, timing.median_ms, measured.busy

@@ -82,7 +82,8 @@ def evaluate(config: Config) -> Path:
     space = runs.load_run_info(folder).search_space()
     archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))
     objective, paths = _objective(config, folder, space)
-    costs = Costs(space, tables.load_tables(paths, space), objective)
+    latencies = tables.load_tables(paths, space)
+    costs = Costs(space, latencies, objective)
     device = pick_device(config.device)
     data = runs.load_run_data(folder)
     split = data.search if config.split == "search" else data.test
@@ -100,6 +101,7 @@ def evaluate(config: Config) -> Path:
         "calibration_images": calibration_images,
         "objective": objective.to_json(),
         "tables": tables.record(paths),
+        "table_warnings": tables.warnings(latencies),
         "classes": list(data.classes),
         "class_sizes": found[0].class_sizes.tolist(),
         "networks": [_figures(n, space, c, costs.one(n.arch)) for n, c in zip(networks, found, strict=True)],

@@ -13,7 +13,7 @@ import numpy as np
 from nas.confusion import mistakes
 from nas.evaluate_text import Json, origin, percent, worst_first
 from nas.objective import latency_metrics, shown
-from search_spaces.page import BLUE, CYCLE, ORANGE, embed, figure, page, table
+from search_spaces.page import BLUE, CYCLE, ORANGE, embed, figure, page, table, warning
 
 MAX_CLASSES = 60  # in a plot; of more, this many of the worst and of the most frequent mistakes:
 MOST = 30
@@ -50,6 +50,7 @@ def _summary(result: Json) -> Iterator[str]:
     latencies = latency_metrics(result["tables"])
     head = [*_COLUMNS, *(f"{shown(m).title.capitalize()}\npredicted" for m in latencies), *_COSTS]
     yield table(head, [_row(network, latencies) for network in result["networks"]], text=(0, 1), wide=True)
+    yield from map(warning, result["table_warnings"])
     yield f'<p class="soft">{NOTE}</p>\n<pre>{escape(result["command"])}</pre>\n'
 
 

@@ -154,13 +154,14 @@ def export_onnx(network: Exportable, folder: Path, opset: int | None, threads: i
     path = folder / "model.onnx"
     write_onnx(network.model(), path, network.info.image_size, network.metadata, opset)
     parity = check_onnx(path, network.model(), network.info)
-    minimum_ms, median_ms = measure_onnx(path, threads)
+    minimum_ms, median_ms, busy = measure_onnx(path, threads)
     _report(
         path,
         f"logits within {parity.max_abs_diff:.1e} of PyTorch's, same class for {100 * parity.same_class:.0f} %; "
-        f"{minimum_ms:.3f} ms (median {median_ms:.3f}, {threads} thread{'s' if threads > 1 else ''})",
+        f"{minimum_ms:.3f} ms (median {median_ms:.3f}, {threads} thread{'s' if threads > 1 else ''})"
+        f"{'; WARNING: the machine was busy, measure again when it is quiet' if busy else ''}",
     )
-    latency_ms = {"min": minimum_ms, "median": median_ms, "threads": threads}
+    latency_ms = {"min": minimum_ms, "median": median_ms, "threads": threads, "busy": busy}
     return {
         "file": path.name,
         "bytes": _bytes(path),

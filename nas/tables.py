@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_lut.table import TABLES, LatencyTable, newest_table
-from nas.objective import LATENCY
+from nas.objective import LATENCY, shown
 from search_spaces import SearchSpace, UserError
 from search_spaces.files import sha256
 
@@ -32,9 +32,14 @@ def load_tables(paths: Mapping[str, Path], space: SearchSpace) -> dict[str, Late
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         print(f"{metric}: {table.provenance.runtime}, from {path}")
-        for warning in table.warnings:
+        for warning in warnings({metric: table}):
             print(warning)
     return tables
+
+
+def warnings(tables: Mapping[str, LatencyTable]) -> list[str]:
+    """Why latencies by the tables deserve less trust, a line each."""
+    return [f"{shown(metric).name}: {warning}" for metric, table in tables.items() for warning in table.warnings]
 
 
 def record(paths: Mapping[str, Path]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from math import ceil, floor, log10
 from typing import Any
+from urllib.parse import quote
 
 BLUE, ORANGE, GREEN, GRAY = "#4a86e8", "#e0802b", "#34a06a", "#9aa1a9"
 CYCLE = (BLUE, ORANGE, GREEN, "#a76fd1", "#c9a227", "#4bb3c1", "#d1657f")
@@ -94,6 +95,11 @@ def page(title: str, body: str, *, style: str = "", plots: bool = True) -> str:
     )
 
 
+def warning(text: str) -> str:
+    """A paragraph that is not overlooked."""
+    return f"<p><strong>{escape(text)}</strong></p>\n"
+
+
 def embed(name: str, figure: Any, shape: str | None = None) -> str:
     """The figure as HTML for a body of `page`.
 
@@ -130,8 +136,17 @@ def log_axis(values: Sequence[float]) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.10g}" for t in ticks]}
 
 
+class Html(str):
+    """A cell of `table` that is HTML already."""
+
+
+def link(path: str, text: str) -> Html:
+    """To a file, relative to the page's folder."""
+    return Html(f'<a href="{quote(path)}">{escape(text)}</a>')
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = (0,), wide: bool = False) -> str:
-    """Cells are escaped; a line break in a heading starts its small second line.
+    """Cells are escaped unless they are `Html`; a line break in a heading starts its small second line.
 
     Args:
         text: columns that hold words, aligned left; all others are numbers.
@@ -143,7 +158,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[
         for c, (first, _, small) in zip(classes, headings, strict=True)
     )
     body = "".join(
-        "<tr>" + "".join(f"<td{c}>{escape(cell)}</td>" for c, cell in zip(classes, row, strict=True)) + "</tr>\n"
+        "<tr>"
+        + "".join(
+            f"<td{c}>{cell if isinstance(cell, Html) else escape(cell)}</td>"
+            for c, cell in zip(classes, row, strict=True)
+        )
+        + "</tr>\n"
         for row in rows
     )
     kind = ' class="wide"' if wide else ""

@@ -315,5 +315,7 @@ def _summary(result: dict[str, Any]) -> str:
     if metric == "latency" and not 0.95 * float(share) <= reached <= float(share):
         lines.append(f"the latency aimed at, {100 * float(share):.1f} %, is not met: it is {100 * reached:.1f} %")
     lines.append(f"{'MES':14}{dense['mes']:9.1f} -> {pruned['mes']:9.1f}")
+    if result["busy"]:
+        lines.append("WARNING: the machine was busy while latencies were measured; repeat it when it is quiet")
     steps = " -> ".join(f"{name} {100 * accuracy[name]['test']:.2f} %" for name in accuracy)
     return "\n".join([*lines, f"test accuracy  {steps}"])

@@ -14,7 +14,7 @@ from nas.pruning.structure import Structure
 from nas.report_data import points_of
 from search_spaces import UserError
 from search_spaces.files import read_json, write_text
-from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table
+from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table, warning
 
 Json = dict[str, Any]
 MES = Objective((Term("latency_ms", UNITS["latency_ms"], 1.0), Term("num_params", UNITS["num_params"], 0.5)), {})
@@ -94,7 +94,7 @@ def _summary(folder: Path, result: Json) -> Iterator[str]:
         "</p>\n"
     )
     if result["busy"]:
-        yield "<p><strong>The machine was busy during this measurement; repeat it when it is quiet.</strong></p>\n"
+        yield warning("WARNING: the machine was busy while latencies were measured; repeat it when it is quiet")
     if trials := [trial for entry in result["rounds"] for trial in entry["latency_trials"]]:
         cells = [[f"{100 * t['macs_share']:.1f} %", f"{100 * t['latency_share']:.1f} %"] for t in trials]
         yield "<h3>Networks measured on the way to the latency</h3>\n"

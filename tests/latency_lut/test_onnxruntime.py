@@ -14,9 +14,10 @@ import torch
 
 import search_spaces
 from latency_lut import build, validate
-from latency_lut.backend import FileBackend, Job, blocks_job, network_job
+from latency_lut.backend import FileBackend, Job, Session, blocks_job, network_job
 from latency_lut.networks import measure_onnx
 from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
+from latency_lut.protocol import Measurement, Timing
 from latency_lut.table import LatencyTable
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract
@@ -95,8 +96,22 @@ def test_build_and_validate(
 def test_an_onnx_file_is_timed(tiny: SearchSpace, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
-    minimum, median = measure_onnx(path, threads=1, samples=3)
+    minimum, median, _ = measure_onnx(path, threads=1, samples=3)
     assert 0 < minimum <= median < 100
+
+
+@pytest.mark.parametrize(("usual_ms", "busy"), [(1.1, False), (1.5, True)])
+def test_uneven_times_of_an_onnx_file_are_a_busy_machines(
+    usual_ms: float, busy: bool, tiny: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, timing = tmp_path / "model.onnx", Timing((1.0, usual_ms, usual_ms))
+    OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
+
+    def uneven(sessions: dict[str, Session], *_: object) -> Measurement:
+        return Measurement(dict.fromkeys(sessions, timing), None, 0)
+
+    monkeypatch.setattr("latency_lut.networks.measure_sessions", uneven)
+    assert measure_onnx(path) == (1.0, usual_ms, busy)
 
 
 def test_a_file_that_is_no_onnx_model_is_refused(tmp_path: Path) -> None:

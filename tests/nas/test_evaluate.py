@@ -171,7 +171,16 @@ def test_latency_and_mes_by_the_newest_table_that_fits(capsys: pytest.CaptureFix
     assert network["latency_ms"] == latency
     assert network["mes"] == pytest.approx(100 / latency * (3e6 / num_params(SPACE, SPACE.smallest)) ** 0.5)
     assert found["tables"]["latency_ms"]["path"] == "runs/tables/t.json"
-    assert "from runs/tables/t.json" in capsys.readouterr().out
+    assert "from runs/tables/t.json" in capsys.readouterr().out and found["table_warnings"] == []
+
+
+def test_a_busy_table_is_named_in_the_terminal_the_file_and_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    table = make_table(SPACE)
+    replace(table, provenance=replace(table.provenance, busy=True)).save(Path("busy.json"))
+    (warning,) = evaluated("--arch", "smallest", "--table", "busy.json")["table_warnings"]
+    assert warning.startswith("latency: WARNING: the machine was busy when this table was measured")
+    assert f"\n{warning}\n" in capsys.readouterr().out
+    assert f"<strong>{warning}</strong>" in Path("runs/r/evaluate/x.html").read_text(encoding="utf-8")
 
 
 def test_latency_and_mes_are_those_of_the_newest_search(capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,6 +315,7 @@ def result(num_classes: int, names: tuple[str, ...] = ("net",), right: float = 2
         "num_images": found.num_images,
         "calibration_images": 0,
         "tables": {},
+        "table_warnings": [EVIL],
         "classes": [EVIL, *(f"class {i}" for i in range(1, num_classes))],
         "class_sizes": found.class_sizes.tolist(),
         "networks": [{"name": name, **figures} for name in names],

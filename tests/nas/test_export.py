@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from nas import export_coreml, export_onnx
 from nas.checkpoint import load_tensors, save_tensors
 from nas.export import Config, Winner, export, load_winners
+from nas.export import export_onnx as write_and_time_onnx
 from nas.export_coreml import Classifier, check_coreml, load_program, write_coreml
 from nas.mil import run_program
 from nas.parity import compare, example_images, normalized
@@ -28,6 +30,7 @@ from search_spaces import UserError, get_space
 from search_spaces.files import read_json, write_json
 from tests.nas.synthetic_run import MEAN, STD, add_retrain, make_run, run_info, trained_like
 
+BUSY = True  # as the stopwatch says
 CLASSES = ["Ærø", "b & <b>", "c, d"]
 
 
@@ -42,7 +45,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _stopwatch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.export.measure_onnx", lambda path, threads: (0.5 * threads, 0.6 * threads))
+        patch.setattr("nas.export.measure_onnx", lambda path, threads: (0.5 * threads, 0.6 * threads, BUSY))
         yield
 
 
@@ -96,12 +99,20 @@ def test_onnx_describes_itself_and_not_this_machine(exported: Path, winner: Winn
 def test_result_states_what_was_measured(exported: Path) -> None:
     result = read_json(exported / "result.json")
     assert result["name"] == "one"
-    assert result["onnx"]["latency_ms"] == {"min": 1.0, "median": 1.2, "threads": 2}
+    assert result["onnx"]["latency_ms"] == {"min": 1.0, "median": 1.2, "threads": 2, "busy": BUSY}
     assert 0 < result["onnx"]["max_abs_diff"] < 1e-4
     assert 0 < result["coreml"]["max_abs_diff"] < 0.01
     assert result["timm"]["max_abs_diff"] == 0
     assert result["onnx"]["bytes"] == (exported / "model.onnx").stat().st_size
     assert (exported / "classes.txt").read_text(encoding="utf-8").splitlines() == CLASSES
+
+
+def test_a_busy_machine_is_named(
+    exported: Path, winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nas.export.write_onnx", lambda model, path, *_: shutil.copy(exported / "model.onnx", path))
+    write_and_time_onnx(winner, tmp_path, None, 1)
+    assert "0.500 ms (median 0.600, 1 thread); WARNING: the machine was busy" in capsys.readouterr().out
 
 
 def test_timm_loads_it_without_us(exported: Path, winner: Winner) -> None:

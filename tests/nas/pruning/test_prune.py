@@ -72,6 +72,12 @@ def test_it_prunes_tunes_measures_exports_and_reports() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_busy_machine_is_named(busy: bool) -> None:
+    assert ("WARNING: the machine was busy" in job._summary(result() | {"busy": busy})) is busy
+
+
+@pytest.mark.usefixtures("folder")
 def test_the_figures_are_those_of_the_network_in_the_folder() -> None:
     model, recipe, found = load(PRUNED), read(PRUNED), result()
     assert sum(p.numel() for p in model.parameters()) == found["networks"]["pruned"]["num_params"]
