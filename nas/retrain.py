@@ -266,7 +266,7 @@ def retrain_all(argv: Sequence[str] | None) -> None:
             job = replace(job, config=parsed(runs.begun(folder, Config)))
             runs.reopen(folder, job.config, FREE, MAY_MOVE, arch=winner["arch"], **teacher_facts(job.config))
         else:
-            runs.check_new(folder, "--suffix")
+            runs.check_new(folder, "--suffix, or name others with --winners")
         jobs.append(job)
         if job.test_accuracy is not None:
             print(f"{folder} is finished: nothing to train")

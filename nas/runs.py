@@ -122,7 +122,7 @@ def command_line() -> str:
 
 
 def check_new(folder: Path, flag: str) -> None:
-    """UserError if the stage has been begun; `flag` is the one that names another."""
+    """UserError if the stage has been begun; `flag` is the one that names another, and what else there is to do."""
     if process.is_writer() and (folder / "config.json").exists():
         raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
 
