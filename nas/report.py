@@ -10,22 +10,20 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import floor, log10
+from math import log10
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from latency_lut.table import LatencyTable
 from nas import report_plots as plots
 from nas import runs
-from nas.objective import LATENCY, latency_metrics, shown
-from nas.report_data import Artifacts, Json, points_of, read_artifacts
-from nas.report_page import STYLE, describe, draw_arch
-from nas.search_result import objective_of
+from nas.objective import latency_metrics, shown
+from nas.report_data import Artifacts, Group, Json, points_of, read_artifacts
+from nas.report_latency import latency_tables
+from nas.report_page import STYLE, describe, draw_arch, numbers, percent
 from search_spaces import UserError
 from search_spaces.command import flag, parse, run
 from search_spaces.files import write_text
-from search_spaces.page import embed, page, table
+from search_spaces.page import embed, link, page, table, warning
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def write_report(run_folder: Path) -> Path:
     """
 
     artifacts = read_artifacts(run_folder)
-    sections = (_summary, _curve, _networks, _latency, _training, _exports, _trajectories, _commands)
+    sections = (_summary, _curve, _networks, latency_tables, _training, _exports, _others, _trajectories, _commands)
     body = "".join(html for section in sections for html in section(artifacts))
     path = run_folder / "report.html"
     write_text(path, page(run_folder.resolve().name, body, style=STYLE, plots='class="plot' in body))
@@ -60,91 +58,117 @@ def _summary(a: Artifacts) -> Iterator[str]:
         f"{splits.search:,} to search with, {splits.test:,} to test on</p>\n"
     )
     if a.winners:
-        yield table(_columns(a), _winner_rows(a), wide=True)
+        for group in a.groups:
+            yield from _winners(a, group)
         yield (
             '<p class="soft">Search accuracy is on images held out of the training data, with the supernet’s weights. '
             "Test images were seen by neither training nor search. Predicted latency is the table’s, on its device; "
             "measured is the exported file’s in ONNX Runtime, on the machine that exported it.</p>\n"
         )
-        yield from dict.fromkeys(f'<p class="soft">{_score(s)}</p>\n' for s in a.searches.values())
     elif a.supernet:
         search, test = a.supernet["search_accuracy"], a.supernet["test_accuracy"]
-        rows = [[name, _percent(search[name]), _percent(test[name])] for name in search]
+        rows = [[name, percent(search[name]), percent(test[name])] for name in search]
         yield table(["Supernet’s network", "Accuracy\nsearch split", "Accuracy\ntest split"], rows)
     if missing := _next_command(a):
         yield f"<p>Next: <code>{escape(missing)}</code></p>\n"
 
 
-def _winner_rows(a: Artifacts) -> list[list[str]]:
-    """The winners, once for each training, and the largest network for comparison, if a search has evaluated it."""
-    points = (p for search in a.searches.values() for p in points_of(search))
+def _heading(a: Artifacts, group: Group) -> str:
+    """The names of its searches; empty where they say nothing: of the only one, on the whole search split."""
+    title = a.title(group)
+    return "" if [title] == list(a.searches) else title
+
+
+def _winners(a: Artifacts, group: Group) -> Iterator[str]:
+    if heading := _heading(a, group):
+        yield f"<h3>{escape(heading)}</h3>\n"
+    yield table(*_winner_table(a, group), wide=True)
+    yield from map(warning, a.warnings(group))
+    yield f'<p class="soft">{_score(group)}</p>\n'
+
+
+def _winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows: the winners, once for each training, and the largest network for comparison, if a search has
+    evaluated it. Columns in which nothing is known yet are left out.
+    """
+    points = (p for search in group.searches.values() for p in points_of(search))
     largest = [p for p in points if p["arch"] == a.space.to_json(a.space.largest)][:1]
-    names, winners = [*a.networks, *("largest" for _ in largest)], [*a.networks.values(), *largest]
+    names, winners = [*group.networks, *("largest" for _ in largest)], [*group.networks.values(), *largest]
     inherited = {"inherited_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
-    retrained = [*(a.retrained.get(name, {}) for name in a.networks), *(inherited for _ in largest)]
+    retrained = [*(a.retrained.get(name, {}) for name in group.networks), *(inherited for _ in largest)]
     timed = [a.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in names]
-    columns = (
-        names,
-        [_percent(w["accuracy"]) for w in winners],
-        [_percent(r.get("inherited_test_accuracy")) for r in retrained],
-        [_percent(r.get("test_accuracy")) for r in retrained],
-        *(_numbers([w.get(metric) for w in winners]) for metric in a.latencies or [LATENCY]),
-        _numbers([t.get("min") for t in timed]),
-        *_size_columns(winners),
-    )
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _columns(a: Artifacts) -> list[str]:
-    return [
-        "Network",
-        "Search accuracy\ninherited",
-        "Test accuracy\ninherited",
-        "Test accuracy\nretrained",
-        *(f"{shown(metric).title.capitalize()}\npredicted" for metric in a.latencies or [LATENCY]),
-        "Latency, ms\nmeasured",
-        "Parameters\nmillions",
-        "MACs\nmillions",
-        "Memory\nMB",
-        "MES",
-    ]
+    sizes = ("Parameters\nmillions", "MACs\nmillions", "Memory\nMB", "MES")
+    columns = {
+        "Network": names,
+        "Search accuracy\ninherited": [percent(w["accuracy"]) for w in winners],
+        "Test accuracy\ninherited": [percent(r.get("inherited_test_accuracy")) for r in retrained],
+        "Test accuracy\nretrained": [percent(r.get("test_accuracy")) for r in retrained],
+        **{
+            f"{shown(metric).title.capitalize()}\npredicted": numbers([w.get(metric) for w in winners])
+            for metric in group.latencies
+        },
+        "Latency, ms\nmeasured": numbers([t.get("min") for t in timed]),
+        **dict(zip(sizes, _size_columns(winners), strict=True)),
+    }
+    known = {head: cells for head, cells in columns.items() if set(cells) != {"–"}}
+    return list(known), [list(row) for row in zip(*known.values(), strict=True)]
 
 
 def _size_columns(points: Sequence[Json]) -> tuple[list[str], ...]:
     return (
-        _numbers([p["num_params"] / 1e6 for p in points]),
-        _numbers([p["macs"] / 1e6 for p in points]),
-        _numbers([p.get("memory_mb") for p in points]),
-        _numbers([p["mes"] for p in points]),
+        numbers([p["num_params"] / 1e6 for p in points]),
+        numbers([p["macs"] / 1e6 for p in points]),
+        numbers([p.get("memory_mb") for p in points]),
+        numbers([p["mes"] for p in points]),
     )
 
 
-def _score(search: Json) -> str:
-    """The definition of MES in this search, as HTML."""
-    terms = [(shown(term.metric), term) for term in objective_of(search).terms]
+def _score(group: Group) -> str:
+    """The definition of MES in these searches, as HTML."""
+    terms = [(shown(term.metric), term) for term in group.objective.terms]
     factors = (f"({escape(m.name)} / {m.text(term.unit)})<sup>−{term.alpha:g}</sup>" for m, term in terms)
     return "MES = 100 · " + " · ".join(f'<span class="whole">{factor}</span>' for factor in factors)
 
 
 def _next_command(a: Artifacts) -> str | None:
     """What makes the next stage that is missing."""
+    to_retrain = _to_retrain(a)
+    flags: list[str] = []
     if a.supernet is None:
-        stage = "train_supernet --resume"
+        stage, flags = "train_supernet", ["--resume"]
     elif not a.searches:
         stage = "search"
-    elif a.winners.keys() - a.retrained.keys():
-        stage = "retrain"
-    elif a.retrained.keys() - a.exported.keys():
-        stage = "export"
+    elif to_retrain is not None:
+        stage, flags = "retrain", to_retrain
+    elif missing := [name for name in a.retrained if name not in a.exported]:
+        stage, flags = "export", ["--winners", *missing] if a.exported else []
     else:
         return None
-    return f"python -m nas.{stage} --run {shlex.quote(a.folder.resolve().name)}"
+    name = a.folder.name if a.folder.parent == runs.RUNS else str(a.folder.resolve())
+    return f"python -m nas.{shlex.join([stage, '--run', name, *flags])}"
+
+
+def _to_retrain(a: Artifacts) -> list[str] | None:
+    """Flags for the first search that has winners to train, those begun first; what ASHA stopped is trained enough."""
+    begun, stopped = ({p.parent.name for p in a.folder.glob(f"retrain/*/{f}.json")} for f in ("config", "stopped"))
+    for search, result in a.searches.items():
+        names = [winner["name"] for winner in result["winners"]]
+        missing = [name for name in names if name not in a.retrained and name not in stopped]
+        if interrupted := [name for name in missing if name in begun]:
+            return ["--resume", "--winners", *interrupted]
+        if missing:
+            of = ["--search", search] if len(a.searches) > 1 else []
+            return [*of, *(["--winners", *missing] if missing != names else [])]
+    return None
 
 
 def _curve(a: Artifacts) -> Iterator[str]:
     if a.searches:
         yield "<h2>The curve</h2>\n"
-        yield embed("curve", plots.curve(a), "")
+    for i, group in enumerate(a.groups):
+        if heading := _heading(a, group):
+            yield f"<h3>{escape(heading)}</h3>\n"
+        yield embed(f"curve-{i}" if i else "curve", plots.curve(a, group), "")
 
 
 def _networks(a: Artifacts) -> Iterator[str]:
@@ -161,76 +185,6 @@ def _networks(a: Artifacts) -> Iterator[str]:
         yield f"<figure><h3>{escape(name)}</h3>{draw_arch(a.space, arch)}"
         yield f"<figcaption>{escape(describe(a.space, arch))}</figcaption></figure>\n"
     yield "</div>\n"
-
-
-def _latency(a: Artifacts) -> Iterator[str]:
-    if a.tables:
-        yield "<h2>The latency table</h2>\n"
-    for i, (path, t) in enumerate(a.tables.items()):
-        if isinstance(t, UserError):
-            yield f'<p class="soft">Not shown: {escape(str(t))}</p>\n'
-            continue
-        validation = a.validations.get(path)
-        yield _provenance(t)
-        if t.provenance.busy or (validation and validation["busy"]):
-            yield "<p><strong>The machine was busy during this measurement; repeat it when it is quiet.</strong></p>\n"
-        pairs: dict[str, Sequence[tuple[float, float]]]
-        pairs = {"calibration networks": [(n.predicted_ms, n.min_ms) for n in t.calibration.networks]}
-        rows = [_accuracy_row("calibration networks (fitted)", errors(pairs["calibration networks"]))]
-        if validation:
-            held_out = [(n["predicted_ms"], n["measured_ms"]) for n in validation["networks"]]
-            pairs["held-out networks"] = held_out
-            rows += [
-                _accuracy_row(label.format(len(held_out)), validation[key])
-                for key, label in _PREDICTORS.items()
-                if key in validation
-            ]
-        yield embed(f"table-{i}", plots.calibration(pairs), "square")
-        yield table(["", "Mean error", "Bias", "Within 5 %", "Within 10 %", "Spearman", "Kendall"], rows)
-
-
-def _provenance(t: LatencyTable) -> str:
-    source, line = t.provenance, t.calibration
-    facts = [str(source.runtime), f"{len(t.rows)} blocks"]
-    if source.unclean_share is not None:
-        facts.append(f"{_percent(source.unclean_share)} of samples disturbed")
-    offset = f"{'-' if line.offset_ms < 0 else '+'} {abs(line.offset_ms):.4f} ms"
-    return (
-        f'<p class="soft">{escape(" · ".join([*facts, source.date[:10]]))}</p>\n'
-        f"<p>latency = {line.scale:.4f} × sum of blocks {offset}</p>\n"
-    )
-
-
-_PREDICTORS = {
-    "table": "{} held-out networks",
-    "at_this_speed": "the same, at the speed of that hour",
-    "repeat_floor": "the same, measured twice",
-    "uncalibrated_sum": "the same, by the plain sum of blocks",
-    "macs": "the same, by MACs",
-    "num_params": "the same, by parameters",
-}
-
-
-def errors(pairs: Sequence[tuple[float, float]]) -> Json:
-    """Relative errors of (predicted, measured) pairs, under the names that a validation gives them."""
-    relative = [predicted / measured - 1 for predicted, measured in pairs]
-    return {
-        "mape": fmean(map(abs, relative)),
-        "bias": fmean(relative),
-        "within_5_percent": fmean(abs(e) <= 0.05 for e in relative),
-        "within_10_percent": fmean(abs(e) <= 0.10 for e in relative),
-    }
-
-
-def _accuracy_row(label: str, row: Json) -> list[str]:
-    return [
-        label,
-        _percent(row["mape"]),
-        f"{100 * row['bias']:+.2f} %",
-        f"{100 * row['within_5_percent']:.0f} %",
-        f"{100 * row['within_10_percent']:.0f} %",
-        *("–" if row.get(name) is None else f"{row[name]:.3f}" for name in ("spearman", "kendall")),
-    ]
 
 
 def _training(a: Artifacts) -> Iterator[str]:
@@ -282,6 +236,33 @@ def _exports(a: Artifacts) -> Iterator[str]:
     yield table(["Network", "File in export/", "Size, MB", "Against PyTorch", "Executed by"], rows, text=(0, 1, 3, 4))
 
 
+def _others(a: Artifacts) -> Iterator[str]:
+    """Links to the pages of prunings and evaluations."""
+    if a.pruned:
+        yield "<h2>Pruned networks</h2>\n"
+        rows = [
+            [
+                link(f"prune/{name}/report.html", name),
+                *(percent(result["accuracy"][stage]["test"]) for stage in ("dense", "finetuned")),
+                percent(result["networks"]["pruned"]["macs"] / result["networks"]["dense"]["macs"]),
+            ]
+            for name, result in a.pruned.items()
+        ]
+        yield table(["Pruning", "Test accuracy\nbefore", "Test accuracy\nfine-tuned", "MACs\nthat remain"], rows)
+    if a.evaluated:
+        yield "<h2>Evaluations</h2>\n"
+        rows = [
+            [
+                link(f"evaluate/{name}.html", name),
+                ", ".join(network["name"] for network in result["networks"]),
+                result["split"],
+                f"{result['num_images']:,}",
+            ]
+            for name, result in a.evaluated.items()
+        ]
+        yield table(["Evaluation", "Networks", "Split", "Images"], rows, text=(0, 1, 2))
+
+
 def _trajectories(a: Artifacts) -> Iterator[str]:
     if a.searches:
         yield "<h2>The search, step by step</h2>\n"
@@ -292,8 +273,8 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
         columns = (
             [str(p["step"]) for p in points],
             [_action(p) for p in points],
-            [_percent(p["accuracy"]) for p in points],
-            *(_numbers([p.get(metric) for p in points]) for metric in latencies),
+            [percent(p["accuracy"]) for p in points],
+            *(numbers([p.get(metric) for p in points]) for metric in latencies),
             *_size_columns(points),
             [winners.get(p["step"], "Pareto set" if p["pareto"] else "") for p in points],
         )
@@ -310,13 +291,14 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
 
 def _commands(a: Artifacts) -> Iterator[str]:
     tables = []
-    for path, t in a.tables.items():
-        if not isinstance(t, UserError) and t.provenance.command:
-            tables.append(t.provenance.command)
-        if path in a.validations:
-            tables.append(f"python -m latency_lut.validate --table {shlex.quote(path)}")
+    for used in a.tables:
+        if not isinstance(used.table, UserError) and used.table.provenance.command:
+            tables.append(used.table.provenance.command)
+        if used.validation:
+            tables.append(f"python -m latency_lut.validate --table {shlex.quote(used.path)}")
     before = [a.supernet["command"]] if a.supernet else []
-    after = [r["command"] for stage in (a.searches, a.retrained, a.exported) for r in stage.values()]
+    stages = (a.searches, a.retrained, a.exported, a.pruned, a.evaluated)
+    after = [result["command"] for stage in stages for result in stage.values()]
     if commands := dict.fromkeys([*before, *tables, *after]):
         yield f"<h2>Commands, in order</h2>\n<pre>{escape(chr(10).join(commands))}</pre>\n"
 
@@ -328,26 +310,22 @@ def _action(point: Json) -> str:
     return "largest network" if action is None else f"{action['choice']}: {action['before']} → {action['after']}"
 
 
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{100 * fraction:.2f} %"
-
-
-def _numbers(column: Sequence[float | None]) -> list[str]:
-    """One number of decimals for the column: three digits of its smallest value, at most three decimals."""
-    smallest = min((abs(v) for v in column if v), default=1.0)
-    decimals = min(3, max(0, 2 - floor(log10(smallest))))
-    return ["–" if v is None else f"{v:,.{decimals}f}" for v in column]
-
-
 def winners_text(run_folder: Path) -> str:
-    """The report's first table as plain text; empty before a search has picked winners."""
+    """The report's first tables as plain text; empty before a search has picked winners."""
     import pandas as pd
 
     artifacts = read_artifacts(run_folder)
     if not artifacts.winners:
         return ""
-    heads = pd.MultiIndex.from_tuples([(*head.split("\n"), "")[:2] for head in _columns(artifacts)])
-    return pd.DataFrame(_winner_rows(artifacts), columns=heads).to_string(index=False) + "\n"
+    lines = []
+    for group in artifacts.groups:
+        if heading := _heading(artifacts, group):
+            lines.append(f"{heading}: MES = {group.objective.formula}")
+        head, rows = _winner_table(artifacts, group)
+        heads = pd.MultiIndex.from_tuples([(*name.split("\n"), "")[:2] for name in head])
+        lines.append(pd.DataFrame(rows, columns=heads).to_string(index=False))
+        lines += artifacts.warnings(group)
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""What only the report's page has: the drawing of networks. Text from outside goes through `escape`."""
+"""What only the report has: the drawing of networks, figures as text. Text from outside goes through `escape`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
-from math import ceil
+from math import ceil, floor, log10
 
 from search_spaces import Arch, SearchSpace
 
@@ -77,3 +78,14 @@ def describe(space: SearchSpace, arch: Arch) -> str:
 def _rect(kind: str, center: float, base: float, width: float, height: float) -> str:
     x, y = center - width / 2, base - height
     return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1.5"/>'
+
+
+def percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def numbers(column: Sequence[float | None]) -> list[str]:
+    """One number of decimals for the column: three digits of its smallest value, at most three decimals."""
+    smallest = min((abs(v) for v in column if v), default=1.0)
+    decimals = min(3, max(0, 2 - floor(log10(smallest))))
+    return ["–" if v is None else f"{v:,.{decimals}f}" for v in column]

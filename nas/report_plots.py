@@ -7,16 +7,16 @@ from html import escape
 from typing import Any
 
 from nas.objective import latency_metrics, shown
-from nas.report_data import Artifacts, Json, points_of
+from nas.report_data import Artifacts, Group, Json, points_of
 from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, figure, log_axis
 
 
-def curve(run: Artifacts) -> Any:
+def curve(run: Artifacts, group: Group) -> Any:
     """MES against accuracy: trajectories, Pareto sets, winners on the search split; retrained winners on the test."""
-    several = len(run.searches) > 1
-    scores = [p["mes"] for search in run.searches.values() for p in points_of(search)]
+    several = len(group.searches) > 1
+    scores = [p["mes"] for search in group.searches.values() for p in points_of(search)]
     traces = []
-    for i, (name, search) in enumerate(run.searches.items()):
+    for i, (name, search) in enumerate(group.searches.items()):
         prefix = f"{escape(name)}: " if several else ""
         points = points_of(search)
         what, mode = ("trajectory", "lines+markers") if "trajectory" in search else ("evaluated", "markers")
@@ -26,12 +26,12 @@ def curve(run: Artifacts) -> Any:
             _points(f"{prefix}{what}", points, path_color, mode=mode, size=4, opacity=0.7),
             _points(f"{prefix}Pareto set", front, front_color, size=8),
         ]
-    winners = list(run.winners.values())
+    winners = list(group.winners.values())
     named = [w["name"] for w in winners]
     stars = _points("winners", winners, ORANGE, mode="markers+text", text=named, size=14, symbol="star")
     traces.append(stars.update(text=[escape(name) for name in named], textposition="bottom center", cliponaxis=False))
     tested = [
-        {**run.networks[n], "accuracy": r["test_accuracy"]} for n, r in run.retrained.items() if n in run.networks
+        {**group.networks[n], "accuracy": r["test_accuracy"]} for n, r in run.retrained.items() if n in group.networks
     ]
     if tested:
         name = "retrained winners, test split"

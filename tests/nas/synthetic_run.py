@@ -130,6 +130,7 @@ def add_search(folder: Path, space: SearchSpace, table: str | None = None, with_
             "objective": (PUBLISHED if with_latency else Objective.of(num_params=0.5)).to_json(),
             "tables": {"latency_ms": {"path": table, "sha256": None}} if table else {},
             "num_evaluations": 512,
+            "num_images": 216,
             "minutes": 3.1,
             "trajectory": points,
             "winners": [{"name": f"winner-{i + 1}", **p} for i, p in enumerate(picked)],
@@ -234,7 +235,7 @@ def add_export(folder: Path) -> None:
                     "bytes": 2_134_000,
                     "batch_sizes": [1, 3],
                     "max_abs_diff": 3.1e-6,
-                    "latency_ms": {"min": latency, "median": 1.03 * latency, "threads": 1},
+                    "latency_ms": {"min": latency, "median": 1.03 * latency, "threads": 1, "busy": False},
                 },
                 "coreml": {
                     "file": "model.mlpackage",

@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.report import errors, write_report
+from latency_lut.table import MAX_DRIFT
+from nas.objective import Objective, Term
+from nas.report import winners_text, write_report
+from nas.report_latency import errors
 from nas.report_page import draw_arch
 from search_spaces import UserError, get_space
 from search_spaces.files import read_json, write_json
@@ -53,6 +56,11 @@ class Page(HTMLParser):
             self.words.setdefault(self.open[-1], []).append(data)
         if "td" in self.open:
             self.rows[-1][-1] += data
+
+    @property
+    def networks(self) -> list[list[str]]:
+        """Rows of the first tables."""
+        return [row for row in self.rows if len(row) > 5 and ("winner-" in row[0] or row[0] == "largest")]
 
     @property
     def headings(self) -> list[str]:
@@ -235,10 +243,10 @@ def test_commands_are_in_the_order_of_use(page: Page) -> None:
 
 STAGES = ["run", "supernet", "search", "retrain", "export"]
 NEXT = {
-    "run": "python -m nas.train_supernet --resume --run run",
-    "supernet": "python -m nas.search --run run",
-    "search": "python -m nas.retrain --run run",
-    "retrain": "python -m nas.export --run run",
+    "run": "python -m nas.train_supernet --run {} --resume",
+    "supernet": "python -m nas.search --run {}",
+    "search": "python -m nas.retrain --run {}",
+    "retrain": "python -m nas.export --run {}",
 }
 
 
@@ -262,7 +270,7 @@ def test_partial_runs_show_what_they_have(tmp_path: Path, last: str) -> None:
     }
     expected = [h for stage, names in headings.items() if STAGES.index(stage) <= STAGES.index(last) for h in names]
     assert sorted(page.headings) == sorted(expected)
-    assert page.words.get("code", []) == ([NEXT[last]] if last in NEXT else [])
+    assert page.words.get("code", []) == ([NEXT[last].format(folder)] if last in NEXT else [])
     assert ("retrain-loss" in [a.get("id") for _, a in page.tags]) == (STAGES.index(last) >= 3)
 
 
@@ -270,7 +278,8 @@ def test_search_by_size_alone_has_no_latency(tmp_path: Path) -> None:
     space = make_run(tmp_path)
     add_search(tmp_path, space, with_latency=False)
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert page.rows[1][4:6] == ["–", "–"]
+    assert [text for text in page.words["th"] if text.startswith(("Latency", "Test"))] == []
+    assert len(page.networks[0]) == len(["name", "accuracy", "parameters", "MACs", "memory", "MES"])
     score = "".join(page.words["span"])
     assert "parameters / 3 M" in score
     assert "latency / 1 ms" not in score
@@ -283,9 +292,146 @@ def test_two_searches_are_both_shown(tmp_path: Path) -> None:
     (tmp_path / "search-2").mkdir()
     (tmp_path / "search-2/result.json").write_text(text.replace('"winner-', '"search-2-winner-'))
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    names = [row[0] for row in page.rows if len(row) == 10]
+    names = [row[0] for row in page.networks]
     assert names[:-1] == [f"{prefix}winner-{i}" for prefix in ("", "search-2-") for i in (1, 2, 3)]
     assert len(page.words["summary"]) == 2
+
+
+PHONE = Objective((Term("latency_ms_phone", 2.0, 1.0), Term("num_params", 3e6, 0.5)), {})
+
+
+def add_phone_search(run: Path, path: str) -> None:
+    """Of the same networks: the latency has another name and unit, so MES is twice as much; on fewer images."""
+    result = json.loads((run / "search/result.json").read_text().replace("latency_ms", "latency_ms_phone"))
+    for points in (result["trajectory"], result["winners"]):
+        for point in points:
+            point["mes"] *= 2
+    for winner in result["winners"]:
+        winner["name"] = f"search-two-{winner['name']}"
+    tables = {"latency_ms_phone": {"path": path, "sha256": None}}
+    changed = {"objective": PHONE.to_json(), "tables": tables, "num_images": 50}
+    write_json(run / "search-two/result.json", result | changed)
+
+
+def test_searches_that_cannot_be_compared_share_no_table_and_no_axis(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    add_table(tmp_path / "tables/phone.json", get_space("efficientformerv2-nano", 32, 10))
+    add_phone_search(run, str(tmp_path / "tables/phone.json"))
+    html = write_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    two = "search-two (accuracy on 50 of 216 search images)"
+    uses = ["Latency of search", "Latency phone of search-two"]
+    assert page.words["h3"][:4] == ["search", two, "search", two]
+    assert [heading for heading in page.words["h3"] if heading.startswith("Latency")] == uses
+    names = [row[0] for row in page.networks]
+    ours = ["winner-1", "winner-2", "winner-3"]
+    assert names == [*ours, "largest", *(f"search-two-{name}" for name in ours), "largest"]
+    scores = [
+        {x for trace in json.loads(data)["data"] for x in trace["x"]}
+        for data in re.findall(r'plot\("curve(?:-1)?", (.*)\);</script>', html)
+    ]
+    assert len(scores) == 2 and scores[1] == {2 * score for score in scores[0]}
+    first, formula, *_ = html.split(f"<h3>{two}</h3>")
+    assert "(latency / 1 ms)" in first and "(latency phone / 2 ms)" in formula and "latency / 1 ms" not in formula
+    text = winners_text(run)
+    assert text.startswith("search: MES = 100 · (latency / 1 ms)^-1 · (parameters / 3 M)^-0.5\n")
+    assert f"\n{two}: MES = 100 · (latency phone / 2 ms)^-1" in text
+
+
+def test_searches_with_one_objective_share_a_table_and_an_axis_whatever_their_limits(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    result = read_json(tmp_path / "search/result.json")
+    limited = {**result["objective"], "limits": {"latency_ms": 1.0}}
+    write_json(tmp_path / "search-2/result.json", {**result, "objective": limited})
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.words["h3"][:2] == ["search, search-2"] * 2
+    assert [attrs["id"] for _, attrs in page.tags if "curve" in (attrs.get("id") or "")] == ["curve"]
+
+
+def test_busy_tables_and_exports_are_named_beside_their_latencies(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    assert "WARNING" not in write_report(run).read_text(encoding="utf-8") + winners_text(run)
+    path = tmp_path / "tables/t.json"
+    table = read_json(path)
+    table["provenance"] |= {"busy": True, "anchor_drift": 2 * MAX_DRIFT}
+    write_json(path, table)
+    validation = path.with_suffix(".validation.json")
+    write_json(validation, {**read_json(validation), "busy": True})
+    exported = read_json(run / "export/winner-2/result.json")
+    exported["onnx"]["latency_ms"]["busy"] = True
+    write_json(run / "export/winner-2/result.json", exported)
+    of_table = ("the machine was busy when this table was measured", "the device changed its speed while this table")
+    of_export = "the machine was busy when winner-2 was measured; export again"
+    text, page = winners_text(run), Page(write_report(run).read_text(encoding="utf-8"))
+    assert [part in text for part in (*of_table, of_export)] == [True] * 3
+    said = page.words["strong"]
+    for part, count in (*((part, 2) for part in of_table), (of_export, 1), ("when the table was validated", 1)):
+        assert sum(part in warning for warning in said) == count, part
+
+
+def test_a_table_that_is_no_longer_what_was_searched_with_is_not_shown_for_it(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    result = read_json(run / "search/result.json")
+    result["tables"]["latency_ms"]["sha256"] = "of another table"
+    write_json(run / "search/result.json", result)
+    assert "t.json has changed since it was searched with" in write_report(run).read_text(encoding="utf-8")
+
+
+def add_pruning(run: Path, name: str) -> None:
+    accuracy = {stage: {"test": share} for stage, share in (("dense", 0.95), ("pruned", 0.5), ("finetuned", 0.94))}
+    networks = {"dense": {"macs": 8_000_000}, "pruned": {"macs": 3_000_000}}
+    result = {"command": "python -m nas.prune", "accuracy": accuracy, "networks": networks}
+    write_json(run / "prune" / name / "result.json", result)
+
+
+def test_prunings_and_evaluations_are_linked(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    add_pruning(tmp_path, "a #1")
+    found = {"command": "python -m nas.evaluate", "split": "test", "num_images": 359, "networks": [{"name": EVIL}]}
+    write_json(tmp_path / "evaluate/mine.json", found)
+    write_json(tmp_path / "evaluate/interrupted.json", found)
+    (tmp_path / "evaluate/mine.html").write_text("")
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(html)
+    assert [row for row in page.rows if row] == [
+        ["a #1", "95.00 %", "94.00 %", "37.50 %"],
+        ["mine", EVIL, "test", "359"],
+    ]
+    assert [a["href"] for tag, a in page.tags if tag == "a"] == ["prune/a%20%231/report.html", "evaluate/mine.html"]
+    assert EVIL not in html
+    assert "".join(page.words["pre"]).splitlines() == ["python -m nas.prune", "python -m nas.evaluate"]
+
+
+def next_command(run: Path) -> list[str]:
+    """Without `python -m` and the run."""
+    command = Page(write_report(run).read_text(encoding="utf-8")).words.get("code", [""])[0]
+    return command.removeprefix("python -m ").replace(f" --run {run}", "").split()
+
+
+def test_the_next_command_names_what_is_missing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    space = make_run(run)
+    add_supernet(run)
+    add_search(run, space)
+    add_retrain(run, space, ("winner-2",))
+    assert next_command(run) == ["nas.retrain", "--winners", "winner-1", "winner-3"]
+    write_json(run / "retrain/winner-3/config.json", {})
+    assert next_command(run) == ["nas.retrain", "--resume", "--winners", "winner-3"]
+    write_json(run / "retrain/winner-3/stopped.json", {})
+    assert next_command(run) == ["nas.retrain", "--winners", "winner-1"]
+    add_retrain(run, space, ("winner-1",))
+    assert next_command(run) == ["nas.export"]
+    add_export(run)
+    add_phone_search(run, "gone.json")
+    assert next_command(run) == ["nas.retrain", "--search", "search-two"]
+    (run / "search-two/result.json").unlink()
+    (run / "export/winner-2/result.json").unlink()
+    assert next_command(run) == ["nas.export", "--winners", "winner-2"]
+    (run / "export/winner-1/result.json").unlink()
+    assert next_command(run) == ["nas.export"]
+    add_export(run)
+    assert next_command(run) == []
 
 
 def test_what_was_trained_before_other_limits_picked_other_winners_is_still_shown(tmp_path: Path) -> None:
@@ -295,7 +441,7 @@ def test_what_was_trained_before_other_limits_picked_other_winners_is_still_show
     result = read_json(tmp_path / "search/result.json")
     first, *others = result["winners"]
     write_json(tmp_path / "search/result.json", {**result, "winners": others, "earlier_winners": [first]})
-    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).rows if len(row) == 10}
+    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).networks}
     assert list(rows) == ["winner-2", "winner-3", "winner-1", "largest"]
     assert rows["winner-1"][1] == f"{100 * first['accuracy']:.2f} %"
 
@@ -308,7 +454,7 @@ def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None
     again.mkdir()
     result = json.loads((tmp_path / "retrain/winner-2/result.json").read_text())
     (again / "result.json").write_text(json.dumps({**result, "name": again.name, "test_accuracy": 0.4321}))
-    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).rows if len(row) == 10}
+    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).networks}
     assert list(rows) == ["winner-1", "winner-2", "winner-3", "winner-2-scratch", "largest"]
     assert rows["winner-2-scratch"][3] == "43.21 %" != rows["winner-2"][3]
     assert rows["winner-2-scratch"][4:] == rows["winner-2"][4:]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 
 from nas import retrain, search, train_supernet
 from nas.checkpoint import load_tensors
+from nas.report import write_report
 from nas.retrain import main
 from nas.runs import load_run_data
 from nas.train_supernet import load_supernet
@@ -180,13 +183,22 @@ def test_run_twice_it_says_what_to_do_and_touches_nothing(capsys: pytest.Capture
     main([*ARGS, "--winners", "winner-2"])
     before = {p: p.read_bytes() for p in RETRAINED.rglob("*") if p.is_file()}
     with pytest.raises(
-        UserError, match=r"retrain/winner-2 exists; go on with it by --resume, or make another with --suf"
+        UserError,
+        match="winner-2 exists; go on with it by --resume, or make another with --suffix, or name others with --winn",
     ):
         main([*ARGS])  # winner-1 is new, and yet not begun: all are checked first
     capsys.readouterr()
     main([*ARGS, "--winners", "winner-2", "--resume"])
     assert "retrain/winner-2 is finished: nothing to train" in capsys.readouterr().out
     assert {p: p.read_bytes() for p in RETRAINED.rglob("*") if p.is_file()} == before
+
+
+def test_the_next_command_of_the_report_trains_what_is_missing() -> None:
+    main([*ARGS, "--winners", "winner-2"])
+    (command,) = re.findall("Next: <code>python -m nas.retrain (.*)</code>", write_report(Path("runs/r")).read_text())
+    main([*ARGS, *shlex.split(command)])
+    assert result("winner-1")["epochs"] == 2
+    assert "Next: <code>python -m nas.export --run r</code>" in write_report(Path("runs/r")).read_text()
 
 
 def test_resume_with_other_settings_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
