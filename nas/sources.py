@@ -243,11 +243,13 @@ def _warn_ignored(root: Path, images: Collection[str]) -> None:
     others: Counter[str] = Counter()
     without = []
     for folder, folders, files in os.walk(root, followlinks=True):  # as timm does
-        relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        ignored = [file for file in files if not _hidden(str(relative / file)) and str(relative / file) not in images]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(folder).relative_to(root).as_posix()
+        visible = [file for file in files if not file.startswith(".")]
+        ignored = [file for file in visible if (file if relative == "." else f"{relative}/{file}") not in images]
         others.update(PurePosixPath(file).suffix.lower() or "without extension" for file in ignored)
-        if not folders and len(ignored) == len(files) and not _hidden(str(relative)):
-            without.append(str(relative))
+        if not folders and len(ignored) == len(visible):
+            without.append(relative)
     if others or without:
         what = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         parts = [f"ignored files: {what}"] if others else []

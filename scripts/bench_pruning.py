@@ -287,18 +287,14 @@ def bench(config: Config) -> None:
     peer = Child(config.peer_limit_s) if installed() else None
     if peer is None:
         print(f"Torch-Pruning is not installed and left out ({INSTALL})")
-    try:
-        if config.times:
-            bench_times(peer, config.scope, config.share, images=config.times_images)
-            return
-        data = load_data(config.data_config())
-        benches = [Bench(config, name, data, peer) for name in config.networks]
-        for one in benches:
-            one.run()
-        print("\n\n".join(one.text() for one in benches))
-    finally:
-        if peer is not None:
-            peer.close()
+    if config.times:
+        bench_times(peer, config.scope, config.share, images=config.times_images)
+        return
+    data = load_data(config.data_config())
+    benches = [Bench(config, name, data, peer) for name in config.networks]
+    for one in benches:
+        one.run()
+    print("\n\n".join(one.text() for one in benches))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

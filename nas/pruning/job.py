@@ -32,6 +32,7 @@ from nas.pruning.recipe import Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
 from nas.pruning.structure import Structure
+from nas.pruning.traced import Layouts
 from nas.recipe import FREE_ON_RESUME
 from nas.retrain import make_trainer
 from nas.training import Trainer, accuracy, pick_device, steps_per_epoch
@@ -66,14 +67,14 @@ class Job:
         steps_per_epoch(data.train, config.batch_size)
         if (config.images or 0) > len(data.train):
             raise UserError(f"--images {config.images} is more than the {len(data.train)} training images; lower it")
-        self.given = Network(*source.open(data, config.seed))
+        self.dense_folder = None if source.weights is not None else folder.parents[1] / "dense" / source.recipe.name
+        self.given = Network(*source.open(data, config.seed, self._described()))
         if config.drop_path and not drop_path_blocks(self.given.model):
             raise UserError(f"--drop-path: {self.given.recipe.name} has no blocks that can be dropped; leave it out")
         recipe = self.given.recipe
         self.pruner = Pruner(
             self.given.model, self.given.structure, config.method(), recipe.image_size, self.backend, config.samples
         )
-        self.dense_folder = None if source.weights is not None else folder.parents[1] / "dense" / recipe.name
         self.dense_config = config.train_config(config.dense_epochs)
         self.dense_facts: dict[str, Any] = {
             "model": recipe.name,
@@ -85,6 +86,13 @@ class Job:
             if other:
                 now = ", ".join(f"{name} {value!r}" for name, value in other.items())
                 raise UserError(f"{self.dense_folder} was not trained with {now}; give another --run")
+
+    def _described(self) -> Layouts | None:
+        """What was found of a network of no known family before a kill, or for another pruning of the run."""
+        for place in (self.folder / "rounds/1", self.dense_folder):
+            if place is not None and (place / recipes.FILE).exists():
+                return recipes.read(place).layouts
+        return None
 
     def run(self) -> None:
         """Does the job, or goes on with it; `result.json` is written last."""

@@ -86,7 +86,7 @@ class Recipe:
                 raise UserError(f"{self.name}: {error}") from None
         try:
             return self.layouts.structure(model)
-        except (AssertionError, AttributeError, KeyError) as error:
+        except (AssertionError, AttributeError, KeyError, ValueError) as error:
             raise UserError(f"{FILE} describes another network than {self.name} ({error}); restore the file") from None
 
     def narrowed(self, structure: Structure, kept: Mapping[str, Tensor]) -> Recipe:
@@ -121,7 +121,8 @@ def read(folder: Path) -> Recipe:
     path = folder / FILE
     try:
         found = read_json(path)
-        found.setdefault("layouts", None)  # of before there were unknown families
+        if isinstance(found, dict):
+            found.setdefault("layouts", None)  # of before there were unknown families
         return read_typed(Recipe, found, FILE)
     except ValueError as error:
         raise UserError(f"{path} is no recipe of this version: {error}; prune again") from None

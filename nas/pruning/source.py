@@ -16,6 +16,7 @@ from nas.pruning import recipe as recipes
 from nas.pruning.families import prepare
 from nas.pruning.recipe import Recipe
 from nas.pruning.structure import Structure
+from nas.pruning.traced import Layouts
 from nas.pruning.unknown import describe
 from search_spaces import UserError
 from search_spaces.files import read_json, sha256
@@ -66,8 +67,11 @@ class Source:
             return None
         return sha256(self.weights / recipes.WEIGHTS if self.weights.is_dir() else self.weights)
 
-    def open(self, data: Data, seed: int) -> tuple[Recipe, nn.Module, Structure]:
+    def open(self, data: Data, seed: int, described: Layouts | None = None) -> tuple[Recipe, nn.Module, Structure]:
         """The network for this data, with its weights; fresh ones of the seed where it has none.
+
+        Args:
+            described: what a network of no known family has been found to be already.
 
         Raises:
             UserError: weights that do not fit, or of other classes than the data's; a network that cannot be described.
@@ -75,8 +79,9 @@ class Source:
         self.check_classes(data)
         recipe, weights = replace(self.recipe, classes=data.classes), self.weights
         if self.limit_s is not None:
-            layouts = describe(recipe.name, recipe.options, len(recipe.classes), recipe.image_size, self.limit_s)
-            recipe = replace(recipe, layouts=layouts)
+            size, limit_s = recipe.image_size, self.limit_s
+            found = described or describe(recipe.name, recipe.options, len(recipe.classes), size, limit_s)
+            recipe = replace(recipe, layouts=found)
         if weights is None:
             torch.manual_seed(seed)
             return recipe, *recipe.build()

@@ -38,16 +38,14 @@ def describe(name: str, options: dict[str, Any], num_classes: int, image_size: i
     """
     if not installed():
         raise UserError(f"--structure torch-pruning needs Torch-Pruning, the extra torch-pruning; {INSTALL}")
-    child = Child(limit_s)
+    print(f"{name}: asking Torch-Pruning what can be pruned, and running the network without it", flush=True)
     try:
-        found: Layouts = child.call(_trace_timm, name, options, num_classes, image_size)
+        found: Layouts = Child(limit_s).call(_trace_timm, name, options, num_classes, image_size)
     except ChildLate as error:
         remedy = "give more with --structure-limit-s, or another network"
         raise UserError(f"Torch-Pruning on {name}: {error}; {remedy}") from None
     except ChildFailed as error:
         raise UserError(f"Torch-Pruning cannot describe {name} ({error}); give another network") from None
-    finally:
-        child.close()
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         layouts = verify(create_timm("--model", name, num_classes, options), found, image_size)

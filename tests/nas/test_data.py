@@ -325,7 +325,7 @@ def test_what_is_no_image_by_its_name_is_told(tmp_path: Path, capsys: pytest.Cap
     assert "warning" not in capsys.readouterr().err
     (folder / "phone").mkdir()
     (folder / "empty").mkdir()
-    for path in ("phone/1.HEIC", "phone/2.heic", "red/a.gif", "red/.DS_Store"):
+    for path in ("phone/1.HEIC", "phone/2.heic", "phone/.DS_Store", "red/a.gif"):
         (folder / path).write_bytes(b"")
     assert load(folder).classes == ("blue", "green", "red")
     assert (

@@ -59,8 +59,10 @@ def test_a_network_is_pruned_trained_exported_and_pruned_again(
     assert json.loads((PRUNED / "config.json").read_text())["structure"] == "torch-pruning"
 
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    monkeypatch.setattr(unknown, "describe", failing(AssertionError("described already")))
     monkeypatch.setattr(job, "export_onnx", lambda *_: {})
+    (PRUNED / "result.json").unlink()
+    main(["--resume"])
+    assert json.loads((PRUNED / "result.json").read_text())["accuracy"] == found["accuracy"]
     assert sum(p.numel() for p in load(PRUNED).parameters()) == pruned["num_params"]
     main(["--model", str(PRUNED), "--target", "params=0.8", "--name", "again", *TRAINING, "--formats", "onnx"])
     first, second = read(PRUNED), read(PRUNED.parent / "again")
@@ -94,6 +96,7 @@ def test_a_recipe_has_its_layouts(tmp_path: Path) -> None:
         {"axes": {"none.weight": ["3"]}},
         {"attributes": {"layer1.0.none": "layer1.0.conv1.width"}},
         {"attributes": {"layer1.0.training": "layer1.0.conv1.width"}},
+        {"attributes": {"layer1.0.training": "layer1.0.conv1.width + 3"}},
     ],
 )
 def test_damaged_layouts_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
@@ -103,6 +106,12 @@ def test_damaged_layouts_are_refused(change: dict[str, Any], tmp_path: Path) -> 
     (tmp_path / FILE).write_text(json.dumps(raw))
     with pytest.raises(UserError, match=r"pruned.json describes another network than test_resnet .*; restore the file"):
         load(tmp_path)
+
+
+def test_a_recipe_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("[1]")
+    with pytest.raises(UserError, match="is no recipe of this version"):
+        read(tmp_path)
 
 
 def test_a_recipe_of_before_is_read(tmp_path: Path) -> None:
