@@ -32,7 +32,6 @@ from search_spaces.command import flag, parse, run
 
 BAR = 1.5  # images/s of two processes over those of one
 WARM_UP = 2  # steps before the first window
-START_METHOD = "spawn"  # the new processes import torch after their number of threads is set
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def train(config: BenchConfig, amp: Literal["bf16", "off"], place: dict[str, str
 
 def start(config: BenchConfig, processes: int, amp: Literal["bf16", "off"] = "off") -> Contestant:
     os.environ["OMP_NUM_THREADS"] = "1"
-    context: Any = multiprocessing.get_context(START_METHOD)
+    context: Any = multiprocessing.get_context("spawn")  # they import torch after their number of threads is set
     store, places = distributed.places(processes)
     pipes = []
     for place in places:
