@@ -194,7 +194,7 @@ def _bars(dense: Structure, pruned: Structure) -> Iterator[str]:
         for kind, layers in before.items()
     }
     yield "<h2>What remains</h2>\n"
-    yield embed("remaining", _grouped(shares, "remaining of the original channels, %"), "")
+    yield embed("remaining", _grouped(shares, "channels that remain, %"), "")
     yield (
         '<p class="soft">Queries and keys are multiplied with each other, so they lose the same channels. A '
         "projection’s output is the embedding, its input the values.</p>\n"
