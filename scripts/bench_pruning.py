@@ -1,8 +1,8 @@
 """Pruning beside Torch-Pruning, magnitude, chance and training from scratch: accuracy at equal MACs and equal latency.
 
-    python scripts/bench_pruning.py                                    # on the digits, a few minutes
-    python scripts/bench_pruning.py --data /path/to/images --networks deit mobilevit --latency-seeds 5
-    python scripts/bench_pruning.py --times                            # seconds of importance and pruning
+    python -m scripts.bench_pruning                                    # on the digits, a few minutes
+    python -m scripts.bench_pruning --data /path/to/images --networks deit mobilevit --latency-seeds 5
+    python -m scripts.bench_pruning --times                            # seconds of importance and pruning
 
 A network is trained once, here, and every method prunes that checkpoint. A seed draws the calibration images, which
 are the same for all methods, and the order of fine-tuning; differences are of the same seed. All MACs are counted by
@@ -299,7 +299,7 @@ def bench(config: Config) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     def parsed(defaults: Config) -> Config:
-        return parse(Config, argv, "python scripts/bench_pruning.py", __doc__ or "", defaults)
+        return parse(Config, argv, "python -m scripts.bench_pruning", __doc__ or "", defaults)
 
     bench(parsed(with_recipe(given := parsed(Config()), IMAGE_SIZE, given.data, DIGITS_EPOCHS)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,15 @@ def test_runs_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'timm'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_scripts_that_import_others_are_called_as_modules() -> None:
+    """`python scripts/x.py` has scripts/ on its path, not the folder above it."""
+    files = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("scripts/*.py"))
+    called = set(re.findall(r"python\s+scripts/(\w+)\.py", " ".join(file.read_text() for file in files)))
+    assert {"run", "bench_lut"} <= called
+    for name in called:
+        assert "scripts" not in set(imports(ast.walk(ast.parse((ROOT / f"scripts/{name}.py").read_text()))))
 
 
 def test_the_checks_see_what_they_forbid() -> None:
