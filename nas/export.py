@@ -84,17 +84,25 @@ class Winner:
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """What every exported file says of itself."""
-        return {
-            "name": self.name,
-            "classes": json.dumps(self.info.classes, ensure_ascii=False),
-            "image_size": str(self.info.image_size),
-            "preprocessing": preprocessing(self.info.image_size),
-            "mean": json.dumps(self.info.mean),
-            "std": json.dumps(self.info.std),
-            "arch": json.dumps(self.space.to_json(self.arch)),
-            "test_accuracy": f"{self.test_accuracy:.4f}",
-        }
+        return file_metadata(self.name, self.info, self.test_accuracy, arch=self.space.to_json(self.arch))
+
+
+def file_metadata(name: str, info: runs.RunInfo, test_accuracy: float, **own: Any) -> dict[str, str]:
+    """What every exported file says of itself.
+
+    Args:
+        own: what kinds of networks have of their own, as JSON.
+    """
+    return {
+        "name": name,
+        "classes": json.dumps(info.classes, ensure_ascii=False),
+        "image_size": str(info.image_size),
+        "preprocessing": preprocessing(info.image_size),
+        "mean": json.dumps(info.mean),
+        "std": json.dumps(info.std),
+        **{key: json.dumps(value) for key, value in own.items()},
+        "test_accuracy": f"{test_accuracy:.4f}",
+    }
 
 
 def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 
 from latency_lut.backends import make_backend
 from nas import runs
-from nas.batches import eval_batches, normalize, preprocessing
+from nas.batches import eval_batches, normalize
 from nas.data import Data
-from nas.export import export_coreml, export_onnx, write_classes
+from nas.export import export_coreml, export_onnx, file_metadata, write_classes
 from nas.networks import Renormalized, renormalization
 from nas.precision import check_amp
 from nas.pruning import recipe as recipes
@@ -275,16 +274,8 @@ class _Shipped:
 
     @property
     def metadata(self) -> dict[str, str]:
-        return {
-            "name": f"pruned {self.info.space}",
-            "classes": json.dumps(self.info.classes, ensure_ascii=False),
-            "image_size": str(self.info.image_size),
-            "preprocessing": preprocessing(self.info.image_size),
-            "mean": json.dumps(self.info.mean),
-            "std": json.dumps(self.info.std),
-            "sizes": json.dumps(self.network.structure.sizes),
-            "test_accuracy": f"{self.test_accuracy:.4f}",
-        }
+        sizes = self.network.structure.sizes
+        return file_metadata(f"pruned {self.info.space}", self.info, self.test_accuracy, sizes=sizes)
 
 
 def _renormalized(network: Network) -> Renormalized:
