@@ -240,6 +240,8 @@ def _warn_ignored(root: Path, images: Collection[str]) -> None:
     Args:
         images: paths from the root.
     """
+    from timm.data.readers.img_extensions import get_img_extensions
+
     others: Counter[str] = Counter()
     without = []
     for folder, folders, files in os.walk(root, followlinks=True):  # as timm does
@@ -254,7 +256,7 @@ def _warn_ignored(root: Path, images: Collection[str]) -> None:
         what = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         parts = [f"ignored files: {what}"] if others else []
         parts += [f"folders without images: {', '.join(sorted(without)[:5])}"] if without else []
-        known = ".jpg, .jpeg, .png, .bmp, .tif, .tiff, .webp"
+        known = ", ".join(get_img_extensions())
         tqdm.write(f"warning: {root}: {'; '.join(parts)}; images end in {known}", file=sys.stderr)
 
 

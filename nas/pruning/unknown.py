@@ -74,7 +74,7 @@ def verify(model: nn.Module, layouts: Layouts, image_size: int) -> Layouts:
     Branches that deployment fuses count as they are trained.
     """
     test = _Test(model, layouts, image_size)
-    return test.layouts.only(test.true_of(tuple(layouts.sizes)) if test.images_count() else ())
+    return test.layouts.only(test.true_of(tuple(layouts.sizes)) if test.depends_on_the_image() else ())
 
 
 class _Test:
@@ -93,7 +93,7 @@ class _Test:
         return _close(deployed(single)(image), single(image), DEPLOYED_CLOSE)
 
     @torch.no_grad()
-    def images_count(self) -> bool:
+    def depends_on_the_image(self) -> bool:
         """Whether the logits are of the image at all: else everything would seem to be true."""
         return not _close(self.model(_noise(self.image.shape, 1)), self.logits, CLOSE)
 
