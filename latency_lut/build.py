@@ -29,7 +29,9 @@ from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import flag, flags_given, parse, run, spell
 
 MODULE = "latency_lut.build"
-PROTOCOL = "shuffled interleaved rounds; slopes of chains 2 to 8; others by difference to a reference chain"
+PROTOCOL = (
+    "fastest runs in shuffled interleaved rounds; slopes of chains 2 to 8; others by difference to a reference chain"
+)
 
 
 @dataclass(frozen=True)

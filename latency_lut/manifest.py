@@ -22,7 +22,7 @@ from search_spaces import SearchSpace, UserError
 from search_spaces.files import atomic_folder, read_json, write_json
 from search_spaces.typed import read_typed
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 EXPORT = "write them again with python -m latency_lut.export"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from latency_lut.measuring import measure_sessions
 from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
-from latency_lut.protocol import ANCHOR, Settings
+from latency_lut.protocol import ANCHOR
 from search_spaces import UserError
 
 DEFAULT_SAMPLES = 25
@@ -26,6 +26,6 @@ def measure_onnx(path: Path, threads: int = 1, samples: int = DEFAULT_SAMPLES) -
         session = backend.load(path)
     except Exception as error:  # onnxruntime's errors have no public base class
         raise UserError(f"{path} is no ONNX model that ONNX Runtime can load: {str(error).splitlines()[0]}") from None
-    measured = measure_sessions({ANCHOR: session}, backend, Settings(samples))  # alone, it is its own anchor
+    measured = measure_sessions({ANCHOR: session}, backend, backend.settings(samples))  # alone, it is its own anchor
     timing = measured.timings[ANCHOR]
     return timing.min_ms, timing.median_ms, measured.busy

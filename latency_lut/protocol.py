@@ -1,7 +1,10 @@
-"""How anything is timed: shuffled rounds over all graphs, and only samples during which the thread did not wait.
+"""How anything is timed: shuffled rounds over all graphs, the fastest run of every sample, and only samples during which
+the thread did not wait.
 
 Blocks measured one after another drift apart with the machine's state; in interleaved rounds every graph meets every
-state. Nothing here knows a runtime: a graph is a function that runs it a number of times.
+state. What disturbs a run that waits for nothing, as other guests of the host, comes and goes within milliseconds: the
+fastest of a sample's runs is disturbed least, where their mean holds all of it. Nothing here knows a runtime: a graph is
+a function that runs it a number of times.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Protocol
@@ -54,16 +57,19 @@ class Settings:
         samples: clean samples wanted of every graph.
         min_sample_ms: a sample repeats its graph for at least this long; 0: a sample is one run.
         samples_per_visit: that are taken of a graph in a row, after one warm-up, where turning to another is slow.
+        runs_together: a sample is the mean of its runs, timed together, for a device to which runs are queued; else
+            each is timed alone, and the sample is the fastest.
     """
 
     samples: int = 40
-    min_sample_ms: float = 2.0
+    min_sample_ms: float = 4.0
     samples_per_visit: int = 1
+    runs_together: bool = False
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Time of one run, and the share of the sample's time, its warm-up included, spent waiting (None: unknown)."""
+    """Time of one run, and the share of the whole sample, its warm-up included, spent waiting (None: unknown)."""
 
     ms: float
     wait_share: float | None
@@ -154,7 +160,7 @@ def measure(
         for name in pending:
             if name not in repeats:
                 repeats[name] = _repeats(runs[name], settings.min_sample_ms, clock)
-            fresh = [_seen(s) for s in _visit(runs[name], repeats[name], settings.samples_per_visit, clock)]
+            fresh = [_seen(s) for s in _visit(runs[name], repeats[name], settings, clock)]
             samples[name] += fresh
             on_visit(name, fresh)
     return _summarize(samples, settings)
@@ -169,31 +175,33 @@ def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:
     if min_sample_ms == 0:
         return 1
     run(1)  # the first run allocates
-    fastest = inf
-    for _ in range(3):
-        start = clock.now_ns()
-        run(1)
-        fastest = min(fastest, (clock.now_ns() - start) / 1e6)
-    return ceil(min_sample_ms / max(fastest, 1e-3))
+    fastest_ms = min(_time_ns(run, 1, clock) for _ in range(3)) / 1e6
+    return ceil(min_sample_ms / max(fastest_ms, 1e-3))
 
 
-def _visit(run: Run, repeats: int, count: int, clock: Clock) -> list[Sample]:
-    first = _sample(run, repeats, clock, warm_up=repeats)
-    return [first, *(_sample(run, repeats, clock) for _ in range(count - 1))]
+def _visit(run: Run, repeats: int, settings: Settings, clock: Clock) -> list[Sample]:
+    """The first run in a visit brings the graph back into the caches, from which other graphs have driven it."""
+    warm_ups = [repeats if settings.runs_together else 1] + [0] * (settings.samples_per_visit - 1)
+    return [_sample(run, repeats, settings.runs_together, clock, warm_up) for warm_up in warm_ups]
 
 
-def _sample(run: Run, repeats: int, clock: Clock, warm_up: int = 0) -> Sample:
-    """Waiting is asked for before the warm-up, which brings the graph back into the caches: other graphs have driven it
-    out, and so would the system's answer, which takes milliseconds for a runtime of a hundred threads.
+def _sample(run: Run, repeats: int, together: bool, clock: Clock, warm_up: int) -> Sample:
+    """Waiting is asked for before the warm-up: the system's answer, too, drives the graph out of the caches, and takes
+    milliseconds for a runtime of a hundred threads.
     """
     wait, begin = clock.wait_ns(), clock.now_ns()
     if warm_up:
         run(warm_up)
-    start = clock.now_ns()
-    run(repeats)
+    ns = _time_ns(run, repeats, clock) / repeats if together else min(_time_ns(run, 1, clock) for _ in range(repeats))
     end, wait_after = clock.now_ns(), clock.wait_ns()
     share = None if wait is None or wait_after is None else max(0, wait_after - wait) / (end - begin)
-    return Sample((end - start) / repeats / 1e6, share)
+    return Sample(ns / 1e6, share)
+
+
+def _time_ns(run: Run, repeats: int, clock: Clock) -> int:
+    start = clock.now_ns()
+    run(repeats)
+    return clock.now_ns() - start
 
 
 def _summarize(samples: Mapping[str, Sequence[Sample]], settings: Settings) -> Measurement:

@@ -22,7 +22,7 @@ from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError
 from search_spaces.files import read_json, write_json
 from search_spaces.typed import read_typed
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_DRIFT = 0.05  # of the anchor; beyond it the device has grown slower or faster while it was measured
 TABLES = Path("runs/tables")
 REBUILD = "build a new one with python -m latency_lut.build"

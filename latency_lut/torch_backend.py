@@ -91,8 +91,10 @@ class TorchBackend(Backend):
         return Session(run)
 
     def settings(self, samples: int) -> Settings:
-        """Samples of 10 ms on a CPU: what Python does around the operators varies more than what they do."""
-        return Settings(samples, min_sample_ms=10.0) if self.compute_unit == CPU else Settings(samples)
+        """Samples of 20 ms on a CPU: what Python does around the operators varies more than what they do."""
+        if self.compute_unit == CPU:
+            return Settings(samples, min_sample_ms=20.0)
+        return Settings(samples, min_sample_ms=2.0, runs_together=True)
 
     def profile(self, job: Job, repeats: int) -> tuple[OperatorTime, ...]:
         """By `torch.profiler`, the time of each operator that the module calls: in the calling thread on a CPU, of its

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from latency_lut.backend import Job, network_job
-from latency_lut.protocol import Settings, measure
+from latency_lut.protocol import measure
 from latency_lut.torch_backend import CUDA, PRECISIONS, TorchBackend
 from search_spaces import get_space
 from search_spaces.command import flag, parse, run
@@ -49,7 +49,7 @@ def figures(job: Job, precision: str, samples: int) -> tuple[float, float, float
     other = OtherLayout(precision=precision, compute_unit=CUDA)
     other.clock = chosen.clock
     runs = {"chosen": chosen.prepare(job).run, "other": other.prepare(job).run}
-    timings = measure(runs, Settings(samples), chosen.clock).timings
+    timings = measure(runs, chosen.settings(samples), chosen.clock).timings
     graph_ms = timings["chosen"].median_ms
 
     forward, images = chosen.loaded(job)

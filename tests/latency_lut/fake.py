@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from latency_lut.backend import FileBackend, Job, Runtime, Session
-from latency_lut.protocol import Run
+from latency_lut.protocol import Run, Settings
 
 OVERHEAD_NS = 1_000  # of every run
 
@@ -62,6 +62,10 @@ class FakeMachine(FileBackend):
             self._now_ns += wait_ns + repeats * duration_ns
 
         return run
+
+    def settings(self, samples: int) -> Settings:
+        """A sample is one run, as nothing disturbs any."""
+        return Settings(samples, min_sample_ms=0.001)
 
     def describe(self) -> Runtime:
         return Runtime("fake device", "fake os", "fake runtime", "1", "cpu", self.precision, self.threads)

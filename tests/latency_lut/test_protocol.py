@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_times_are_those_of_the_clock(tiny: SearchSpace) -> None:
 
 
 def test_disturbed_samples_are_replaced(tiny: SearchSpace) -> None:
-    machine = FakeMachine(wait_ns_at=lambda call: 500_000 if call % 29 == 7 else 0)
+    machine = FakeMachine(wait_ns_at=lambda call: 500_000 if call % 990 == 7 else 0)
     runs = load(machine, tiny)
     taken: list[Sample] = []
     measured = measure(runs, SETTINGS, machine, on_visit=lambda _, samples: taken.extend(samples))
@@ -88,11 +89,12 @@ def test_a_sample_during_which_the_process_was_stopped_does_not_count(tiny: Sear
             return stopped
 
     machine, taken = Stopped(), defaultdict[str, list[Sample]](list)
-    measured = measure(load(machine, tiny), SETTINGS, machine, on_visit=lambda name, s: taken[name].extend(s))
+    settings = Settings(samples=6, min_sample_ms=0)
+    measured = measure(load(machine, tiny), settings, machine, on_visit=lambda name, s: taken[name].extend(s))
     assert sum(sample.ms > MAX_MS for samples in taken.values() for sample in samples) == 1
     assert all(t.samples_ms == pytest.approx([truth_ms(k)] * 6, rel=1e-9) for k, t in measured.timings.items())
     raw = {name: [Sample(s.ms, 0.0) for s in samples] for name, samples in taken.items()}  # as a journal may have it
-    again = measure(load(machine, tiny), SETTINGS, machine, taken=raw)
+    again = measure(load(machine, tiny), settings, machine, taken=raw)
     assert all(t.samples_ms == pytest.approx([truth_ms(k)] * 6, rel=1e-9) for k, t in again.timings.items())
 
 
@@ -107,27 +109,41 @@ def test_where_waits_are_unknown_all_samples_count_and_that_is_said(tiny: Search
 def test_rounds_are_interleaved_and_shuffled(tiny: SearchSpace) -> None:
     machine = FakeMachine()
     runs = load(machine, tiny)
-    measure(runs, SETTINGS, machine)
-    warm_up = 4  # of every graph, in the first round
-    sampled = machine.calls[(warm_up + 2) * len(runs) :: 2]  # a sample warms the caches first
-    rounds = [tuple(sampled[i : i + len(runs)]) for i in range(0, len(sampled), len(runs))]
-    assert len(rounds) == SETTINGS.samples - 1
-    assert all({keys for (keys,) in order} == runs.keys() for order in rounds)
+    visits: list[str] = []
+    measure(runs, SETTINGS, machine, on_visit=lambda name, _: visits.append(name))
+    rounds = [tuple(visits[i : i + len(runs)]) for i in range(0, len(visits), len(runs))]
+    assert len(rounds) == SETTINGS.samples
+    assert all(set(order) == runs.keys() for order in rounds)
     assert len(set(rounds)) == len(rounds)
 
 
-def test_samples_last_long_enough(tiny: SearchSpace) -> None:
-    machine = FakeMachine()
-    block = next(iter(tiny.all_blocks().values()))
-    run = machine.run_of([block.key])
+def test_a_sample_is_the_fastest_of_its_runs(tiny: SearchSpace) -> None:
+    disturbed = FakeMachine(wait_ns_at=lambda call: 50_000 if call % 5 else 0, tells_waits=False)
+    measured = measure(load(disturbed, tiny), SETTINGS, disturbed)
+    for key, timing in measured.timings.items():
+        assert timing.samples_ms == pytest.approx([truth_ms(key)] * 6, rel=1e-9)
+
+
+def test_of_runs_timed_together_a_sample_is_the_mean(tiny: SearchSpace) -> None:
+    machine = FakeMachine(wait_ns_at=lambda _: 50_000, tells_waits=False)
+    run = machine.run_of([block := next(iter(tiny.all_blocks()))])
     repeats: list[int] = []
 
     def counted(n: int) -> None:
         repeats.append(n)
         run(n)
 
-    measure({"": counted}, Settings(samples=2, min_sample_ms=3.0), machine)
-    assert repeats[-1] * truth_ms(block.key) >= 3.0 > (repeats[-1] - 1) * truth_ms(block.key)
+    (timing,) = measure({"": counted}, replace(SETTINGS, runs_together=True), machine).timings.values()
+    assert repeats == [1] * 4 + [n := repeats[-1]] * 2 * SETTINGS.samples, "as many runs warm up"
+    assert timing.samples_ms == pytest.approx([truth_ms(block) + 0.05 / n] * 6)
+
+
+def test_samples_last_long_enough(tiny: SearchSpace) -> None:
+    machine = FakeMachine()
+    block = next(iter(tiny.all_blocks()))
+    measure({"": machine.run_of([block])}, Settings(samples=2, min_sample_ms=3.0), machine)
+    runs = (len(machine.calls) - 4) / 2 - 1  # without those that tell how long one takes, and a warm-up
+    assert runs * truth_ms(block) >= 3.0 > (runs - 1) * truth_ms(block)
 
 
 def test_an_interrupted_measurement_takes_only_what_is_left(tiny: SearchSpace) -> None:

@@ -38,7 +38,7 @@ class FakeDevice(Backend):
         refusal: what it raises then.
         gone_at: number of the run at which it is disconnected.
         wait_share: of a run's time, in which it waits for a core; None: it cannot tell.
-        slowdown: of two in three runs.
+        slowdown: of all runs after 20 ms, as by heat.
     """
 
     refuses: type[nn.Module] | None = None
@@ -68,7 +68,7 @@ class FakeDevice(Backend):
             self.runs += 1
             if self.runs == self.gone_at:
                 raise DeviceGone("the fake device does not answer any more")
-            self._now_ns += repeats * int(duration_ns * (self.slowdown if self.runs % 3 else 1))
+            self._now_ns += repeats * int(duration_ns * (self.slowdown if self._now_ns > 2 * 10**7 else 1))
 
         return Session(run, {"fake": 1.0})
 
