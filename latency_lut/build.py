@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from latency_lut.backend import Backend, Job, Runtime
@@ -122,8 +121,6 @@ def provenance(
     backend: str, runtime: Runtime, settings: Settings, measured: Measurement, command: str, date: str | None = None
 ) -> Provenance:
     """Of a table that is made of this measurement."""
-    anchor = measured.timings[ANCHOR].samples_ms
-    quarter = max(1, len(anchor) // 4)
     return Provenance(
         backend=backend,
         runtime=runtime,
@@ -132,8 +129,8 @@ def provenance(
         protocol=PROTOCOL,
         unclean_share=measured.unclean_share,
         busy=measured.busy,
-        anchor_ms=round(min(anchor), 6),
-        anchor_drift=round(median(anchor[-quarter:]) / median(anchor[:quarter]) - 1, 4),
+        anchor_ms=round(measured.timings[ANCHOR].min_ms, 6),
+        anchor_drift=round(measured.anchor_drift, 4),
         date=date or now(),
         command=command,
     )

@@ -35,7 +35,7 @@ class Journal:
         self.path = path
         self.samples: dict[str, list[Sample]] = {}
         try:
-            if lines := self._complete_lines():
+            if len(lines := self._complete_lines()) > 1:  # else nothing was measured, whatever the settings
                 self._read(lines, settings)
                 return
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -75,15 +75,15 @@ class Journal:
         differing = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
         if differing:
             what = ", ".join(f"{k} {before.get(k)!r} (now {settings.get(k)!r})" for k in differing)
-            raise UserError(f"{self.path} was begun with {what}; repeat that command, or delete the file to start over")
+            raise UserError(f"{self.path} was begun with {what}; go on with that, or start over with --no-resume")
         for line in lines[1:]:
             for name, samples in json.loads(line).items():
-                taken = [Sample(float(ms), wait_share) for ms, wait_share in samples]
+                taken = [Sample(float(ms), wait_share, float(mean_ms)) for ms, wait_share, mean_ms in samples]
                 self.samples.setdefault(name, []).extend(taken)
 
     def append(self, name: str, samples: Sequence[Sample]) -> None:
         """Adds the samples of one visit."""
-        self._write("a", json.dumps({name: [(s.ms, s.wait_share) for s in samples]}))
+        self._write("a", json.dumps({name: [(s.ms, s.wait_share, s.mean_ms) for s in samples]}))
 
     def _write(self, mode: str, line: str) -> None:
         try:

@@ -22,7 +22,7 @@ from search_spaces import SearchSpace, UserError
 from search_spaces.files import atomic_folder, read_json, write_json
 from search_spaces.typed import read_typed
 
-SCHEMA = 2
+MANIFEST_SCHEMA, RESULT_SCHEMA = 1, 2
 MANIFEST = "manifest.json"
 EXPORT = "write them again with python -m latency_lut.export"
 
@@ -117,7 +117,8 @@ def write_folder(
     """
     folder = folder.absolute()
     if others := _others(folder):
-        raise UserError(f"{folder} holds {', '.join(others)}, which writing would delete; give another --out")
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise UserError(f"{folder} holds {', '.join(others[:3])}{more}, which writing would delete; give another --out")
     entries: dict[str, Entry] = {}
     done: dict[int, Entry] = {}
     with atomic_folder(folder) as target:
@@ -130,7 +131,7 @@ def write_folder(
                 done[id(job)] = Entry(path.name, checksum(path), tuple(block.key for block in job.blocks), arch)
             entries[name] = done[id(job)]
         place = (space.name, space.image_size, space.num_classes)
-        manifest = Manifest(SCHEMA, purpose, table, *place, backend.name, backend.precision, entries)
+        manifest = Manifest(MANIFEST_SCHEMA, purpose, table, *place, backend.name, backend.precision, entries)
         write_json(target / MANIFEST, dataclasses.asdict(manifest))
     return manifest
 
@@ -205,8 +206,8 @@ def _load(cls: type[T], path: Path, remedy: str) -> T:
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from None
     schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != SCHEMA:
-        raise UserError(f"{path} has schema {schema!r}, this version reads {SCHEMA}; {remedy}")
+    if schema != (known := MANIFEST_SCHEMA if cls is Manifest else RESULT_SCHEMA):
+        raise UserError(f"{path} has schema {schema!r}, this version reads {known}; {remedy}")
     try:
         return read_typed(cls, data, cls.__name__.lower())
     except ValueError as error:

@@ -17,7 +17,7 @@ from latency_lut.backend import FileBackend, Session
 from latency_lut.backends import make_backend
 from latency_lut.build import now
 from latency_lut.journal import Journal
-from latency_lut.manifest import EXPORT, SCHEMA, Manifest, Result, read_folder
+from latency_lut.manifest import EXPORT, RESULT_SCHEMA, Manifest, Result, read_folder
 from latency_lut.measuring import measure_sessions
 from search_spaces import UserError
 from search_spaces.command import flag, parse, run, spell
@@ -59,7 +59,7 @@ def measure_folder(config: MeasureConfig) -> Path:
         measurement = measure_sessions(sessions, backend, settings, journal)
         devices = {name: session.devices for name, session in sessions.items()}
         command = spell(MODULE, config)
-        Result(SCHEMA, manifest, runtime, settings, measurement, devices, now(), command).save(out)
+        Result(RESULT_SCHEMA, manifest, runtime, settings, measurement, devices, now(), command).save(out)
     return out
 
 

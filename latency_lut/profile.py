@@ -16,7 +16,7 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
@@ -122,9 +122,9 @@ def profile_networks(networks: Sequence[Network], backend: Backend, repeats: int
     for network in tqdm(networks, desc="profiling", disable=None, leave=False):
         operators = _operators(network, backend, repeats)
         # Alone, not interleaved with the other networks: the profiled runs had the caches for themselves too. It is its
-        # own anchor: where waiting is unknown, its spread tells whether the machine was busy.
-        session = backend.prepare(network.job)
-        measured = measure_sessions({ANCHOR: session}, backend, backend.settings(repeats))
+        # own anchor: where waiting is unknown, its spread tells whether the machine was busy. Means, as the operators'.
+        session, settings = backend.prepare(network.job), replace(backend.settings(repeats), runs_together=True)
+        measured = measure_sessions({ANCHOR: session}, backend, settings)
         profiles.append(Profile(network, _undisturbed_ms(measured.timings[ANCHOR]), operators))
         busy |= measured.busy
     return profiles, busy

@@ -1,10 +1,9 @@
-"""How anything is timed: shuffled rounds over all graphs, the fastest run of every sample, and only samples during which
-the thread did not wait.
+"""How anything is timed: shuffled rounds over all graphs, the fastest run of each sample, no sample that had to wait.
 
 Blocks measured one after another drift apart with the machine's state; in interleaved rounds every graph meets every
-state. What disturbs a run that waits for nothing, as other guests of the host, comes and goes within milliseconds: the
-fastest of a sample's runs is disturbed least, where their mean holds all of it. Nothing here knows a runtime: a graph is
-a function that runs it a number of times.
+state. What disturbs a run that waits for nothing, as other guests of the host do, comes and goes within milliseconds:
+the fastest of a sample's runs holds least of it, where their mean holds all. Nothing here knows a runtime: a graph is a
+function that runs it a number of times.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Protocol
 
 Run = Callable[[int], None]  # runs a graph so many times, one after another
@@ -23,7 +22,8 @@ MAX_WAIT_SHARE = 0.02  # of a sample's time in the run queue; above it the sampl
 MAX_TAKEN = 3  # on a busy machine a measurement ends after this many times the samples it needs
 ANCHOR = "anchor"  # the graph that is the same in every measurement
 MAX_MS = 60_000.0  # no block takes a minute
-MAX_SPREAD = 1.25  # median over minimum of the anchor; above it the machine was busy or throttled
+MAX_SPREAD = 1.25  # of the anchor's usual over its fastest run; above it the machine was busy or throttled
+MAX_DRIFT = 0.05  # of the anchor; beyond it the device has grown slower or faster meanwhile
 
 
 class Clock(Protocol):
@@ -69,10 +69,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sample:
-    """Time of one run, and the share of the whole sample, its warm-up included, spent waiting (None: unknown)."""
+    """
+    Args:
+        ms: time of its fastest run.
+        wait_share: of the whole sample, its warm-up included, spent waiting; None: unknown.
+        mean_ms: of its runs.
+    """
 
     ms: float
     wait_share: float | None
+    mean_ms: float
 
     @property
     def clean(self) -> bool:
@@ -113,21 +119,25 @@ class Measurement:
         timings: by graph.
         unclean_share: of all samples taken, those disturbed by other work; None where the system does not tell.
         short: how many graphs have fewer clean samples than wanted.
+        anchor_spread: its usual run (the median of its samples' means) over its fastest.
+        anchor_drift: its fastest run in the last quarter of the rounds over that in the first, minus 1.
     """
 
     timings: dict[str, Timing]
     unclean_share: float | None
     short: int
+    anchor_spread: float
+    anchor_drift: float
 
     @property
     def busy(self) -> bool:
         """Whether other work, or heat, disturbed the measurement so much that its figures deserve no trust.
 
         Waiting is unknown on some systems, and what other guests of its host take a virtual machine never sees; there
-        the anchor tells, for between a quiet machine's fastest and usual runs lies little.
+        the anchor tells, for between a quiet machine's fastest and usual runs lies little. Short graphs find quiet
+        moments all the same, which hides it from their own times, but no whole network does.
         """
-        anchor = self.timings.get(ANCHOR)
-        uneven = anchor is not None and anchor.median_ms > MAX_SPREAD * anchor.min_ms
+        uneven = self.anchor_spread > MAX_SPREAD or abs(self.anchor_drift) > MAX_DRIFT
         return self.short > 0 or (self.unclean_share or 0.0) > 0.1 or uneven
 
 
@@ -175,7 +185,7 @@ def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:
     if min_sample_ms == 0:
         return 1
     run(1)  # the first run allocates
-    fastest_ms = min(_time_ns(run, 1, clock) for _ in range(3)) / 1e6
+    fastest_ms = min(_time_ms(run, 1, clock) for _ in range(3))
     return ceil(min_sample_ms / max(fastest_ms, 1e-3))
 
 
@@ -192,26 +202,42 @@ def _sample(run: Run, repeats: int, together: bool, clock: Clock, warm_up: int) 
     wait, begin = clock.wait_ns(), clock.now_ns()
     if warm_up:
         run(warm_up)
-    ns = _time_ns(run, repeats, clock) / repeats if together else min(_time_ns(run, 1, clock) for _ in range(repeats))
+    if together:
+        runs_ms = [_time_ms(run, repeats, clock) / repeats]
+    else:
+        runs_ms = [_time_ms(run, 1, clock) for _ in range(repeats)]
     end, wait_after = clock.now_ns(), clock.wait_ns()
     share = None if wait is None or wait_after is None else max(0, wait_after - wait) / (end - begin)
-    return Sample(ns / 1e6, share)
+    return Sample(min(runs_ms), share, mean(runs_ms))
 
 
-def _time_ns(run: Run, repeats: int, clock: Clock) -> int:
+def _time_ms(run: Run, repeats: int, clock: Clock) -> float:
     start = clock.now_ns()
     run(repeats)
-    return clock.now_ns() - start
+    return (clock.now_ns() - start) / 1e6
 
 
 def _summarize(samples: Mapping[str, Sequence[Sample]], settings: Settings) -> Measurement:
-    timings, short = {}, 0
-    for name, all_samples in samples.items():
-        by_wait = sorted(range(len(all_samples)), key=lambda i: all_samples[i].wait_share or 0.0)
-        quietest = [all_samples[i] for i in sorted(by_wait[: settings.samples])]
-        timings[name] = Timing(tuple(s.ms for s in quietest))
-        short += sum(s.clean for s in quietest) < settings.samples
+    quietest = {name: _quietest(all_samples, settings.samples) for name, all_samples in samples.items()}
     flat = [s for row in samples.values() for s in row]
     known = all(s.wait_share is not None for s in flat)
-    unclean_share = sum(not s.clean for s in flat) / len(flat) if known else None
-    return Measurement(timings, unclean_share, short)
+    anchor = quietest.get(ANCHOR)
+    return Measurement(
+        timings={name: Timing(tuple(s.ms for s in row)) for name, row in quietest.items()},
+        unclean_share=sum(not s.clean for s in flat) / len(flat) if known else None,
+        short=sum(sum(s.clean for s in row) < settings.samples for row in quietest.values()),
+        anchor_spread=median(s.mean_ms for s in anchor) / min(s.ms for s in anchor) if anchor else 1.0,
+        anchor_drift=_drift([s.ms for s in anchor]) if anchor else 0.0,
+    )
+
+
+def _quietest(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Those with the least waiting, in order of time."""
+    by_wait = sorted(range(len(samples)), key=lambda i: samples[i].wait_share or 0.0)
+    return [samples[i] for i in sorted(by_wait[:count])]
+
+
+def _drift(times_ms: Sequence[float]) -> float:
+    """Of few, from half to half: the fewer a part has, the more its minimum varies by chance."""
+    part = max(1, len(times_ms) // (4 if len(times_ms) >= 8 else 2))
+    return min(times_ms[-part:]) / min(times_ms[:part]) - 1

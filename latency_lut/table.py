@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from latency_lut.backend import Runtime
-from latency_lut.protocol import MAX_MS, Settings, check_times
+from latency_lut.protocol import MAX_DRIFT, MAX_MS, Settings, check_times
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError
 from search_spaces.files import read_json, write_json
 from search_spaces.typed import read_typed
 
 SCHEMA = 3
-MAX_DRIFT = 0.05  # of the anchor; beyond it the device has grown slower or faster while it was measured
 TABLES = Path("runs/tables")
 REBUILD = "build a new one with python -m latency_lut.build"
 
@@ -37,7 +36,7 @@ class Provenance:
         unclean_share: of all samples, those disturbed by other work; None where the system cannot tell.
         busy: True if other work or heat disturbed the measurement so much that its figures deserve no trust.
         anchor_ms: minimum of a fixed graph, the same in every table of every space.
-        anchor_drift: its median over the last quarter of the rounds over that of the first, minus 1.
+        anchor_drift: `Measurement.anchor_drift`.
         date: UTC, ISO 8601.
         command: the line that builds the table again.
     """

@@ -145,17 +145,19 @@ class TorchBackend(Backend):
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        """With the threads asked for; changing their number takes less than a microsecond."""
+        """With the threads asked for. It is part of every run: 3 µs of an eager network's milliseconds."""
         import torch
 
-        threads = torch.get_num_threads()
+        before = torch.get_num_threads()
+        threads = self.threads if self.compute_unit == CPU else before
         try:
-            if self.compute_unit == CPU:
-                torch.set_num_threads(self.threads)
+            if threads != before:
+                torch.set_num_threads(threads)
             with torch.inference_mode():
                 yield
         finally:
-            torch.set_num_threads(threads)
+            if threads != before:
+                torch.set_num_threads(before)
 
 
 class CompiledTorchBackend(TorchBackend):

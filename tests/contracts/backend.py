@@ -13,7 +13,7 @@ import torch
 from latency_lut.backend import Backend, FileBackend, Job, blocks_job, network_job
 from latency_lut.manifest import checksum
 from latency_lut.plan import make_plan
-from latency_lut.protocol import Settings, measure
+from latency_lut.protocol import measure
 from search_spaces import SearchSpace
 
 
@@ -54,7 +54,7 @@ class BackendContract(ABC):
         archs = {"smallest": tiny.smallest, "largest": tiny.largest}
         sessions = {name: backend.prepare(network_job(tiny, arch)) for name, arch in archs.items()}
         runs = {name: session.run for name, session in sessions.items()}
-        timings = measure(runs, Settings(samples=3, min_sample_ms=0.2), backend.clock).timings
+        timings = measure(runs, backend.settings(3), backend.clock).timings
         assert 0 < timings["smallest"].min_ms <= timings["smallest"].median_ms < 1000
         assert timings.keys() == runs.keys()
 

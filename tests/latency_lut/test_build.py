@@ -69,12 +69,18 @@ def test_no_resume_starts_over(tiny: SearchSpace, tmp_path: Path) -> None:
 def test_a_partial_file_of_other_settings_is_refused(tiny: SearchSpace, tmp_path: Path) -> None:
     kill_build(tiny, tmp_path / "t.json", rounds=2.5, threads=4)
     before = (tmp_path / "t.json.partial").read_bytes()
-    with pytest.raises(UserError, match=r"was begun with threads 4 \(now 1\).*delete the file"):
+    with pytest.raises(UserError, match=r"was begun with threads 4 \(now 1\).*--no-resume"):
         rebuild(tiny, tmp_path / "t.json")
     assert (tmp_path / "t.json.partial").read_bytes() == before, "nothing is lost"
 
 
-@pytest.mark.parametrize("line", ["[]", "{", '{"anchor": 3}', '{"anchor": [["x", 0]]}'])
+def test_a_partial_file_without_samples_hinders_nobody(tiny: SearchSpace, tmp_path: Path) -> None:
+    kill_build(tiny, tmp_path / "t.json", rounds=-1.98, threads=4)
+    assert len((tmp_path / "t.json.partial").read_text().splitlines()) == 1
+    assert rebuild(tiny, tmp_path / "t.json").provenance.runtime.threads == 1
+
+
+@pytest.mark.parametrize("line", ["[]", "{", '{"anchor": 3}', '{"anchor": [["x", 0, 0]]}'])
 def test_a_damaged_partial_file_is_refused(line: str, tiny: SearchSpace, tmp_path: Path) -> None:
     kill_build(tiny, tmp_path / "t.json", rounds=1.5)
     with (tmp_path / "t.json.partial").open("a") as file:

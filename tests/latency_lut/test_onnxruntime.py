@@ -108,7 +108,7 @@ def test_uneven_times_of_an_onnx_file_are_a_busy_machines(
     OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
 
     def uneven(sessions: dict[str, Session], *_: object) -> Measurement:
-        return Measurement(dict.fromkeys(sessions, timing), None, 0)
+        return Measurement(dict.fromkeys(sessions, timing), None, 0, anchor_spread=usual_ms, anchor_drift=0.0)
 
     monkeypatch.setattr("latency_lut.networks.measure_sessions", uneven)
     assert measure_onnx(path) == (1.0, usual_ms, busy)

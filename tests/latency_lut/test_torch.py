@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from latency_lut.backend import Backend, Job, blocks_job, network_job
 from latency_lut.operator_kinds import OTHER, operator_kind
-from latency_lut.protocol import Settings, measure
+from latency_lut.protocol import measure
 from latency_lut.torch_backend import CompiledTorchBackend, EventClock, GraphRun, TorchBackend
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import BackendContract
@@ -223,11 +223,16 @@ def test_a_graph_computes_what_the_module_does(precision: str, tiny: SearchSpace
     assert not torch.equal(run.output, expected), "it reads the input anew"
 
 
+@pytest.mark.parametrize(("unit", "together"), [("cpu", False), ("cuda", True)])
+def test_runs_are_timed_alone_where_they_end_when_the_call_does(unit: str, together: bool) -> None:
+    assert TorchBackend(compute_unit=unit).settings(7).runs_together is together
+
+
 @on_gpu
 def test_graphs_of_different_size_are_timed_by_events(tiny: SearchSpace) -> None:
     backend = TorchBackend(compute_unit="cuda")
     runs = {name: backend.prepare(network_job(tiny, getattr(tiny, name))).run for name in ("smallest", "largest")}
-    timings = measure(runs, Settings(samples=5), backend.clock).timings
+    timings = measure(runs, backend.settings(5), backend.clock).timings
     assert 0 < timings["smallest"].min_ms < timings["largest"].min_ms, "four blocks and two attentions more"
 
 

@@ -139,7 +139,7 @@ def test_an_unfinished_validation_of_something_else_is_refused(killed: Path) -> 
         (ValidateConfig(str(killed), 4, 5, seed=2), r"seed 1 \(now 2\)"),
         (ValidateConfig(str(killed), 4, 6), r"samples 5 \(now 6\)"),
     ):
-        with pytest.raises(UserError, match=f"was begun with .*{what}.*delete the file"):
+        with pytest.raises(UserError, match=f"was begun with .*{what}.*--no-resume"):
             validate_table(other)
     rebuilt = LatencyTable.load(killed)
     replace(rebuilt, provenance=replace(rebuilt.provenance, date="later")).save(killed)
