@@ -21,6 +21,7 @@ from latency_lut.onnxruntime_backend import OnnxRuntimeBackend, _operator_times
 from latency_lut.openvino_backend import OpenVinoBackend
 from latency_lut.operator_kinds import KINDS, MEMORY_BOUND, operator_kind
 from latency_lut.profile_report import Network, Profile
+from latency_lut.protocol import Settings
 from latency_lut.timm_models import timm_job
 from search_spaces import SearchSpace, UserError
 from tests.latency_lut.conftest import make_tiny
@@ -50,12 +51,14 @@ class FakeProfiler(FakeMachine):
     slowdown: float = 1.0
     runs: int = 0
     profiled: list[int] = field(default_factory=list)
+    timed: list[int] = field(default_factory=list)
 
     def prepare(self, job: Job) -> Session:
         total_ns = round(1e6 * sum(operator.ms for operator in self.operators(job)))
 
         def run(repeats: int) -> None:
             self.runs += 1
+            self.timed.append(repeats)
             self._now_ns += round(repeats * total_ns * (self.slowdown if self.runs % 3 else 1))
 
         return Session(run)
@@ -74,6 +77,14 @@ def use(backend: FakeMachine, monkeypatch: pytest.MonkeyPatch, folder: Path) -> 
 def run_json(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
     profile.main([*argv, "--json"])
     return json.loads(capsys.readouterr().out)
+
+
+def test_the_network_is_timed_by_means_as_its_operators_are(tiny: SearchSpace, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeProfiler()
+    monkeypatch.setattr(FakeProfiler, "settings", lambda _, samples: Settings(samples, min_sample_ms=9.9))
+    (made,), _ = profile.profile_networks([Network("smallest", network_job(tiny, tiny.smallest))], backend, repeats=3)
+    together = -(-9.9 // made.network_ms)
+    assert backend.timed[-2:] == [together, together] and together > 1
 
 
 # ---- kinds
