@@ -40,6 +40,7 @@ class BlockCost:
     Args:
         stage: the place by the name of its weights, "stages.2"; the kind of blocks that are in no stage.
         width: channels of the output, or of the input where the output is of classes.
+        median_ms: None where it came out below 0.
         spread: interquartile range of the samples of its graphs, combined as the row combines them, over `min_ms`;
             None for a row of 0.
         ms_per_mmac: over a million multiply-accumulates; None for a block without any.
@@ -54,7 +55,7 @@ class BlockCost:
     detail: str
     width: int
     min_ms: float
-    median_ms: float
+    median_ms: float | None
     spread: float | None
     macs: int
     num_params: int
@@ -121,7 +122,7 @@ def _block_cost(table: LatencyTable, block: BlockSpec, row: Row) -> BlockCost:
         detail=block.detail,
         width=output_shape[0] if len(output_shape) == 3 else block.input_shape()[0],
         min_ms=row.min_ms,
-        median_ms=row.median_ms,
+        median_ms=row.median_ms or None,
         spread=_spread_ms(table, row) / row.min_ms if row.min_ms else None,
         macs=block.macs,
         num_params=block.num_params,
@@ -151,7 +152,10 @@ def block_text(costs: Sequence[BlockCost]) -> str:
         devices = ["device", *(devices_text(cost.devices) for cost in costs)]
         rows = [(*row, device) for row, device in zip(rows, devices, strict=True)]
         sides += "<"
-    legend = "ms: the minimum, which predictions use; spread: interquartile range of the samples, of the minimum"
+    legend = (
+        "ms: the minimum, which predictions use; median: - where it came out below 0; "
+        "spread: interquartile range of the samples, of the minimum"
+    )
     return f"{align(rows, sides)}\n\n{legend}"
 
 
@@ -163,7 +167,7 @@ def _cells(cost: BlockCost) -> tuple[str, ...]:
         shape_text(cost.output_shape),
         cost.detail,
         f"{cost.min_ms:.4f}",
-        f"{cost.median_ms:.4f}",
+        "-" if cost.median_ms is None else f"{cost.median_ms:.4f}",
         "-" if cost.spread is None else f"{cost.spread:.1%}",
         f"{cost.macs / 1e6:,.3f}",
         f"{cost.num_params:,}",

@@ -113,9 +113,10 @@ def _traces(costs: Sequence[BlockCost], value: Callable[[BlockCost], float], col
 
 
 def _hover(cost: BlockCost) -> str:
+    median = "-" if cost.median_ms is None else f"{cost.median_ms:.4f} ms"
     per_mmac = "" if cost.ms_per_mmac is None else f", {cost.ms_per_mmac:.4f} ms per MMAC"
     return (
-        f"<b>{escape(cost.key)}</b><br>{cost.min_ms:.4f} ms, median {cost.median_ms:.4f} ms<br>"
+        f"<b>{escape(cost.key)}</b><br>{cost.min_ms:.4f} ms, median {median}<br>"
         f"{cost.macs / 1e6:,.3f} MMACs{per_mmac}<br>{cost.num_params:,} parameters"
     )
 

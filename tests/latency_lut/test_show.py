@@ -4,20 +4,29 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
+from latency_lut.plan import Plan
 from latency_lut.show import align, block_costs, block_text, devices_text, main, origin
-from latency_lut.table import Graph, LatencyTable
+from latency_lut.table import Graph, LatencyTable, Row
 from latency_lut.table_plots import cost_figure
 from search_spaces import SearchSpace, UserError
 from tests.latency_lut.fake import cost_ns
 
 
 def with_graph(table: LatencyTable, name: str, **changes: Any) -> LatencyTable:
+    """The table with that graph changed, and the rows that follow."""
     graph: Graph = replace(table.graphs[name], **changes)
-    return replace(table, graphs={**table.graphs, name: graph})
+    graphs = {**table.graphs, name: graph}
+    plan = Plan({}, {key: row.terms for key, row in table.rows.items()})
+    minima = plan.costs({name: min(graph.samples_ms) for name, graph in graphs.items()})
+    medians = plan.costs({name: median(graph.samples_ms) for name, graph in graphs.items()})
+    rows = {key: Row(max(0.0, minima[key]), max(0.0, medians[key]), terms) for key, terms in plan.terms.items()}
+    clamped = tuple(key for key, cost in minima.items() if cost <= 0)
+    return replace(table, graphs=graphs, rows=rows, clamped=clamped)
 
 
 def test_every_row_is_shown_with_its_cost_in_the_order_of_execution(
@@ -68,20 +77,34 @@ def test_stages_are_those_of_the_weights(table: LatencyTable, nano: SearchSpace)
 
 def test_spread_is_that_of_the_samples_as_the_row_weighs_them(table: LatencyTable, nano: SearchSpace) -> None:
     block = next(block for block in nano.all_blocks().values() if block.chainable)
-    row, (long, short) = table.rows[block.key], table.rows[block.key].terms
-    noisy = with_graph(table, long, samples_ms=(1.0, 1.1, 1.2, 1.3, 1.4))
+    long, short = table.rows[block.key].terms
+    noisy = with_graph(table, long, samples_ms=(1.6, 1.7, 1.8, 1.9, 2.0))
     noisy = with_graph(noisy, short, samples_ms=(1.0, 1.0, 1.0, 1.0, 1.0))
     (spread,) = (cost.spread for cost in block_costs(noisy, nano) if cost.key == block.key)
-    assert spread == pytest.approx(0.2 * abs(row.terms[long]) / row.min_ms)
+    assert spread == pytest.approx(0.2 / 0.6)
 
 
 def test_a_row_of_zero_has_no_spread(table: LatencyTable, nano: SearchSpace) -> None:
     key = next(iter(table.rows))
-    zero = replace(table, clamped=(key,), rows={**table.rows, key: replace(table.rows[key], min_ms=0.0)})
+    zero = replace(table, clamped=(key,), rows={**table.rows, key: Row(0.0, 0.0, {})})
     costs = block_costs(zero, nano)
     assert costs[0].spread is None
     assert " - " in block_text(costs).splitlines()[1]
     assert len(cost_figure([c for c in costs if c.min_ms], lambda c: c.min_ms, "ms", log=True).data)
+
+
+def test_a_median_below_zero_is_no_median(table: LatencyTable, nano: SearchSpace) -> None:
+    block = next(block for block in nano.all_blocks().values() if block.chainable)
+    long, short = table.rows[block.key].terms
+    noisy = with_graph(table, long, samples_ms=(2.0, 2.1, 2.2))
+    noisy = with_graph(noisy, short, samples_ms=(1.0, 3.0, 3.1))
+    assert noisy.rows[block.key].median_ms == 0
+    assert block.key not in noisy.clamped, "its minimum is above 0"
+    (cost,) = (cost for cost in block_costs(noisy, nano) if cost.key == block.key)
+    assert cost.median_ms is None
+    assert " 0.1667       -  " in block_text([cost])
+    (points,) = (trace for trace in cost_figure([cost], lambda c: c.min_ms, "ms").data if trace.mode == "markers")
+    assert "<br>0.1667 ms, median -<br>" in points.customdata[0]
 
 
 def test_devices_are_those_of_the_graphs_that_hold_the_block(table: LatencyTable, nano: SearchSpace) -> None:
