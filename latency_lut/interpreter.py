@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from search_spaces import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CHILD = "LATENCY_LUT_CHILD"  # set in the process that --python has started
+NEEDED = ("numpy", "scipy", "timm", "torch", "tqdm")  # by our modules, whatever the runtime
+PROBE = f"""
+import sys
+from importlib.util import find_spec
+print("new" if sys.version_info >= (3, 11) else "old", *(name for name in {NEEDED} if find_spec(name) is None))
+"""
 
 
 def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
@@ -23,16 +29,14 @@ def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
         False, with nothing done, if there is no such wish, or if this is that process.
 
     Raises:
-        UserError: `python` cannot be started.
+        UserError: `python` cannot be started, is no Python 3.11, or lacks packages.
     """
     if python is None or os.environ.get(CHILD):
         return False
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [str(Path(python).expanduser()), "-m", module, *argv]
-    try:
-        child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path, CHILD: "1"})
-    except OSError as error:
-        raise UserError(f"--python {python} cannot be started: {error.strerror}; give a Python interpreter") from None
+    program, environment = str(Path(python).expanduser()), {**os.environ, "PYTHONPATH": path, CHILD: "1"}
+    _check(python, program, environment)
+    child = subprocess.Popen([program, "-m", module, *argv], env=environment)
     while True:
         try:
             code = child.wait()
@@ -42,3 +46,18 @@ def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
     if code:
         sys.exit(code if code > 0 else 128 - code)
     return True
+
+
+def _check(python: str, program: str, environment: Mapping[str, str]) -> None:
+    try:
+        done = subprocess.run(
+            [program, "-c", PROBE], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+    except OSError as error:
+        raise UserError(f"--python {python} cannot be started: {error.strerror}; give a Python interpreter") from None
+    version, *missing = done.stdout.decode(errors="replace").split() or [""]
+    if done.returncode or version != "new":
+        raise UserError(f"--python {python} is no Python 3.11 or newer; give an interpreter that is")
+    if missing:
+        names = " ".join(missing)
+        raise UserError(f"--python {python} lacks {names}; install it there: {python} -m pip install {names}")

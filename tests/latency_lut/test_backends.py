@@ -89,10 +89,11 @@ def test_a_table_is_validated_by_its_own_runtime(table_file: Path, tmp_path: Pat
 
 @pytest.fixture
 def interpreter(tmp_path: Path) -> Path:
-    """One that tells how it was called, as JSON, and ends with status 3."""
+    """This one, but of a module it only tells how it was called, as JSON, and ends with $STATUS."""
     script = tmp_path / "other python"
     script.write_text(
         f"#!{sys.executable}\nimport json, os, sys\n"
+        "if sys.argv[1] == '-c':\n    sys.exit(exec(sys.argv[2]))\n"
         f"with open({str(tmp_path / 'call.json')!r}, 'w') as file:\n"
         "    json.dump([sys.argv[1:], os.environ['PYTHONPATH'].split(os.pathsep)], file)\n"
         "sys.exit(int(os.environ.get('STATUS', 0)))\n"
@@ -136,6 +137,26 @@ def test_a_table_measured_in_another_environment_says_so(
 def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--python .*/none cannot be started: No such file"):
         delegate(str(tmp_path / "none"), "latency_lut.build", [])
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("true", r"is no Python 3\.11 or newer; give an interpreter that is$"),
+        ('echo "$@"', r"is no Python 3\.11 or newer"),
+        ("echo old numpy", r"is no Python 3\.11 or newer"),
+        (
+            f'exec {sys.executable} -I -S "$@"',
+            r"lacks numpy .*; install it there: \S+/it -m pip install numpy .* tqdm$",
+        ),
+    ],
+)
+def test_an_interpreter_that_cannot_run_us_is_refused_first(script: str, message: str, tmp_path: Path) -> None:
+    it = tmp_path / "it"
+    it.write_text(f"#!/bin/sh\n{script}\n")
+    it.chmod(0o755)
+    with pytest.raises(UserError, match=rf"^--python \S+/it {message}"):
+        delegate(str(it), "latency_lut.build", [])
 
 
 def test_a_real_interpreter_runs_the_module_from_anywhere(
