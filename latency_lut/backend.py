@@ -39,6 +39,11 @@ class Runtime:
     precision: str
     threads: int
 
+    def __post_init__(self) -> None:
+        """ValueError on a number of threads that nothing can have."""
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; it is at least 1, or 0 where the runtime chooses")
+
     def __str__(self) -> str:
         """On one line, for a reader."""
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""

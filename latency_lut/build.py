@@ -19,10 +19,10 @@ from latency_lut.backend import Backend, Job, Runtime
 from latency_lut.backends import Target
 from latency_lut.interpreter import delegate
 from latency_lut.journal import Journal
-from latency_lut.manifest import Result, check_jobs
+from latency_lut.manifest import MEASURE, Result, check_jobs
 from latency_lut.measuring import measure_sessions, prepare_all
 from latency_lut.plan import Plan, calibration_archs, fit_line, make_plan, table_jobs
-from latency_lut.protocol import ANCHOR, Measurement, Settings, Timing
+from latency_lut.protocol import ANCHOR, Measurement, Settings, Timing, check_times
 from latency_lut.table import SCHEMA, TABLES, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import flag, flags_given, parse, run, spell
@@ -88,8 +88,12 @@ def _take_over(config: BuildConfig, path: Path) -> Path:
     plan = make_plan(space)
     check_jobs(path, manifest, table_jobs(space, plan))
     command = spell(MODULE, config)
-    source = provenance(manifest.backend, result.runtime, result.settings, result.measurement, command, result.date)
-    table = make_table(space, plan, result.measurement, result.devices, source)
+    measured = result.measurement
+    try:
+        source = provenance(manifest.backend, result.runtime, result.settings, measured, command, result.date)
+        table = make_table(space, plan, measured, result.devices, source)
+    except ValueError as error:
+        raise UserError(f"{path} gives no table: {error}; {MEASURE}") from None
     table.check(space)
     out = _out(config, space, manifest.backend, result.runtime)
     table.save(out)
@@ -172,6 +176,7 @@ def make_table(
 def _calibrate(space: SearchSpace, rows: Mapping[str, Row], timings: Mapping[str, Timing]) -> Calibration:
     networks = {arch: timings[f"network {i}"] for i, arch in enumerate(calibration_archs(space))}
     sums = [sum(rows[block.key].min_ms for block in space.lower(arch)) for arch in networks]
+    check_times("sum_ms", *sums)
     scale, offset_ms = fit_line(sums, [timing.min_ms for timing in networks.values()])
     measured = (
         CalibrationNetwork(

@@ -17,6 +17,7 @@ from latency_lut.backends import make_backend
 from latency_lut.interpreter import delegate
 from latency_lut.manifest import Manifest, checksum, write_folder
 from latency_lut.plan import held_out_archs, make_plan, table_jobs, validation_jobs
+from latency_lut.show import open_table
 from latency_lut.table import LatencyTable
 from search_spaces import UserError, get_space
 from search_spaces.command import flag, flags_given, parse, run
@@ -52,9 +53,8 @@ def export(config: ExportConfig) -> Manifest:
     mine = ("--validate", "--num-archs", "--seed", "--out", "--python")
     if surplus := [name for name in flags_given(config) if name not in mine]:
         raise UserError(f"--validate takes these from its table; leave {', '.join(surplus)} out")
-    table = LatencyTable.load(Path(config.validate))
+    _, table, space = open_table(config.validate)
     backend = _file_backend(table.provenance.backend, table.provenance.runtime.precision)
-    space = get_space(table.space, table.image_size, table.num_classes)
     jobs = validation_jobs(space, table, held_out_archs(space, table, config.num_archs, config.seed))
     what = checksum(Path(config.validate))
     return write_folder(Path(config.out), jobs, backend, space, purpose="validation", table=what)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from latency_lut.backend import FileBackend, Job, Runtime, one_torch_thread
+from latency_lut.backends import BACKENDS
 from latency_lut.protocol import Measurement, Settings
 from search_spaces import SearchSpace, UserError
 from search_spaces.files import atomic_folder, read_json, write_json
@@ -25,6 +26,7 @@ from search_spaces.typed import read_typed
 MANIFEST_SCHEMA, RESULT_SCHEMA = 1, 2
 MANIFEST = "manifest.json"
 EXPORT = "write them again with python -m latency_lut.export"
+MEASURE = "measure again with python -m latency_lut.measure"
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,20 @@ class Result:
     date: str
     command: str
 
+    def __post_init__(self) -> None:
+        """ValueError on a backend that there is not."""
+        if (name := self.manifest.backend) not in BACKENDS:
+            raise ValueError(f"manifest.backend is {name!r}; there are {', '.join(BACKENDS)}")
+
     def save(self, path: Path) -> None:
         write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Result:
         """Raises UserError if it is no result, or one that misses jobs."""
-        result = _load(cls, path, "measure again with python -m latency_lut.measure")
+        result = _load(cls, path, MEASURE)
         if lost := [name for name in result.manifest.jobs if name not in result.measurement.timings]:
-            raise UserError(
-                f"{path} has no times of {', '.join(lost)}; measure again with python -m latency_lut.measure"
-            )
+            raise UserError(f"{path} has no times of {', '.join(lost)}; {MEASURE}")
         return result
 
 
@@ -205,6 +210,8 @@ def _load(cls: type[T], path: Path, remedy: str) -> T:
         data = read_json(path)
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from None
+    if isinstance(data, dict) and "calibration" in data:
+        raise UserError(f"{path} is a latency table already, not what latency_lut.measure gives; give it as --table")
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != (known := MANIFEST_SCHEMA if cls is Manifest else RESULT_SCHEMA):
         raise UserError(f"{path} has schema {schema!r}, this version reads {known}; {remedy}")

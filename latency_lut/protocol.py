@@ -66,6 +66,12 @@ class Settings:
     samples_per_visit: int = 1
     runs_together: bool = False
 
+    def __post_init__(self) -> None:
+        """ValueError on numbers by which nothing can be sampled."""
+        for name, least in (("samples", 1), ("min_sample_ms", 0), ("samples_per_visit", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least {least}")
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -86,9 +92,17 @@ class Sample:
 
 
 def check_times(name: str, *times_ms: float) -> None:
-    """ValueError on a time that no measurement can give."""
+    """ValueError without times, or on one that no measurement can give."""
+    if not times_ms:
+        raise ValueError(f"{name} is empty")
     if wrong := [ms for ms in times_ms if not 0 < ms <= MAX_MS]:
         raise ValueError(f"{name} is {wrong[0]}; a measured time lies above 0, to {MAX_MS:.0f}")
+
+
+def check_share(name: str, share: float | None) -> None:
+    """ValueError on what is neither unknown (None) nor a share."""
+    if share is not None and not 0 <= share <= 1:
+        raise ValueError(f"{name} is {share}; a share lies from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -99,8 +113,6 @@ class Timing:
 
     def __post_init__(self) -> None:
         """ValueError without samples, or on one that took no time."""
-        if not self.samples_ms:
-            raise ValueError("samples_ms is empty")
         check_times("samples_ms", *self.samples_ms)
 
     @property
@@ -128,6 +140,10 @@ class Measurement:
     short: int
     anchor_spread: float
     anchor_drift: float
+
+    def __post_init__(self) -> None:
+        """ValueError on a share that is none."""
+        check_share("unclean_share", self.unclean_share)
 
     @property
     def busy(self) -> bool:

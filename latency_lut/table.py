@@ -10,15 +10,17 @@ thread).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from latency_lut.backend import Runtime
-from latency_lut.protocol import MAX_DRIFT, MAX_MS, Settings, check_times
+from latency_lut.protocol import MAX_DRIFT, MAX_MS, Settings, check_share, check_times
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError
 from search_spaces.files import read_json, write_json
 from search_spaces.typed import read_typed
@@ -55,8 +57,9 @@ class Provenance:
     command: str
 
     def __post_init__(self) -> None:
-        """ValueError on an anchor that took no time."""
+        """ValueError on an anchor that took no time, or a share that is none."""
         check_times("anchor_ms", self.anchor_ms)
+        check_share("unclean_share", self.unclean_share)
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ class CalibrationNetwork:
     samples_ms: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """ValueError on a network that took no time."""
-        check_times("min_ms", self.min_ms)
+        """ValueError without samples, or on a time that no measurement can give."""
+        for name in ("sum_ms", "predicted_ms", "min_ms", "median_ms"):
+            check_times(name, getattr(self, name))
+        check_times("samples_ms", *self.samples_ms)
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,6 @@ class Graph:
 
     def __post_init__(self) -> None:
         """ValueError without samples, or on one that took no time."""
-        if not self.samples_ms:
-            raise ValueError("samples_ms is empty")
         check_times("samples_ms", *self.samples_ms)
 
 
@@ -163,13 +166,22 @@ class LatencyTable:
         write_json(path, dataclasses.asdict(self))
 
     def __post_init__(self) -> None:
-        """ValueError on rows of 0 that were not measured so, and on rows of graphs that are not in the table."""
-        zeros = [key for key, row in self.rows.items() if row.min_ms == 0 and key not in self.clamped]
-        problems = [f"min_ms of {key} is 0 though its measurement was not" for key in zeros]
+        """ValueError on rows that do not follow from the graphs, and on rows of 0 that are not said to be clamped."""
         terms = [(key, name) for key, row in self.rows.items() for name in row.terms]
-        problems += [f"{key} is made of {name}, which is no graph" for key, name in terms if name not in self.graphs]
+        problems = [f"{key} is made of {name}, which is no graph" for key, name in terms if name not in self.graphs]
+        problems = problems or [*self._wrong_rows("min_ms", min), *self._wrong_rows("median_ms", median)]
+        zeros = [key for key, row in self.rows.items() if row.min_ms == 0 and key not in self.clamped]
+        problems += [f"clamped lacks {key}, whose min_ms is 0" for key in zeros]
         if problems:
             raise ValueError("; ".join(problems))
+
+    def _wrong_rows(self, name: str, of: Callable[[tuple[float, ...]], float]) -> Iterator[str]:
+        """The rows whose field of that name is not the sum of their terms, a graph's time being `of` its samples."""
+        times_ms = {graph: of(measured.samples_ms) for graph, measured in self.graphs.items()}
+        for key, row in self.rows.items():
+            total = max(0.0, sum(weight * times_ms[graph] for graph, weight in row.terms.items()))
+            if not isclose(getattr(row, name), total, rel_tol=1e-6, abs_tol=1e-6):  # samples are in whole nanoseconds
+                yield f"{name} of {key} is {getattr(row, name)} though its graphs give {total:.6f}"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -185,7 +197,7 @@ class LatencyTable:
         return tuple(found)
 
     def check(self, space: SearchSpace) -> None:
-        """Raises UserError unless the table predicts every arch of `space`."""
+        """Raises UserError unless the table predicts every arch of `space`, and was calibrated on such."""
         for name, mine, theirs in (
             ("space", self.space, space.name),
             ("image size", self.image_size, space.image_size),
@@ -197,6 +209,11 @@ class LatencyTable:
             raise UserError(f"the table lacks {len(missing)} blocks of {space.name}: {', '.join(missing)}; {REBUILD}")
         if (smallest := self.latency_ms(space, space.smallest)) <= 0:
             raise UserError(f"the table predicts {smallest:.3g} ms for the smallest network; {REBUILD}")
+        for i, network in enumerate(self.calibration.networks):
+            try:
+                space.from_json(network.arch)
+            except UserError as error:
+                raise UserError(f"the table's calibration.networks.{i}: {error}; {REBUILD}") from None
 
     def latency_ms(self, space: SearchSpace, arch: Arch) -> float:
         """Predicted minimum time of one run; UserError if a block is not in the table."""

@@ -29,7 +29,8 @@ from latency_lut.manifest import Result, check_jobs, checksum
 from latency_lut.measuring import measure_sessions, prepare_all
 from latency_lut.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
 from latency_lut.protocol import Measurement, Settings
-from latency_lut.table import LatencyTable, find_table
+from latency_lut.show import open_table
+from latency_lut.table import LatencyTable
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.command import flag, flags_given, parse, run
 from search_spaces.files import write_json
@@ -219,13 +220,12 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
     mine = ("--table", "--from", "--json", "--resume")
     if config.from_ and (surplus := [name for name in flags_given(config) if name not in mine]):
         raise UserError(f"--from brings what was measured; leave {', '.join(surplus)} out")
-    path = find_table(config.table)
-    table, out = LatencyTable.load(path), path.with_suffix(".validation.json")
+    path, table, space = open_table(config.table)
+    out = path.with_suffix(".validation.json")
     if config.from_:
         result = validate_from(table, path, Path(config.from_))
         write_json(out, result)
         return out, result
-    space = get_space(table.space, table.image_size, table.num_classes)
     archs = held_out_archs(space, table, config.num_archs, config.seed)
     backend = backend_of(table, config.device)
     settings = backend.settings(config.samples or table.provenance.settings.samples)

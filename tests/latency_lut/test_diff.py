@@ -11,7 +11,7 @@ import pytest
 
 from latency_lut.diff import compare, main, report
 from latency_lut.plan import held_out_archs
-from latency_lut.table import LatencyTable
+from latency_lut.table import LatencyTable, Row
 from search_spaces import Arch, SearchSpace, UserError, get_space
 
 ATTENTION = 5.0  # times as slow on the other device
@@ -25,7 +25,9 @@ def archs(nano: SearchSpace, table: LatencyTable) -> list[Arch]:
 def scaled(table: LatencyTable, factor: Callable[[str], float], whole: float = 1.0) -> LatencyTable:
     """The table with each block `factor(key)` times as slow, and the calibration `whole` times."""
     rows = {
-        key: replace(row, min_ms=row.min_ms * factor(key), median_ms=row.median_ms * factor(key))
+        key: Row(
+            row.min_ms * factor(key), row.median_ms * factor(key), {g: w * factor(key) for g, w in row.terms.items()}
+        )
         for key, row in table.rows.items()
     }
     line = table.calibration
@@ -116,7 +118,7 @@ def test_archs_that_swap_are_counted_and_named(table: LatencyTable, nano: Search
 
 def test_a_cost_of_zero_has_no_ratio(table: LatencyTable, nano: SearchSpace, archs: list[Arch]) -> None:
     key = next(iter(table.rows))
-    zero = replace(table, clamped=(key,), rows={**table.rows, key: replace(table.rows[key], min_ms=0.0)})
+    zero = replace(table, clamped=(key,), rows={**table.rows, key: Row(0.0, 0.0, {})})
     for pair in ((table, zero), (zero, table), (zero, zero)):
         diff = compare(*pair, nano, archs)
         assert [block.key for block in diff.blocks if block.ratio is None] == [key]

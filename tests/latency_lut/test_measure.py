@@ -253,6 +253,65 @@ def test_a_result_with_impossible_times_is_refused(samples: list[float], message
         build.main(["--from", "r.json"])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["manifest"].update(backend="foo"), "result: manifest.backend is 'foo'; there are onnxruntime, "),
+        (lambda r: r["settings"].update(samples=-4), r"result\.settings: samples is -4; it is at least 1"),
+        (
+            lambda r: r["settings"].update(min_sample_ms=-1),
+            r"result\.settings: min_sample_ms is -1\.0; ",
+        ),
+        (lambda r: r["settings"].update(samples_per_visit=0), r"result\.settings: samples_per_visit is 0; "),
+        (lambda r: r["runtime"].update(threads=-3), r"result\.runtime: threads is -3; "),
+        (
+            lambda r: r["measurement"].update(unclean_share=7),
+            r"result\.measurement: unclean_share is 7\.0; ",
+        ),
+    ],
+)
+def test_a_result_with_impossible_values_is_refused(change: Callable[[Any], None], message: str, folder: Path) -> None:
+    measure.main(["blocks", "--samples", "2", "--out", "r.json"])
+    _edit(Path("r.json"), change)
+    with pytest.raises(UserError, match=rf"r\.json: {message}.*latency_lut\.measure") as error:
+        build.main(["--from", "r.json"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("graph", "times_ms", "message"),
+    [("network", [50_000.0, 50_000.0], r"predicted_ms is \d+"), ("", [1e-9, 1e-9], r"samples_ms is 0\.0")],
+)
+def test_a_result_whose_times_fit_no_table_is_refused(
+    graph: str, times_ms: list[float], message: str, folder: Path
+) -> None:
+    def change(result: Any) -> None:
+        for name, timing in result["measurement"]["timings"].items():
+            if name.startswith(graph) and name != "anchor":
+                timing["samples_ms"] = times_ms
+
+    measure.main(["blocks", "--samples", "2", "--out", "r.json"])
+    _edit(Path("r.json"), change)
+    with pytest.raises(UserError, match=rf"r\.json gives no table: {message}.*; measure again"):
+        build.main(["--from", "r.json", "--out", "t.json"])
+    assert not Path("t.json").exists()
+
+
+def test_a_table_where_a_result_is_wanted_is_told_from_one(folder: Path) -> None:
+    build.main(["--space", "tiny", "--samples", "2", "--out", "t.json"])
+    for command in (build.main, validate.main):
+        with pytest.raises(UserError, match=r"^t\.json is a latency table already, not what .* gives; .* --table$"):
+            command(["--from", "t.json", *(["--table", "t.json"] if command is validate.main else [])])
+
+
+def test_a_table_calibrated_on_strange_networks_is_named_before_anything_is_measured(workplace: Path) -> None:
+    build.main(["--space", "tiny", "--samples", "2", "--out", "t.json"])
+    _edit(Path("t.json"), lambda t: t["calibration"]["networks"][0].update(arch={"depth": 3}))
+    for command in (lambda: validate.main(["--table", "t.json"]), lambda: export.main(["--validate", "t.json"])):
+        with pytest.raises(UserError, match=r"^t\.json: the table's calibration\.networks\.0: arch .*"):
+            command()
+
+
 def test_a_runtime_without_model_files_cannot_be_exported_for(workplace: Path) -> None:
     with pytest.raises(UserError, match="torch runs no model files"):
         export.main(["--backend", "torch", "--space", "tiny"])

@@ -91,6 +91,11 @@ def _first_graph(data: Any) -> dict[str, Any]:
     return graph
 
 
+def _network(data: Any) -> dict[str, Any]:
+    network: dict[str, Any] = data["calibration"]["networks"][0]
+    return network
+
+
 def _put(where: Callable[[Any], Any], key: Any, value: Any) -> Callable[[Any], None]:
     def change(data: Any) -> None:
         where(data)[key] = value
@@ -105,7 +110,15 @@ DAMAGE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "NaN": (_put(_first_row, "min_ms", float("nan")), r"min_ms is nan, not a valid float"),
     "infinite": (_put(_first_row, "median_ms", float("inf")), r"median_ms is inf, not a valid float"),
     "hours": (_put(_first_row, "median_ms", 4e6), r"rows.stem\(.*\): median_ms is 4000000.0;"),
-    "silent zero": (_put(_first_row, "min_ms", 0.0), r"min_ms of stem\(.*\) is 0 though"),
+    "by hand": (
+        _put(_first_row, "min_ms", 500.0),
+        r"table: min_ms of stem\(.*\) is 500.0 though its graphs give 0",
+    ),
+    "median by hand": (_put(_first_row, "median_ms", 0.0), r"table: median_ms of stem\(.*\) is 0.0 though its graphs"),
+    "silent zero": (
+        _put(_first_row, "min_ms", 0.0),
+        r"min_ms of stem\(.*\) is 0.0 though .*; clamped lacks stem",
+    ),
     "text": (_put(_first_row, "min_ms", "0.1"), r"min_ms is '0.1',"),
     "boolean": (_put(_first_row, "min_ms", True), r"min_ms is True,"),
     "missing field": (lambda d: _first_row(d).pop("min_ms"), r"rows.stem\(.*\) has no min_ms"),
@@ -116,6 +129,14 @@ DAMAGE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no network": (_put(lambda d: d["calibration"], "networks", []), r"calibration: it has no networks"),
     "no samples": (_put(_first_graph, "samples_ms", []), r"samples_ms is empty"),
     "instant sample": (_put(_first_graph, "samples_ms", [0.1, 0.0]), r"samples_ms is 0.0;"),
+    "no share": (_put(lambda d: d["provenance"], "unclean_share", 7.0), r"provenance: unclean_share is 7.0;"),
+    "no settings": (_put(lambda d: d["provenance"]["settings"], "samples", -4), r"settings: samples is -4;"),
+    "no threads": (_put(lambda d: d["provenance"]["runtime"], "threads", -3), r"runtime: threads is -3;"),
+    "network without samples": (_put(_network, "samples_ms", []), r"networks.0: samples_ms is empty"),
+    "network's sample": (_put(_network, "samples_ms", [-1.0, 2.0]), r"networks.0: samples_ms is -1.0;"),
+    "network's median": (_put(_network, "median_ms", -4.0), r"networks.0: median_ms is -4.0;"),
+    "network's sum": (_put(_network, "sum_ms", 0.0), r"networks.0: sum_ms is 0.0;"),
+    "network's prediction": (_put(_network, "predicted_ms", -0.1), r"networks.0: predicted_ms is -0.1;"),
     "unknown graph": (_put(_first_row, "terms", {"mine": 1.0}), r"stem\(.*\) is made of mine, which is no graph"),
     "scale absurd": (_put(lambda d: d["calibration"], "scale", 1e9), r"calibration: it is 1000000000.0"),
 }
@@ -133,6 +154,24 @@ def test_an_impossible_file_is_refused_in_one_line(damage: str, table_file: Path
     assert str(bad) in str(error.value)
     assert "latency_lut.build" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_all_rows_that_do_not_follow_from_their_graphs_are_listed(table: LatencyTable) -> None:
+    first, second = list(table.rows)[:2]
+    rows = {key: replace(table.rows[key], min_ms=500.0, median_ms=400.0) for key in (first, second)}
+    with pytest.raises(ValueError, match="though its graphs give") as error:
+        replace(table, rows={**table.rows, **rows})
+    for key in (first, second):
+        assert f"min_ms of {key} is 500.0 though" in str(error.value)
+        assert f"median_ms of {key} is 400.0 though" in str(error.value)
+    assert str(error.value).count("though") == 4
+
+
+def test_calibration_networks_of_another_space_are_refused(table: LatencyTable, nano: SearchSpace) -> None:
+    networks = (*table.calibration.networks[:2], replace(table.calibration.networks[2], arch={"depth": 3}))
+    strange = replace(table, calibration=replace(table.calibration, networks=networks))
+    with pytest.raises(UserError, match=r"the table's calibration\.networks\.2: arch .*; build a new one"):
+        strange.check(nano)
 
 
 def test_everything_that_is_wrong_is_listed(table_file: Path, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def add_table(path: Path, space: SearchSpace, validated: bool = True) -> None:
         Calibration(0.95, 0.02, networks),
         (),
         rows,
-        {key: Graph((key,), (row.min_ms, row.median_ms), {}) for key, row in rows.items()},
+        {key: Graph((key,), (row.min_ms, row.median_ms, row.median_ms), {}) for key, row in rows.items()},
     ).save(path)
     if validated:
         accuracy = {"mape": 0.018, "bias": -0.004, "within_5_percent": 0.95, "within_10_percent": 1.0, "spearman": 0.99}
