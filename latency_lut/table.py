@@ -2,9 +2,9 @@
 
     latency_ms(arch) = scale · Σ rows[block.key].min_ms + offset_ms      over the blocks of `space.lower(arch)`
 
-Rows hold minima and medians of the samples. Predictions use the minima: on a noisy host tables from them were off by 0.8 %
-(ONNX Runtime) and 4.8 % (PyTorch) on networks measured some minutes later, from medians by 3.0 and 8.3 % (nano space, 1
-thread).
+Rows hold minima and medians of the samples. Predictions use the minima: on a noisy host tables from them were off by
+0.8 % (ONNX Runtime) and 4.8 % (PyTorch) on networks measured some minutes later, from medians by 3.0 and 8.3 % (nano
+space, 1 thread).
 """
 
 from __future__ import annotations
