@@ -78,7 +78,7 @@ def test_an_unfinished_validation_of_a_table_that_is_gone_is_begun_again(command
     figures()
     (validation,) = bench_lut.FOLDER.glob("*.validation.json")
     partial = validation.rename(validation.with_name(f"{validation.name}.partial"))
-    partial.write_text('{"settings": {"table": "an earlier one"}}\n')
+    partial.write_text('{"settings": {"table": "an earlier one"}}\n{"anchor": []}\n')
     with pytest.raises(UserError, match=r"was begun with table 'an earlier one'"):
         figures()
     figures(replace(CONFIG, samples=3))
