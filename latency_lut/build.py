@@ -70,7 +70,10 @@ def build(
         measured = measure_sessions(sessions, backend, settings, journal)
         devices = {name: session.devices for name, session in sessions.items()}
         source = provenance(backend.name, backend.describe(), settings, measured, command)
-        table = make_table(space, plan, measured, devices, source)
+        try:
+            table = make_table(space, plan, measured, devices, source)
+        except ValueError as error:
+            raise UserError(f"the samples give no table: {error}; measure again, quietly, with --no-resume") from None
         table.check(space)
         table.save(out)
     return table

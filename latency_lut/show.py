@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from latency_lut.build import summary
-from latency_lut.table import LatencyTable, Row, find_table
+from latency_lut.table import LatencyTable, Row, open_table
 from latency_lut.table_plots import table_page
-from search_spaces import BlockSpec, SearchSpace, UserError, get_space
+from search_spaces import BlockSpec, SearchSpace, UserError
 from search_spaces.command import align, flag, parse, run
 from search_spaces.files import write_text
 
@@ -64,22 +64,6 @@ class BlockCost:
 
 
 # ---- what the commands that read tables share
-
-
-def open_table(name: str | None) -> tuple[Path, LatencyTable, SearchSpace]:
-    """The table of that file, or the newest in runs/tables, and its space.
-
-    Raises:
-        UserError: there is none, it cannot be read, or it does not cover its space.
-    """
-    path = find_table(name)
-    table = LatencyTable.load(path)
-    try:
-        space = get_space(table.space, table.image_size, table.num_classes)
-        table.check(space)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    return path, table, space
 
 
 def heading(path: Path, table: LatencyTable) -> str:

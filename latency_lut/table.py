@@ -21,7 +21,7 @@ import numpy as np
 
 from latency_lut.backend import Runtime
 from latency_lut.protocol import MAX_DRIFT, MAX_MS, Settings, check_share, check_times
-from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError
+from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError, get_space
 from search_spaces.files import read_json, write_json
 from search_spaces.typed import read_typed
 
@@ -255,6 +255,22 @@ def find_table(path: str | None) -> Path:
     if not (paths := table_paths(TABLES)):
         raise UserError(f"no table in {TABLES}; build one with python -m latency_lut.build, or give --table")
     return paths[0]
+
+
+def open_table(name: str | None) -> tuple[Path, LatencyTable, SearchSpace]:
+    """The table of that file, or the newest in runs/tables, and its space.
+
+    Raises:
+        UserError: there is none, it cannot be read, or it does not cover its space.
+    """
+    path = find_table(name)
+    table = LatencyTable.load(path)
+    try:
+        space = get_space(table.space, table.image_size, table.num_classes)
+        table.check(space)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return path, table, space
 
 
 def newest_table(folder: Path, space: SearchSpace) -> Path | None:

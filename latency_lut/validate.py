@@ -29,8 +29,7 @@ from latency_lut.manifest import Result, check_jobs, checksum
 from latency_lut.measuring import measure_sessions, prepare_all
 from latency_lut.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
 from latency_lut.protocol import Measurement, Settings
-from latency_lut.show import open_table
-from latency_lut.table import LatencyTable
+from latency_lut.table import LatencyTable, open_table
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.command import flag, flags_given, parse, run
 from search_spaces.files import write_json

@@ -60,6 +60,17 @@ def test_a_killed_build_goes_on(tiny: SearchSpace, tmp_path: Path) -> None:
     assert replace(table, provenance=uninterrupted.provenance) == uninterrupted
 
 
+def test_samples_that_give_no_table_are_answered_in_one_line(tiny: SearchSpace, tmp_path: Path) -> None:
+    class Idle(FakeMachine):
+        """Takes as long for eight blocks as for two."""
+
+        def run_of(self, keys: Sequence[str]) -> Run:
+            return super().run_of(())
+
+    with pytest.raises(UserError, match=r"no table: sum_ms is 0.*--no-resume"):
+        build(tiny, Idle(), SETTINGS, tmp_path / "t.json")
+
+
 def test_no_resume_starts_over(tiny: SearchSpace, tmp_path: Path) -> None:
     kill_build(tiny, tmp_path / "t.json", rounds=2.5, wait_ns_at=lambda _: 10**6)
     table = rebuild(tiny, tmp_path / "t.json", resume=False)
