@@ -14,6 +14,10 @@ import torch
 
 pytest.register_assert_rewrite("tests.contracts")
 
+# Autograd counts devices at its first backward pass. An export before it, which pretends that there are GPUs, would have
+# it start a thread for each, and then no process that a test forks can train.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
