@@ -14,8 +14,8 @@ import torch
 
 pytest.register_assert_rewrite("tests.contracts")
 
-# Autograd counts devices at its first backward pass. An export before it, which pretends that there are GPUs, would have
-# it start a thread for each, and then no process that a test forks can train.
+# Autograd counts devices at its first backward pass. After an export, which pretends that there are GPUs, it would
+# start a thread for each, and then no process that a test forks can train.
 torch.ones(1, requires_grad=True).sum().backward()
 
 
