@@ -131,19 +131,29 @@ class Measurement:
         timings: by graph.
         unclean_share: of all samples taken, those disturbed by other work; None where the system does not tell.
         short: how many graphs have fewer clean samples than wanted.
-        anchor_spread: its usual run (the median of its samples' means) over its fastest.
-        anchor_drift: its fastest run in the last quarter of the rounds over that in the first, minus 1.
+        anchor_spread: its usual run (the median of its samples' means) over its fastest; 1 without an anchor.
     """
 
     timings: dict[str, Timing]
     unclean_share: float | None
     short: int
     anchor_spread: float
-    anchor_drift: float
 
     def __post_init__(self) -> None:
         """ValueError on a share that is none."""
         check_share("unclean_share", self.unclean_share)
+
+    @property
+    def anchor_drift(self) -> float:
+        """Its fastest run in the last quarter of the rounds over that in the first, minus 1; 0 without an anchor.
+
+        Of few samples, from half to half: the fewer a part has, the more its minimum varies by chance.
+        """
+        if ANCHOR not in self.timings:
+            return 0.0
+        times_ms = self.timings[ANCHOR].samples_ms
+        part = max(1, len(times_ms) // (4 if len(times_ms) >= 8 else 2))
+        return min(times_ms[-part:]) / min(times_ms[:part]) - 1
 
     @property
     def busy(self) -> bool:
@@ -243,7 +253,6 @@ def _summarize(samples: Mapping[str, Sequence[Sample]], settings: Settings) -> M
         unclean_share=sum(not s.clean for s in flat) / len(flat) if known else None,
         short=sum(sum(s.clean for s in row) < settings.samples for row in quietest.values()),
         anchor_spread=median(s.mean_ms for s in anchor) / min(s.ms for s in anchor) if anchor else 1.0,
-        anchor_drift=_drift([s.ms for s in anchor]) if anchor else 0.0,
     )
 
 
@@ -251,9 +260,3 @@ def _quietest(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Those with the least waiting, in order of time."""
     by_wait = sorted(range(len(samples)), key=lambda i: samples[i].wait_share or 0.0)
     return [samples[i] for i in sorted(by_wait[:count])]
-
-
-def _drift(times_ms: Sequence[float]) -> float:
-    """Of few, from half to half: the fewer a part has, the more its minimum varies by chance."""
-    part = max(1, len(times_ms) // (4 if len(times_ms) >= 8 else 2))
-    return min(times_ms[-part:]) / min(times_ms[:part]) - 1

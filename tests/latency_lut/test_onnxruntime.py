@@ -104,11 +104,11 @@ def test_an_onnx_file_is_timed(tiny: SearchSpace, tmp_path: Path) -> None:
 def test_uneven_times_of_an_onnx_file_are_a_busy_machines(
     usual_ms: float, busy: bool, tiny: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, timing = tmp_path / "model.onnx", Timing((1.0, usual_ms, usual_ms))
+    path, timing = tmp_path / "model.onnx", Timing((usual_ms, 1.0, usual_ms))
     OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
 
     def uneven(sessions: dict[str, Session], *_: object) -> Measurement:
-        return Measurement(dict.fromkeys(sessions, timing), None, 0, anchor_spread=usual_ms, anchor_drift=0.0)
+        return Measurement(dict.fromkeys(sessions, timing), None, 0, anchor_spread=usual_ms)
 
     monkeypatch.setattr("latency_lut.networks.measure_sessions", uneven)
     assert measure_onnx(path) == (1.0, usual_ms, busy)

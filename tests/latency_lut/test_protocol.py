@@ -91,9 +91,7 @@ def test_a_sample_during_which_the_process_was_stopped_does_not_count(tiny: Sear
     measured = measure(load(machine, tiny), settings, machine, on_visit=lambda name, s: taken[name].extend(s))
     assert sum(sample.ms > MAX_MS for samples in taken.values() for sample in samples) == 1
     assert all(t.samples_ms == pytest.approx([truth_ms(k)] * 6, rel=1e-9) for k, t in measured.timings.items())
-    raw = {
-        name: [Sample(s.ms, 0.0, s.ms) for s in samples] for name, samples in taken.items()
-    }  # as a journal may have it
+    raw = {name: [replace(s, wait_share=0.0) for s in samples] for name, samples in taken.items()}  # as in a journal
     again = measure(load(machine, tiny), settings, machine, taken=raw)
     assert all(t.samples_ms == pytest.approx([truth_ms(k)] * 6, rel=1e-9) for k, t in again.timings.items())
 

@@ -65,7 +65,7 @@ def test_at_equal_latency(
     def measure(models: dict[str, nn.Module], image_size: int, *_: Any) -> Measurement:
         image = torch.zeros(1, 3, image_size, image_size)
         times = {name: 1e-6 * fvcore_macs(model, image) + 0.01 for name, model in models.items()}
-        return Measurement({name: Timing((ms,)) for name, ms in times.items()}, None, 0, 1.0, 0.0)
+        return Measurement({name: Timing((ms,)) for name, ms in times.items()}, None, 0, 1.0)
 
     for module in (bench_pruning, latency):
         monkeypatch.setattr(module, "measure", measure)
