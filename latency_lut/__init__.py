@@ -1,5 +1,5 @@
 """Latency tables: what every block of a search space costs on one device, measured there."""
 
-from latency_lut.table import LatencyTable, newest_table
+from latency_lut.tables.table import LatencyTable, newest_table
 
 __all__ = ["LatencyTable", "newest_table"]

@@ -2,7 +2,7 @@
 
 Bare: the nano space on this machine, ONNX Runtime, 1 thread. A build that was interrupted goes on where it stopped when
 the same command is given again. Another device: `latency_lut.export` here, `latency_lut.measure` there, and its result
-becomes a table with `--from`. Method and accuracy: `latency_lut.plan`, `latency_lut.protocol`, `latency_lut.validate`.
+becomes a table with `--from`. Method and accuracy: docs/latency.md.
 """
 
 from __future__ import annotations
@@ -15,15 +15,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from latency_lut.backend import Backend, Job, Runtime
-from latency_lut.backends import Target
-from latency_lut.interpreter import delegate
-from latency_lut.journal import Journal
-from latency_lut.manifest import MEASURE, Result, check_jobs
-from latency_lut.measuring import measure_sessions, prepare_all
-from latency_lut.plan import Plan, calibration_archs, fit_line, make_plan, table_jobs
-from latency_lut.protocol import ANCHOR, Measurement, Settings, Timing, check_times
-from latency_lut.table import SCHEMA, TABLES, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
+from latency_lut.backends.base import Backend, Job, Runtime
+from latency_lut.backends.protocol import ANCHOR, Measurement, Settings, Timing, check_times
+from latency_lut.backends.registry import Target
+from latency_lut.measurement.interpreter import delegate
+from latency_lut.measurement.journal import Journal
+from latency_lut.measurement.manifest import MEASURE, Result, check_jobs
+from latency_lut.measurement.measuring import measure_sessions, prepare_all
+from latency_lut.tables.plan import Plan, calibration_archs, fit_line, make_plan, table_jobs
+from latency_lut.tables.table import (
+    SCHEMA,
+    TABLES,
+    Calibration,
+    CalibrationNetwork,
+    Graph,
+    LatencyTable,
+    Provenance,
+    Row,
+)
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import flag, flags_given, parse, run, spell
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from latency_lut.plan import held_out_archs
 from latency_lut.show import heading
-from latency_lut.table import LatencyTable, open_table
+from latency_lut.tables.plan import held_out_archs
+from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import align, flag, parse, run
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from latency_lut.backend import FileBackend
-from latency_lut.backends import make_backend
-from latency_lut.interpreter import delegate
-from latency_lut.manifest import Manifest, checksum, write_folder
-from latency_lut.plan import held_out_archs, make_plan, table_jobs, validation_jobs
-from latency_lut.table import LatencyTable, open_table
+from latency_lut.backends.base import FileBackend
+from latency_lut.backends.registry import make_backend
+from latency_lut.measurement.interpreter import delegate
+from latency_lut.measurement.manifest import Manifest, checksum, write_folder
+from latency_lut.tables.plan import held_out_archs, make_plan, table_jobs, validation_jobs
+from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import UserError, get_space
 from search_spaces.command import flag, flags_given, parse, run
 

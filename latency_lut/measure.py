@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from latency_lut.backend import FileBackend, Session
-from latency_lut.backends import make_backend
+from latency_lut.backends.base import FileBackend, Session
+from latency_lut.backends.registry import make_backend
 from latency_lut.build import now
-from latency_lut.journal import Journal
-from latency_lut.manifest import EXPORT, RESULT_SCHEMA, Manifest, Result, read_folder
-from latency_lut.measuring import measure_sessions
+from latency_lut.measurement.journal import Journal
+from latency_lut.measurement.manifest import EXPORT, RESULT_SCHEMA, Manifest, Result, read_folder
+from latency_lut.measurement.measuring import measure_sessions
 from search_spaces import UserError
 from search_spaces.command import flag, parse, run, spell
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from latency_lut.show import heading, shape_text, stage_of
-from latency_lut.table import LatencyTable, open_table
+from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 from search_spaces.command import align, flag, parse, run
-from search_spaces.files import read_json
+from search_spaces.command.files import read_json
 
 DECIMALS = 4  # of printed ms
 

@@ -1,7 +1,7 @@
 """python -m latency_lut.profile: what makes a network slow, by the runtime's own time of every operator.
 
 `--model timm/NAME` or `--arch NAME_OR_FILE` with `--space`: its operators by kind, and how much of its time goes into
-memory-bound ones (`latency_lut.operator_kinds` says which they are). Bare, or `--space` alone: networks of a space with
+memory-bound ones (`latency_lut.backends.operator_kinds` says which). Bare, or `--space` alone: networks of a space with
 fewer and fewer attention blocks. EfficientViT (Section 2.1 and supplement A; Liu et al., CVPR 2023) finds less
 memory-bound time in networks with fewer of them, its networks being equally fast; here all else stays as it is.
 
@@ -22,17 +22,17 @@ from statistics import mean
 
 from tqdm import tqdm
 
-from latency_lut.backend import Backend, OperatorTime, Runtime, network_job, require
-from latency_lut.backends import Target
-from latency_lut.interpreter import delegate
-from latency_lut.measuring import measure_sessions
-from latency_lut.profile_plot import document
-from latency_lut.profile_report import Network, Profile, Report, text, to_json
-from latency_lut.protocol import ANCHOR, Timing
-from latency_lut.timm_models import PREFIX, timm_job
+from latency_lut.backends.base import Backend, OperatorTime, Runtime, network_job, require
+from latency_lut.backends.protocol import ANCHOR, Timing
+from latency_lut.backends.registry import Target
+from latency_lut.measurement.interpreter import delegate
+from latency_lut.measurement.measuring import measure_sessions
+from latency_lut.measurement.timm_models import PREFIX, timm_job
+from latency_lut.profiling.plot import document
+from latency_lut.profiling.report import Network, Profile, Report, text, to_json
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run
-from search_spaces.files import slug, write_json, write_text
+from search_spaces.command.files import slug, write_json, write_text
 
 MODULE = "latency_lut.profile"
 PROFILES = Path("runs/profiles")

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import numpy as np
 
 from latency_lut.build import summary
-from latency_lut.table import LatencyTable, Row, open_table
-from latency_lut.table_plots import table_page
+from latency_lut.tables.plots import table_page
+from latency_lut.tables.table import LatencyTable, Row, open_table
 from search_spaces import BlockSpec, SearchSpace, UserError
 from search_spaces.command import align, flag, parse, run
-from search_spaces.files import write_text
+from search_spaces.command.files import write_text
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from latency_lut.backend import Backend, Runtime
-from latency_lut.backends import backend_of
-from latency_lut.interpreter import delegate
-from latency_lut.journal import Journal
-from latency_lut.manifest import Result, check_jobs, checksum
-from latency_lut.measuring import measure_sessions, prepare_all
-from latency_lut.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
-from latency_lut.protocol import Measurement, Settings
-from latency_lut.table import LatencyTable, open_table
+from latency_lut.backends.base import Backend, Runtime
+from latency_lut.backends.protocol import Measurement, Settings
+from latency_lut.backends.registry import backend_of
+from latency_lut.measurement.interpreter import delegate
+from latency_lut.measurement.journal import Journal
+from latency_lut.measurement.manifest import Result, check_jobs, checksum
+from latency_lut.measurement.measuring import measure_sessions, prepare_all
+from latency_lut.tables.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
+from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.command import flag, flags_given, parse, run
-from search_spaces.files import write_json
+from search_spaces.command.files import write_json
 
 MODULE = "latency_lut.validate"
 

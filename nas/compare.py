@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from nas import runs
-from nas.compare_data import (
+from nas.comparison.data import (
     TABLE,
     Json,
     Reference,
@@ -33,12 +33,12 @@ from nas.compare_data import (
     reference_of,
     under_one_mes,
 )
-from nas.compare_page import compare_page
-from nas.hypervolume import Progress
-from nas.objective import latency_metrics, pareto, shown
+from nas.comparison.page import compare_page
+from nas.objective.hypervolume import Progress
+from nas.objective.mes import latency_metrics, pareto, shown
 from search_spaces import UserError
 from search_spaces.command import align, flag, parse, run
-from search_spaces.files import read_json, slug, write_json, write_text
+from search_spaces.command.files import read_json, slug, write_json, write_text
 
 OUT = runs.RUNS / "compare"
 

@@ -17,22 +17,23 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from nas import runs, tables
-from nas.batches import eval_batches, normalize
-from nas.confusion import Confusion
-from nas.costs import Costs
+from nas import runs
 from nas.data import Images
-from nas.evaluate_page import evaluation_page
-from nas.evaluate_text import as_text
+from nas.data.batches import eval_batches, normalize
 from nas.export import load_winners
-from nas.inherit import calibration_batches, calibration_count, inherited
-from nas.objective import LATENCY, PUBLISHED, Objective
-from nas.search_result import objective_of, read_result
+from nas.inspection.confusion import Confusion
+from nas.inspection.page import evaluation_page
+from nas.inspection.text import as_text
+from nas.networks.inherit import calibration_batches, calibration_count, inherited
+from nas.objective import tables
+from nas.objective.costs import Costs
+from nas.objective.mes import LATENCY, PUBLISHED, Objective
+from nas.searching.result import objective_of, read_result
 from nas.train_supernet import load_supernet
-from nas.training import pick_device
+from nas.training.trainer import pick_device
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
-from search_spaces.files import read_json, slug, write_json, write_text
+from search_spaces.command.files import read_json, slug, write_json, write_text
 
 BARE = ("largest", "smallest")
 

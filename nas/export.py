@@ -17,17 +17,17 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from latency_lut.networks import measure_onnx
+from latency_lut.measurement.networks import measure_onnx
 from nas import runs
-from nas.batches import preprocessing
-from nas.checkpoint import load_module, load_tensors, save_tensors
-from nas.export_coreml import check_coreml, write_coreml
-from nas.export_onnx import BATCH_SIZES, check_onnx, write_onnx
-from nas.networks import check_finite
-from nas.parity import compare, example_images, normalized
+from nas.data.batches import preprocessing
+from nas.exporting.coreml import check_coreml, write_coreml
+from nas.exporting.onnx import BATCH_SIZES, check_onnx, write_onnx
+from nas.exporting.parity import compare, example_images, normalized
+from nas.networks.weights import check_finite
+from nas.runs.checkpoint import load_module, load_tensors, save_tensors
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
-from search_spaces.files import atomic_folder, read_json, write_json, write_text
+from search_spaces.command.files import atomic_folder, read_json, write_json, write_text
 
 Format = Literal["onnx", "coreml", "timm"]
 

@@ -25,9 +25,9 @@ from nas.data import load_data
 from nas.pruning.config import Config
 from nas.pruning.job import Job
 from nas.pruning.source import Source, find
-from nas.recipe import FREE_ON_RESUME, StepConfig, TrainConfig, with_recipe
+from nas.training.recipe import FREE_ON_RESUME, StepConfig, TrainConfig, with_recipe
 from search_spaces.command import flags_given, parse, run
-from search_spaces.files import slug
+from search_spaces.command.files import slug
 
 FREE = (*FREE_ON_RESUME, "run", "name", "resume", "model", "checkpoint", "structure_limit_s")
 DIGITS_EPOCHS = {"dense_epochs": 12, "finetune_epochs": 10}  # two minutes in all, on two cores

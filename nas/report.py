@@ -14,16 +14,16 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from nas import report_plots as plots
 from nas import runs
-from nas.objective import latency_metrics, shown
-from nas.report_data import Artifacts, Group, Json, points_of, read_artifacts
-from nas.report_latency import latency_tables
-from nas.report_page import STYLE, describe, draw_arch, numbers, percent
+from nas.objective.mes import latency_metrics, shown
+from nas.reporting import plots
+from nas.reporting.data import Artifacts, Group, Json, points_of, read_artifacts
+from nas.reporting.drawing import STYLE, describe, draw_arch, numbers, percent
+from nas.reporting.latency import latency_tables
 from search_spaces import UserError
 from search_spaces.command import flag, parse, run
-from search_spaces.files import write_text
-from search_spaces.page import embed, link, page, table, warning
+from search_spaces.command.files import write_text
+from search_spaces.command.page import embed, link, page, table, warning
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nas import distributed, process, runs
-from nas.checkpoint import save_tensors
+from nas import runs
 from nas.data import Data
-from nas.inherit import calibration_batches, default_calibration, inherited
-from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
-from nas.retrain_parallel import Job, train_parallel
-from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
+from nas.distributed import collectives, process
+from nas.evaluation.workers import RayConfig
+from nas.networks.inherit import calibration_batches, default_calibration, inherited
+from nas.runs.checkpoint import save_tensors
 from nas.train_supernet import load_supernet
-from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
-from nas.workers import RayConfig
+from nas.training.parallel import Job, train_parallel
+from nas.training.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
+from nas.training.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
+from nas.training.trainer import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
 from search_spaces import Arch, UserError, macs, num_params
 from search_spaces.command import flag, parse, run
-from search_spaces.files import read_json, write_json
+from search_spaces.command.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def _begin(jobs: Sequence[Job]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    with distributed.job():
+    with collectives.job():
         retrain_all(argv)
 
 

@@ -18,24 +18,24 @@ from typing import Literal
 from tqdm import tqdm
 
 from latency_lut.build import BuildConfig, build_table
-from latency_lut.table import TABLES
+from latency_lut.tables.table import TABLES
 from nas import runs
-from nas.costs import Costs, check_limits
-from nas.forwards import Forwards
-from nas.goals import LIMITS, Goals
-from nas.objective import LATENCY, Objective
-from nas.samplers import SEQUENTIAL
-from nas.search_result import Json, as_text, found
-from nas.slimming import Step, slim
-from nas.storage import check_address, check_storage, sqlite_url
-from nas.strategies import BUDGET, check_budget, explore
-from nas.study import Study
-from nas.tables import load_tables, newest, record
-from nas.winners import name_winners, pick_winners
-from nas.workers import Done, EvaluatorConfig, Here, RayConfig, Workers, evaluators, split
+from nas.evaluation.forwards import Forwards
+from nas.evaluation.workers import Done, EvaluatorConfig, Here, RayConfig, Workers, evaluators, split
+from nas.objective.costs import Costs, check_limits
+from nas.objective.goals import LIMITS, Goals
+from nas.objective.mes import LATENCY, Objective
+from nas.objective.tables import load_tables, newest, record
+from nas.searching.result import Json, as_text, found
+from nas.searching.samplers import SEQUENTIAL
+from nas.searching.slimming import Step, slim
+from nas.searching.storage import check_address, check_storage, sqlite_url
+from nas.searching.strategies import BUDGET, check_budget, explore
+from nas.searching.study import Study
+from nas.searching.winners import name_winners, pick_winners
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
-from search_spaces.files import read_json, sha256, write_json
+from search_spaces.command.files import read_json, sha256, write_json
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nas import distributed, process, runs
-from nas.batches import MEAN, STD, normalize
-from nas.checkpoint import load_module, load_tensors, save_tensors
+from nas import runs
 from nas.data import Data, DataConfig, Images, load_data
-from nas.inherit import default_calibration, inherited
-from nas.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
-from nas.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
-from nas.training import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
+from nas.data.batches import MEAN, STD, normalize
+from nas.distributed import collectives, process
+from nas.networks.inherit import default_calibration, inherited
+from nas.runs.checkpoint import load_module, load_tensors, save_tensors
+from nas.training.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
+from nas.training.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
+from nas.training.trainer import Backward, Criterion, Trainer, accuracy, check_alike, pick_device
 from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import flag, parse, run
-from search_spaces.files import write_json
+from search_spaces.command.files import write_json
 from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
 
 
@@ -195,7 +196,7 @@ def _run_folder(config: Config) -> Path:
         return runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
     stem = Path(config.data).name.removesuffix(".tar") or "data"
     name = config.run or f"{config.space}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
-    return runs.run_folder(distributed.gather(name)[0])
+    return runs.run_folder(collectives.gather(name)[0])
 
 
 def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
@@ -243,7 +244,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
 
 def _skipped(data: Data) -> tuple[str, ...]:
     """The corrupt images that any process has come across."""
-    names = (json.loads(text) for text in distributed.gather(json.dumps(list(data.train.skipped.names))))
+    names = (json.loads(text) for text in collectives.gather(json.dumps(list(data.train.skipped.names))))
     return tuple(dict.fromkeys(name for found in names for name in found))
 
 
@@ -263,7 +264,7 @@ def configure(argv: Sequence[str] | None) -> Config:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    with distributed.job():
+    with collectives.job():
         train_supernet(configure(argv))
 
 

@@ -26,20 +26,20 @@ from typing import Any
 import numpy as np
 
 from nas import runs
-from nas.costs import Costs
-from nas.inherit import calibration_batches, calibration_count
-from nas.objective import LATENCY
+from nas.networks.inherit import calibration_batches, calibration_count
+from nas.objective.costs import Costs
+from nas.objective.mes import LATENCY
+from nas.objective.tables import load_tables, recorded
 from nas.search import Config as SearchConfig
 from nas.search import search
-from nas.search_result import objective_of, read_result
-from nas.tables import load_tables, recorded
+from nas.searching.result import objective_of, read_result
 from nas.train_supernet import load_supernet
-from nas.training import pick_device
-from scripts.ablation_networks import Network, Weights, measured_ms, pruned, retrained, whole
-from scripts.ablation_report import ablations_page, markdown
+from nas.training.trainer import pick_device
+from scripts.ablation.networks import Network, Weights, measured_ms, pruned, retrained, whole
+from scripts.ablation.report import ablations_page, markdown
 from search_spaces import Arch, UserError
 from search_spaces.command import flag, parse, run
-from search_spaces.files import slug, write_json, write_text
+from search_spaces.command.files import slug, write_json, write_text
 
 Json = dict[str, Any]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from latency_lut.backend import Job, network_job
-from latency_lut.protocol import measure
-from latency_lut.torch_backend import CUDA, PRECISIONS, TorchBackend
+from latency_lut.backends.base import Job, network_job
+from latency_lut.backends.protocol import measure
+from latency_lut.backends.pytorch import CUDA, PRECISIONS, TorchBackend
 from search_spaces import get_space
 from search_spaces.command import flag, parse, run
 

@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nas import distributed, process
 from nas.data import Data, Images, Splits
-from nas.sources import Decoded, Skipped
+from nas.data.sources import Decoded, Skipped
+from nas.distributed import collectives, process
 from nas.train_supernet import Config, make_trainer
 from search_spaces import SearchSpace, get_space
 from search_spaces.command import flag, parse, run
@@ -70,7 +70,7 @@ def synthetic(space: SearchSpace, count: int) -> Data:
 def train(config: BenchConfig, amp: Literal["bf16", "off"], place: dict[str, str], pipe: Connection) -> None:
     """A process of a contestant: as many steps as it is told to, until it is told 0; answers with their seconds."""
     os.environ.update(place)
-    with distributed.job(), tempfile.TemporaryDirectory() as folder:
+    with collectives.job(), tempfile.TemporaryDirectory() as folder:
         batch_size = config.batch_size * process.world_size()
         space = get_space(config.space, config.image_size)
         settings = Config(batch_size=batch_size, epochs=1_000_000, augment="light", amp=amp, device="cpu")
@@ -89,7 +89,7 @@ def train(config: BenchConfig, amp: Literal["bf16", "off"], place: dict[str, str
 def start(config: BenchConfig, processes: int, amp: Literal["bf16", "off"] = "off") -> Contestant:
     os.environ["OMP_NUM_THREADS"] = "1"
     context: Any = multiprocessing.get_context("spawn")  # they import torch after their number of threads is set
-    store, places = distributed.places(processes)
+    store, places = collectives.places(processes)
     pipes = []
     for place in places:
         ours, theirs = context.Pipe()

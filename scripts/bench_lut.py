@@ -23,14 +23,14 @@ import numpy as np
 
 from latency_lut.build import BuildConfig
 from latency_lut.diff import compare
-from latency_lut.plan import held_out_archs
 from latency_lut.predict import expected_error
-from latency_lut.table import LatencyTable
+from latency_lut.tables.plan import held_out_archs
+from latency_lut.tables.table import LatencyTable
 from latency_lut.validate import ValidateConfig, report
-from nas.objective import Objective, Term
+from nas.objective.mes import Objective, Term
 from search_spaces import CostTable, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run, spell
-from search_spaces.files import read_json
+from search_spaces.command.files import read_json
 
 FOLDER = Path("runs/bench-lut")
 NUM_ARCHS = 100_000  # in a batch of predictions

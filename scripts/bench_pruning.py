@@ -29,21 +29,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from latency_lut.backends import make_backend
-from nas.child import Child, ChildFailed
+from latency_lut.backends.registry import make_backend
 from nas.data import Data, DataConfig, load_data
+from nas.pruning.child import Child, ChildFailed
 from nas.pruning.costs import Costs
-from nas.pruning.families import prepare
+from nas.pruning.families.registry import prepare
 from nas.pruning.latency import measure, ms_per_mac, reach
 from nas.pruning.unknown import INSTALL, installed
-from nas.recipe import TrainConfig, with_recipe
-from nas.training import accuracy
-from scripts.bench_pruning_times import bench_times
-from scripts.pruning_methods import METHODS, PEERS, Task, calibration
-from scripts.pruning_networks import IMAGE_SIZE, NETWORKS, train, trained
+from nas.training.recipe import TrainConfig, with_recipe
+from nas.training.trainer import accuracy
+from scripts.pruning_peers.methods import METHODS, PEERS, Task, calibration
+from scripts.pruning_peers.networks import IMAGE_SIZE, NETWORKS, train, trained
+from scripts.pruning_peers.times import bench_times
 from search_spaces import UserError
 from search_spaces.command import align, flag, parse, run
-from search_spaces.files import read_json, read_json_lines
+from search_spaces.command.files import read_json, read_json_lines
 
 DIGITS_EPOCHS = 40
 LEAST_SHARE = 0.1  # of the MACs, that methods are tried from on the way to a latency

@@ -37,31 +37,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from latency_lut.table import LatencyTable, find_table
+from latency_lut.tables.table import LatencyTable, find_table
 from nas import runs
-from nas.costs import Costs
 from nas.data import DataConfig, load_data
-from nas.evaluator import Evaluator
-from nas.forwards import Forwards
-from nas.hypervolume import hypervolume_history
-from nas.objective import LATENCY, PUBLISHED, Objective
-from nas.slimming import Step, next_step, slim
-from nas.strategies import explore
-from nas.study import Study
-from nas.workers import (
-    Done,
-    EvaluatorConfig,
-    Here,
-    Job,
-    RayConfig,
-    Workers,
-    cluster,
-    make_evaluator,
-    split,
-)
+from nas.evaluation.evaluator import Evaluator
+from nas.evaluation.forwards import Forwards
+from nas.evaluation.workers import Done, EvaluatorConfig, Here, Job, RayConfig, Workers, cluster, make_evaluator, split
+from nas.objective.costs import Costs
+from nas.objective.hypervolume import hypervolume_history
+from nas.objective.mes import LATENCY, PUBLISHED, Objective
+from nas.searching.slimming import Step, next_step, slim
+from nas.searching.strategies import explore
+from nas.searching.study import Study
 from search_spaces import Arch, CostTable, UserError, get_space
 from search_spaces.command import align, flag, parse, run
-from search_spaces.files import sha256, write_json
+from search_spaces.command.files import sha256, write_json
 from supernet import Supernet
 
 STRATEGIES = ("slimming", "random", "nsga2", "tpe", "gp", "predictor")

@@ -27,19 +27,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.build import now
-from latency_lut.machine import cpu_model, os_name
 from nas import runs, train_supernet
-from nas.recipe import with_recipe
 from nas.retrain import DIGITS_EPOCHS
-from nas.training import pick_device
-from scripts.rank_networks import Config, Study, open_study, scratch_minutes, study_folder, train_all
-from scripts.rank_report import markdown, study_page, text
-from scripts.rank_statistics import Estimate, ceiling, compare
-from scripts.rank_supernets import Arm, arm_configs, check_runs, evaluate_all
+from nas.training.recipe import with_recipe
+from nas.training.trainer import pick_device
+from scripts.ranking.networks import Config, Study, open_study, scratch_minutes, study_folder, train_all
+from scripts.ranking.report import markdown, study_page, text
+from scripts.ranking.statistics import Estimate, ceiling, compare
+from scripts.ranking.supernets import Arm, arm_configs, check_runs, evaluate_all
 from search_spaces import get_space
 from search_spaces.command import parse, run
-from search_spaces.files import write_json, write_text
+from search_spaces.command.files import write_json, write_text
 
 # r² and τ at least, or by the margin below the ceiling that noise sets; the smallest network's gap at most
 BARS = {"r2": 0.91, "kendall": 0.75, "margin": 0.03, "smallest_gap": 0.10}

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from latency_lut.backend import Job
-from latency_lut.interpreter import delegate
-from scripts.studies import Network, StudyConfig, report, run_study
-from scripts.study_nets import thirty_layers
+from latency_lut.backends.base import Job
+from latency_lut.measurement.interpreter import delegate
+from scripts.device_studies.nets import thirty_layers
+from scripts.device_studies.studies import Network, StudyConfig, report, run_study
 from search_spaces.command import flag, parse, run, spell
 
 MODULE = "scripts.study_blocks"

@@ -24,10 +24,10 @@ from functools import partial
 from math import isfinite
 from typing import Any
 
-from latency_lut.backend import Job
-from latency_lut.interpreter import delegate
-from latency_lut.timm_models import PREFIX, check_name, timm_job
-from scripts.studies import Network, StudyConfig, report, run_study
+from latency_lut.backends.base import Job
+from latency_lut.measurement.interpreter import delegate
+from latency_lut.measurement.timm_models import PREFIX, check_name, timm_job
+from scripts.device_studies.studies import Network, StudyConfig, report, run_study
 from search_spaces import UserError
 from search_spaces.command import align, flag, parse, run, spell
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from latency_lut.backend import Job
-from latency_lut.interpreter import delegate
-from scripts.studies import Network, StudyConfig, report, run_study
+from latency_lut.backends.base import Job
+from latency_lut.measurement.interpreter import delegate
+from scripts.device_studies.studies import Network, StudyConfig, report, run_study
 from search_spaces.command import parse, run, spell
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search_spaces.command import UserError
+from search_spaces.command.files import read_json
 from search_spaces.cost import Activation, Op, count_macs, count_params, count_peak_activations
-from search_spaces.files import read_json
 
 if TYPE_CHECKING:
     from torch import nn

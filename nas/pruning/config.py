@@ -8,7 +8,7 @@ from typing import Literal
 from nas.data import DataConfig
 from nas.pruning.rounds import Method, Target
 from nas.pruning.selection import default_scope
-from nas.recipe import StepConfig, TrainConfig
+from nas.training.recipe import StepConfig, TrainConfig
 from search_spaces import UserError
 from search_spaces.command import flag
 

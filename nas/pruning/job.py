@@ -14,13 +14,12 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from latency_lut.backends import make_backend
+from latency_lut.backends.registry import make_backend
 from nas import runs
-from nas.batches import eval_batches, normalize
 from nas.data import Data
+from nas.data.batches import eval_batches, normalize
 from nas.export import export_coreml, export_onnx, file_metadata, write_classes
-from nas.networks import Renormalized, renormalization
-from nas.precision import check_amp
+from nas.networks.weights import Renormalized, renormalization
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
 from nas.pruning.costs import Costs
@@ -32,11 +31,12 @@ from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
 from nas.pruning.structure import Structure
 from nas.pruning.traced import Layouts
-from nas.recipe import FREE_ON_RESUME
 from nas.retrain import make_trainer
-from nas.training import Trainer, accuracy, pick_device, steps_per_epoch
+from nas.training.precision import check_amp
+from nas.training.recipe import FREE_ON_RESUME
+from nas.training.trainer import Trainer, accuracy, pick_device, steps_per_epoch
 from search_spaces import UserError
-from search_spaces.files import atomic_folder, read_json, write_json
+from search_spaces.command.files import atomic_folder, read_json, write_json
 
 FEW_IMAGES = 64
 

@@ -16,10 +16,10 @@ import torch
 from timm.utils import reparameterize_model
 from torch import nn
 
-from latency_lut.backend import Backend, Job, blocks_job
-from latency_lut.measuring import measure_sessions, prepare_all
-from latency_lut.plan import ANCHOR_BLOCKS
-from latency_lut.protocol import ANCHOR, Measurement
+from latency_lut.backends.base import Backend, Job, blocks_job
+from latency_lut.backends.protocol import ANCHOR, Measurement
+from latency_lut.measurement.measuring import measure_sessions, prepare_all
+from latency_lut.tables.plan import ANCHOR_BLOCKS
 from nas.pruning.costs import Costs
 from nas.pruning.selection import groups
 from nas.pruning.slicing import cut

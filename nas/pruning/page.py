@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from nas import runs
-from nas.objective import UNITS, Objective, Term
+from nas.objective.mes import UNITS, Objective, Term
 from nas.pruning.structure import Structure
-from nas.report_data import points_of
+from nas.reporting.data import points_of
 from search_spaces import UserError
-from search_spaces.files import read_json, write_text
-from search_spaces.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table, warning
+from search_spaces.command.files import read_json, write_text
+from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table, warning
 
 Json = dict[str, Any]
 MES = Objective((Term("latency_ms", UNITS["latency_ms"], 1.0), Term("num_params", UNITS["num_params"], 0.5)), {})

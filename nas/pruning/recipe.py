@@ -17,16 +17,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from nas.batches import MEAN, STD
-from nas.checkpoint import load_module, load_tensors, save_tensors
-from nas.networks import check_finite, check_timm_name, create_timm, load_timm, load_winner, timm_options
-from nas.pruning.families import prepare
+from nas.data.batches import MEAN, STD
+from nas.networks.weights import check_finite, check_timm_name, create_timm, load_timm, load_winner, timm_options
+from nas.pruning.families.registry import prepare
 from nas.pruning.slicing import prune
 from nas.pruning.structure import Structure
 from nas.pruning.traced import Layouts
+from nas.runs.checkpoint import load_module, load_tensors, save_tensors
 from search_spaces import UserError, get_space
-from search_spaces.files import read_json, write_json
-from search_spaces.typed import read_typed
+from search_spaces.command.files import read_json, write_json
+from search_spaces.command.typed import read_typed
 
 FILE, WEIGHTS = "pruned.json", "model.safetensors"
 

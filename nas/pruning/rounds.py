@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from latency_lut.backend import Backend
+from latency_lut.backends.base import Backend
 from nas.pruning import importance
 from nas.pruning.costs import Costs
 from nas.pruning.importance import Criterion, Scores

@@ -11,15 +11,15 @@ from torch import nn
 
 from nas import runs
 from nas.data import Data, DataConfig
-from nas.networks import create_timm, winner_file
+from nas.networks.weights import create_timm, winner_file
 from nas.pruning import recipe as recipes
-from nas.pruning.families import prepare
+from nas.pruning.families.registry import prepare
 from nas.pruning.recipe import Recipe
 from nas.pruning.structure import Structure
 from nas.pruning.traced import Layouts
 from nas.pruning.unknown import describe
 from search_spaces import UserError
-from search_spaces.files import read_json, sha256
+from search_spaces.command.files import read_json, sha256
 
 DIGITS_SIZE = 32
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.child import Child, ChildFailed, ChildLate
-from nas.fvcore_macs import fvcore_macs
-from nas.networks import create_timm
+from nas.networks.fvcore_macs import fvcore_macs
+from nas.networks.weights import create_timm
+from nas.pruning.child import Child, ChildFailed, ChildLate
 from nas.pruning.costs import Costs
-from nas.pruning.families import known
+from nas.pruning.families.registry import known
 from nas.pruning.latency import deployed
 from nas.pruning.slicing import cut
 from nas.pruning.structure import Axis, Sizes, Structure, product

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from latency_lut.backend import Backend, FileBackend, Job, blocks_job, network_job
-from latency_lut.manifest import checksum
-from latency_lut.plan import make_plan
-from latency_lut.protocol import measure
+from latency_lut.backends.base import Backend, FileBackend, Job, blocks_job, network_job
+from latency_lut.backends.protocol import measure
+from latency_lut.measurement.manifest import checksum
+from latency_lut.tables.plan import make_plan
 from search_spaces import SearchSpace
 
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from nas.batches import MEAN, STD
-from nas.export_onnx import write_onnx
-from nas.fvcore_macs import fvcore_macs
-from nas.parity import example_images, normalized
+from nas.data.batches import MEAN, STD
+from nas.exporting.onnx import write_onnx
+from nas.exporting.parity import example_images, normalized
+from nas.networks.fvcore_macs import fvcore_macs
 from nas.pruning.costs import Costs
-from nas.pruning.families import prepare
+from nas.pruning.families.registry import prepare
 from nas.pruning.latency import deployed
 from nas.pruning.slicing import places, prune, zero
 from nas.pruning.structure import Dimension, Kind, Structure

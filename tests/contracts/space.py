@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.fvcore_macs import fvcore_macs
+from nas.networks.fvcore_macs import fvcore_macs
 from search_spaces import Arch, CostTable, SearchSpace, UserError, macs, num_params, peak_activations
 from tests.contracts.memory import traced_peak
 

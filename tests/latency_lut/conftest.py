@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from latency_lut.backends.protocol import Settings
 from latency_lut.build import build
-from latency_lut.protocol import Settings
-from latency_lut.table import LatencyTable
+from latency_lut.tables.table import LatencyTable
 from search_spaces import SearchSpace, get_space
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
 from tests.latency_lut.fake import FakeMachine

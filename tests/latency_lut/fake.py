@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latency_lut.backend import FileBackend, Job, Runtime, Session
-from latency_lut.protocol import Run, Settings
+from latency_lut.backends.base import FileBackend, Job, Runtime, Session
+from latency_lut.backends.protocol import Run, Settings
 
 OVERHEAD_NS = 1_000  # of every run
 

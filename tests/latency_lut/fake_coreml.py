@@ -221,8 +221,8 @@ def mac(core: FakeCoreML) -> Iterator[pytest.MonkeyPatch]:
 
     library = native_library(core)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latency_lut.coreml_backend.on_mac", lambda: True)
-        patch.setattr("latency_lut.coreml_backend.platform.mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
+        patch.setattr("latency_lut.backends.coreml.on_mac", lambda: True)
+        patch.setattr("latency_lut.backends.coreml.platform.mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
         patch.setitem(sys.modules, NATIVE, library)
         patch.delitem(sys.modules, PLANS, raising=False)  # it makes classes of the library's when imported
         for module in (model, _compiled_model, compute_device, compute_plan):

@@ -208,5 +208,5 @@ def connected(phone: FakePhone) -> Iterator[FakePhone]:
         patch.setattr(remote_device._DeviceCtl, "_run_command_async", staticmethod(phone.run_command_async))
         patch.setattr(remote_device._ModelRunnerAppBuilder, "build", phone.build)
         patch.setattr(remote_device._shutil, "which", lambda name: f"/usr/bin/{name}")
-        patch.setattr("latency_lut.coreml_device.subprocess.run", phone.list_devices)
+        patch.setattr("latency_lut.backends.coreml_device.subprocess.run", phone.list_devices)
         yield phone

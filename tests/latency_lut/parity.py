@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from latency_lut.backend import Job, blocks_job, network_job
+from latency_lut.backends.base import Job, blocks_job, network_job
 from search_spaces import SearchSpace
 
 

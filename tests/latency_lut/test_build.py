@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from latency_lut.backend import FileBackend
+from latency_lut.backends.base import FileBackend
+from latency_lut.backends.protocol import Run, Settings, Timing, measure
 from latency_lut.build import BuildConfig, build, build_table, make_table, summary
-from latency_lut.plan import make_plan, table_jobs
-from latency_lut.protocol import Run, Settings, Timing, measure
-from latency_lut.table import LatencyTable
+from latency_lut.tables.plan import make_plan, table_jobs
+from latency_lut.tables.table import LatencyTable
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract
 from tests.latency_lut.fake import FakeMachine, Killed, MortalMachine, cost_ns

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from latency_lut.diff import compare, main, report
-from latency_lut.plan import held_out_archs
-from latency_lut.table import LatencyTable, Row
+from latency_lut.tables.plan import held_out_archs
+from latency_lut.tables.table import LatencyTable, Row
 from search_spaces import Arch, SearchSpace, UserError, get_space
 
 ATTENTION = 5.0  # times as slow on the other device

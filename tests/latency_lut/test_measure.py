@@ -14,11 +14,11 @@ import pytest
 
 import search_spaces
 from latency_lut import build, export, measure, validate
-from latency_lut.backend import Session
-from latency_lut.manifest import Result, checksum, read_folder
-from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
-from latency_lut.protocol import Run
-from latency_lut.table import LatencyTable
+from latency_lut.backends.base import Session
+from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
+from latency_lut.backends.protocol import Run
+from latency_lut.measurement.manifest import Result, checksum, read_folder
+from latency_lut.tables.table import LatencyTable
 from search_spaces import SearchSpace, UserError
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine, cost_ns
@@ -50,7 +50,7 @@ class Device(FakeMachine):
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the tiny space can be had, and the runtime is the fake machine."""
     monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
-    monkeypatch.setattr("latency_lut.onnxruntime_backend.OnnxRuntimeBackend", Device)
+    monkeypatch.setattr("latency_lut.backends.onnxruntime.OnnxRuntimeBackend", Device)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

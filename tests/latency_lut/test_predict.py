@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from latency_lut.predict import breakdown, comparison, main, predict, rounded_parts
-from latency_lut.table import LatencyTable
+from latency_lut.tables.table import LatencyTable
 from search_spaces import SearchSpace, UserError, macs, num_params
-from search_spaces.files import write_json
+from search_spaces.command.files import write_json
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 import search_spaces
 from latency_lut import profile
-from latency_lut.backend import Job, OperatorTime, Session, network_job
-from latency_lut.onnxruntime_backend import OnnxRuntimeBackend, _operator_times
-from latency_lut.openvino_backend import OpenVinoBackend
-from latency_lut.operator_kinds import KINDS, MEMORY_BOUND, operator_kind
-from latency_lut.profile_report import Network, Profile
-from latency_lut.protocol import Settings
-from latency_lut.timm_models import timm_job
+from latency_lut.backends.base import Job, OperatorTime, Session, network_job
+from latency_lut.backends.onnxruntime import OnnxRuntimeBackend, _operator_times
+from latency_lut.backends.openvino import OpenVinoBackend
+from latency_lut.backends.operator_kinds import KINDS, MEMORY_BOUND, operator_kind
+from latency_lut.backends.protocol import Settings
+from latency_lut.measurement.timm_models import timm_job
+from latency_lut.profiling.report import Network, Profile
 from search_spaces import SearchSpace, UserError
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine

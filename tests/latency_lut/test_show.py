@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from latency_lut.plan import Plan
 from latency_lut.show import align, block_costs, block_text, devices_text, main, origin
-from latency_lut.table import Graph, LatencyTable, Row
-from latency_lut.table_plots import cost_figure
+from latency_lut.tables.plan import Plan
+from latency_lut.tables.plots import cost_figure
+from latency_lut.tables.table import Graph, LatencyTable, Row
 from search_spaces import SearchSpace, UserError
 from tests.latency_lut.fake import cost_ns
 

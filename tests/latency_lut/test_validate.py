@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from latency_lut.plan import calibration_archs, held_out_archs, validation_jobs
-from latency_lut.protocol import Settings
-from latency_lut.table import CalibrationNetwork, LatencyTable
+from latency_lut.backends.protocol import Settings
+from latency_lut.tables.plan import calibration_archs, held_out_archs, validation_jobs
+from latency_lut.tables.table import CalibrationNetwork, LatencyTable
 from latency_lut.validate import Accuracy, ValidateConfig, main, report, validate, validate_table
 from search_spaces import SearchSpace, UserError
 from search_spaces.efficientformerv2 import EfficientFormerV2Space

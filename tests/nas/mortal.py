@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas import retrain_parallel, workers
-from nas.evaluator import Evaluator
-from nas.training import Trainer
+from nas.evaluation import workers
+from nas.evaluation.evaluator import Evaluator
+from nas.training import parallel
+from nas.training.trainer import Trainer
 from search_spaces import SPACES, Arch
 from tests.nas.tiny import tiny_space
 
-make_evaluator, train = workers.make_evaluator, retrain_parallel._train
+make_evaluator, train = workers.make_evaluator, parallel._train
 
 
 def die_at(calls: int) -> None:

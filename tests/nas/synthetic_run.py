@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from latency_lut.backend import Runtime
-from latency_lut.protocol import Settings
-from latency_lut.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
-from nas.checkpoint import save_tensors
-from nas.objective import PUBLISHED, Objective
-from nas.parity import example_images, normalized
+from latency_lut.backends.base import Runtime
+from latency_lut.backends.protocol import Settings
+from latency_lut.tables.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
+from nas.exporting.parity import example_images, normalized
+from nas.objective.mes import PUBLISHED, Objective
+from nas.runs.checkpoint import save_tensors
 from search_spaces import Arch, SearchSpace, get_space, macs, num_params, peak_activations
-from search_spaces.files import write_json
+from search_spaces.command.files import write_json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from nas.objective import PUBLISHED, Objective
+from nas.objective.mes import PUBLISHED, Objective
 from nas.search import Config
 from search_spaces import Arch, SearchSpace, macs, num_params
-from search_spaces.files import write_json
+from search_spaces.command.files import write_json
 
 NUM_IMAGES = 200
 TABLES = {"latency_ms": {"path": "runs/tables/t.json", "sha256": "0" * 64}}

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nas import checkpoint, retrain, search, train_supernet
-from nas.training import Trainer
+from nas import retrain, search, train_supernet
+from nas.runs import checkpoint
+from nas.training.trainer import Trainer
 from search_spaces import SPACES
 from search_spaces import __main__ as spaces
 from search_spaces.command import run
@@ -218,7 +219,7 @@ def test_a_full_disk_while_metrics_are_written(fails: Fails, monkeypatch: pytest
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("nas.metrics.MetricsLog.write", full)
+    monkeypatch.setattr("nas.runs.metrics.MetricsLog.write", full)
     assert "No space left on device; free some space" in fails(train_supernet.main, *TRAIN, "--run", "new")
 
 

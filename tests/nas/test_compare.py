@@ -13,13 +13,13 @@ import pytest
 
 from nas import compare, runs
 from nas.compare import Config, make_groups, reach, spread
-from nas.compare_data import check_comparable, find_searches, read_search, reference_of, under_one_mes
-from nas.costs import Costs
-from nas.hypervolume import Progress
-from nas.objective import PUBLISHED, Objective
-from nas.tables import record
+from nas.comparison.data import check_comparable, find_searches, read_search, reference_of, under_one_mes
+from nas.objective.costs import Costs
+from nas.objective.hypervolume import Progress
+from nas.objective.mes import PUBLISHED, Objective
+from nas.objective.tables import record
 from search_spaces import SearchSpace, UserError
-from search_spaces.files import read_json, write_json
+from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import add_search, make_run
 from tests.nas.synthetic_search import NUM_IMAGES, add_strategy, point, write_search
 from tests.nas.tiny import make_table

@@ -16,21 +16,22 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from nas import evaluate as command
-from nas import tables, train_supernet
-from nas.batches import eval_batches
-from nas.checkpoint import save_tensors
-from nas.confusion import Confusion, mistakes, wilson
+from nas import train_supernet
+from nas.data.batches import eval_batches
 from nas.evaluate import main
-from nas.evaluate_page import evaluation_page
-from nas.evaluate_text import as_text
-from nas.inherit import calibration_batches, inherited
-from nas.objective import PUBLISHED as PUBLISHED_MES
-from nas.objective import Objective, Term
+from nas.inspection.confusion import Confusion, mistakes, wilson
+from nas.inspection.page import evaluation_page
+from nas.inspection.text import as_text
+from nas.networks.inherit import calibration_batches, inherited
+from nas.objective import tables
+from nas.objective.mes import PUBLISHED as PUBLISHED_MES
+from nas.objective.mes import Objective, Term
 from nas.runs import load_run_data
+from nas.runs.checkpoint import save_tensors
 from nas.train_supernet import load_supernet
-from nas.training import accuracy
+from nas.training.trainer import accuracy
 from search_spaces import SPACES, Arch, UserError, macs, num_params
-from search_spaces.files import write_json
+from search_spaces.command.files import write_json
 from tests.nas.test_report import EVIL, Page, browse, needs_browser
 from tests.nas.tiny import PUBLISHED, make_images, make_table, tiny_space
 

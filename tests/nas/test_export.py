@@ -18,16 +18,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from nas import export_coreml, export_onnx
-from nas.checkpoint import load_tensors, save_tensors
 from nas.export import Config, Winner, export, load_winners
 from nas.export import export_onnx as write_and_time_onnx
-from nas.export_coreml import Classifier, check_coreml, load_program, write_coreml
-from nas.mil import run_program
-from nas.parity import compare, example_images, normalized
+from nas.exporting import coreml
+from nas.exporting import onnx as onnx_files
+from nas.exporting.coreml import Classifier, check_coreml, load_program, write_coreml
+from nas.exporting.mil import run_program
+from nas.exporting.parity import compare, example_images, normalized
 from nas.runs import load_run_info
+from nas.runs.checkpoint import load_tensors, save_tensors
 from search_spaces import UserError, get_space
-from search_spaces.files import read_json, write_json
+from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import MEAN, STD, add_retrain, make_run, run_info, trained_like
 
 BUSY = True  # as the stopwatch says
@@ -203,7 +204,7 @@ def test_an_export_that_differs_is_refused_and_leaves_the_last_one(
     exported: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in exported.rglob("*")}
-    write = export_onnx.write_onnx
+    write = onnx_files.write_onnx
 
     def corrupt(model: nn.Module, path: Path, *args: object) -> None:
         with torch.no_grad():
@@ -236,11 +237,11 @@ def test_formats_not_asked_for_are_not_written(run_folder: Path) -> None:
 
 
 def test_opset_is_kept_or_refused(winner: Winner, tmp_path: Path) -> None:
-    export_onnx.write_onnx(winner.model(), tmp_path / "m.onnx", 32, {}, 18)
+    onnx_files.write_onnx(winner.model(), tmp_path / "m.onnx", 32, {}, 18)
     proto = onnx.load(tmp_path / "m.onnx")
     assert [entry.version for entry in proto.opset_import if entry.domain == ""] == [18]
     with pytest.raises(UserError, match="--opset"):
-        export_onnx.write_onnx(winner.model(), tmp_path / "m.onnx", 32, {}, 99)
+        onnx_files.write_onnx(winner.model(), tmp_path / "m.onnx", 32, {}, 99)
 
 
 def test_mistakes_have_one_line_with_the_remedy(
@@ -284,5 +285,5 @@ def test_no_number_is_no_parity(winner: Winner) -> None:
 
 def test_tolerances_are_far_from_what_is_measured(exported: Path) -> None:
     result = read_json(exported / "result.json")
-    assert result["onnx"]["max_abs_diff"] < export_onnx.TOLERANCE / 10
-    assert result["coreml"]["max_abs_diff"] < export_coreml.TOLERANCE / 10
+    assert result["onnx"]["max_abs_diff"] < onnx_files.TOLERANCE / 10
+    assert result["coreml"]["max_abs_diff"] < coreml.TOLERANCE / 10

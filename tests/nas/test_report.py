@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latency_lut.table import MAX_DRIFT
-from nas.objective import Objective, Term
+from latency_lut.tables.table import MAX_DRIFT
+from nas.objective.mes import Objective, Term
 from nas.report import winners_text, write_report
-from nas.report_latency import errors
-from nas.report_page import draw_arch
+from nas.reporting.drawing import draw_arch
+from nas.reporting.latency import errors
 from search_spaces import UserError, get_space
-from search_spaces.files import read_json, write_json
-from search_spaces.page import log_axis
+from search_spaces.command.files import read_json, write_json
+from search_spaces.command.page import log_axis
 from tests.nas.synthetic_run import add_export, add_retrain, add_search, add_supernet, add_table, make_run, write_lines
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

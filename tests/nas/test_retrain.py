@@ -15,14 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from nas import retrain, search, train_supernet
-from nas.checkpoint import load_tensors
 from nas.report import write_report
 from nas.retrain import main
 from nas.runs import load_run_data
+from nas.runs.checkpoint import load_tensors
 from nas.train_supernet import load_supernet
-from nas.training import accuracy
+from nas.training.trainer import accuracy
 from search_spaces import SPACES, UserError, macs, num_params
-from search_spaces.files import write_json
+from search_spaces.command.files import write_json
 from tests.nas.test_train_supernet import timeless
 from tests.nas.tiny import PUBLISHED, json_lines, make_images, run_killed, tiny_space
 
@@ -124,7 +124,9 @@ def test_weights_are_inherited_or_fresh(monkeypatch: pytest.MonkeyPatch) -> None
 def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
     main([*ARGS, "--suffix", "whole"])
     arguments = (*ARGS, "--checkpoint-seconds", "0")
-    run_killed(folder, "nas.retrain", *arguments, kill_at="nas.training:Trainer._one:14")  # in the second winner
+    run_killed(
+        folder, "nas.retrain", *arguments, kill_at="nas.training.trainer:Trainer._one:14"
+    )  # in the second winner
     assert (RETRAINED / "winner-1/result.json").exists() and not (RETRAINED / "winner-2/result.json").exists()
     finished = (RETRAINED / "winner-1/model.safetensors").stat().st_mtime_ns
     main(["--resume"])

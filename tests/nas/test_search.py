@@ -18,21 +18,21 @@ from PIL import Image
 
 from nas import search as command
 from nas import train_supernet
-from nas.evaluator import Evaluator
-from nas.inherit import calibration_batches, inherited
-from nas.objective import PUBLISHED as PUBLISHED_MES
-from nas.objective import Objective, Term, pareto
-from nas.racing import Finish
+from nas.evaluation.evaluator import Evaluator
+from nas.evaluation.racing import Finish
+from nas.evaluation.workers import Here, make_evaluator
+from nas.networks.inherit import calibration_batches, inherited
+from nas.objective.mes import PUBLISHED as PUBLISHED_MES
+from nas.objective.mes import Objective, Term, pareto
 from nas.report import write_report
 from nas.runs import load_run_data
 from nas.search import main
-from nas.search_result import objective_of
-from nas.study import Evaluation, Study
+from nas.searching.result import objective_of
+from nas.searching.study import Evaluation, Study
 from nas.train_supernet import load_supernet
-from nas.training import accuracy
-from nas.workers import Here, make_evaluator
+from nas.training.trainer import accuracy
 from search_spaces import SPACES, Arch, UserError, macs, num_params, peak_activations
-from search_spaces.files import sha256
+from search_spaces.command.files import sha256
 from tests.nas.tiny import PUBLISHED, make_images, make_table, run_killed, tiny_space
 
 SPACE = tiny_space()
@@ -132,7 +132,7 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
 @pytest.mark.parametrize(
     "flags", [("--exact",), ("--strategy", "predictor", "--seed", "3")], ids=["exact", "predictor"]
 )
-@pytest.mark.parametrize("kill_at", ["nas.study:Study._record:24", "nas.search:write_json:1"])
+@pytest.mark.parametrize("kill_at", ["nas.searching.study:Study._record:24", "nas.search:write_json:1"])
 def test_killed_and_resumed_equals_uninterrupted(
     folder: Path, flags: tuple[str, ...], kill_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,10 +187,10 @@ RACING = (*SIZE, "--calibration-images", "28", "--batch-size", "8")
 @pytest.fixture
 def racing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few images are enough for races, also rough ones."""
-    monkeypatch.setattr("nas.inherit.BATCH_SIZE", 8)
-    monkeypatch.setattr("nas.evaluator.ROUGH_IMAGES", 0)
-    monkeypatch.setattr("nas.racing.FIRST", 8)
-    monkeypatch.setattr("nas.racing.DELTA", 0.4)
+    monkeypatch.setattr("nas.networks.inherit.BATCH_SIZE", 8)
+    monkeypatch.setattr("nas.evaluation.evaluator.ROUGH_IMAGES", 0)
+    monkeypatch.setattr("nas.evaluation.racing.FIRST", 8)
+    monkeypatch.setattr("nas.evaluation.racing.DELTA", 0.4)
 
 
 def num_trials() -> int:
@@ -281,7 +281,7 @@ def test_norms_may_be_recalibrated(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_norms_of_each_width_are_the_supernets_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.evaluator.measure_statistics", lambda *_: pytest.fail("recalibrated"))
+    monkeypatch.setattr("nas.evaluation.evaluator.measure_statistics", lambda *_: pytest.fail("recalibrated"))
     main([*SIZE])
     assert result()["calibration_images"] == 0
 
@@ -440,7 +440,7 @@ def test_a_finished_search_goes_on_with_a_larger_budget(strategy: str, monkeypat
 
 
 def test_a_search_that_finds_nothing_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.samplers.TRIES", 0)
+    monkeypatch.setattr("nas.searching.samplers.TRIES", 0)
     flags = ("--strategy", "random", "--budget", "5", "--max-params", "60000")
     with pytest.raises(UserError, match="no network within the limits was found; relax num_params"):
         main([*SIZE, *flags])
@@ -526,7 +526,7 @@ def test_a_bad_storage_is_found_before_the_images_are_read(monkeypatch: pytest.M
 
 def test_killed_before_there_is_a_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
-    run_killed(folder, "nas.search", *SIZE, "--exact", kill_at="nas.study:Study.__init__:1")
+    run_killed(folder, "nas.search", *SIZE, "--exact", kill_at="nas.searching.study:Study.__init__:1")
     assert not Path("runs/r/search/study.db").exists()
     main(["--resume"])
     assert result()["winners"]

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from nas import train_supernet as command
-from nas.checkpoint import load_tensors
-from nas.inherit import calibration_batches, calibration_images, inherited
+from nas.networks.inherit import calibration_batches, calibration_images, inherited
 from nas.runs import RunInfo, load_run_data, load_run_info
+from nas.runs.checkpoint import load_tensors
 from nas.train_supernet import Config, configure, load_supernet, main
-from nas.training import Trainer
+from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
 from supernet import Supernet
 from tests.nas.tiny import ROOT, json_lines, make_images, run_killed, start, tiny_space
@@ -52,7 +52,7 @@ def test_a_run_leaves_everything_that_later_stages_need(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = Mock(wraps=calibration_images)
-    monkeypatch.setattr("nas.training.calibration_images", read)
+    monkeypatch.setattr("nas.training.trainer.calibration_images", read)
     main([*ARGS, "--run", "r"])
     assert read.call_count == 1, "for 4 evaluations while training, and 2 at its end"
     info = load_run_info(RUN)
@@ -102,7 +102,7 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
 @pytest.mark.parametrize(
     "kill_at",
     [
-        "nas.training:Trainer._one:13",
+        "nas.training.trainer:Trainer._one:13",
         "safetensors.torch:serialize_file:8",  # while a checkpoint is written
         "nas.train_supernet:extremes_accuracy:5",  # trained, not yet tested
     ],
@@ -246,7 +246,7 @@ def test_corrupt_images_are_counted_in_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("images/red/3.png").write_bytes(b"no image")
-    monkeypatch.setattr("nas.sources.MEMORY_BYTES", 0)
+    monkeypatch.setattr("nas.data.sources.MEMORY_BYTES", 0)
     main([*ARGS, "--epochs", "1", "--run", "r"])
     assert load_run_info(RUN).splits.skipped == ("red/3.png",)
     assert "skipped 1 corrupt images: red/3.png" in capsys.readouterr().out

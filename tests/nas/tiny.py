@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from latency_lut.backend import Runtime
-from latency_lut.protocol import Settings
-from latency_lut.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
-from nas import distributed
+from latency_lut.backends.base import Runtime
+from latency_lut.backends.protocol import Settings
+from latency_lut.tables.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
+from nas.distributed import collectives
 from search_spaces import SPACES, SearchSpace
 from search_spaces.command import run
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
@@ -123,7 +123,7 @@ def run_job(main: Callable[[int], None], count: int = 2) -> list[Ended]:
 
     Much faster than torchrun's own, which import everything; their output is in the folder `output`.
     """
-    store, places = distributed.places(count)
+    store, places = collectives.places(count)
     folder = Path("output")
     folder.mkdir(exist_ok=True)
 

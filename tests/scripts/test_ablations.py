@@ -7,13 +7,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from nas.evaluator import Evaluator
+from nas.evaluation.evaluator import Evaluator
 from nas.runs import load_run_data
 from nas.train_supernet import load_supernet
-from scripts import ablation_networks, ablations
+from scripts import ablations
+from scripts.ablation import networks
 from scripts.ablations import Config
 from search_spaces import UserError
-from search_spaces.files import read_json
+from search_spaces.command.files import read_json
 from tests.nas.tiny import tiny_space
 
 CONFIG = Config(run="r", levels=2, num_random=2, samples=5)
@@ -50,7 +51,7 @@ def test_all_parts_from_one_supernet(
         pytest.fail("evaluated again")
 
     monkeypatch.setattr(Evaluator, "accuracies", fail)
-    monkeypatch.setattr(ablation_networks, "accuracy", fail)
+    monkeypatch.setattr(networks, "accuracy", fail)
     ablations.ablations(CONFIG)
     again = read_json(FOLDER / "result.json")
     assert again["table6"] == result["table6"] and again["random"] == result["random"]
@@ -65,21 +66,21 @@ def test_networks_are_trained_on_and_known_by_all_that_they_depend_on(
 ) -> None:
     """One of them: the others differ in their tensors alone."""
     run = Path("runs/r")
-    weights = ablation_networks.Weights(
+    weights = networks.Weights(
         load_supernet(run, torch.device("cpu")), load_run_data(run), "images", (), None, Path("known.json")
     )
-    network = ablation_networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
+    network = networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
     assert network.num_params <= 60_000 and network.num_params > 0.9 * 60_000
-    found = ablation_networks.retrained(weights, Path("retrained"), network, epochs=1, seed=0)
-    monkeypatch.setattr(ablation_networks, "make_trainer", None)
-    assert ablation_networks.retrained(weights, Path("retrained"), network, epochs=1, seed=0) == found
+    found = networks.retrained(weights, Path("retrained"), network, epochs=1, seed=0)
+    monkeypatch.setattr(networks, "make_trainer", None)
+    assert networks.retrained(weights, Path("retrained"), network, epochs=1, seed=0) == found
 
     tested = Mock(return_value=0.5)
-    monkeypatch.setattr(ablation_networks, "accuracy", tested)
-    again = ablation_networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
+    monkeypatch.setattr(networks, "accuracy", tested)
+    again = networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
     assert replace(again, model=network.model) == network and not tested.called
-    ablation_networks.pruned(replace(weights, num_images=3), tiny_space().largest, "magnitude", 60_000)
-    monkeypatch.setattr(ablation_networks, "default_scope", lambda _: "global")
-    other = ablation_networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
+    networks.pruned(replace(weights, num_images=3), tiny_space().largest, "magnitude", 60_000)
+    monkeypatch.setattr(networks, "default_scope", lambda _: "global")
+    other = networks.pruned(weights, tiny_space().largest, "magnitude", 60_000)
     assert other.name != network.name
     assert [len(call.args[1]) for call in tested.call_args_list] == [3, len(weights.data.test)]

@@ -33,7 +33,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(bench_lut, "measure", measure)
     monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
     monkeypatch.setattr(
-        "latency_lut.onnxruntime_backend.OnnxRuntimeBackend", lambda **_: FakeMachine(name="onnxruntime")
+        "latency_lut.backends.onnxruntime.OnnxRuntimeBackend", lambda **_: FakeMachine(name="onnxruntime")
     )
     monkeypatch.chdir(tmp_path)
     return run

@@ -8,17 +8,18 @@ import timm
 import torch
 from torch import nn
 
-from latency_lut.protocol import Measurement, Timing
-from nas.child import Child, ChildFailed
-from nas.fvcore_macs import fvcore_macs
+from latency_lut.backends.protocol import Measurement, Timing
+from nas.networks.fvcore_macs import fvcore_macs
 from nas.pruning import latency
-from nas.pruning.attention import PrunableAttention
-from scripts import bench_pruning, bench_pruning_times, pruning_networks
+from nas.pruning.child import Child, ChildFailed
+from nas.pruning.families.attention import PrunableAttention
+from scripts import bench_pruning
 from scripts.bench_pruning import Difference
-from scripts.bench_pruning_times import bench_times
-from scripts.pruning_methods import Task
+from scripts.pruning_peers import networks, times
+from scripts.pruning_peers.methods import Task
+from scripts.pruning_peers.times import bench_times
 from search_spaces import UserError
-from search_spaces.files import read_json_lines
+from search_spaces.command.files import read_json_lines
 from tests.nas.tiny import make_images
 
 
@@ -29,7 +30,7 @@ def tiny(num_classes: int, patch_size: int = 16) -> nn.Module:
 
 @pytest.fixture
 def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setitem(pruning_networks.NETWORKS, "tiny", tiny)
+    monkeypatch.setitem(networks.NETWORKS, "tiny", tiny)
     monkeypatch.setattr(bench_pruning, "installed", lambda: False)
     images = make_images(tmp_path / "images")
     text = f"--data {images} --folder {tmp_path}/bench --networks tiny --epochs 2 --batch-size 8 --amp off --device cpu"
@@ -119,7 +120,7 @@ def test_both_networks_of_torch_pruning_are_one(monkeypatch: pytest.MonkeyPatch)
 def test_times_of_ours_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(10)
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
-    monkeypatch.setattr(bench_pruning_times, "PIXELS", {"any": 32})
+    monkeypatch.setattr(times, "PIXELS", {"any": 32})
     bench_times(None, "isomorphic", 0.5, ("any",), pairs=1, images=8)
     assert capsys.readouterr().out.splitlines()[-1].split()[-2:] == ["not", "installed"]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.evaluator import Evaluator
-from nas.racing import Finish
+from nas.evaluation.evaluator import Evaluator
+from nas.evaluation.racing import Finish
 from scripts import bench_search
 from scripts.bench_search import Config, bench_racing, bench_strategies
 from search_spaces import Arch
-from search_spaces.files import read_json
+from search_spaces.command.files import read_json
 
 pytestmark = pytest.mark.usefixtures("supernet")
 

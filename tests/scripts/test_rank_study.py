@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 
 from nas import train_supernet
-from nas.checkpoint import load_tensors
-from nas.costs import Costs
-from nas.inherit import calibration_batches, inherited
-from nas.objective import UNITS, Objective, Term
+from nas.networks.inherit import calibration_batches, inherited
+from nas.objective.costs import Costs
+from nas.objective.mes import UNITS, Objective, Term
 from nas.runs import load_run_data
+from nas.runs.checkpoint import load_tensors
 from nas.train_supernet import load_supernet
-from nas.training import Trainer, accuracy
-from scripts import rank_networks, rank_supernets
-from scripts.rank_networks import open_study, pick
-from scripts.rank_report import markdown, rows, study_page, text
+from nas.training.trainer import Trainer, accuracy
 from scripts.rank_study import BARS, configure, main, missed
+from scripts.ranking import networks, supernets
+from scripts.ranking.networks import open_study, pick
+from scripts.ranking.report import markdown, rows, study_page, text
 from search_spaces import SPACES, Arch, UserError
 from tests.nas.tiny import PUBLISHED, json_lines, make_images, make_table, run_killed, tiny_space
 
@@ -107,8 +107,8 @@ def test_a_finished_study_trains_and_evaluates_nothing(
 ) -> None:
     before = result()
     forbid_training(monkeypatch)
-    monkeypatch.setattr(rank_supernets, "load_supernet", lambda *_: pytest.fail("evaluates"))
-    monkeypatch.setattr(rank_networks.runs, "load_run_data", lambda *_: pytest.fail("reads images"))
+    monkeypatch.setattr(supernets, "load_supernet", lambda *_: pytest.fail("evaluates"))
+    monkeypatch.setattr(networks.runs, "load_run_data", lambda *_: pytest.fail("reads images"))
     main(["--study", "s", "--runs", "r", *ARMS])
     after = result()
     assert {n: v for n, v in after.items() if n not in ("date", "command", "settings")} == {
@@ -123,9 +123,9 @@ def test_a_finished_study_trains_and_evaluates_nothing(
 def test_another_calibration_evaluates_only_what_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = result()["arms"][0]["norms"]
     evaluated: list[int] = []
-    real = rank_supernets._accuracies
+    real = supernets._accuracies
     monkeypatch.setattr(
-        rank_supernets,
+        supernets,
         "_accuracies",
         lambda study, models, *rest: evaluated.append(len(models)) or real(study, models, *rest),  # type: ignore[func-returns-value]
     )
@@ -149,7 +149,9 @@ def test_more_seeds_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_killed_and_started_again_equals_uninterrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = STUDY.rename("runs/studies/whole")
     arguments = (*ARGS, "--seeds", "1", "--checkpoint-seconds", "0")
-    run_killed(folder, "scripts.rank_study", *arguments, kill_at="nas.training:Trainer._one:13")  # the third network
+    run_killed(
+        folder, "scripts.rank_study", *arguments, kill_at="nas.training.trainer:Trainer._one:13"
+    )  # the third network
     assert [path.parent.name for path in sorted(STUDY.glob("scratch/*/result.json"))] == ["00-seed0", "01-seed0"]
     steps: list[int] = []
     real = Trainer._one
@@ -223,8 +225,8 @@ class FakeRay:
         return task()
 
 
-def train_in_this_process(study: rank_networks.Study, number: int, seed: int, cwd: str) -> str:
-    rank_networks.train_one(study, number, seed, study.data, "")
+def train_in_this_process(study: networks.Study, number: int, seed: int, cwd: str) -> str:
+    networks.train_one(study, number, seed, study.data, "")
     return ""
 
 
@@ -232,7 +234,7 @@ def train_in_this_process(study: rank_networks.Study, number: int, seed: int, cw
 def test_trainings_share_what_ray_has(workers: int, gpus: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = FakeRay(gpus)
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(rank_networks, "_train_task", train_in_this_process)
+    monkeypatch.setattr(networks, "_train_task", train_in_this_process)
     before = result()
     shutil.rmtree(STUDY / "scratch/04-seed1")
     shutil.rmtree(STUDY / "scratch/02-seed1")
@@ -246,7 +248,7 @@ def test_a_process_of_ray_that_dies_loses_only_its_own_network(monkeypatch: pyte
     ray = FakeRay(0)
     ray.crash_at = 2
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(rank_networks, "_train_task", train_in_this_process)
+    monkeypatch.setattr(networks, "_train_task", train_in_this_process)
     shutil.rmtree(STUDY / "scratch")
     with pytest.raises(UserError, match=r"the process of network 3 has died, perhaps of memory; go on with fewer --wo"):
         main(["--study", "s", "--seeds", "1", "--workers", "2"])
@@ -257,7 +259,7 @@ def test_a_process_of_ray_that_dies_loses_only_its_own_network(monkeypatch: pyte
 def test_a_task_of_ray_returns_what_the_user_can_mend(folder: Path) -> None:
     Image.new("RGB", (16, 16)).save("images/red/0.png")
     study = open_study(configure(["--study", "s"]))
-    message = rank_networks._train_task(study, 0, 0, str(folder))
+    message = networks._train_task(study, 0, 0, str(folder))
     assert message.startswith("images has changed since runs/studies/s was begun")
 
 
@@ -275,12 +277,12 @@ class ByMes:
 
 
 def test_networks_are_the_nearest_to_equally_spaced_log_mes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_networks, "POOL", 300)
+    monkeypatch.setattr(networks, "POOL", 300)
     by_mes = ByMes()
     archs = pick(SPACE, by_mes.costs, 8, seed=3)
     assert archs == pick(SPACE, by_mes.costs, 8, seed=3) != pick(SPACE, by_mes.costs, 8, seed=4)
     rng = random.Random(3)
-    pool = {SPACE.sample(rng) for _ in range(rank_networks.POOL)} - {SPACE.largest, SPACE.smallest}
+    pool = {SPACE.sample(rng) for _ in range(networks.POOL)} - {SPACE.largest, SPACE.smallest}
     scores = by_mes.log(sorted(pool, key=lambda arch: arch.values))
     low, high = by_mes.log([SPACE.largest, SPACE.smallest])
     for target, score in zip(np.linspace(low, high, 8)[1:-1], by_mes.log(archs)[1:-1], strict=True):
@@ -288,7 +290,7 @@ def test_networks_are_the_nearest_to_equally_spaced_log_mes(monkeypatch: pytest.
 
 
 def test_no_network_is_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_networks, "POOL", 8)
+    monkeypatch.setattr(networks, "POOL", 8)
     archs = pick(SPACE, ByMes().costs, 9, seed=0)  # the extremes and 7 of at most 8
     assert len(set(archs)) == 9
     with pytest.raises(UserError, match=r"--count is 99, of tiny \d+ networks were found; give at most that"):

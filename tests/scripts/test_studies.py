@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import flop_registry
 
-from latency_lut.backend import Backend, DeviceGone, Job, Runtime, Session
-from latency_lut.backends import Target
-from latency_lut.onnxruntime_backend import OnnxRuntimeBackend
-from scripts import studies, study_blocks, study_models, study_nets, study_patches
-from scripts.studies import Network, StudyConfig, count, report, run_study
-from scripts.study_nets import ACTIVATIONS, DynamicReLU, DynamicShiftMax, Pair, thirty_layers
+from latency_lut.backends.base import Backend, DeviceGone, Job, Runtime, Session
+from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
+from latency_lut.backends.registry import Target
+from scripts import study_blocks, study_models, study_patches
+from scripts.device_studies import nets, studies
+from scripts.device_studies.nets import ACTIVATIONS, DynamicReLU, DynamicShiftMax, Pair, thirty_layers
+from scripts.device_studies.studies import Network, StudyConfig, count, report, run_study
 from search_spaces import UserError
 from tests.contracts.space import fvcore_macs
 
-WIDTHS = [32, *(width for width, _ in study_nets.PAIRS)]
+WIDTHS = [32, *(width for width, _ in nets.PAIRS)]
 LAYER_WIDTHS = [32, *(width for before_and_after in pairwise(WIDTHS) for width in before_and_after)]
 
 
@@ -197,7 +198,7 @@ def test_activations_are_exported_with_plain_operators(name: str, tmp_path: Path
 def test_the_network_has_30_layers() -> None:
     network = thirty_layers()
     layers = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
-    assert len(layers) == study_nets.NUM_LAYERS == 30
+    assert len(layers) == nets.NUM_LAYERS == 30
     assert [layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)] == LAYER_WIDTHS
     assert sum(isinstance(part, nn.ReLU) for part in network.modules()) == 29
 
@@ -224,7 +225,7 @@ def test_variants_differ_in_their_activations_only(activation: str, extra: Calla
 def test_skips_add_the_input_where_shapes_agree() -> None:
     pairs = [part for part in thirty_layers(skip=True).modules() if isinstance(part, Pair)]
     assert [pair.skip for pair in pairs] == [
-        stride == 1 and before == after for before, (after, stride) in zip(WIDTHS, study_nets.PAIRS, strict=False)
+        stride == 1 and before == after for before, (after, stride) in zip(WIDTHS, nets.PAIRS, strict=False)
     ]
     assert sum(pair.skip for pair in pairs) == 9
     pair, x = next(pair for pair in pairs if pair.skip).eval(), torch.randn(1, 128, 4, 4)

@@ -10,8 +10,8 @@ import timm
 import torch
 
 from nas.data import DataConfig, Splits
-from nas.export_coreml import check_coreml, write_coreml
-from nas.pruning.families import prepare
+from nas.exporting.coreml import check_coreml, write_coreml
+from nas.pruning.families.registry import prepare
 from nas.pruning.latency import deployed
 from nas.pruning.slicing import prune
 from nas.runs import RunInfo

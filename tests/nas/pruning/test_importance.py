@@ -8,15 +8,15 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from tests.nas.pruning.test_vit import SMALL
 from torch import Tensor, nn
 
-from nas.pruning.families import prepare
+from nas.pruning.families.registry import prepare
 from nas.pruning.importance import magnitude, member_sums, random, taylor
 from nas.pruning.slicing import zero
 from nas.pruning.structure import Builder, Structure, axis
 from search_spaces import UserError
 from tests.contracts.pruning import randomized
-from tests.nas.pruning.test_vit import SMALL
 
 
 @pytest.fixture

@@ -14,19 +14,19 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from latency_lut.backend import Backend
-from nas.checkpoint import load_tensors, save_tensors
+from latency_lut.backends.base import Backend
 from nas.data import DataConfig, load_data
-from nas.networks import Renormalized
+from nas.networks.weights import Renormalized
 from nas.prune import configure, main
 from nas.pruning import job, rounds
 from nas.pruning.costs import Costs
-from nas.pruning.families import prepare
+from nas.pruning.families.registry import prepare
 from nas.pruning.job import set_drop_path
 from nas.pruning.latency import Trial
 from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
-from nas.training import accuracy
+from nas.runs.checkpoint import load_tensors, save_tensors
+from nas.training.trainer import accuracy
 from search_spaces import SPACES, UserError
 from tests.nas.tiny import json_lines, make_images, run_killed, tiny_space
 
@@ -125,8 +125,8 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
     whole = load_tensors(PRUNED / "model.safetensors")[0]
     shutil.rmtree("runs")
     arguments = (*ARGS, "--checkpoint-seconds", "0", "--formats", "onnx")
-    run_killed(folder, "nas.prune", *arguments, kill_at="nas.training:Trainer._one:4")  # of the dense network
-    run_killed(folder, "nas.prune", "--resume", kill_at="nas.training:Trainer._one:8")  # while fine-tuning
+    run_killed(folder, "nas.prune", *arguments, kill_at="nas.training.trainer:Trainer._one:4")  # of the dense network
+    run_killed(folder, "nas.prune", "--resume", kill_at="nas.training.trainer:Trainer._one:8")  # while fine-tuning
     assert (PRUNED / "rounds/1/pruned.json").exists() and not (PRUNED / "result.json").exists()
     main(["--resume"])
     resumed = load_tensors(PRUNED / "model.safetensors")[0]

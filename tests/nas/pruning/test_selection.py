@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas.pruning.costs import Costs
-from nas.pruning.families import prepare
+from nas.pruning.families.registry import prepare
 from nas.pruning.importance import random
 from nas.pruning.selection import Metric, Ranking, Scope, Unreachable, groups, select
 from nas.pruning.structure import Structure

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from nas.fvcore_macs import fvcore_macs
+from nas.networks.fvcore_macs import fvcore_macs
 from nas.pruning.costs import Costs
 from nas.pruning.slicing import cut
 from nas.pruning.structure import Structure

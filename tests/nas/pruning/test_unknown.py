@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from nas.child import Child, ChildFailed, ChildLate
 from nas.prune import main
 from nas.pruning import job, unknown
+from nas.pruning.child import Child, ChildFailed, ChildLate
 from nas.pruning.recipe import FILE, Recipe, load, load_prunable, read, save, timm_recipe
 from nas.pruning.slicing import prune
 from nas.pruning.traced import Layouts, trace

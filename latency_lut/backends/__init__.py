@@ -1,0 +1,1 @@
+"""Runtimes: what each must do, and how it is timed."""

@@ -1,0 +1,207 @@
+"""What a runtime must do to have tables: turn a job into a session that can be run, and say what it is.
+
+Some runtimes run models from files. Their files can be written on one machine and measured on another
+(`latency_lut.export`, `latency_lut.measure`), so loading one needs neither torch nor anything else that exporting does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latency_lut.backends.protocol import Clock, Run, Settings, SystemClock
+from search_spaces import Arch, BlockSpec, SearchSpace, UserError
+from search_spaces.command.files import slug
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class DeviceGone(UserError):  # noqa: N818
+    """A device has been disconnected: nothing more can be asked of it, whatever the network."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What graphs are run by. `threads` is 0 where the runtime chooses."""
+
+    device: str
+    os: str
+    runtime: str
+    runtime_version: str
+    compute_unit: str
+    precision: str
+    threads: int
+
+    def __post_init__(self) -> None:
+        """ValueError on a number of threads that nothing can have."""
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; it is at least 1, or 0 where the runtime chooses")
+
+    def __str__(self) -> str:
+        """On one line, for a reader."""
+        threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
+        return f"{self.runtime} {self.runtime_version}, {self.precision}, {self.compute_unit}{threads}, {self.device}"
+
+    def slug(self, backend: str, *, elsewhere: bool = False) -> str:
+        """A part of a file's name that says what differs between one user's measurements.
+
+        Args:
+            elsewhere: whether the device is another than this machine, or may be.
+        """
+        parts = [backend, self.precision, f"{self.threads}t" if self.threads else self.compute_unit]
+        return slug("-".join([*parts, self.device] if elsewhere or not self.threads else parts))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network to time, batch 1.
+
+    Args:
+        input_shape: (channels, height, width).
+        build: makes the module, freshly initialized.
+        blocks: what it is made of, one after another, where that is known.
+        arch: which network of the space it is, where it is one.
+    """
+
+    input_shape: tuple[int, int, int]
+    build: Callable[[], nn.Module]
+    blocks: tuple[BlockSpec, ...] = ()
+    arch: Arch | None = None
+
+    def module(self) -> nn.Module:
+        """The module in evaluation mode; its weights are always the same, the caller's generator is untouched."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.build().eval()
+
+
+def blocks_job(blocks: Sequence[BlockSpec]) -> Job:
+    """The blocks one after another, each with random weights of its own."""
+
+    def build() -> nn.Module:
+        from torch import nn
+
+        return nn.Sequential(*(block.build() for block in blocks))
+
+    return Job(blocks[0].input_shape(), build, tuple(blocks))
+
+
+def network_job(space: SearchSpace, arch: Arch) -> Job:
+    """`space.build(arch)`, as it would be shipped."""
+    shape = (space.in_chans, space.image_size, space.image_size)
+    return Job(shape, lambda: space.build(arch), space.lower(arch), arch)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A job, loaded, with its input in place.
+
+    Args:
+        run: runs it so many times, one after another.
+        devices: share of its operators by the compute device that the runtime prefers for them; empty where the
+            runtime has but one or does not tell.
+    """
+
+    run: Run
+    devices: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """Mean time of one operator in one run, as the runtime itself reports it.
+
+    Args:
+        type: the runtime's name for what it does, e.g. "Conv".
+        detail: what the type alone does not tell, e.g. "depthwise"; may be empty.
+    """
+
+    name: str
+    type: str
+    ms: float
+    detail: str = ""
+
+
+class Backend(ABC):
+    """A runtime on a device. Construct with `latency_lut.backends.registry.make_backend`.
+
+    Attributes:
+        name: as the command line has it.
+        precision: of weights and activations, e.g. "float32".
+        clock: what the runs are timed by; a runtime that times itself brings its own.
+    """
+
+    name: str
+    precision: str
+    clock: Clock = SystemClock()
+
+    @abstractmethod
+    def describe(self) -> Runtime:
+        """The runtime and device that sessions use; UserError, with a remedy, if they cannot run here."""
+
+    @abstractmethod
+    def prepare(self, job: Job) -> Session:
+        """Loads a job."""
+
+    def settings(self, samples: int) -> Settings:
+        """How this runtime is best sampled."""
+        return Settings(samples)
+
+    def profile(self, job: Job, repeats: int) -> tuple[OperatorTime, ...]:
+        """Time of each operator of the runtime's own optimized graph, averaged over the runs, in order of execution."""
+        raise UserError(f"{self.name} does not report the time of operators; give --backend onnxruntime")
+
+
+class FileBackend(Backend):
+    """A runtime that runs models from files.
+
+    Attributes:
+        suffix: of a model's file or folder, with the dot.
+    """
+
+    suffix: str
+
+    @abstractmethod
+    def export(self, job: Job, path: Path) -> None:
+        """Writes the model to `path`, the same bytes each time."""
+
+    @abstractmethod
+    def load(self, path: Path) -> Session:
+        """Loads a model that `export` wrote, here or elsewhere. Needs no torch, and the file no longer afterwards."""
+
+    def prepare(self, job: Job) -> Session:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"model{self.suffix}"
+            with one_torch_thread():
+                self.export(job, path)
+            return self.load(path)
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Exporting traces tiny operators, which threads only slow down: on a busy machine 2 took 4 times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def require(module: str, install: str) -> Any:
+    """The module, imported; UserError, with the command that installs it, where it cannot be."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded: {error}"
+        raise UserError(f"{module} {why}; {install}") from None

@@ -1,0 +1,1 @@
+"""Measuring jobs: here, in another interpreter, or on another machine."""

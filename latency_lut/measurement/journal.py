@@ -1,0 +1,120 @@
+"""What an unfinished measurement has taken so far: JSON lines beside the result, one for each visit to a graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from latency_lut.backends.base import Runtime
+from latency_lut.backends.protocol import Sample, Settings
+from search_spaces import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where files can be measured too
+    fcntl = None  # type: ignore[assignment]
+
+
+class Journal:
+    """Appends samples to `path`; whatever was there from the same settings is in `samples`.
+
+    The file outlives a kill at any moment: a line that was cut off is dropped.
+
+    Args:
+        settings: all that the samples depend on, as JSON.
+
+    Raises:
+        UserError: the file is of other settings, which are named.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.samples: dict[str, list[Sample]] = {}
+        try:
+            if len(lines := self._complete_lines()) > 1:  # else nothing was measured, whatever the settings
+                self._read(lines, settings)
+                return
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} is damaged; delete it to start over") from None
+        self._write("w", json.dumps({"settings": settings}))
+
+    @classmethod
+    @contextmanager
+    def kept(
+        cls, out: Path, resume: bool, facts: Mapping[str, Any], runtime: Runtime, settings: Settings
+    ) -> Iterator[Journal]:
+        """The journal of what becomes `out`: beside it until the block ends without an error.
+
+        Args:
+            resume: False to start over.
+            facts: what the samples depend on besides runtime and settings.
+        """
+        path = out.with_name(f"{out.name}.partial")
+        with _alone(path):
+            if not resume:
+                path.write_bytes(b"")  # and not removed: the lock is the file's
+            yield cls(path, {**facts, **asdict(runtime), **asdict(settings)})
+            path.unlink(missing_ok=True)
+
+    def _complete_lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        return whole.decode().splitlines()
+
+    def _read(self, lines: list[str], settings: Mapping[str, Any]) -> None:
+        before = json.loads(lines[0])["settings"]
+        differing = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
+        if differing:
+            what = ", ".join(f"{k} {before.get(k)!r} (now {settings.get(k)!r})" for k in differing)
+            raise UserError(f"{self.path} was begun with {what}; go on with that, or start over with --no-resume")
+        for line in lines[1:]:
+            for name, samples in json.loads(line).items():
+                taken = [Sample(float(ms), wait_share, float(mean_ms)) for ms, wait_share, mean_ms in samples]
+                self.samples.setdefault(name, []).extend(taken)
+
+    def append(self, name: str, samples: Sequence[Sample]) -> None:
+        """Adds the samples of one visit."""
+        self._write("a", json.dumps({name: [(s.ms, s.wait_share, s.mean_ms) for s in samples]}))
+
+    def _write(self, mode: str, line: str) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open(mode, encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """The file, made if it is missing, and no other process that measures into it; UserError if there is one.
+
+    The system forgets the lock with the process, however it ends. Windows, which removes no open file, has none.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process measures into {path}; wait for it") from None
+        else:
+            file.close()
+        yield
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}")

@@ -1,0 +1,249 @@
+"""What was profiled, as text and as JSON: time by kind of operator, and what a reader may conclude from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from latency_lut.backends.base import Job, OperatorTime, Runtime
+from latency_lut.backends.operator_kinds import KINDS, MEMORY_BOUND, OTHER, operator_kind
+from search_spaces.command import align
+
+SLOWEST = 10  # operators that are listed
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is profiled.
+
+    Args:
+        arch: as JSON, for a network of a space.
+        attention_blocks: those that the space can leave out; None where they are not what is looked at.
+        random: not one of those that differ in attention only.
+    """
+
+    name: str
+    job: Job
+    arch: dict[str, Any] | None = None
+    attention_blocks: int | None = None
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class KindTime:
+    """Time of all operators of one kind; shares are of the sum over all operators."""
+
+    kind: str
+    operators: int
+    ms: float
+    share: float
+    corrected_ms: float
+    corrected_share: float
+    memory_bound: bool
+
+
+@dataclass(frozen=True)
+class Profile:
+    """
+    Args:
+        network_ms: time of a run without profiling, the mean over the faster half, as the operators' times are.
+        operators: as the runtime reports them, in order of execution.
+    """
+
+    network: Network
+    network_ms: float
+    operators: tuple[OperatorTime, ...]
+
+    @property
+    def operators_ms(self) -> float:
+        return sum(operator.ms for operator in self.operators)
+
+    @property
+    def overhead_ms(self) -> float:
+        """Of profiling, for each operator: what their sum exceeds the network's time by, in equal parts."""
+        return max(0.0, self.operators_ms - self.network_ms) / len(self.operators)
+
+    @cached_property
+    def kinds(self) -> tuple[KindTime, ...]:
+        """Those that occur, the slowest first."""
+        kinds = [operator_kind(operator) for operator in self.operators]
+        times = np.array([operator.ms for operator in self.operators])
+        corrected = np.maximum(0.0, times - self.overhead_ms)
+        result = []
+        for kind in KINDS:
+            here = np.array([k == kind for k in kinds])
+            ms, corrected_ms = float(times[here].sum()), float(corrected[here].sum())
+            share, corrected_share = ms / float(times.sum()), corrected_ms / float(corrected.sum())
+            row = KindTime(kind, int(here.sum()), ms, share, corrected_ms, corrected_share, kind in MEMORY_BOUND)
+            result += [row] if row.operators else []
+        return tuple(sorted(result, key=lambda row: -row.ms))
+
+    @property
+    def memory_bound(self) -> KindTime:
+        """All memory-bound kinds together."""
+        rows = [row for row in self.kinds if row.memory_bound]
+        names = ("operators", "ms", "share", "corrected_ms", "corrected_share")
+        return KindTime("memory-bound", memory_bound=True, **{n: sum(getattr(row, n) for row in rows) for n in names})
+
+    @property
+    def corrected_ms(self) -> float:
+        return sum(row.corrected_ms for row in self.kinds)
+
+    @property
+    def unknown_types(self) -> tuple[str, ...]:
+        return tuple(sorted({o.type for o in self.operators if operator_kind(o) == OTHER}))
+
+    @property
+    def slowest(self) -> list[OperatorTime]:
+        return sorted(self.operators, key=lambda operator: -operator.ms)[:SLOWEST]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Profiles of one model, or of networks of one space.
+
+    Args:
+        busy: other work disturbed the measurement.
+    """
+
+    title: str
+    backend: str
+    runtime: Runtime
+    busy: bool
+    profiles: tuple[Profile, ...]
+
+    @property
+    def is_study(self) -> bool:
+        return self.profiles[0].network.attention_blocks is not None
+
+    @cached_property
+    def trend(self) -> AttentionTrend | None:
+        """Of the networks that differ in attention only; None if there are not two."""
+        series = [profile for profile in self.profiles if not profile.network.random]
+        return AttentionTrend.of(series) if self.is_study and len(series) > 1 else None
+
+
+@dataclass(frozen=True)
+class AttentionTrend:
+    """Lines through corrected times against the number of attention blocks, all else being equal.
+
+    Args:
+        block_ms: that one more attention block takes, `block_memory_bound_ms` of it in memory-bound operators.
+        rest_share: memory-bound share of the network without any.
+    """
+
+    block_ms: float
+    block_memory_bound_ms: float
+    rest_share: float
+
+    @classmethod
+    def of(cls, profiles: Sequence[Profile]) -> AttentionTrend:
+        counts = [p.network.attention_blocks or 0 for p in profiles]
+        block_ms, rest_ms = np.polyfit(counts, [p.corrected_ms for p in profiles], 1)
+        memory_ms, rest_memory_ms = np.polyfit(counts, [p.memory_bound.corrected_ms for p in profiles], 1)
+        return cls(float(block_ms), float(memory_ms), float(rest_memory_ms / rest_ms))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    return {
+        "title": report.title,
+        "backend": report.backend,
+        "runtime": asdict(report.runtime),
+        "busy": report.busy,
+        "attention_trend": asdict(report.trend) if report.trend else None,
+        "networks": [_profile_json(profile) for profile in report.profiles],
+    }
+
+
+def _profile_json(profile: Profile) -> dict[str, Any]:
+    return {
+        "name": profile.network.name,
+        "arch": profile.network.arch,
+        "attention_blocks": profile.network.attention_blocks,
+        "network_ms": profile.network_ms,
+        "operators_ms": profile.operators_ms,
+        "overhead_ms_per_operator": profile.overhead_ms,
+        "memory_bound": asdict(profile.memory_bound),
+        "kinds": [asdict(row) for row in profile.kinds],
+        "unknown_types": profile.unknown_types,
+        "operators": [{**asdict(operator), "kind": operator_kind(operator)} for operator in profile.operators],
+    }
+
+
+def text(report: Report) -> str:
+    return f"{report.title}\n{report.runtime}\n\n{findings(report)}"
+
+
+def findings(report: Report) -> str:
+    lines = _study_lines(report) if report.is_study else _lines(report)
+    if report.busy:
+        lines.append("WARNING: the machine was busy; profile again when it is quiet")
+    return "\n".join(lines)
+
+
+def _lines(report: Report) -> list[str]:
+    (profile,) = report.profiles
+    rows = [_row(f"{row.kind}{' *' if row.memory_bound else ''}", row) for row in profile.kinds]
+    head, total = ("", "ms", "share", "corrected", "operators"), _row("* memory-bound", profile.memory_bound)
+    slowest = [
+        (f"{o.ms:.4f} ms", f"{o.ms / profile.operators_ms:.1%}", operator_kind(o), o.type, o.name)
+        for o in profile.slowest
+    ]
+    return [
+        *(align([head, *rows, total], "<>>>>"), ""),
+        *(_trust(profile), *_unknown(report.profiles), ""),
+        *(f"the {len(slowest)} slowest of {len(profile.operators)} operators:", align(slowest, ">><<<")),
+    ]
+
+
+def _row(label: str, row: KindTime) -> tuple[str, ...]:
+    return label, f"{row.ms:.4f}", f"{row.share:.1%}", f"{row.corrected_share:.1%}", str(row.operators)
+
+
+def _trust(profile: Profile) -> str:
+    """How the operators' sum compares with the time of the network, and what the correction does."""
+    excess = profile.operators_ms / profile.network_ms - 1
+    sums = (
+        f"The operators take {profile.operators_ms:.4f} ms, the network without profiling {profile.network_ms:.4f} ms"
+    )
+    if excess > 0:
+        micro = 1e3 * profile.overhead_ms
+        return f"{sums} ({excess:+.1%}).\nCorrected: {micro:.2f} µs, the overhead of profiling, off every operator."
+    return f"{sums} ({excess:+.1%}).\nThe rest lies between the operators, and nothing is corrected."
+
+
+def _unknown(profiles: Sequence[Profile]) -> list[str]:
+    types = sorted({name for profile in profiles for name in profile.unknown_types})
+    return [f"Operators of unknown kind, counted as other: {', '.join(types)}"] if types else []
+
+
+def _study_lines(report: Report) -> list[str]:
+    rows = [
+        ("attention", "network", "memory-bound", "", "reported", ""),
+        ("blocks", "ms", "ms", "share", "share", ""),
+    ]
+    for profile in report.profiles:
+        memory, attention_blocks = profile.memory_bound, str(profile.network.attention_blocks)
+        times = f"{profile.network_ms:.4f}", f"{memory.corrected_ms:.4f}"
+        shares = f"{memory.corrected_share:.1%}", f"{memory.share:.1%}"
+        rows.append((attention_blocks, *times, *shares, profile.network.name))
+    return [align(rows, ">>>>><"), "", _verdict(report), *_unknown(report.profiles)]
+
+
+def _verdict(report: Report) -> str:
+    trend = report.trend
+    if trend is None:
+        return "No attention block can be left out of this space's largest network."
+    block_ms, memory_ms = trend.block_ms, trend.block_memory_bound_ms
+    less = "less" if memory_ms > 0 else "no less"
+    share = "a smaller" if memory_ms > trend.rest_share * block_ms else "no smaller"
+    return (
+        f"One attention block takes {block_ms:.4f} ms, {memory_ms:.4f} ms of it in memory-bound operators.\n"
+        f"Of the largest network without any, {trend.rest_share:.1%} is memory-bound.\n"
+        f"So with fewer attention blocks memory-bound operators take {less} time here, and {share} share of all time\n"
+        "(EfficientViT, Section 2.1: less, in networks that are equally fast)."
+    )

@@ -1,0 +1,1 @@
+"""The latency table, the plan by which it is measured, and its plots."""

@@ -1,0 +1,154 @@
+"""Which graphs a table measures, and how the costs of single blocks follow from their times.
+
+A block that can follow itself costs the slope between chains of it, (T(8) − T(2)) / 6, in which the overhead of a run
+and of its first and last operators cancels. Any other block is run next to a short chain of a reference block and costs
+the difference. Every cost is thus a weighted sum of graph times, and the weights are stored in the table.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import log
+from statistics import median
+from typing import TYPE_CHECKING
+
+from latency_lut.backends.base import Job, blocks_job, network_job
+from latency_lut.backends.protocol import ANCHOR
+from search_spaces import Arch, BlockSpec, SearchSpace, macs
+from search_spaces.efficientformerv2 import Ffn
+
+if TYPE_CHECKING:
+    from latency_lut.tables.table import LatencyTable
+
+SHORT, LONG = 2, 8  # blocks in a chain
+NUM_CALIBRATION = 10  # the error on held-out networks still fell from 6 to 10 and hardly beyond
+MIN_CALIBRATION_FOR_OFFSET = 6
+# The same graph in every table, whatever its space: it shows drift within a build, and how devices compare.
+ANCHOR_BLOCKS = (Ffn("", width=64, expansion=4, resolution=16),) * LONG
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    Args:
+        graphs: by name, the blocks that run one after another.
+        terms: by block key, the cost of the block as weights of graph times.
+    """
+
+    graphs: dict[str, tuple[BlockSpec, ...]]
+    terms: dict[str, dict[str, float]]
+
+    def costs(self, times_ms: Mapping[str, float]) -> dict[str, float]:
+        """Cost of each block in ms from the times of the graphs; noise can make one slightly negative."""
+        return {key: sum(w * times_ms[g] for g, w in terms.items()) for key, terms in self.terms.items()}
+
+
+def make_plan(space: SearchSpace) -> Plan:
+    """The graphs for every block that an arch of the space can hold."""
+    blocks = space.all_blocks()
+    graphs: dict[str, tuple[BlockSpec, ...]] = {}
+    terms: dict[str, dict[str, float]] = {}
+    for key, block in blocks.items():
+        if block.chainable:
+            short, long = f"{SHORT} x {key}", f"{LONG} x {key}"
+            graphs[short], graphs[long] = (block,) * SHORT, (block,) * LONG
+            terms[key] = {long: 1 / (LONG - SHORT), short: -1 / (LONG - SHORT)}
+    for key, block in blocks.items():
+        if not block.chainable:
+            before = _reference(blocks, block.input_shape())
+            after = None if before else _reference(blocks, block.output_shape())
+            reference = before or after
+            if reference is None:
+                graphs[key], terms[key] = (block,), {key: 1.0}
+                continue
+            chain = f"{SHORT} x {reference.key}"
+            name = f"{chain} + {key}" if before else f"{key} + {chain}"
+            graphs[name] = (*graphs[chain], block) if before else (block, *graphs[chain])
+            terms[key] = {name: 1.0, chain: -1.0}
+    return Plan(graphs, {key: terms[key] for key in blocks})
+
+
+def table_jobs(space: SearchSpace, plan: Plan) -> dict[str, Job]:
+    """Everything that a table is made of, by name: the anchor, the calibration networks and the plan's graphs.
+
+    Networks are loaded first, as in a validation: behind the 120 graphs of the nano space they got memory in which
+    OpenVINO ran them 4 % slower.
+    """
+    graphs = {name: blocks_job(blocks) for name, blocks in plan.graphs.items()}
+    return {ANCHOR: blocks_job(ANCHOR_BLOCKS), **_network_jobs(space, calibration_archs(space)), **graphs}
+
+
+def _network_jobs(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Job]:
+    return {f"network {i}": network_job(space, arch) for i, arch in enumerate(archs)}
+
+
+def calibrated_on(space: SearchSpace, table: LatencyTable) -> list[Arch]:
+    return [space.from_json(network.arch) for network in table.calibration.networks]
+
+
+def held_out_archs(space: SearchSpace, table: LatencyTable, count: int, seed: int) -> list[Arch]:
+    """Different random archs, none of them a calibration network of the table; fewer where the space has fewer."""
+    seen = set(calibrated_on(space, table))
+    rng, archs = random.Random(seed), []
+    for _ in range(100 * count):
+        arch = space.sample(rng)
+        if arch not in seen:
+            seen.add(arch)
+            archs.append(arch)
+        if len(archs) == count:
+            break
+    return archs
+
+
+def validation_jobs(space: SearchSpace, table: LatencyTable, archs: Sequence[Arch]) -> dict[str, Job]:
+    """The anchor; the table's calibration networks, which tell whether the machine is as fast as when it was built; and
+    each network twice: two sessions of it tell how well anything could predict.
+    """
+    jobs = {ANCHOR: blocks_job(ANCHOR_BLOCKS), **_network_jobs(space, calibrated_on(space, table))}
+    for i, arch in enumerate(archs):
+        jobs[f"{i} first"] = jobs[f"{i} second"] = network_job(space, arch)
+    return jobs
+
+
+def _reference(blocks: Mapping[str, BlockSpec], shape: tuple[int, ...]) -> BlockSpec | None:
+    """The chainable block of median size that takes and gives this shape."""
+    fitting = [b for b in blocks.values() if b.chainable and b.input_shape() == shape]
+    return sorted(fitting, key=lambda b: (b.macs, b.key))[len(fitting) // 2] if fitting else None
+
+
+def calibration_archs(space: SearchSpace, seed: int = 0) -> tuple[Arch, ...]:
+    """The smallest and largest arch and random ones between, evenly spread by the logarithm of MACs."""
+    rng = random.Random(seed)
+    pool = sorted({space.sample(rng) for _ in range(300)} - {space.smallest, space.largest}, key=lambda a: a.values)
+    chosen = list(dict.fromkeys((space.smallest, space.largest)))
+    low, high = (log(macs(space, arch)) for arch in (space.smallest, space.largest))
+    for i in range(1, NUM_CALIBRATION - 1):
+        if not pool:
+            break
+        wanted = low + (high - low) * i / (NUM_CALIBRATION - 1)
+        nearest = min(pool, key=lambda arch: abs(log(macs(space, arch)) - wanted))
+        pool.remove(nearest)
+        chosen.append(nearest)
+    return tuple(chosen)
+
+
+def fit_line(costs: Sequence[float], times_ms: Sequence[float]) -> tuple[float, float]:
+    """(scale, offset_ms) with the least mean absolute relative error of scale · cost + offset_ms.
+
+    The best such line passes through two of the points, so all pairs are tried. Unlike least squares it is not bent by
+    one network that falls out of the caches. With few or equal costs: the median ratio and no offset.
+    """
+    candidates = [(median(t / c for c, t in zip(costs, times_ms, strict=True)), 0.0)]
+    if len(costs) >= MIN_CALIBRATION_FOR_OFFSET:
+        for (c1, t1), (c2, t2) in combinations(zip(costs, times_ms, strict=True), 2):
+            if (t2 - t1) * (c2 - c1) > 0:
+                scale = (t2 - t1) / (c2 - c1)
+                candidates.append((scale, t1 - scale * c1))
+
+    def error(line: tuple[float, float]) -> float:
+        return sum(abs((line[0] * c + line[1]) / t - 1) for c, t in zip(costs, times_ms, strict=True))
+
+    return min(candidates, key=error)

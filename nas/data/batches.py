@@ -1,0 +1,202 @@
+"""Batches of a split: timm's transforms, and loaders that start at any step.
+
+Every random draw of a sample is a function of (seed, epoch, index), so a run continues after a kill exactly where it
+was, with any number of loaders.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nas.data import Images
+from nas.data.sources import CORRUPT
+from search_spaces import UserError
+
+MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+MAX_CORRUPT_RUN = 100  # training images in a row
+
+Augment = Literal["light", "published", "none"]
+Key = tuple[int, int]  # epoch, position in the split
+Sample = tuple[Tensor, int, list[tuple[str, str]]]  # image, label, (name, reason) of each corrupt image on the way
+
+
+def train_transform(image_size: int, augment: Augment, hflip: bool) -> Any:
+    """timm's training transform, to uint8 (3, image_size, image_size).
+
+    `published` is Table 1 of the supplement; `light` (crops of at least 60 % of the image) suits small images.
+    """
+    common: dict[str, Any] = {
+        "is_training": True,
+        "hflip": 0.5 if hflip else 0.0,
+        "interpolation": "bicubic",
+        "normalize": False,
+    }
+    if augment == "published":
+        return create_transform(image_size, **common, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1")
+    if augment == "light":
+        return create_transform(image_size, **common, color_jitter=0.0, scale=(0.6, 1.0))
+    return eval_transform(image_size)
+
+
+def eval_transform(image_size: int) -> Any:
+    """timm's evaluation transform, to uint8."""
+    crop = _crop(image_size)
+    return create_transform(image_size, is_training=False, crop_pct=crop, interpolation="bicubic", normalize=False)
+
+
+def preprocessing(image_size: int) -> str:
+    """What `eval_transform` does, in words: of no other images is the accuracy that which was measured."""
+    side = math.floor(image_size / _crop(image_size))
+    return (
+        f"RGB; the shorter side resized to {side} pixels (bicubic, antialiased), then the central "
+        f"{image_size} x {image_size} pixels"
+    )
+
+
+def _crop(image_size: int) -> float:
+    """Small images keep their borders."""
+    return 0.95 if image_size >= 128 else 1.0
+
+
+def normalize(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 (B, 3, H, W) to float32 with the ImageNet mean and deviation, channels last, on the device."""
+    x = images.to(device, non_blocking=True).float()
+    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(STD, device=device).view(1, 3, 1, 1) * 255
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def seed_all(*parts: int) -> None:
+    """Seeds Python, NumPy and torch from integers, for libraries that draw from the global generators."""
+    torch.manual_seed(_seed_cpu(*parts))
+
+
+def _seed_cpu(*parts: int) -> int:
+    """The same without accelerators, whose seeding would take most of an image's time."""
+    state = int(np.random.SeedSequence(parts).generate_state(1)[0])
+    random.seed(state)
+    np.random.seed(state)  # noqa: NPY002
+    torch.default_generator.manual_seed(state)
+    return state
+
+
+class _Samples(Dataset[Sample]):
+    """Transformed images by key. A corrupt one is replaced by the next, or, in evaluation, by no class: label -1."""
+
+    def __init__(self, images: Images, transform: Any, seed: int, replace: bool) -> None:
+        self.images, self.transform, self.seed = images, transform, seed
+        self.attempts = min(len(images), MAX_CORRUPT_RUN) if replace else 1
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, first = key
+        _seed_cpu(self.seed, epoch, first)
+        corrupt: list[tuple[str, str]] = []
+        for attempt in range(self.attempts):
+            position = (first + attempt) % len(self.images)
+            try:
+                image = self.images.image(position)
+            except CORRUPT as error:
+                corrupt.append((self.images.name(position), str(error)))
+            else:
+                return self.transform(image), int(self.images.labels[position]), corrupt
+        return self.transform(Image.new("RGB", (8, 8))), -1, corrupt
+
+
+class _TrainKeys:
+    """Keys of the batches from step `start` to the end of the last epoch; incomplete batches are dropped.
+
+    Of each batch, the part `share` = (number, of how many).
+    """
+
+    def __init__(
+        self, num_images: int, batch_size: int, epochs: int, seed: int, start: int, share: tuple[int, int]
+    ) -> None:
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.epochs, self.start, self.share = epochs, start, share
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        per_epoch = self.num_images // self.batch_size
+        number, shares = self.share
+        size = self.batch_size // shares
+        for epoch in range(self.start // per_epoch, self.epochs):
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
+            for batch in range(max(0, self.start - epoch * per_epoch), per_epoch):
+                begin = batch * self.batch_size + number * size
+                yield [(epoch, int(i)) for i in order[begin : begin + size]]
+
+
+def train_batches(
+    images: Images,
+    transform: Any,
+    *,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    start: int,
+    loaders: int,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(uint8 images, labels) of every step from `start` on.
+
+    Args:
+        share: (number, of how many): which of so many equal parts of each batch.
+
+    Raises:
+        UserError: 100 images in a row are corrupt.
+    """
+    keys = _TrainKeys(len(images), batch_size, epochs, seed, start, share)
+    for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, loaders):
+        if labels.min() < 0:
+            raise UserError(f"{MAX_CORRUPT_RUN} images in a row, or all, cannot be read; see the warnings")
+        yield batch, labels
+
+
+def eval_batches(
+    images: Images, image_size: int, batch_size: int, loaders: int = 0, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(uint8 images, labels) of the whole split in order; a corrupt image is black and has label -1.
+
+    Args:
+        share: (first, step): only every so many-th image.
+    """
+    positions = range(share[0], len(images), share[1])
+    keys = [[(0, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
+    yield from _batches(_Samples(images, eval_transform(image_size), 0, replace=False), keys, loaders)
+
+
+def _batches(samples: _Samples, keys: Iterable[list[Key]], loaders: int) -> Iterator[tuple[Tensor, Tensor]]:
+    loader = DataLoader(
+        samples,
+        batch_sampler=keys,
+        num_workers=loaders,
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals_to_the_parent,
+        pin_memory=torch.cuda.is_initialized(),  # and not merely there: work on the CPU leaves GPUs alone
+    )
+    for batch, labels, corrupt in loader:
+        for name, reason in corrupt:
+            samples.images.skipped.add(name, reason)
+        yield batch, labels
+
+
+def _collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+    images, labels, corrupt = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(labels), [entry for entries in corrupt for entry in entries]
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C and torchrun's SIGTERM reach all; it is for the parent to say something."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -1,0 +1,91 @@
+"""A step's batch in equal parts: so many for each process, worked on one after another (`--accumulate`).
+
+Each part is normalized by itself and has random draws of its own; gradients and running statistics are means over the
+parts. So a step is the same whether its parts are one process's or several's. (Normalizing over all parts, as SyncBN
+does, would need an exchange at each norm of each network.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from nas.distributed import collectives, process
+from nas.distributed.collectives import Flat
+from search_spaces import UserError
+
+
+class Parts:
+    """
+    Args:
+        accumulate: parts of each process.
+        pairs: the images of a part are mixed in pairs.
+
+    Raises:
+        UserError: the batch cannot be split so.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int, accumulate: int, pairs: bool) -> None:
+        self.own, self.count = accumulate, accumulate * process.world_size()
+        _check(batch_size, self.count, accumulate, pairs)
+        buffers = list(model.buffers())
+        self.statistics = Flat([b for b in buffers if b.is_floating_point()])
+        self.counters = Flat([b for b in buffers if b.dtype == torch.int64])
+        self._decisions: list[float] | None = None  # of the step that is being worked on
+        self._asked = 0
+
+    def each(self, images: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(number, images, labels) of each of this process's parts.
+
+        For each, the model's running statistics are those that the step began with; afterwards they are the mean of
+        what the parts have made of them. As an update is linear in them, averaging these means over the processes, at
+        each step or later, gives what one process with all parts has.
+        """
+        self._decisions = []
+        first = process.rank() * self.own
+        parts = zip(images.chunk(self.own), labels.chunk(self.own), strict=True)
+        if self.own == 1:
+            self._asked = 0
+            yield first, images, labels
+        else:
+            statistics, counters = self.statistics.read().clone(), self.counters.read().clone()
+            total = torch.zeros_like(statistics)
+            for i, part in enumerate(parts):
+                self._asked = 0
+                self.statistics.write(statistics)
+                self.counters.write(counters)
+                yield first + i, *part
+                total += self.statistics.read()
+            self.statistics.write(total / self.own)
+        self._decisions = None
+
+    def decide(self, compute: Callable[[], float]) -> float:
+        """What `compute` gives in the step's first part, in all its parts: all must train the same networks."""
+        if self._decisions is None:  # no step, only one that is timed
+            return compute()
+        if self._asked == len(self._decisions):
+            self._decisions.append(collectives.total(compute() if process.is_writer() else 0.0)[0])
+        self._asked += 1
+        return self._decisions[self._asked - 1]
+
+    def average_statistics(self) -> None:
+        """Over the processes."""
+        if process.world_size() > 1:
+            self.statistics.write(collectives.mean(self.statistics.read()))
+
+
+def _check(batch_size: int, parts: int, accumulate: int, pairs: bool) -> None:
+    if parts == 1:
+        if pairs and batch_size % 2:
+            raise UserError(f"--batch-size {batch_size} is odd; mixup pairs images: give an even one")
+        return
+    unit = 2 * parts if pairs else parts
+    if batch_size % unit or batch_size < 2 * parts:
+        kind = "even parts, as mixup pairs images" if pairs else "equal parts of at least 2 images"
+        raise UserError(
+            f"--batch-size {batch_size} does not make {parts} {kind} (processes × --accumulate: "
+            f"{parts // accumulate} × {accumulate}); give a multiple of {unit}, such as "
+            f"{max(batch_size // unit * unit, 2 * parts)}"
+        )

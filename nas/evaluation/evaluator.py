@@ -1,0 +1,246 @@
+"""Accuracy of many archs with the weights of one supernet, on the search split.
+
+A frontier action leaves all blocks before the one it touches as they are, so each batch runs once through the
+current network, and each action runs only its own suffix from there. The blocks and their inputs are those that
+evaluating the action alone would use, so the logits, and the accuracies, are the same bit for bit.
+
+The same holds for recalibrating norms: while running statistics are measured nothing depends on them, so those of the
+prefix are the current network's, and each action measures only its own suffix, from the current network's activations.
+
+A race (`racing`) sees the images in another order and in smaller batches, which may change the last bits of logits
+but hardly an accuracy. As recalibrating costs more than evaluating, there is a rough race before it: statistics of one
+batch, corrected by what all batches change for the current network, are nearly those of all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nas.data import Images
+from nas.data.batches import eval_batches, normalize
+from nas.evaluation.forwards import first_difference
+from nas.evaluation.racing import Finish, Outcomes, Race, joined
+from search_spaces import Arch, BlockSpec
+from supernet import Supernet, measure_statistics
+
+ROUGH_ACTIONS, ROUGH_IMAGES = 5, 256  # with fewer, a rough race costs more than it saves
+
+Activations = TypeVar("Activations")
+Part = tuple[BlockSpec, nn.Module]
+Key = tuple[str, str, str]  # kind and name of a block, path of a norm in it
+Statistics = dict[Key, tuple[Tensor, Tensor]]  # running means and variances
+
+
+class Evaluator:
+    """
+    Args:
+        supernet: in evaluation mode, on the device to use.
+        images: the search split; decoded and resized once, kept as uint8.
+        calibration: normalized images, in batches, on which each network's norms are recalibrated before it is
+            evaluated; none: the norms are the supernet's.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        images: Images,
+        image_size: int,
+        batch_size: int = 256,
+        loaders: int = 0,
+        calibration: Sequence[Tensor] = (),
+    ) -> None:
+        self.supernet = supernet
+        self.space = supernet.space
+        batches = eval_batches(images, image_size, batch_size, loaders)
+        read = [(batch[labels >= 0], labels[labels >= 0]) for batch, labels in batches]  # corrupt ones have no label
+        self.images = torch.cat([batch for batch, _ in read])  # uint8, decoded and resized once
+        self.labels = torch.cat([labels for _, labels in read])
+        self.num_images, self.batch_size = len(self.labels), batch_size
+        self.calibration = list(calibration)
+        self.num_calibration_images = sum(map(len, calibration))
+        self.block_forwards = 0  # blocks run, times images: what sharing the prefix saves
+        self._modules: dict[BlockSpec, nn.Module] = {}
+        self._finished: dict[Arch, _Finished] = {}  # by the last call
+
+    def accuracy(self, arch: Arch) -> float:
+        """Top-1 accuracy, a fraction."""
+        return self.accuracies(arch, [arch])[0]
+
+    @torch.inference_mode()
+    def accuracies(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
+        """Top-1 accuracy of each arch; what it shares with `base` from the input on runs once for all."""
+        frontier = self._frontier(base, archs)
+        self._calibrate(frontier)
+        found: list[list[Outcomes]] = [[] for _ in archs]
+        for positions in torch.arange(self.num_images).split(self.batch_size):
+            for i, outcomes in self._outcomes(frontier, positions):
+                found[i].append(outcomes)
+        self._finished = {a: self._finish(frontier, i, joined(found[i])) for i, a in enumerate(archs)}
+        return [int(self._finished[arch].outcomes.correct.sum()) / max(self.num_images, 1) for arch in archs]
+
+    @torch.inference_mode()
+    def race(self, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+        """How each arch ends; the action that loses least accuracy per gain has seen all images, but for `DELTA`."""
+        if base not in self._finished:
+            self.accuracies(base, [base])
+        before = self._finished[base]
+        order = np.argsort(np.abs(before.outcomes.margins), kind="stable")
+        rough = len(self.calibration) > 1 and len(archs) >= ROUGH_ACTIONS and self.num_images >= ROUGH_IMAGES
+        race = Race(before.outcomes[order], gains, rough)
+        frontier = self._frontier(base, [*archs, base] if rough else archs)
+        found: dict[int, list[Outcomes]] = {}
+        if rough:
+            self._calibrate_roughly(frontier, before.statistics)
+            self._run_race(race, frontier, order)
+            race.lead()
+            found = self._calibrate_and_run(race, frontier, order)
+            race.follow()
+        found |= self._calibrate_and_run(race, frontier, order)
+        finishes, back = race.finishes(), np.argsort(order)
+        self._finished = {
+            arch: self._finish(frontier, i, joined(found[i])[back])
+            for i, (arch, finish) in enumerate(zip(archs, finishes, strict=True))
+            if not finish.dropped
+        }
+        return finishes
+
+    def _calibrate_and_run(self, race: Race, frontier: _Frontier, order: np.ndarray) -> dict[int, list[Outcomes]]:
+        if not race.running:
+            return {}
+        frontier.keep(race.running)
+        self._calibrate(frontier)
+        return self._run_race(race, frontier, order)
+
+    def _run_race(self, race: Race, frontier: _Frontier, order: np.ndarray) -> dict[int, list[Outcomes]]:
+        """What each action found, in this order."""
+        found: dict[int, list[Outcomes]] = {i: [] for i in race.running}
+        while images := race.ahead():
+            frontier.keep(race.running)
+            for positions in torch.from_numpy(order[images]).split(self.batch_size):
+                for i, outcomes in self._outcomes(frontier, positions):
+                    race.see(i, outcomes)
+                    found[i].append(outcomes)
+            race.drop()
+        return found
+
+    def _frontier(self, base: Arch, archs: Sequence[Arch]) -> _Frontier:
+        trunk, blocks = self.space.lower(base), [self.space.lower(arch) for arch in archs]
+        starts = [first_difference(trunk, each) for each in blocks]
+        trunk = trunk[: max(starts)]
+        suffixes = [each[start:] for each, start in zip(blocks, starts, strict=True)]
+        self._keep({*trunk, *(block for suffix in suffixes for block in suffix)})
+        own = _with_own_buffers if self.calibration else lambda module: module
+        parts = [[(block, own(self._modules[block])) for block in suffix] for suffix in suffixes]
+        return _Frontier([(block, self._modules[block]) for block in trunk], starts, parts)
+
+    def _calibrate(self, frontier: _Frontier) -> None:
+        if self.calibration:
+            for _ in frontier.outputs(self._measure, self.calibration):
+                pass
+
+    def _calibrate_roughly(self, frontier: _Frontier, statistics: Statistics) -> None:
+        """Measures on the first batch, and corrects by what the other batches, in `statistics`, are known to change.
+
+        They are of the base, which is the frontier's last network. A slimmed norm shares its first channels.
+        """
+        for _ in frontier.outputs(self._measure, self.calibration[:1]):
+            pass
+        first = _statistics(frontier.trunk)
+        for parts in (frontier.trunk, *frontier.suffixes):
+            for key, (mean, var) in _live_statistics(parts).items():
+                if key in first:
+                    (of_first, var_of_first), (of_all, var_of_all) = first[key], statistics[key]
+                    mean += (of_all - of_first)[: len(mean)]
+                    var *= (var_of_all / var_of_first.clamp_min(1e-12))[: len(var)]
+
+    def _outcomes(self, frontier: _Frontier, positions: Tensor) -> Iterator[tuple[int, Outcomes]]:
+        """(number, outcomes) of each network for the images at these positions."""
+        labels = self.labels[positions].to(self.supernet.device)
+        x = normalize(self.images[positions], self.supernet.device)
+        for i, logits in frontier.outputs(self._run, x):
+            right = logits.gather(1, labels[:, None])[:, 0]
+            others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+            yield i, Outcomes((logits.argmax(dim=1) == labels).cpu().numpy(), (right - others).cpu().numpy())
+
+    def _finish(self, frontier: _Frontier, i: int, outcomes: Outcomes) -> _Finished:
+        return _Finished(outcomes, _statistics(frontier.network(i)) if self.calibration else {})
+
+    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
+        self.block_forwards += len(x)
+        return module(x)
+
+    def _measure(self, module: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+        self.block_forwards += sum(map(len, batches))
+        return measure_statistics(module, batches)
+
+    def _keep(self, blocks: set[BlockSpec]) -> None:
+        """Contiguous modules of these blocks and no others."""
+        self._modules = {
+            block: self._modules.get(block) or self.supernet.block_module(block).to(memory_format=torch.channels_last)
+            for block in blocks
+        }
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What a network that has seen all images leaves for the next step, whose base it may be."""
+
+    outcomes: Outcomes
+    statistics: Statistics
+
+
+class _Frontier:
+    """Networks with common beginnings: each has the trunk's blocks up to its start, and then its own suffix."""
+
+    def __init__(self, trunk: list[Part], starts: list[int], suffixes: list[list[Part]]) -> None:
+        self.trunk, self.starts, self.suffixes = trunk, starts, suffixes
+        self.keep(range(len(starts)))
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """Runs only these networks from now on, and the trunk only as far as they share it."""
+        self.branches: list[list[int]] = [[] for _ in range(1 + max(self.starts[i] for i in numbers))]
+        for i in numbers:
+            self.branches[self.starts[i]].append(i)
+
+    def network(self, i: int) -> list[Part]:
+        return self.trunk[: self.starts[i]] + self.suffixes[i]
+
+    def outputs(
+        self, run: Callable[[nn.Module, Activations], Activations], x: Activations
+    ) -> Iterator[tuple[int, Activations]]:
+        """(number, output) of each network for the input `x`."""
+        for position, branches in enumerate(self.branches):
+            if position > 0:
+                x = run(self.trunk[position - 1][1], x)
+            for i in branches:
+                y = x
+                for _, module in self.suffixes[i]:
+                    y = run(module, y)
+                yield i, y
+
+
+def _live_statistics(parts: Sequence[Part]) -> Statistics:
+    """The norms' buffers, under what is the same in every network of the space."""
+    return {
+        (block.kind, block.name, path): (norm.running_mean, norm.running_var)
+        for block, module in parts
+        for path, norm in module.named_modules()
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
+    }
+
+
+def _statistics(parts: Sequence[Part]) -> Statistics:
+    return {key: (mean.clone(), var.clone()) for key, (mean, var) in _live_statistics(parts).items()}
+
+
+def _with_own_buffers(module: nn.Module) -> nn.Module:
+    """A copy that shares the weights."""
+    return copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})

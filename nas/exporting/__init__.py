@@ -1,0 +1,1 @@
+"""Files for devices, and how far each agrees with PyTorch."""

@@ -1,0 +1,153 @@
+"""Core ML: an ML program in float16 that takes an RGB image and gives class label and probabilities.
+
+The normalization is part of the program, so the package can be dropped into Xcode. Core ML itself runs only on Apple's
+systems: there `check_coreml` predicts with it; elsewhere it executes the saved program operator by operator in
+PyTorch, in the program's own precision (`mil`). That checks the conversion and its rounding, not Apple's runtime.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas.data.batches import preprocessing
+from nas.exporting.mil import run_program
+from nas.exporting.parity import Parity, compare, example_images, normalized
+from nas.runs import RunInfo
+from search_spaces import UserError
+from search_spaces.command import quiet
+
+NUM_IMAGES = 8
+TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.004
+
+
+class Classifier(nn.Module):
+    """RGB in 0..1, (batch, 3, R, R), to probabilities (batch, classes)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, info: RunInfo) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(info.mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(info.std).reshape(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model((x - self.mean) / self.std).softmax(dim=-1)
+
+
+def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, metadata: Mapping[str, str]) -> None:
+    """Writes the folder `path` (.mlpackage); `model` is in evaluation mode."""
+    with quiet():
+        import coremltools as ct
+
+        size = (1, 3, info.image_size, info.image_size)
+        program = torch.export.export(Classifier(model, info).eval(), (torch.zeros(size),)).run_decompositions({})
+        _remove_aliases(program.graph)
+        package = ct.convert(
+            program,
+            convert_to="mlprogram",
+            inputs=[ct.ImageType(name="image", shape=size, scale=1 / 255, color_layout=ct.colorlayout.RGB)],
+            classifier_config=ct.ClassifierConfig(list(info.classes)),
+            compute_precision=ct.precision.FLOAT16,
+            minimum_deployment_target=ct.target.iOS16,
+        )
+        package.short_description = description
+        package.author = "nas.export"
+        package.license = "Architecture: Apache-2.0 (timm). Weights: the terms of the data they were trained on."
+        package.version = metadata["name"]
+        package.user_defined_metadata.update(metadata)
+        package.input_description["image"] = preprocessing(info.image_size)
+        package.output_description["classLabel"] = "the most probable class"
+        package.output_description["classLabel_probs"] = "the probability of each class"
+        package.save(str(path))
+    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # a trace of torch.export, no part of it
+
+
+def _remove_aliases(graph: torch.fx.Graph) -> None:
+    """Views of whole tensors, which a roll by nothing leaves behind and coremltools does not know."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def check_coreml(path: Path, model: nn.Module, info: RunInfo) -> tuple[Parity, dict[str, Any]]:
+    """The saved package against `model`: probabilities of RGB images, and what its specification says.
+
+    Raises:
+        UserError: a probability differs by more than TOLERANCE.
+    """
+    with quiet():
+        import coremltools as ct
+
+        on_apple = sys.platform == "darwin"
+        package = ct.models.MLModel(str(path), skip_model_load=not on_apple)
+    predict = _core_ml(package, info.classes) if on_apple else _interpreted(package)
+
+    def reference(pixels: Tensor) -> Tensor:
+        return model(normalized(pixels, info.mean, info.std)).softmax(dim=1)
+
+    parity = compare(predict, reference, [example_images(NUM_IMAGES, info.image_size)])
+    if parity.max_abs_diff > TOLERANCE:
+        raise UserError(
+            f"the Core ML program's probabilities differ from PyTorch's by {parity.max_abs_diff:.2g}, allowed is "
+            f"{TOLERANCE}; nothing was exported; leave coreml out of --formats to export the rest"
+        )
+    return parity, {**describe(package), "executed_by": "Core ML" if on_apple else "PyTorch, operator by operator"}
+
+
+def _core_ml(package: Any, classes: tuple[str, ...]) -> Callable[[Tensor], np.ndarray]:
+    """Predicts with Core ML, an image at a time, from pixels of 0 to 255."""
+    from PIL import Image
+
+    def predict(pixels: Tensor) -> np.ndarray:
+        images = [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
+        outputs = [package.predict({"image": image})["classLabel_probs"] for image in images]
+        return np.array([[output[name] for name in classes] for output in outputs], dtype=np.float32)
+
+    return predict
+
+
+def _interpreted(package: Any) -> Callable[[Tensor], np.ndarray]:
+    """Executes the program, an image at a time; its first operator scales the pixels of 0 to 255, as Core ML has it."""
+    program = load_program(package)
+
+    def predict(pixels: Tensor) -> np.ndarray:
+        outputs = [run_program(program, {"image": image[None].float()}) for image in pixels]
+        return np.concatenate([output["probabilities"].numpy() for output in outputs])
+
+    return predict
+
+
+def load_program(package: Any) -> Any:
+    """The saved package's MIL program, its weights read from the package's file."""
+    with quiet():
+        from coremltools.converters.mil.frontend.milproto.load import load
+
+        spec = package.get_spec()
+        return load(spec, spec.specificationVersion, package.weights_dir)
+
+
+def describe(package: Any) -> dict[str, Any]:
+    """What a program that loads the package will find: input, classes, precision and number of weights."""
+    spec = package.get_spec()
+    image = spec.description.input[0].type.imageType
+    operators = list(load_program(package).functions["main"].operations)
+    weights = [op.outputs[0].val for op in operators if op.op_type == "const" and np.ndim(op.outputs[0].val) > 0]
+    floats = [w for w in weights if np.issubdtype(np.asarray(w).dtype, np.floating)]
+    (classify,) = [op for op in operators if op.op_type == "classify"]
+    return {
+        "input": f"RGB {image.width} x {image.height}",
+        "num_classes": len(classify.classes.val),
+        "num_weights": int(sum(np.size(w) for w in floats)),
+        "precision": ", ".join(sorted({str(w.dtype) for w in floats})),
+        "specification_version": spec.specificationVersion,
+    }

@@ -1,0 +1,1 @@
+"""Accuracy by class of single networks, and what they confuse."""

@@ -1,0 +1,238 @@
+"""The page of `nas.evaluate`: accuracy of each class, and what is taken for what. Text from outside is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import cycle
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from nas.inspection.confusion import mistakes
+from nas.inspection.text import Json, origin, percent, worst_first
+from nas.objective.mes import latency_metrics, shown
+from search_spaces.command.page import BLUE, CYCLE, ORANGE, embed, figure, page, table, warning
+
+MAX_CLASSES = 60  # in a plot; of more, this many of the worst and of the most frequent mistakes:
+MOST = 30
+NUMBERED = 15  # classes up to which the matrix has its figures written in it
+LABEL = 24  # characters of a class's name
+NOTE = (
+    "Brackets and whiskers are 95 % intervals (Wilson’s): chance in the choice of images alone moves an accuracy that "
+    "far. All networks see the same images, so the difference between two of them is surer than each of them."
+)
+MATRIX_NOTE = (
+    "Shares of the images of each row’s class, in %. Blue: right. Orange: taken for another class, "
+    "in one scale for all networks."
+)
+BARS_NOTE = f"The {MOST} mistakes that are most frequent."
+
+
+def evaluation_page(result: Json) -> str:
+    """The whole document.
+
+    Args:
+        result: what `nas.evaluate` writes as JSON.
+    """
+    body = "".join(html for section in (_summary, _classes, _mistakes) for html in section(result))
+    return page(f"{result['run']}: {_names(result)}", body)
+
+
+def _names(result: Json) -> str:
+    return ", ".join(network["name"] for network in result["networks"])
+
+
+def _summary(result: Json) -> Iterator[str]:
+    yield f"<h1>{escape(result['run'])}: {escape(_names(result))}</h1>\n"
+    yield f'<p class="soft">{escape(origin(result))}</p>\n'
+    latencies = latency_metrics(result["tables"])
+    head = [*_COLUMNS, *(f"{shown(m).title.capitalize()}\npredicted" for m in latencies), *_COSTS]
+    yield table(head, [_row(network, latencies) for network in result["networks"]], text=(0, 1), wide=True)
+    yield from map(warning, result["table_warnings"])
+    yield f'<p class="soft">{NOTE}</p>\n<pre>{escape(result["command"])}</pre>\n'
+
+
+def _classes(result: Json) -> Iterator[str]:
+    names, networks = result["classes"], result["networks"]
+    yield "<h2>Accuracy of each class</h2>\n"
+    if len(names) > MAX_CLASSES:
+        yield f'<p class="soft">The {MOST} classes that {escape(networks[0]["name"])} knows least.</p>\n'
+    yield embed("classes", class_bars(result))
+    rows = [
+        [name, f"{size:,}", *(percent(network["per_class"][i]) for network in networks)]
+        for i, (name, size) in enumerate(zip(names, result["class_sizes"], strict=True))
+    ]
+    yield f"<details><summary>All {len(names)} classes</summary>\n"
+    yield table(["Class", "Images", *(network["name"] for network in networks)], rows) + "</details>\n"
+
+
+def _mistakes(result: Json) -> Iterator[str]:
+    names, counts = result["classes"], [np.array(network["confusion"]) for network in result["networks"]]
+    matrix = len(names) <= MAX_CLASSES
+    top = max(float(_shares(c)[~np.eye(len(names), dtype=bool)].max()) for c in counts)
+    yield f'<h2>What is taken for what</h2>\n<p class="soft">{MATRIX_NOTE if matrix else BARS_NOTE}</p>\n'
+    for i, (network, count) in enumerate(zip(result["networks"], counts, strict=True)):
+        yield f"<h3>{escape(network['name'])}</h3>\n"
+        yield embed(f"mistakes-{i}", confusion_matrix(names, count, top) if matrix else mistake_bars(names, count))
+
+
+_COLUMNS = (
+    "Network",
+    "Weights",
+    "Top-1\naccuracy",
+    "Top-5\naccuracy",
+    "Mean of classes\naccuracy",
+)
+_COSTS = ("Parameters\nmillions", "MACs\nmillions", "Memory\nMB", "MES")
+
+
+def _row(network: Json, latencies: Sequence[str]) -> list[str]:
+    return [
+        network["name"],
+        network["weights"],
+        percent(network["top1"]),
+        percent(network["top5"]),
+        percent(network["mean_per_class"]),
+        *(f"{network[metric]:.3f}" for metric in latencies),
+        f"{network['num_params'] / 1e6:.3f}",
+        f"{network['macs'] / 1e6:.2f}",
+        f"{network['memory_mb']:.3f}",
+        f"{network['mes']:.4g}" if "mes" in network else "–",
+    ]
+
+
+def class_bars(result: Json) -> Any:
+    """A bar for each class and network with its interval, the first network's worst class at the top."""
+    import plotly.graph_objects as go
+
+    networks, names = result["networks"], result["classes"]
+    shown = worst_first(networks[0]["per_class"])
+    shown = shown[:MOST] if len(names) > MAX_CLASSES else shown
+    traces = []
+    for network, color in zip(networks, cycle(CYCLE), strict=False):
+        found = [network["per_class"][i] for i in shown]
+        low, value, high = (np.array([100 * a[end] for a in found]) for end in ("low", "value", "high"))
+        traces.append(
+            go.Bar(
+                name=escape(network["name"]),
+                orientation="h",
+                y=list(range(len(shown))),
+                x=value.tolist(),
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": (high - value).tolist(),
+                    "arrayminus": (value - low).tolist(),
+                    "color": color,
+                    "thickness": 1.5,
+                    "width": 3,
+                },
+                customdata=[
+                    f"{escape(names[i])}: {percent(a)} of {result['class_sizes'][i]:,} images"
+                    for i, a in zip(shown, found, strict=True)
+                ],
+                hovertemplate="%{customdata}<extra>" + escape(network["name"]) + "</extra>",
+                marker={"color": color, "opacity": 0.5},
+            )
+        )
+    height = 90 + len(shown) * (10 + 12 * len(networks))
+    ticks = _class_ticks([_short(names[i]) for i in shown])
+    return figure(
+        traces,
+        "accuracy, %",
+        height=height,
+        yaxis={**ticks, "range": [len(shown) - 0.4, -0.6]},
+        xaxis={"range": [0, 100.5]},
+        barmode="group",
+        bargap=0.3,
+        showlegend=len(networks) > 1,
+        legend={"y": 1, "yref": "container", "yanchor": "top"},
+    )
+
+
+def confusion_matrix(names: Sequence[str], counts: np.ndarray, top: float) -> Any:
+    """Shares of each row's images; what is right and what is wrong in two scales, so that mistakes are seen at all.
+
+    Args:
+        top: end of the scale of mistakes, in %.
+    """
+    import plotly.graph_objects as go
+
+    shares, right = _shares(counts), np.eye(len(counts), dtype=bool)
+    sizes = counts.sum(axis=1)
+    hover = [["" for _ in names] for _ in names]
+    for i, j in np.argwhere(counts):
+        hover[i][j] = f"{escape(names[i])} taken for {escape(names[j])}<br>{counts[i, j]:,} of {sizes[i]:,} images"
+    traces = [
+        go.Heatmap(
+            z=np.where(part & (counts > 0), shares, np.nan),  # what is not a number is not drawn
+            zmin=0,
+            zmax=end,
+            colorscale=[[0, tint], [1, color]],
+            xgap=1,
+            ygap=1,
+            texttemplate="%{z:.1f}" if len(counts) <= NUMBERED else None,
+            customdata=hover,
+            hovertemplate="%{customdata} (%{z:.1f} %)<extra></extra>",
+            showscale=color == ORANGE,
+            colorbar={"ticksuffix": " %", "thickness": 12, "outlinewidth": 0},
+        )
+        for part, tint, color, end in ((right, "#e8effc", BLUE, 100.0), (~right, "#fdeede", ORANGE, top or 1.0))
+    ]
+    labels = [_short(name) for name in names]
+    ticks, ends = _class_ticks(labels), [-0.5, len(counts) - 0.5]
+    room = 7 * max(map(len, labels))  # pixels of the longest label
+    upright = room * len(counts) > 900
+    return figure(
+        traces,
+        "taken for",
+        "class",
+        height=100 + (44 if len(counts) <= NUMBERED else 17) * len(counts) + (room if upright else 0),
+        xaxis={**ticks, "tickangle": -90 if upright else 0, "range": ends},
+        yaxis={**ticks, "range": ends[::-1]},
+    )
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """In % of each row's images."""
+    return np.asarray(100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+
+def mistake_bars(names: Sequence[str], counts: np.ndarray) -> Any:
+    """A bar for each of the most frequent mistakes."""
+    import plotly.graph_objects as go
+
+    found = mistakes(counts, MOST)
+    sizes = counts.sum(axis=1)
+    bars = go.Bar(
+        orientation="h",
+        y=list(range(len(found))),
+        x=[images for _, _, images in found],
+        customdata=[
+            f"{escape(names[a])} taken for {escape(names[b])}<br>{images:,} of {sizes[a]:,} images"
+            for a, b, images in found
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+        marker={"color": ORANGE},
+    )
+    ticks = _class_ticks([f"{_short(names[a])} → {_short(names[b])}" for a, b, _ in found])
+    most = max((images for _, _, images in found), default=1)
+    return figure(
+        [bars],
+        "images",
+        height=90 + 20 * len(found),
+        xaxis={"dtick": ceil(most / 10)},
+        yaxis={**ticks, "range": [len(found) - 0.4, -0.6]},
+    )
+
+
+def _class_ticks(labels: Sequence[str]) -> Json:
+    """Ticks at 0, 1, …, which carry the labels: as categories, equal ones would become one."""
+    text = [escape(label) for label in labels]
+    return {"tickvals": list(range(len(text))), "ticktext": text, "showgrid": False}
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"

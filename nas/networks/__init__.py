@@ -1,0 +1,1 @@
+"""Networks with their weights: out of files, and out of supernets."""

@@ -1,0 +1,66 @@
+"""Stand-alone networks with the weights of a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nas.data import Images
+from nas.data.batches import eval_batches, normalize
+from search_spaces import Arch, UserError
+from supernet import Supernet, recalibrate
+
+CALIBRATION_IMAGES = 2048
+BATCH_SIZE = 256
+
+
+def default_calibration(supernet: Supernet) -> int:
+    """Training images that the norms of an inherited network are recalibrated on: none if each width has its own."""
+    return CALIBRATION_IMAGES if supernet.normalization == "shared" else 0
+
+
+def calibration_count(supernet: Supernet, wanted: int | None) -> int:
+    """The number that --calibration-images asks for; UserError for none where norms have no statistics of their own."""
+    if wanted == 0 and supernet.normalization == "shared":
+        raise UserError(
+            "--calibration-images is 0, but the supernet's norms are shared and have no statistics of any network; "
+            f"give at least 2, or leave it out for {CALIBRATION_IMAGES}"
+        )
+    return default_calibration(supernet) if wanted is None else wanted
+
+
+def calibration_batches(
+    images: Images, image_size: int, count: int, device: torch.device, loaders: int = 0
+) -> tuple[Tensor, ...]:
+    """`calibration_images` on the device, normalized, channels last."""
+    return tuple(normalize(batch, device) for batch in calibration_images(images, image_size, count, loaders))
+
+
+def calibration_images(images: Images, image_size: int, count: int, loaders: int = 0) -> tuple[Tensor, ...]:
+    """`count` of the (training) images, or all if there are fewer, without the corrupt ones: uint8, on the CPU.
+
+    In whole batches of 256 (or one smaller): all count alike in the mean of their statistics.
+
+    Raises:
+        UserError: a single image.
+    """
+    if count == 0:
+        return ()
+    if count == 1:
+        raise UserError("--calibration-images is 1, which has no variance; give at least 2")
+    count = min(count, len(images))
+    if count > BATCH_SIZE:
+        count -= count % BATCH_SIZE
+    batches = eval_batches(images.spread(count), image_size, BATCH_SIZE, loaders)
+    read = [batch[labels >= 0] for batch, labels in batches]
+    if not any(len(batch) > 1 for batch in read):
+        raise UserError(f"none of {count} training images to recalibrate norms on can be read; see the warnings")
+    return tuple(batch for batch in read if len(batch) > 1)
+
+
+def inherited(supernet: Supernet, arch: Arch, calibration: Sequence[Tensor] = ()) -> nn.Module:
+    """The network with its slice of the weights, in evaluation mode; its norms recalibrated on the batches, if any."""
+    model = supernet.extract(arch).to(memory_format=torch.channels_last)
+    return recalibrate(model, calibration) if calibration else model

@@ -1,0 +1,191 @@
+"""Networks with weights from files on this machine: timm's, and winners of ours. Nothing is downloaded or executed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from nas import runs
+from nas.data.batches import MEAN, STD
+from nas.runs.checkpoint import load_module, load_tensors, mismatch
+from search_spaces import UserError, get_space
+from search_spaces.command.files import read_json
+
+TIMM_ERRORS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+
+
+def reason(error: Exception) -> str:
+    """The first sentence."""
+    return re.split(r"\n|\. ", str(error))[0].rstrip(".") or type(error).__name__
+
+
+def renormalization(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """(scale, shift), (1, 3, 1, 1): images as `nas.data.batches.normalize` makes them · scale + shift have this mean
+    and deviation taken off instead."""
+    ours, theirs = (torch.tensor(values).view(2, 1, 3, 1, 1) for values in ((MEAN, STD), (mean, std)))
+    return ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+
+
+class Renormalized(nn.Module):
+    """A network for images that `nas.data.batches.normalize` made, whatever mean and deviation it was trained with."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        for name, tensor in zip(("scale", "shift"), renormalization(mean, std), strict=True):
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images * self.scale + self.shift)
+        return logits
+
+
+def check_finite(state: dict[str, Tensor], path: Path) -> None:
+    if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
+        raise UserError(f"{path}: {broken} is not finite; give a checkpoint of a training that went well")
+
+
+# ---- timm's networks
+
+
+def check_timm_name(flag: str, checkpoint_flag: str, name: str) -> None:
+    """UserError with the nearest names, unless `name` is timm's, with or without a tag (`resnet18.a1_in1k`).
+
+    Args:
+        flag, checkpoint_flag: that name the network and its weights.
+    """
+    if Path(name).expanduser().is_dir() and not timm.is_model(name):
+        raise UserError(f"{flag} {name} is a folder, with weights of its own; leave out {checkpoint_flag}")
+    try:
+        if timm.is_model(name):
+            timm.get_pretrained_cfg(name)
+            return
+    except RuntimeError:  # a tag that this network does not have
+        pass
+    nearest = get_close_matches(name.lower().partition(".")[0], timm.list_models())
+    remedy = f"the nearest are {', '.join(nearest)}" if nearest else "timm.list_models() lists its networks"
+    raise UserError(f"{flag} {name} is neither a folder here nor a network of timm {timm.__version__}; {remedy}")
+
+
+def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
+    """What timm's constructor must be told of the size: networks that take any size have no such argument."""
+    registered = timm.get_pretrained_cfg(name)  # none of a name that timm has given up
+    sized = image_size and registered and registered.fixed_input_size
+    return {"img_size": image_size} if sized else {}
+
+
+def create_timm(flag: str, name: str, num_classes: int, options: dict[str, Any]) -> Any:
+    """timm's network, freshly initialized. UserError if timm cannot build it."""
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+    except TIMM_ERRORS as error:
+        raise UserError(f"timm cannot build {name}: {reason(error)}; give another {flag} or its image size") from None
+
+
+def load_timm(network: Any, name: str, path: Path, num_classes: int, size: int, size_flag: str) -> None:
+    """Loads a checkpoint into timm's network, made with that number of classes.
+
+    Args:
+        size: pixels that the network was made for, `size_flag` the flag that says so.
+
+    Raises:
+        UserError: a file that cannot be read, weights of another network or number of classes, or not finite.
+    """
+    state = read_state(path)
+    theirs = _num_classes(network.pretrained_cfg["classifier"], state)
+    if theirs is not None and theirs != num_classes:
+        raise UserError(
+            f"{path} has {theirs} classes, the data {num_classes}; give a checkpoint trained on these classes"
+        )
+    if any(".reparam_conv" in tensor for tensor in state):
+        raise UserError(f"{path} is already fused for inference; give the checkpoint from before, with all branches")
+    if found := mismatch(network, state):
+        raise UserError(
+            f"{path} does not fit {name} at {size} px: {found}; give that network's weights, or the size they were "
+            f"trained at with {size_flag}"
+        )
+    check_finite(state, path)
+    network.load_state_dict(state)
+
+
+def _num_classes(classifier: str | tuple[str, ...] | None, state: dict[str, Tensor]) -> int | None:
+    """Rows of the (first) classifier in a checkpoint, if timm knows its name and it is there."""
+    name = classifier if isinstance(classifier, str) else next(iter(classifier or ()), "")
+    weight = state.get(f"{name}.weight")
+    return None if weight is None or weight.ndim == 0 else len(weight)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, averaged ones if it has both, without the prefixes of wrappers."""
+    remedy = "save the network's state_dict() alone, best as .safetensors"
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except (*TIMM_ERRORS, EOFError, KeyError, OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read, or not without executing it ({reason(error)}); {remedy}") from None
+    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise UserError(f"{path} holds {', '.join(state)[:80] or 'nothing'}, no tensors by name; {remedy}")
+    return state
+
+
+# ---- our networks
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A network of a space of ours, retrained or exported, and what its images and classes were."""
+
+    network: nn.Module
+    arch: dict[str, Any]
+    image_size: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_winner(path: Path) -> Winner:
+    """
+    Args:
+        path: a `model.safetensors` that nas.export has written, or nas.retrain in its run.
+
+    Raises:
+        UserError: no such file, or not finite.
+    """
+    tensors, info = load_tensors(path)
+    try:
+        if "arch" in info:  # exported: the file says everything of itself
+            info = {name: json.loads(info[name]) for name in ("arch", "classes", "image_size", "mean", "std")}
+        else:
+            run = runs.load_run_info(path.parent.resolve().parents[1])
+            info = {**vars(run), "arch": read_json(path.with_name("result.json"))["arch"]}
+        arch, pixels, classes = info["arch"], info["image_size"], tuple(info["classes"])
+        space = get_space(arch["space"], pixels, len(classes))
+        network = space.build(space.from_json(arch))
+    except (IndexError, KeyError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{path} is no winner, retrained in its run or exported: {error}; give its folder") from None
+    load_module(network, tensors, path)
+    check_finite(tensors, path)
+    return Winner(network, arch, pixels, classes, tuple(info["mean"]), tuple(info["std"]))
+
+
+def winner_file(path: Path, flag: str) -> Path:
+    """The weights' file of a folder that a winner lies in, or the file itself. UserError if there is none."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.exists():
+        raise UserError(
+            f"{flag} {path} has no {file.name}; give a folder that nas.retrain has finished, or that "
+            "nas.export has written with timm among its --formats"
+        )
+    return file

@@ -1,0 +1,1 @@
+"""How the tensors of each known family are made of dimensions."""

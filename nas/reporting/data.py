@@ -1,0 +1,189 @@
+"""What a run folder holds, read for the report: every stage that has finished, and nothing for the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from latency_lut.tables.table import LatencyTable
+from nas.objective import tables
+from nas.objective.mes import Objective, latency_metrics
+from nas.runs import RunInfo, load_run_info
+from nas.searching.result import objective_of, read_result
+from search_spaces import SearchSpace, UserError
+from search_spaces.command.files import read_json, read_json_lines
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class UsedTable:
+    """A latency table, or the error it gives if it is gone or no longer what was searched with.
+
+    Args:
+        uses: by which searches, each with the metric that it has there.
+    """
+
+    path: str
+    uses: tuple[tuple[str, str], ...]
+    table: LatencyTable | UserError
+    validation: Json | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Searches with the same MES by the same tables and on equally many images: their figures can stand in one column.
+
+    Args:
+        networks: what the searches say of every winner, by name, and of what was trained besides: winners once more
+            under a suffix, and such as were winners before limits were changed.
+    """
+
+    searches: dict[str, Json]
+    networks: dict[str, Json]
+
+    @cached_property
+    def winners(self) -> dict[str, Json]:
+        return winners_of(self.searches.values())
+
+    @cached_property
+    def objective(self) -> Objective:
+        return objective_of(next(iter(self.searches.values())))
+
+    @cached_property
+    def latencies(self) -> list[str]:
+        """The latency metrics of the networks."""
+        return latency_metrics(dict.fromkeys(metric for network in self.networks.values() for metric in network))
+
+
+def winners_of(searches: Iterable[Json]) -> dict[str, Json]:
+    """By name."""
+    return {winner["name"]: winner for search in searches for winner in search["winners"]}
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """One run's `result.json` files and metrics; an empty mapping or None where a stage has not finished.
+
+    Searches and prunings are by folder name, retrained and exported networks by winner's name, evaluations that have a
+    page by its name.
+    """
+
+    folder: Path
+    info: RunInfo
+    supernet: Json | None
+    supernet_metrics: list[Json]
+    searches: dict[str, Json]
+    retrained: dict[str, Json]
+    retrain_metrics: dict[str, list[Json]]
+    exported: dict[str, Json]
+    pruned: dict[str, Json]
+    evaluated: dict[str, Json]
+    tables: tuple[UsedTable, ...]
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        return self.info.search_space()
+
+    @cached_property
+    def winners(self) -> dict[str, Json]:
+        """The winners of all searches, by name."""
+        return winners_of(self.searches.values())
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """All searches, those together whose figures can be compared."""
+        found: dict[str, dict[str, Json]] = {}
+        for name, search in self.searches.items():
+            comparable = [search["objective"]["terms"], search["tables"], search.get("num_images")]
+            found.setdefault(json.dumps(comparable, sort_keys=True), {})[name] = search
+        return [Group(searches, self._networks(searches)) for searches in found.values()]
+
+    def _networks(self, searches: Mapping[str, Json]) -> dict[str, Json]:
+        winners = winners_of(searches.values())
+        known = [*winners.values(), *(w for search in searches.values() for w in search["earlier_winners"])]
+        again = {
+            name: next((w for w in known if w["arch"] == result["arch"]), None)
+            for name, result in self.retrained.items()
+            if name not in self.winners
+        }
+        return {**winners, **{name: network for name, network in again.items() if network}}
+
+    def title(self, group: Group) -> str:
+        """Its searches, and on how many images their accuracies are if not on the whole search split."""
+        names, whole = ", ".join(group.searches), self.info.splits.search
+        count = next(iter(group.searches.values())).get("num_images", whole)  # old results have none
+        return names if count == whole else f"{names} (accuracy on {count:,} of {whole:,} search images)"
+
+    def warnings(self, group: Group) -> list[str]:
+        """Why the group's latencies deserve less trust, a line each."""
+        used = {
+            metric: used.table
+            for used in self.tables
+            for search, metric in used.uses
+            if search in group.searches and not isinstance(used.table, UserError)
+        }
+        timed = {name: self.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in group.networks}
+        busy = [name for name, latency in timed.items() if latency.get("busy")]
+        measured = f"WARNING: the machine was busy when {', '.join(busy)} was measured; export again when it is quiet"
+        return [*tables.warnings(used), *([measured] if busy else [])]
+
+
+def points_of(search: Json) -> list[Json]:
+    """The networks that a search shows, slimming its trajectory, others all: with their number, the `step`, and whether
+    they are of the `pareto` set."""
+    if "trajectory" in search:
+        return list(search["trajectory"])
+    front = set(search["front"])
+    return [{**point, "step": point["index"], "pareto": point["index"] in front} for point in search["evaluations"]]
+
+
+def read_artifacts(folder: Path) -> Artifacts:
+    """Raises UserError if a file of the run cannot be read."""
+    info = load_run_info(folder)
+    searches = {path.parent.name: read_result(path.parent) for path in sorted(folder.glob("search*/result.json"))}
+    return Artifacts(
+        folder,
+        info,
+        _maybe(folder / "supernet/result.json"),
+        read_json_lines(folder / "supernet/metrics.jsonl"),
+        searches,
+        _results(folder / "retrain"),
+        {path.parent.name: read_json_lines(path) for path in sorted(folder.glob("retrain/[!.]*/metrics.jsonl"))},
+        _results(folder / "export"),
+        _results(folder / "prune"),
+        {p.stem: read_json(p) for p in sorted(folder.glob("evaluate/*.json")) if p.with_suffix(".html").exists()},
+        tuple(_tables(searches, info.search_space())),
+    )
+
+
+def _tables(searches: Mapping[str, Json], space: SearchSpace) -> Iterator[UsedTable]:
+    uses: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
+    for search, result in searches.items():
+        for metric, recorded in result["tables"].items():
+            uses.setdefault((recorded["path"], recorded["sha256"]), []).append((search, metric))
+    for (path, digest), by in uses.items():
+        validation = _maybe(Path(path).with_suffix(".validation.json"))
+        yield UsedTable(path, tuple(by), _table(path, digest, space), validation)
+
+
+def _table(path: str, digest: str | None, space: SearchSpace) -> LatencyTable | UserError:
+    try:
+        tables.recorded({"": {"path": path, "sha256": digest}})
+        table = LatencyTable.load(Path(path))
+        table.check(space)
+    except UserError as error:
+        return error
+    return table
+
+
+def _results(folder: Path) -> dict[str, Json]:
+    return {path.parent.name: read_json(path) for path in sorted(folder.glob("[!.]*/result.json"))}
+
+
+def _maybe(path: Path) -> Json | None:
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,209 @@
+"""Run folders: `runs/<name>/` holds everything of one run, a folder for each stage.
+
+run.json     what all stages share: the space, the data and its splits
+supernet/ search/ retrain/<winner>/ export/<winner>/     config.json, weights, metrics.jsonl, result.json
+prune/<name>/ dense/<model>/     pruned networks, and timm's that were trained first: nas.pruning.recipe
+report.html
+
+Of several processes only the writer (`distributed.process`) checks and makes what is new, and claims a stage; all read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import re
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from nas.data import Data, DataConfig, Splits, load_data
+from nas.distributed import process
+from search_spaces import SearchSpace, UserError, get_space
+from search_spaces.command.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """`run.json`: written when a run begins, read by every later stage."""
+
+    space: str
+    image_size: int
+    num_classes: int
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: DataConfig
+    splits: Splits
+
+    def search_space(self) -> SearchSpace:
+        return get_space(self.space, self.image_size, self.num_classes)
+
+
+def save_run_info(folder: Path, info: RunInfo) -> None:
+    if process.is_writer():
+        write_json(folder / "run.json", asdict(info))
+
+
+def load_run_info(folder: Path) -> RunInfo:
+    path = folder / "run.json"
+    raw = read_json(path)
+    try:
+        return RunInfo(
+            **{
+                **raw,
+                "classes": tuple(raw["classes"]),
+                "mean": tuple(raw["mean"]),
+                "std": tuple(raw["std"]),
+                "data": DataConfig(**raw["data"]),
+                "splits": Splits(**{**raw["splits"], "skipped": tuple(raw["splits"]["skipped"])}),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a run of this version ({error}); train again with nas.train_supernet") from None
+
+
+def load_run_data(folder: Path) -> Data:
+    """The data of a run. UserError if it is not what the run began with."""
+    info = load_run_info(folder)
+    data = load_data(info.data)
+    if data.splits.digest != info.splits.digest:
+        raise UserError(f"{info.data.data} has changed since {folder} was begun; restore it, or train a new run")
+    return data
+
+
+def run_folder(name: str) -> Path:
+    """`runs/<name>`, or the path itself if it is one."""
+    return Path(name) if "/" in name else RUNS / name
+
+
+def find_run(run: str | None, needs: str, remedy: str) -> Path:
+    """The folder of the run named (a name under runs/ or a path), or the newest that holds the file `needs`.
+
+    Args:
+        needs: a path in the run folder, or a pattern of one.
+        remedy: the command that makes it.
+    """
+    if run is None:
+        if found := newest(RUNS, f"*/{needs}"):
+            return RUNS / found.relative_to(RUNS).parts[0]
+        raise UserError(f"no run under {RUNS}/ has {needs}; make it with: {remedy}")
+    folder = run_folder(run)
+    if not folder.is_dir():
+        raise UserError(f"no run {folder}; see `ls {RUNS}`")
+    if not any(folder.glob(needs)):
+        raise UserError(f"{folder} has no {needs}; make it with: {remedy}")
+    return folder
+
+
+def newest(folder: Path, pattern: str) -> Path | None:
+    """The most recently written path of the pattern."""
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def command_line() -> str:
+    """The command of this process as it can be typed again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = [*process.launcher(), spec.name.removesuffix(".__main__")] if spec else ["python", sys.argv[0]]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+# ---- stages
+
+
+def check_new(folder: Path, flag: str) -> None:
+    """UserError if the stage has been begun; `flag` is the one that names another, and what else there is to do."""
+    if process.is_writer() and (folder / "config.json").exists():
+        raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
+
+
+def check_name(flag: str, name: str | None) -> None:
+    """UserError if the name cannot be a part of a folder's."""
+    if name is not None and not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"{flag} is {name!r}; give letters, digits, dots and dashes")
+
+
+def begin(folder: Path, config: Any, **facts: Any) -> None:
+    """Writes a stage's `config.json`.
+
+    Args:
+        config: the stage's dataclass.
+        facts: what else must be the same when the stage is resumed, as JSON.
+    """
+    if process.is_writer():
+        _claim(folder)
+        write_json(folder / "config.json", {"command": command_line(), **asdict(config), **facts})
+
+
+def begun(folder: Path, config_type: type[Config]) -> Config:
+    """The config that a stage was begun with."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    try:
+        values = {f.name: raw[f.name] for f in dataclasses.fields(config_type)}
+    except (KeyError, TypeError):
+        raise UserError(f"{path} is not of this version; begin anew under another name, or move it away") from None
+    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def differences(folder: Path, config: Any, free: tuple[str, ...], **facts: Any) -> dict[str, Any]:
+    """Settings, but the `free` ones, that are not those which the stage was begun with."""
+    before = read_json(folder / "config.json")
+    after = {k: list(v) if isinstance(v, tuple) else v for k, v in {**asdict(config), **facts}.items()}
+    return {name: value for name, value in after.items() if name not in free and before.get(name) != value}
+
+
+def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, ...] = (), **facts: Any) -> None:
+    """Checks that a resumed stage has the settings that it was begun with.
+
+    Args:
+        free: fields that may differ (where and how fast, not what).
+        amend: fields that may differ and are then recorded.
+
+    Raises:
+        UserError: another setting differs, the message says which; or another process works on the stage.
+    """
+    if process.is_writer():
+        _claim(folder)
+    path = folder / "config.json"
+    before, changed = read_json(path), differences(folder, config, free, **facts)
+    if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
+        raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
+    if changed and process.is_writer():  # of two equal flags the last counts
+        values = ((name, v) for name, value in changed.items() for v in (value if isinstance(value, list) else [value]))
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in values]
+        write_json(path, {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})
+
+
+def command_of(folder: Path) -> str:
+    """The command that a stage was begun with."""
+    return str(read_json(folder / "config.json")["command"])
+
+
+_claimed: dict[Path, TextIO] = {}
+
+
+def _claim(folder: Path) -> None:
+    """Until this process ends, however it ends, no other one claims the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / ".lock"
+    if path in _claimed:
+        return
+    file = path.open("w")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserError(f"another process is at work in {folder}; wait for it, or end it") from None
+        # a file system without locks
+    _claimed[path] = file

@@ -1,0 +1,1 @@
+"""Search: strategies, what they have evaluated, and the winners they pick."""

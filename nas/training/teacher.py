@@ -1,0 +1,233 @@
+"""Distillation from an external teacher: any timm network or one of our winners, its weights in a file on this machine.
+
+The teacher is frozen and sees the images that the student sees, augmented and mixed (Touvron et al., Training
+data-efficient image transformers & distillation through attention, ICML 2021, Section 4). Nothing is downloaded, and
+nothing in a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas.data import Images
+from nas.networks.weights import (
+    TIMM_ERRORS,
+    Renormalized,
+    check_timm_name,
+    create_timm,
+    load_timm,
+    load_winner,
+    reason,
+    timm_options,
+    winner_file,
+)
+from nas.training.trainer import Criterion, accuracy
+from search_spaces import UserError
+from search_spaces.command import flag, flags_given
+from search_spaces.command.files import sha256
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Flags of a command that trains. EfficientFormerV2 was published with RegNetY-16GF, hard, 0.5."""
+
+    teacher: str | None = flag(
+        None, "learn from this network too: a timm name, or the folder of a retrained or exported winner"
+    )
+    teacher_checkpoint: str | None = flag(
+        None, "a timm teacher's weights: .safetensors, or a state dict in .pth or .pt"
+    )
+    teacher_image_size: int | None = flag(
+        None, "pixels a timm teacher was trained at (default: as timm says)", minimum=1
+    )
+    distillation: Literal["soft", "hard"] = flag("soft", "learn the teacher's distribution, or its most likely class")
+    distillation_weight: float = flag(0.5, "share of the teacher in the loss; labels have the rest", above=0, maximum=1)
+
+
+# A resumed run may find the checkpoint elsewhere: `teacher_facts` say whether it is the same.
+MAY_MOVE = ("teacher_checkpoint",)
+
+
+class Teacher(nn.Module):
+    """A frozen network behind our images and our classes.
+
+    Args:
+        network: takes (B, 3, height, width) RGB images, scaled to 0..1, less `mean`, over `std`.
+        config: the teacher's share in the loss, and what is learnt from it.
+        size: the height and width that the network takes.
+        order: for each of our classes, its column of the network's logits; None if they are the same.
+    """
+
+    order: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: TeacherConfig,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        order: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.config, self.size = Renormalized(network, tuple(mean), tuple(std)), config, size
+        self.register_buffer("order", None if order is None else torch.tensor(order))
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, classes) logits of (B, 3, H, W) images as `nas.data.batches.normalize` makes them, of any size."""
+        if images.shape[-2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
+        logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        return logits if self.order is None else logits[:, self.order]
+
+    def distil(self, criterion: Criterion, images: Tensor) -> Criterion:
+        """The criterion for a student of these images, the teacher's part in it; good for any number of students."""
+        return distilled(criterion, self(images), self.config.distillation_weight, self.config.distillation)
+
+
+def distilled(criterion: Criterion, teacher_logits: Tensor, weight: float, kind: Literal["soft", "hard"]) -> Criterion:
+    """(1 - weight) · criterion(logits, target) + weight · cross-entropy against the teacher, for the same images.
+
+    DeiT (Touvron et al. 2021): `soft` is eq. 2 at temperature 1, the KL divergence up to a constant; `hard` is eq. 3.
+    The teacher's labels are not smoothed, as there.
+
+    Args:
+        teacher_logits: (B, classes), without gradient.
+    """
+    teaching = teacher_logits.argmax(dim=1) if kind == "hard" else teacher_logits.float().softmax(dim=1)
+
+    def combined(logits: Tensor, target: Tensor) -> Tensor:
+        return (1 - weight) * criterion(logits, target) + weight * F.cross_entropy(logits.float(), teaching)
+
+    return combined
+
+
+def load_teacher(config: TeacherConfig, classes: tuple[str, ...], device: torch.device) -> Teacher | None:
+    """The teacher that the flags name, on the device; None if they name none.
+
+    Args:
+        classes: of the data; a timm teacher's logits must be in this order, which its checkpoint does not tell.
+
+    Raises:
+        UserError: no such network or file; weights of another network or number of classes, or not finite; a winner of
+            ours trained on classes of other names; flags that do not go together.
+    """
+    path = _weights_file(config)
+    if path is None:
+        return None
+    ours = config.teacher_checkpoint is None
+    teacher = _our_teacher(config, path, classes) if ours else _timm_teacher(config, path, len(classes))
+    return teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def teacher_facts(config: TeacherConfig) -> dict[str, str]:
+    """What `runs.begin` notes and `runs.reopen` compares besides the flags: the checksum of the teacher's weights.
+
+    Raises:
+        UserError: no such network or file; flags that do not go together.
+    """
+    path = _weights_file(config)
+    return {"teacher_sha256": sha256(path)} if path else {}
+
+
+def teacher_result(teacher: Teacher, search: Images, image_size: int, loaders: int = 0) -> dict[str, Any]:
+    """What a `result.json` says of the teacher. Prints its accuracy, a fraction: classes in another order show there.
+
+    Args:
+        search: the search split; it takes the teacher less time than a few epochs of training do.
+    """
+    config = teacher.config
+    found = accuracy(teacher, search, image_size, teacher.network.scale.device, loaders)
+    print(f"teacher {config.teacher}: {100 * found:.2f} % of the search split", flush=True)
+    sha256 = teacher_facts(config)["teacher_sha256"]
+    return {
+        "name": config.teacher,
+        "checkpoint": config.teacher_checkpoint,
+        "sha256": sha256,
+        "search_accuracy": found,
+    }
+
+
+# ---- which file
+
+
+def _weights_file(config: TeacherConfig) -> Path | None:
+    name, checkpoint = config.teacher, config.teacher_checkpoint
+    if name is None:
+        own = TeacherConfig(**{field.name: getattr(config, field.name) for field in fields(TeacherConfig)})
+        if given := flags_given(own):
+            raise UserError(f"{given[0]} is for a teacher; name one with --teacher")
+        return None
+    path = Path(name).expanduser()
+    if checkpoint is None and path.exists():
+        return _winner_file(path, config)
+    check_timm_name("--teacher", "--teacher-checkpoint", name)
+    if checkpoint is None:
+        raise UserError(f"--teacher {name} has no weights, and none are downloaded; give --teacher-checkpoint FILE")
+    file = Path(checkpoint).expanduser()
+    if not file.is_file():
+        raise UserError(f"--teacher-checkpoint {checkpoint} is no file; give the weights of {name}")
+    return file
+
+
+def _winner_file(path: Path, config: TeacherConfig) -> Path:
+    if config.teacher_image_size is not None:
+        raise UserError(f"--teacher-image-size is for timm's networks; {path} says its own: leave it out")
+    return winner_file(path, "--teacher")
+
+
+# ---- timm's networks
+
+
+def _timm_teacher(config: TeacherConfig, path: Path, num_classes: int) -> Teacher:
+    name, pixels = str(config.teacher), config.teacher_image_size
+    network = create_timm("--teacher", name, num_classes, timm_options(name, pixels))
+    cfg = network.pretrained_cfg
+    size = (pixels, pixels) if pixels else tuple(cfg["input_size"][1:])
+    load_timm(network, name, path, num_classes, size[0], "--teacher-image-size")
+    teacher = Teacher(network, config, size, cfg["mean"], cfg["std"])
+    _try(teacher, name, num_classes)
+    return teacher
+
+
+def _try(teacher: Teacher, name: str, num_classes: int) -> None:
+    """One image through it, so that what it cannot take is said before the student trains."""
+    try:
+        logits = teacher(torch.zeros(1, 3, *teacher.size))
+    except TIMM_ERRORS as error:
+        size = teacher.size[0]
+        raise UserError(f"{name} cannot take {size} px: {reason(error)}; give another --teacher-image-size") from None
+    if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
+        raise UserError(f"{name} is no classifier; give another --teacher")
+
+
+# ---- our networks
+
+
+def _our_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -> Teacher:
+    winner = load_winner(path)
+    size = (winner.image_size, winner.image_size)
+    return Teacher(winner.network, config, size, winner.mean, winner.std, _order(winner.classes, classes))
+
+
+def _order(theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[int] | None:
+    if theirs == ours:
+        return None
+    if len(theirs) != len(ours):
+        raise UserError(
+            f"teacher has {len(theirs)} classes, the data {len(ours)}; give a checkpoint trained on these classes"
+        )
+    if unknown := [name for name in ours if name not in theirs]:
+        raise UserError(
+            f"teacher does not know the classes {', '.join(unknown[:5])}; give a checkpoint trained on these classes"
+        )
+    return [theirs.index(name) for name in ours]

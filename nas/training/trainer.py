@@ -1,0 +1,407 @@
+"""The training loop that the supernet and the retrained winners share.
+
+Optimizer, schedule, EMA, mixup, random erasing and clipping are timm's. Every random draw is a function of (seed,
+step) or (seed, epoch, image), so a checkpoint needs no generator state and a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3, dispatch_clip_grad
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from tqdm import tqdm
+
+from nas.data import Data, Images
+from nas.data.batches import Augment, eval_batches, normalize, seed_all, train_batches, train_transform
+from nas.distributed import collectives, process
+from nas.distributed.accumulation import Parts
+from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images
+from nas.runs.checkpoint import code_digest, load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
+from nas.runs.metrics import MetricsLog
+from nas.training.precision import autocast, check_amp, pick_amp
+from nas.training.recipe import LOCAL, TrainConfig
+from search_spaces import UserError
+
+MIN_LOSS_SCALE = 2.0**-14
+_CHECKPOINT = {"step", "seconds", "amp", "scaler", "processes", "accumulate", "code"}  # beside the tensors
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+# What a step calls for each of its losses instead of `loss.backward()`: scales the loss and adds up gradients.
+Backward = Callable[[Tensor], None]
+# (images, target, step, criterion, backward): a step's forward and backward passes; leaves gradients and returns the
+# detached loss to report, or raises FloatingPointError, whose message names what is not finite.
+Step = Callable[[Tensor, Tensor, int, Criterion, Backward], Tensor]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; of several processes, each takes its own GPU.
+
+    Raises:
+        UserError: there is no such device, or it is one for several processes.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    several = process.world_size() > 1 and name.startswith("cuda")
+    if several and name != "cuda":
+        raise UserError(f"--device {name} is one GPU for {process.world_size()} processes; give --device cuda")
+    try:
+        device = torch.device("cuda", process.local_rank()) if several else torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # NCCL's, and that of the thread that pins memory
+    return device
+
+
+def check_alike(config: TrainConfig, data: Data) -> None:
+    """JobError unless all processes of the job have the same settings, data, code and kind of device."""
+    settings = {name: value for name, value in asdict(config).items() if name not in LOCAL}
+    collectives.agree(
+        **settings,
+        data_digest=data.splits.digest,
+        code_digest=code_digest(),
+        torch=torch.__version__,
+        device=pick_device(config.device).type,
+    )
+
+
+def steps_per_epoch(train: Images, batch_size: int) -> int:
+    """UserError if there is none."""
+    if batch_size > len(train):
+        raise UserError(f"--batch-size {batch_size} is more than the {len(train)} training images; lower it")
+    return len(train) // batch_size
+
+
+class _Ema(ModelEmaV3):
+    """timm's, its tensors listed once: listing a supernet's thousands of modules takes longer than averaging them."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, decay=decay, use_warmup=True, warmup_power=0.75)
+        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.averages, self.values = [average for average, _ in floats], [value for _, value in floats]
+        self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        torch._foreach_lerp_(self.averages, self.values, weight=1 - decay)
+        for average, value in self.counters:
+            average.copy_(value)
+
+
+class Trainer:
+    """Trains `model` in `folder`; the averaged weights are `ema`.
+
+    Args:
+        step: the forward and backward passes of one batch.
+        evaluate: accuracies by name, fractions, of the averaged model; called some twenty times, and at the end.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Images,
+        config: TrainConfig,
+        folder: Path,
+        step: Step,
+        evaluate: Callable[[nn.Module], dict[str, float]],
+        image_size: int,
+        num_classes: int,
+    ) -> None:
+        self.config, self.folder, self.train, self.step_fn, self.evaluate = config, folder, train, step, evaluate
+        self.image_size = image_size
+        self.device = pick_device(config.device)
+        check_amp(config.amp, self.device)
+        self.model = model.train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.steps_per_epoch = steps_per_epoch(train, config.batch_size)
+        self.total = self.steps_per_epoch * config.epochs
+        self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
+        published = self.augment == "published"
+        self.parts = Parts(self.model, config.batch_size, config.accumulate, pairs=published)
+        self.parameters = list(self.model.parameters())
+        lr = config.lr * config.batch_size / 1024
+        self.optimizer = create_optimizer_v2(self.model, "adamw", lr=lr, weight_decay=config.weight_decay)
+        warmup = min(round(config.warmup_epochs * self.steps_per_epoch), self.total // 4)
+        self.schedule = CosineLRScheduler(
+            self.optimizer, self.total, lr_min=lr / 100, warmup_t=warmup, warmup_lr_init=lr / 100, t_in_epochs=False
+        )
+        self.ema = _Ema(self.model, config.ema_decay)
+        smoothing = config.label_smoothing
+        self.mixup = (
+            Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=num_classes)
+            if published
+            else None
+        )
+        self.erase = RandomErasing(0.25, mode="pixel", device=self.device) if published else None
+        self.criterion: Criterion = (
+            SoftTargetCrossEntropy() if self.mixup else nn.CrossEntropyLoss(label_smoothing=smoothing)
+        )
+        self.step = 0
+        self.seconds = 0.0  # of training, over all resumed parts
+        self.amp: str | None = None  # chosen at the first step
+        self.scaler = GradScaler(self.device.type, enabled=False)
+        self.loss = math.nan
+
+    @cached_property
+    def calibration(self) -> tuple[Tensor, ...]:
+        """Images that shared norms are recalibrated on at each evaluation, read once; as bytes, to hold little."""
+        return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.loaders)
+
+    # ---- checkpoint
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def save(self) -> None:
+        """Raises UserError, and keeps the last checkpoint, if a weight is not finite."""
+        tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
+        tensors |= {f"ema.{n}": t for n, t in self.ema.module.state_dict().items()}
+        tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors(self.optimizer, self.model).items()}
+        tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        if broken := next((n for n, t in tensors.items() if not t.isfinite().all()), None):
+            raise self._diverged(f"{broken} is not finite")
+        info = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "amp": self.amp,
+            "scaler": self.scaler.state_dict(),
+            "processes": process.world_size(),
+            "accumulate": self.config.accumulate,
+            "code": code_digest(),
+        }
+        save_tensors(self.path, tensors, info)
+
+    def resume(self) -> None:
+        """Continues from the folder's checkpoint; from the beginning if the run was killed before its first."""
+        if not self.path.exists():
+            return
+        tensors, info = load_tensors(self.path)
+        if missing := _CHECKPOINT - info.keys():
+            raise UserError(f"{self.path} is not of this version ({min(missing)} is missing); train a new run")
+        part = {
+            kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")}
+            for kind in ("model", "ema", "optimizer")
+        }
+        load_module(self.model, part["model"], self.path)
+        load_module(self.ema.module, part["ema"], self.path)
+        load_optimizer(self.optimizer, self.model, part["optimizer"])
+        self.step, self.seconds = info["step"], info["seconds"]
+        self._go_on_with_amp(info)
+        if (before := info["processes"] * info["accumulate"]) != self.parts.count:
+            print(f"a batch is now normalized in {self.parts.count} parts ({before} before): other figures will follow")
+        if info["code"] != code_digest():
+            print(f"warning: the code has changed since {self.path} was written")
+
+    # ---- loop
+
+    def fit(self, description: str) -> None:
+        """Trains from the current step to the last; writes metrics, events and checkpoints on the way.
+
+        Raises:
+            UserError: the loss is not finite; the message names the step and the last good checkpoint.
+        """
+        collectives.agree(step=self.step)
+        collectives.copy_from_first_(self._state())
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        log = MetricsLog(self.folder, self.step) if process.is_writer() else None
+        bar = tqdm(
+            total=self.total, initial=self.step, desc=description, unit="step", mininterval=0.5, disable=log is None
+        )
+        with log or nullcontext(), bar:
+            report = self._reporter(log, bar)
+            for _ in self.steps():
+                self.seconds = time.monotonic() - began
+                bar.update()
+                report()
+                if log and (self.step == self.total or time.monotonic() - saved >= self.config.checkpoint_seconds):
+                    self.save()
+                    log.flush()
+                    saved = time.monotonic()
+
+    def steps(self) -> Iterator[None]:
+        """Trains from the current step to the last; yields after each."""
+        config = self.config
+        batches = train_batches(
+            self.train,
+            train_transform(self.image_size, self.augment, config.hflip),
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            seed=config.seed,
+            start=self.step,
+            loaders=config.loaders,
+            share=(process.rank(), process.world_size()),
+        )
+        for images, labels in batches:
+            self._one(images, labels)
+            yield
+
+    def _reporter(self, log: MetricsLog | None, bar: tqdm) -> Callable[[], None]:
+        """To be called after each step: evaluates when it is time to, logs and shows metrics."""
+        eval_steps = self.steps_per_epoch * max(1, self.config.epochs // 20)
+        window = (time.monotonic(), self.step)
+        accuracies: dict[str, float] = {}
+
+        def report() -> None:
+            nonlocal window, accuracies
+            evaluating = self.step == self.total or self.step % eval_steps == 0
+            if not evaluating and self.step % 50:
+                return
+            rate = (self.step - window[1]) * self.config.batch_size / (time.monotonic() - window[0])
+            found = self.evaluate(self.ema.module) if evaluating else {}
+            accuracies = found or accuracies
+            if log:
+                log.write(self._metrics(rate, found))
+            shown = {n.removesuffix("_accuracy"): f"{100 * a:.1f}%" for n, a in accuracies.items()}
+            bar.set_postfix({"loss": f"{self.loss:.3f}", **shown, "img/s": f"{rate:.0f}"})
+            window = (time.monotonic(), self.step)
+
+        return report
+
+    def _state(self) -> list[Tensor]:
+        """What all processes must begin with alike: weights drawn on another kind of CPU may differ in the last bit."""
+        return [t for net in (self.model, self.ema.module) for t in net.state_dict().values() if t.is_floating_point()]
+
+    def _one(self, images: Tensor, labels: Tensor) -> None:
+        """A step: the parts of this process's share of the batch, one exchange with the others, one update."""
+        if self.amp is None:
+            self._choose_amp(images, labels)
+        self.schedule.step_update(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.stack([self._pass(*part) for part in self.parts.each(images, labels)]).mean().item()
+        trained = [p for p in self.parameters if p.grad is not None]
+        self.loss = self._mean_loss(loss, len(trained))
+        collectives.average_(p.grad for p in trained if p.grad is not None)
+        self.parts.average_statistics()
+        self.scaler.unscale_(self.optimizer)
+        if self.config.clip_grad > 0:
+            dispatch_clip_grad(trained, self.config.clip_grad, mode=self.config.clip_mode)
+        self.scaler.step(self.optimizer)  # not if a gradient is not finite: the scale was too high, and is lowered
+        self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < MIN_LOSS_SCALE:
+            raise self._diverged("the gradients are not finite, however the loss is scaled,")
+        self.step += 1
+        self.ema.update(self.model, step=self.step)
+
+    def _pass(self, part: int, images: Tensor, labels: Tensor) -> Tensor:
+        """Adds up the gradients of a part; returns its loss."""
+        x, target = self._prepared(part, images, labels)
+        with autocast(self.amp or "off", self.device):
+            try:
+                return self.step_fn(x, target, self.step, self.criterion, self._backward)
+            except FloatingPointError as error:
+                raise self._diverged(str(error)) from None
+
+    def _prepared(self, part: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized images and target of a part, on the device; what is drawn from here on is the part's own.
+
+        Part 0 draws what a step in one part draws: a seed's missing last number is the same as 0.
+        """
+        seed_all(self.config.seed, self.step, part)
+        x, target = normalize(images, self.device), labels.to(self.device, non_blocking=True)
+        if self.erase is not None:
+            x = self.erase(x)
+        if self.mixup is not None:
+            x, target = self.mixup(x, target)
+        return x, target
+
+    def _backward(self, loss: Tensor) -> None:
+        parts = self.config.accumulate
+        self.scaler.scale(loss / parts if parts > 1 else loss).backward()
+
+    def _mean_loss(self, loss: float, num_gradients: int) -> float:
+        """Over the processes, which must have gradients of the same parameters."""
+        loss, count, squares = collectives.total(loss, num_gradients, num_gradients**2)
+        processes = process.world_size()
+        assert count**2 == processes * squares, "processes have trained other networks"
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}")
+        return loss / processes
+
+    def _choose_amp(self, images: Tensor, labels: Tensor) -> None:
+        """Process 0 does, on a part of its own."""
+        chosen = ""
+        if process.is_writer():
+            size = len(images) // self.config.accumulate
+            x, target = self._prepared(0, images[:size], labels[:size])
+
+            def step() -> Tensor:
+                return self.step_fn(x, target, self.step, self.criterion, Tensor.backward)
+
+            try:
+                chosen = pick_amp(self.config.amp, self.model, step, self.device)
+            except FloatingPointError:  # float32 has a say in the step itself
+                chosen = "off"
+        self._use_amp(collectives.gather(chosen)[0])
+
+    def _use_amp(self, amp: str) -> None:
+        check_amp(amp, self.device)
+        self.amp = amp
+        self.scaler = GradScaler(self.device.type, enabled=amp == "fp16")
+
+    def _go_on_with_amp(self, info: dict[str, Any]) -> None:
+        """Uses the checkpoint's precision, unless another is asked for or this device lacks it."""
+        before = info["amp"]
+        if before is None:
+            return
+        with suppress(UserError):  # fp16 on a CPU
+            if self.config.amp in ("auto", before):
+                self._use_amp(before)
+                self.scaler.load_state_dict(info["scaler"])
+                return
+        print(f"the precision was {before} until now and may be another from here on: other figures will follow")
+
+    def _diverged(self, what: str) -> UserError:
+        last = self.path if self.path.exists() else "none yet"
+        return UserError(
+            f"{what} at step {self.step}; the last good checkpoint is {last}; "
+            f"train a new run with a lower --lr (now {self.config.lr}) or --clip-grad, or with --amp off"
+        )
+
+    def _metrics(self, images_per_s: float, accuracies: dict[str, float]) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "epoch": self.step / self.steps_per_epoch,
+            "loss": self.loss,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_s": round(images_per_s, 1),
+            "elapsed_s": round(self.seconds, 1),
+            "processes": process.world_size(),
+            "accumulate": self.config.accumulate,
+            **accuracies,
+        }
+
+
+def _auto_augment(image_size: int) -> Augment:
+    return "published" if image_size >= 128 else "light"
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.device, loaders: int = 0) -> float:
+    """Top-1 accuracy, a fraction, of a model in evaluation mode; corrupt images do not count.
+
+    All processes of a job must ask for it: each looks at its share of the images.
+    """
+    correct, count = 0.0, 0.0
+    share = (process.rank(), process.world_size())
+    for batch, labels in eval_batches(images, image_size, 256, loaders, share):
+        logits = model(normalize(batch, device))
+        correct += int((logits.argmax(dim=1).cpu() == labels).sum())
+        count += int((labels >= 0).sum())
+    correct, count = collectives.total(correct, count)
+    return correct / max(count, 1)

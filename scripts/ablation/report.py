@@ -1,0 +1,106 @@
+"""The ablations for readers: Markdown, and a page with the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nas.objective.mes import LATENCY, Objective
+from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, log_axis, page, table
+
+Json = Mapping[str, Any]
+
+COLORS = {"joint": BLUE, "depth and width": ORANGE}
+NOTE_5 = (
+    "Networks with about as many parameters as the joint search's. Latencies are measured, in one interleaved run. "
+    "Accuracy on the test split with the supernet's weights, norms recalibrated."
+)
+NOTE_6 = "Of each search the network with the nearest number of parameters; latencies from the table."
+FIGURE_1 = "Fig. 1: accuracy on the search split against MES along the joint search and that of depth and width alone."
+FIGURE_2 = "Fig. 2: random networks, accuracy on the test split, under the networks of the joint search."
+
+
+def table_5(result: Json) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows."""
+    retrained = "retrained" in result["table5"][0]
+    head = ["method", "parameters, M", "latency, ms", "MES", "accuracy, %", *(["retrained, %"] if retrained else [])]
+    rows = [
+        [
+            row["method"],
+            f"{row['num_params'] / 1e6:.3f}",
+            f"{row[LATENCY]:.3f}",
+            f"{row['mes']:.4g}",
+            f"{100 * row['accuracy']:.1f}",
+            *([f"{100 * row['retrained']:.1f}"] if retrained else []),
+        ]
+        for row in result["table5"]
+    ]
+    return head, rows
+
+
+def table_6(result: Json) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows."""
+    rows = [
+        [
+            "{:g}, {:g}".format(*row["alphas"]),
+            f"{row['num_params'] / 1e6:.3f}",
+            f"{row[LATENCY]:.3f}",
+            f"{100 * row['accuracy']:.1f}",
+        ]
+        for row in result["table6"]
+    ]
+    return ["α of latency, of size", "parameters, M", "latency, ms", "accuracy, %"], rows
+
+
+def markdown(result: Json) -> str:
+    """Both tables, for docs."""
+    parts = []
+    for name, (head, rows) in {"Table 5": table_5(result), "Table 6": table_6(result)}.items():
+        lines = [head, ["---"] * len(head), *rows]
+        parts.append(f"{name}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def ablations_page(result: Json) -> str:
+    parts = [f"<h1>Ablations of the search</h1>\n<p>{result['space']}; MES is {_formula(result)}.</p>\n"]
+    for name, (head, rows), note in (("Table 5", table_5(result), NOTE_5), ("Table 6", table_6(result), NOTE_6)):
+        parts.append(f"<h2>{name}</h2>\n{table(head, rows)}<p>{note}</p>\n")
+    parts += [embed("mes", figure_1(result), ""), f"<p>{FIGURE_1}</p>\n"]
+    parts += [embed("random", figure_2(result), ""), f"<p>{FIGURE_2}</p>\n"]
+    return page("Ablations of the search", "".join(parts))
+
+
+def _formula(result: Json) -> str:
+    return Objective.from_json(result["objective"]).formula
+
+
+def figure_1(result: Json) -> Any:
+    traces = [_line(name, points, lambda p: p["mes"], COLORS[name]) for name, points in result["curves"].items()]
+    every = [p["mes"] for points in result["curves"].values() for p in points]
+    return figure(traces, "MES", "accuracy, %").update_xaxes(**log_axis(every))
+
+
+def figure_2(result: Json) -> Any:
+    searched = [row for row in result["table5"] if row["method"] == "joint"]
+    tabled = {i: level[LATENCY] for i, level in enumerate(result["levels"])}
+    curve = [{**row, LATENCY: tabled[row["level"]]} for row in searched]
+    traces = [
+        _line("joint", curve, lambda p: p[LATENCY], BLUE),
+        _line("random", result["random"], lambda p: p[LATENCY], GRAY, mode="markers"),
+    ]
+    return figure(traces, "latency, ms", "accuracy, %")
+
+
+def _line(
+    name: str, points: Sequence[Json], x: Callable[[Json], float], color: str, mode: str = "lines+markers"
+) -> Any:
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        name=name,
+        x=[x(p) for p in points],
+        y=[100 * p["accuracy"] for p in points],
+        mode=mode,
+        line={"color": color},
+        marker={"color": color, "size": 5},
+    )

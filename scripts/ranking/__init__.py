@@ -1,0 +1,1 @@
+"""Supernets by how well they rank networks."""

@@ -1,0 +1,123 @@
+"""The real runtime: the contract, parity with torch, and the two commands on a tiny space."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import search_spaces
+from latency_lut import build, validate
+from latency_lut.backends.base import FileBackend, Job, Session, blocks_job, network_job
+from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
+from latency_lut.backends.protocol import Measurement, Timing
+from latency_lut.measurement.networks import measure_onnx
+from latency_lut.tables.table import LatencyTable
+from search_spaces import SearchSpace, UserError
+from tests.contracts.backend import FileBackendContract
+from tests.latency_lut.conftest import make_tiny
+
+
+class TestOnnxRuntime(FileBackendContract):
+    @classmethod
+    def make_backend(cls) -> FileBackend:
+        return OnnxRuntimeBackend()
+
+
+class TestOnnxRuntimeInt8(FileBackendContract):
+    @classmethod
+    def make_backend(cls) -> FileBackend:
+        return OnnxRuntimeBackend(precision="int8")
+
+
+def outputs(path: Path, job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Of the exported model and of the module, on the same images."""
+    images = torch.randn(1, *job.input_shape)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        return output, job.module()(images).numpy()
+
+
+@pytest.mark.parametrize("which", ["network", "chain"])
+def test_the_exported_graph_is_the_module(which: str, tiny: SearchSpace, tmp_path: Path) -> None:
+    attention = next(block for block in tiny.lower(tiny.largest) if block.kind == "attention")
+    job = network_job(tiny, tiny.largest) if which == "network" else blocks_job([attention] * 3)
+    OnnxRuntimeBackend().export(job, tmp_path / "model.onnx")
+    np.testing.assert_allclose(*outputs(tmp_path / "model.onnx", job), rtol=1e-4, atol=1e-5)
+
+
+def test_the_blocks_of_a_chain_have_weights_of_their_own(tiny: SearchSpace) -> None:
+    attention = next(block for block in tiny.lower(tiny.largest) if block.kind == "attention")
+    module = blocks_job([attention] * 2).module()
+    first, second = (module.get_parameter(f"{i}.token_mixer.q.conv.weight") for i in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_int8_is_quantized_and_still_the_network(tiny: SearchSpace, tmp_path: Path) -> None:
+    job, path = network_job(tiny, tiny.largest), tmp_path / "model.onnx"
+    OnnxRuntimeBackend(precision="int8").export(job, path)
+    types = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert types["QuantizeLinear"] >= types["Conv"] > 0
+    int8 = [tensor for tensor in onnx.load(path).graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    assert len(int8) >= types["Conv"], "the weights of every convolution"
+    quantized, whole = outputs(path, job)
+    assert 0 < np.abs(quantized - whole).max() < 0.5 * np.abs(whole).max()
+
+
+def test_build_and_validate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
+    monkeypatch.chdir(tmp_path)
+    build.main(["--space", "tiny", "--samples", "3"])
+    path = Path(f"runs/tables/tiny-32px-{make_tiny().num_classes}c-onnxruntime-float32-1t.json")
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    table = LatencyTable.load(path)
+    table.check(make_tiny())
+    assert table.provenance.runtime.runtime_version == onnxruntime.__version__
+    assert 0.01 < table.latency_ms(make_tiny(), make_tiny().largest) < 100
+
+    validate.main(["--num-archs", "4", "--samples", "3"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("MAPE", "Spearman", "Kendall", "same networks again", "MACs", "parameters"))
+    validate.main(["--table", str(path), "--num-archs", "4", "--samples", "3", "--seed", "2", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads(path.with_suffix(".validation.json").read_text())
+    assert result["num_archs"] == len(result["networks"]) == 4
+
+
+def test_an_onnx_file_is_timed(tiny: SearchSpace, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
+    minimum, median, _ = measure_onnx(path, threads=1, samples=3)
+    assert 0 < minimum <= median < 100
+
+
+@pytest.mark.parametrize(("usual_ms", "busy"), [(1.1, False), (1.5, True)])
+def test_uneven_times_of_an_onnx_file_are_a_busy_machines(
+    usual_ms: float, busy: bool, tiny: SearchSpace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, timing = tmp_path / "model.onnx", Timing((usual_ms, 1.0, usual_ms))
+    OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
+
+    def uneven(sessions: dict[str, Session], *_: object) -> Measurement:
+        return Measurement(dict.fromkeys(sessions, timing), None, 0, anchor_spread=usual_ms)
+
+    monkeypatch.setattr("latency_lut.measurement.networks.measure_sessions", uneven)
+    assert measure_onnx(path) == (1.0, usual_ms, busy)
+
+
+def test_a_file_that_is_no_onnx_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file"):
+        measure_onnx(tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_text("hello")
+    with pytest.raises(UserError, match="no ONNX model") as error:
+        measure_onnx(tmp_path / "bad.onnx")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.nas.test_data import load, make_tar
+
+from nas.data import Images, sources
+from nas.data.batches import eval_batches, eval_transform, normalize, preprocessing, train_batches, train_transform
+from tests.nas.tiny import make_images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    return load(make_images(tmp_path / "x")).train
+
+
+def batches_of(
+    images: Images, start: int = 0, loaders: int = 0, seed: int = 0
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    transform = train_transform(16, "published", hflip=True)
+    return list(train_batches(images, transform, batch_size=8, epochs=3, seed=seed, start=start, loaders=loaders))
+
+
+def equal(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x[0], y[0]) and torch.equal(x[1], y[1]) for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_loaders_change_nothing(images: Images) -> None:
+    assert equal(batches_of(images), batches_of(images, loaders=2))
+
+
+@pytest.mark.parametrize("start", [1, 5, 7, 14, 15])
+def test_a_start_at_any_step_gives_the_rest_of_all_batches(images: Images, start: int) -> None:
+    assert equal(batches_of(images)[start:], batches_of(images, start=start))
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(32, 32), (224, 235)])
+def test_preprocessing_is_told_as_it_is_done(image_size: int, side: int) -> None:
+    assert f"shorter side resized to {side} pixels (bicubic, antialiased)" in preprocessing(image_size)
+    assert f"central {image_size} x {image_size} pixels" in preprocessing(image_size)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (301, 420, 3), dtype=np.uint8))
+    resized = image.resize((side * 420 // 301, side), Image.Resampling.BICUBIC)
+    left, top = round((resized.width - image_size) / 2), round((side - image_size) / 2)
+    expected = np.asarray(resized.crop((left, top, left + image_size, top + image_size)))
+    assert (np.asarray(eval_transform(image_size)(image)).transpose(1, 2, 0) == expected).all()
+
+
+def test_every_epoch_has_its_own_order_and_augmentation(images: Images) -> None:
+    batches = batches_of(images)
+    assert len(batches) == 3 * 5
+    assert not equal(batches[:5], batches[5:10])
+    assert not equal(batches, batches_of(images, seed=1))
+
+
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_evaluation_sees_every_image_once_and_unchanged(images: Images, loaders: int) -> None:
+    batches = list(eval_batches(images, 16, 8, loaders))
+    assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 8, 1]
+    found = torch.cat([batch for batch, _ in batches])
+    assert found.dtype == torch.uint8
+    for i in range(len(images)):
+        assert (found[i].permute(1, 2, 0).numpy() == np.asarray(images.image(i))).all()
+    assert torch.cat([labels for _, labels in batches]).tolist() == images.labels.tolist()
+
+
+@pytest.mark.parametrize("augment", ["none", "light"])
+def test_shares_make_the_batch(images: Images, augment: Any) -> None:
+    def batches(share: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        transform = train_transform(16, augment, hflip=True)
+        options: Any = {"batch_size": 8, "epochs": 2, "seed": 0, "start": 3, "loaders": 0}
+        return list(train_batches(images, transform, **options, share=share))
+
+    halves = zip(batches((0, 2)), batches((1, 2)), strict=True)
+    joined = [(torch.cat([x, y]), torch.cat([a, b])) for (x, a), (y, b) in halves]
+    assert equal(joined, batches((0, 1)))
+
+
+def test_shares_of_an_evaluation_are_all_images_once(images: Images) -> None:
+    shares = [torch.cat([labels for _, labels in eval_batches(images, 16, 8, share=(i, 3))]) for i in range(3)]
+    assert [len(share) for share in shares] == [14, 14, 13]
+    assert all(share.tolist() == images.labels[i::3].tolist() for i, share in enumerate(shares))
+
+
+def test_normalization_is_imagenets() -> None:
+    x = normalize(torch.full((2, 3, 4, 4), 128, dtype=torch.uint8), torch.device("cpu"))
+    expected = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(x[0, :, 0, 0], expected)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_tar_too_large_for_memory_is_read_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MEMORY_BYTES", 0)
+    tar = make_tar(make_images(tmp_path / "x"), tmp_path / "x.tar")
+    shutil.rmtree(tmp_path / "x")
+    data = load(tar)
+    alone = list(eval_batches(data.train, 16, 4))
+    assert equal(alone, list(eval_batches(data.train, 16, 4, loaders=2)))
+    assert not data.train.skipped.names
+    sent = pickle.loads(pickle.dumps(data.train))  # noqa: S301 (ours; an open file could not be sent, nor shared)
+    assert sent.image(0).tobytes() == data.train.image(0).tobytes()

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas import train_supernet
+from nas.evaluation import workers
+from nas.evaluation.forwards import first_difference
+from nas.evaluation.workers import CONNECT_SECONDS, RayConfig, _mendable, _work, check_address, cluster, split
+from nas.search import main
+from search_spaces import SPACES, Arch, UserError, get_space
+from tests.nas import mortal
+from tests.nas.test_search import TRAIN, timeless
+from tests.nas.tiny import PUBLISHED, make_images, tiny_space
+
+NANO = get_space("efficientformerv2-nano")
+
+
+# ---- groups
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_groups_are_of_equal_work_and_share_their_beginnings(count: int) -> None:
+    base = NANO.largest
+    archs = [action.arch for action in NANO.slim(base)]
+    trunk = NANO.lower(base)
+
+    def start(arch: Arch) -> int:
+        return first_difference(trunk, NANO.lower(arch))
+
+    def work(group: list[Arch]) -> int:
+        """What is run: the trunk once, up to where the last leaves it, and the rest of each."""
+        own = sum(map(_work, (block for arch in group for block in NANO.lower(arch)[start(arch) :])))
+        return own + sum(map(_work, trunk[: max(map(start, group))]))
+
+    groups = split(NANO, base, archs, count)
+    found = [arch for group in groups for arch in group]
+    assert len(groups) <= count and len(found) == len(archs) and set(found) == set(archs)
+    loads = [work(group) for group in groups]
+    assert max(loads) < 1.25 * sum(loads) / count
+    if count > 1:
+        assert list(map(start, found)) == sorted(map(start, archs))
+
+
+def test_there_are_no_more_groups_than_archs() -> None:
+    archs = [action.arch for action in NANO.slim(NANO.largest)[:3]]
+    assert sorted(len(group) for group in split(NANO, NANO.largest, archs, 8)) == [1, 1, 1]
+    assert split(NANO, NANO.largest, [NANO.largest], 2) == [[NANO.largest]]
+
+
+# ---- what cannot be used
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nohost.invalid:6379", "rubbish", "host:port", "127.0.0.1:99999"])
+def test_an_address_where_nothing_is(address: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(
+        UserError, match=rf"^no Ray cluster at --ray-address {address}: .*; give host:port of one"
+    ) as one:
+        check_address(address)
+    assert "\n" not in str(one.value) and time.monotonic() - start < 2 * CONNECT_SECONDS
+
+
+def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "127.0.0.1:{1}".format(*server.getsockname())
+        with pytest.raises(
+            UserError, match=f"no Ray cluster at --ray-address {address}: what is there does not answer"
+        ):
+            check_address(address)
+
+
+def test_a_search_on_a_cluster_that_is_not_there_begins_nothing(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no Ray cluster at --ray-address 127\.0\.0\.1:1: "):
+        main(["--metrics", "size", "--exact", "--workers", "2", "--ray-address", "127.0.0.1:1"])
+    assert not list(folder.glob("runs/r/search*"))
+
+
+def test_what_actors_raise_is_one_line() -> None:
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    with pytest.raises(UserError, match=r"^images has changed$"), _mendable():
+        raise RayTaskError("load", "Traceback", UserError("images has changed")).as_instanceof_cause()
+    died = r"^4 workers have died of the same networks, perhaps of memory; go on with --resume and fewer --workers"
+    with pytest.raises(UserError, match=died), _mendable():
+        raise ActorDiedError
+    with pytest.raises(ZeroDivisionError), _mendable():
+        raise RayTaskError("load", "Traceback", ZeroDivisionError()).as_instanceof_cause()
+
+
+# ---- with Ray
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.chdir(folder)
+        make_images(Path("images"))
+        train_supernet.main([*TRAIN, "--ema-decay", "0.9", "--search-fraction", "0.4", *PUBLISHED, "--run", "r"])
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(f"runs/r/search-{name}/result.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # Ray's processes take long to start where cores are busy
+def test_two_workers_one_of_which_is_killed_find_what_one_process_finds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--metrics", "size", "--budget", "40", "--exact"]
+    main([*flags, "--name", "here"])
+    monkeypatch.setattr(workers, "make_evaluator", mortal.mortal_evaluator)
+    Path("die").touch()
+    main([*flags, "--name", "killed", "--workers", "2"])
+    assert not Path("die").exists()  # a worker has found it
+    assert timeless(result("killed")) == timeless(result("here"))
+    Path("images/red/0.png").unlink()
+    with pytest.raises(UserError, match=r"^images has changed since runs/r was begun"):
+        main([*flags, "--name", "changed", "--workers", "1"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_more_workers_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    with cluster(RayConfig(workers=1), "cpu") as resources:
+        assert resources == {"num_cpus": 1, "num_gpus": 0}
+        monkeypatch.setattr(ray, "init", lambda **options: None)
+        few = r"--workers is 7, the Ray cluster has 1 CPUs; give at most that"
+        with pytest.raises(UserError, match=few), cluster(RayConfig(workers=7), "cpu"):
+            pass

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data import Images
+from nas.data.batches import normalize
+from nas.data.sources import Decoded, Skipped
+from nas.networks.inherit import calibration_batches, default_calibration
+from search_spaces import UserError
+from supernet import Supernet
+from tests.nas.tiny import tiny_space
+
+CPU = torch.device("cpu")
+
+
+def images_of(count: int) -> Images:
+    labels = np.arange(count) % 3
+    pixels = tuple(np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8))
+    return Images(Decoded(pixels, labels, ("a", "b", "c"), ""), np.arange(count), labels, Skipped(strict=False))
+
+
+@pytest.mark.parametrize(
+    ("count", "available", "sizes"),
+    [(0, 600, []), (10, 600, [10]), (10, 7, [7]), (256, 600, [256]), (257, 600, [256]), (999, 600, [256, 256])],
+)
+def test_batches_weigh_alike(count: int, available: int, sizes: list[int]) -> None:
+    assert [len(batch) for batch in calibration_batches(images_of(available), 8, count, CPU)] == sizes
+
+
+def test_batches_are_what_networks_are_evaluated_on() -> None:
+    images = images_of(9)
+    (batch,) = calibration_batches(images, 8, 3, CPU)
+    pixels = np.stack([np.asarray(images.image(i)) for i in (0, 4, 8)])
+    assert torch.equal(batch, normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), CPU))
+
+
+def test_a_corrupt_image_is_left_out() -> None:
+    class Broken(Decoded):
+        def image(self, position: int):
+            if position == 5:
+                raise OSError("no image")
+            return super().image(position)
+
+    images = images_of(9)
+    assert isinstance(images.source, Decoded)
+    broken = replace(images, source=Broken(images.source.pixels, images.labels, ("a", "b", "c"), ""))
+    (found,), (whole,) = (calibration_batches(each, 8, 9, CPU) for each in (broken, images))
+    assert torch.equal(found, whole[[0, 1, 2, 3, 4, 6, 7, 8]])
+
+
+def test_one_image_has_no_variance() -> None:
+    with pytest.raises(UserError, match="--calibration-images is 1, which has no variance; give at least 2"):
+        calibration_batches(images_of(9), 8, 1, CPU)
+
+
+def test_shared_norms_alone_need_calibration() -> None:
+    assert default_calibration(Supernet(tiny_space(), norm="width")) == 0
+    assert default_calibration(Supernet(tiny_space(), norm="shared")) == 2048

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from search_spaces.command import UserError, flag, parse, spell
+
+
+@dataclass(frozen=True)
+class Config:
+    model: str | None = flag(None, "which", positional=True)
+    epochs: int = flag(3, "how many", minimum=1, maximum=100)
+    alpha: float = flag(1.0, "100 % sure", above=0, below=10)
+    init: Literal["inherit", "scratch"] = flag("inherit", "weights to start from")
+    threads: Literal[1, 2] = flag(1, "of the device")
+    amp: bool | None = flag(None, "bf16")
+    resume: bool = flag(False, "go on")
+    limits: tuple[float, ...] = flag((), "several", above=0)
+    max_params: float | None = flag(None, "no bound if not given", above=0)
+
+
+def parsed(*argv: str) -> Config:
+    return parse(Config, argv, "prog", "What it does.")
+
+
+def test_no_flag_gives_the_defaults() -> None:
+    assert parsed() == Config()
+
+
+def test_every_type_of_flag() -> None:
+    assert parsed(
+        *("deit", "--epochs", "7", "--alpha", "0.5", "--init", "scratch", "--threads", "2", "--no-amp", "--resume"),
+        *("--limits", "1", "2.5", "--max-params", "3e6"),
+    ) == Config("deit", 7, 0.5, "scratch", 2, False, True, (1.0, 2.5), 3e6)
+
+
+def test_a_flag_of_several_values_may_be_repeated() -> None:
+    assert parsed("--limits", "1", "--limits", "2", "3").limits == (1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    ["", "deit --epochs 7 --no-amp --resume --limits 1.0 2.5", "--init scratch --threads 2 --amp", "'a b' --alpha 0.5"],
+)
+def test_a_config_is_spelled_as_the_command_that_gives_it(argv: str) -> None:
+    config = parsed(*shlex.split(argv))
+    assert shlex.split(spell("nas.prog", config)) == ["python", "-m", "nas.prog", *shlex.split(argv)]
+
+
+def test_a_field_may_end_in_an_underscore_where_its_flag_is_a_keyword() -> None:
+    @dataclass(frozen=True)
+    class Taking:
+        from_: str | None = flag(None, "where from")
+
+    config = parse(Taking, ["--from", "there"], "prog", "")
+    assert config == Taking("there")
+    assert spell("prog", config) == "python -m prog --from there"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("deit --epoch 3", "unrecognized arguments: --epoch 3; see prog --help"),
+        ("one two", "unrecognized arguments: two; see prog --help"),
+        ("--epochs", "argument --epochs: expected one argument; see prog --help"),
+        ("--limits", "argument --limits: expected at least one argument; see prog --help"),
+        ("--epochs 0", "--epochs is 0; give a number at least 1 and at most 100"),
+        ("--epochs -5", "--epochs is -5; give a number at least 1 and at most 100"),
+        ("--epochs 101", "--epochs is 101; give a number at least 1 and at most 100"),
+        ("--epochs 1.5", "--epochs is '1.5'; give a whole number"),
+        ("--alpha x", "--alpha is 'x'; give a finite number"),
+        ("--alpha nan", "--alpha is 'nan'; give a finite number"),
+        ("--max-params inf", "--max-params is 'inf'; give a finite number"),
+        ("--alpha 0", "--alpha is 0.0; give a number above 0 and below 10"),
+        ("--alpha 10", "--alpha is 10.0; give a number above 0 and below 10"),
+        ("--limits 1 0", "--limits is 0.0; give a number above 0"),
+        ("--init none", "--init is 'none'; choose from inherit, scratch"),
+        ("--threads 3", "--threads is '3'; choose from 1, 2"),
+        ("--threads two", "--threads is 'two'; choose from 1, 2"),
+        ("--resume=yes", "argument --resume/--no-resume: ignored explicit argument 'yes'; see prog --help"),
+    ],
+)
+def test_a_mistake_names_the_flag_the_value_and_the_remedy(argv: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parsed(*argv.split())
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("argv", ["--epochs 1", "--epochs 100", "--alpha 9.99", "--max-params 0.1"])
+def test_bounds_include_what_they_say(argv: str) -> None:
+    parsed(*argv.split())
+
+
+def test_help_shows_defaults_choices_and_percent_signs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parsed("--help")
+    text = capsys.readouterr().out
+    for part in ("What it does.", "100 % sure (default: 1.0)", "{inherit,scratch}", "(default: 3)"):
+        assert part in text
+
+
+def finish(body: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """A command whose `main` has this body, run to its end."""
+    code = f"""
+import errno
+from search_spaces.command import UserError, run
+def main():
+    {body}
+run(main, "go on with --resume")
+"""
+    return subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "stderr"),
+    [
+        ("print('done')", 0, ""),
+        ("raise UserError('--x is\\n3; give 4')", 2, "error: --x is 3; give 4\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted; the files written so far are whole: go on with --resume\n"),
+        ("raise OSError(errno.ENOSPC, 'disk full', 'a')", 2, "error: a: disk full; free some space and go on\n"),
+        ("open('/', 'w')", 1, None),
+        ("raise MemoryError", 2, "error: out of memory; give a smaller --batch-size, --image-size or space\n"),
+        ("raise RuntimeError('a bug')", 1, None),
+        ("raise ValueError('a bug')", 1, None),
+    ],
+)
+def test_run_exits_with_one_line_or_with_a_bugs_traceback(body: str, code: int, stderr: str | None) -> None:
+    done = finish(body)
+    assert done.returncode == code
+    if stderr is None:
+        assert "Traceback" in done.stderr
+    else:
+        assert done.stderr == stderr
+
+
+def test_torchs_out_of_memory_is_one_line() -> None:
+    done = finish("import torch; torch.empty(10**15)")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: out of memory")
+
+
+def test_output_to_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = finish("print('x')", stdout=full.fileno())
+    assert (done.returncode, done.stderr) == (2, "error: output: No space left on device; free some space and go on\n")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = "from search_spaces.command.flags import run\nrun(lambda: print('x' * 10**6))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

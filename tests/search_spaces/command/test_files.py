@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from search_spaces.command import UserError
+from search_spaces.command.files import atomic_folder, atomic_path, read_json, write_json, write_text
+
+
+def test_json_round_trip_in_new_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "x.json"
+    write_json(path, {"name": "größe", "values": [1, 2.5, None]})
+    assert read_json(path) == {"name": "größe", "values": [1, 2.5, None]}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nan_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"loss": float("nan")})
+    assert read_json(path) == 1
+
+
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_error_leaves_the_old_file_alone(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("function", ["os.fsync", "pathlib.Path.write_text", "pathlib.Path.replace"])
+def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(function, lambda *args, **kwargs: full_disk())
+        with pytest.raises(UserError, match=rf"cannot write {path}: No space left on device; make room"):
+            write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*run/x\.json: "):
+        write_json(tmp_path / "run" / "x.json", 1)
+
+
+def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*x\.json: Is a directory"):
+        write_json(tmp_path / "x.json", 1)
+    with pytest.raises(UserError, match=r"cannot read .*x\.json: Is a directory"):
+        read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"{'a': 1}", b"\xff\xfe\x00", b"[NaN]", b"[-Infinity]", b"[" * 100_000, b"1" * 10_000, b"1 2"],
+)
+def test_what_is_not_json_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{path} is not JSON: [^\n]+$"):
+        read_json(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"cannot read {tmp_path}/x: No such file or directory"):
+        read_json(tmp_path / "x")
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "x"
+    for name in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / "sub").mkdir()
+            (temporary / "sub" / name).touch()
+            assert not (folder / "sub" / name).exists()
+    assert [p.name for p in folder.rglob("*")] == ["sub", "new"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("failing", ["block", "first rename", "second rename"])
+def test_a_folder_that_cannot_be_written_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "old").touch()
+    rename, calls = Path.rename, iter([failing == "first rename", failing == "second rename"])
+
+    def rename_or_fail(path: Path, target: Path) -> Path:
+        if next(calls, False):
+            full_disk()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_or_fail)
+    with pytest.raises(UserError, match="No space left on device"), atomic_folder(folder) as temporary:  # noqa: PT012
+        (temporary / "new").touch()
+        if failing == "block":
+            full_disk()
+    assert [p.name for p in tmp_path.rglob("*")] == ["x", "old"]
