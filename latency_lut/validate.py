@@ -23,7 +23,7 @@ import numpy as np
 
 from latency_lut.backends.base import Backend, Runtime
 from latency_lut.backends.protocol import Measurement, Settings
-from latency_lut.backends.registry import backend_of
+from latency_lut.backends.registry import make_backend
 from latency_lut.measurement.interpreter import delegate
 from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import Result, check_jobs, checksum
@@ -237,6 +237,13 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
 
 def _id(space: SearchSpace, archs: Sequence[Arch]) -> str:
     return hashlib.sha256(json.dumps([space.to_json(arch) for arch in archs]).encode()).hexdigest()[:16]
+
+
+def backend_of(table: LatencyTable, device: str | None = None) -> Backend:
+    """The backend that the table was measured with."""
+    runtime = table.provenance.runtime
+    threads = runtime.threads or None
+    return make_backend(table.provenance.backend, threads, runtime.precision, runtime.compute_unit, device)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,11 +11,12 @@ import pytest
 
 import search_spaces
 from latency_lut import build, validate
-from latency_lut.backends import registry
+from latency_lut.backends import __main__ as listing
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
-from latency_lut.backends.registry import BACKENDS, backend_of, make_backend
+from latency_lut.backends.registry import BACKENDS, make_backend
 from latency_lut.measurement.interpreter import CHILD, delegate
 from latency_lut.tables.table import LatencyTable
+from latency_lut.validate import backend_of
 from search_spaces import UserError
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine
@@ -65,13 +66,13 @@ def test_the_list_says_what_runs_and_why_the_rest_does_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    registry.main(["--json"])
+    listing.main(["--json"])
     rows = {(row["backend"], row["compute_unit"]): row for row in json.loads(capsys.readouterr().out)}
     assert rows.keys() == {(name, unit) for name, kind in BACKENDS.items() for unit in kind.units}
     assert all(("runtime" in row) != ("why_not" in row) for row in rows.values())
     assert rows["onnxruntime", "cpu"]["runtime"]["precision"] == "float32"
     assert "pip install" in rows["openvino", "cpu"]["why_not"]
-    registry.main([])
+    listing.main([])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(rows)
     assert any("onnxruntime" in line and "yes" in line and "int8" in line for line in lines)

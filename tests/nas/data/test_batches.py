@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.nas.test_data import load, make_tar
 
 from nas.data import Images, sources
 from nas.data.batches import eval_batches, eval_transform, normalize, preprocessing, train_batches, train_transform
+from tests.nas.data.test_splits import load, make_tar
 from tests.nas.tiny import make_images
 
 

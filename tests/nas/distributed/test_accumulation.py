@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.nas.test_training import CONFIG, CPU, images, make, replace, small_model
 from torch import Tensor, nn
 
 from nas.data import Images
 from nas.data.batches import normalize, seed_all
 from nas.distributed.accumulation import Parts
 from search_spaces import UserError
+from tests.nas.training.test_trainer import CONFIG, CPU, images, make, replace, small_model
 
 __all__ = ["images"]  # a fixture
 
@@ -35,7 +35,7 @@ def test_gradients_and_statistics_are_means_over_the_parts(tmp_path: Path, image
         stepped.update({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
         step()
 
-    trainer.optimizer.step = record
+    trainer.optimizer.step = record  # type: ignore[method-assign, assignment]
     trainer._one(pixels, labels)
     for name, gradient in stepped.items():
         torch.testing.assert_close(gradient, (gradients[0][name] + gradients[1][name]) / 2)

@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from tests.nas.pruning.test_vit import SMALL
 from torch import Tensor, nn
 
 from nas.pruning.families.registry import prepare
@@ -17,6 +16,7 @@ from nas.pruning.slicing import zero
 from nas.pruning.structure import Builder, Structure, axis
 from search_spaces import UserError
 from tests.contracts.pruning import randomized
+from tests.nas.pruning.families.test_vit import SMALL
 
 
 @pytest.fixture
