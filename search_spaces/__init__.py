@@ -12,7 +12,6 @@ if sys.argv[0] == "-m":  # a command is starting; until `command.run` catches Ct
 from search_spaces.base import (
     Action,
     Arch,
-    BlockSpec,
     Choice,
     CostTable,
     SearchSpace,
@@ -21,6 +20,7 @@ from search_spaces.base import (
     num_params,
     peak_activations,
 )
+from search_spaces.block import BlockSpec
 from search_spaces.command import UserError
 from search_spaces.efficientformerv2 import efficientformerv2, efficientformerv2_nano
 

@@ -13,7 +13,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search_spaces.block import BlockSpec, Slot
 from search_spaces.command import UserError
 from search_spaces.command.files import read_json
-from search_spaces.cost import Activation, Op, count_macs, count_params, count_peak_activations
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,83 +54,6 @@ class Arch:
 
     space: str
     values: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class BlockSpec(ABC):
-    """A block's complete geometry: enough to count it, build it, name it in a table and find its weights.
-
-    `name` is the dotted prefix of the block's weights in the store. All other fields are geometry: they alone
-    make up `key`, under which a latency table files the block, so equal blocks share a row.
-    """
-
-    name: str
-
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """What the block is, one word for its whole family of shapes."""
-
-    @property
-    @abstractmethod
-    def variant(self) -> str:
-        """The elastic part of the geometry; the supernet keeps one set of normalization entries for each."""
-
-    @property
-    @abstractmethod
-    def chainable(self) -> bool:
-        """True if the output has the input's shape, so that copies of the block can follow one another."""
-
-    @abstractmethod
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the input."""
-
-    @abstractmethod
-    def output_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of the output, or (classes,) for a head."""
-
-    @abstractmethod
-    def ops(self) -> tuple[Op, ...]:
-        """The operators with weights or multiply-accumulates, from which `cost` counts."""
-
-    @abstractmethod
-    def activations(self) -> tuple[Activation, ...]:
-        """What its operators hold in memory, in the order of execution; `cost` says what counts."""
-
-    @abstractmethod
-    def build(self) -> nn.Module:
-        """The block as a module whose parameter names, after `name`, are those of the full network."""
-
-    @property
-    def detail(self) -> str:
-        """What the shapes do not show, for a reader."""
-        return ""
-
-    @property
-    def key(self) -> str:
-        geometry = {k: v for k, v in asdict(self).items() if k != "name"}
-        return f"{self.kind}({','.join(f'{k}={v}' for k, v in geometry.items())})"
-
-    @cached_property
-    def num_params(self) -> int:
-        return count_params(self.ops())
-
-    @cached_property
-    def macs(self) -> int:
-        return count_macs(self.ops())
-
-    @cached_property
-    def peak_activations(self) -> int:
-        """Most activations of one image that are in memory at once."""
-        return count_peak_activations(math.prod(self.input_shape()), self.activations())
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place in the network: the block there as a function of the choices it depends on, None if there is none."""
-
-    choices: tuple[int, ...]
-    block: Callable[..., BlockSpec | None]
 
 
 @dataclass(frozen=True)
@@ -271,7 +194,7 @@ class SearchSpace(ABC):
         return self.from_json(data)
 
     def slim(self, arch: Arch) -> tuple[Action, ...]:
-        """The frontier: every choice taken to its next smaller option, where that builds another network."""
+        """The frontier: every choice taken to its next smaller option, where that deploys another network."""
         actions = []
         for i, (choice, value) in enumerate(zip(self.choices, arch.values, strict=True)):
             position = choice.options.index(value)
@@ -282,9 +205,17 @@ class SearchSpace(ABC):
                 values = self.canonical([*arch.values[:i], after, *arch.values[i + 1 :]])
             except ValueError:
                 continue
-            if values != arch.values:
+            if self._deploy_differently(arch.values, values):
                 actions.append(Action(choice.name, value, after, Arch(self.name, values)))
         return tuple(actions)
+
+    def _deploy_differently(self, *values: Sequence[int]) -> bool:
+        """Whether two networks' values differ in more than what only training has."""
+        for slot in self.slots:
+            one, other = (tuple(all_values[i] for i in slot.choices) for all_values in values)
+            if one != other and _key(slot.block(*one)) != _key(slot.block(*other)):
+                return True
+        return False
 
     # ---- geometry
 
@@ -367,6 +298,10 @@ def arch_label(space: SearchSpace, arch: Arch) -> str:
     """The arch's name if it has one, else its JSON on one line."""
     names = {a: n for n, a in space.named.items()}
     return names.get(arch) or json.dumps(space.to_json(arch), separators=(",", ":"))
+
+
+def _key(block: BlockSpec | None) -> str | None:
+    return None if block is None else block.key
 
 
 def _nest(indices: Iterator[tuple[int, ...]]) -> dict[int, Any]:

@@ -1,6 +1,7 @@
-"""The supernet: the largest network's weights, and the rule by which every other network is a slice of them.
+"""The supernet: one store of weights, and the rule by which every network of the space is a slice of them.
 
-A tensor of a subnet is the prefix slice, by its own shape, of the store's tensor of the same name. Normalization is
+A tensor of a subnet is a part of the store's tensor of the same name: the first units of every size (`slices`). The
+store's tensor is the smallest that holds those of all blocks of the space. Normalization is
 kept per width (Li et al. 2023, Section 3.6, after slimmable networks): each norm has one whole set of entries for
 each variant of its block, so its name in the store carries the variant:
 
@@ -16,7 +17,7 @@ the store. There are no elastic layers and there is no current subnet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
@@ -28,17 +29,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from search_spaces import Arch, BlockSpec, SearchSpace
+from supernet.slices import Extent, Part, Slices
 
 Norm = Literal["width", "shared"]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class _Skeleton:
-    """A block's module without tensors of its own: where each tensor goes, its name, shape, and is it a norm's."""
+    """A block's module without tensors of its own: where each tensor goes, its name, extent, and is it a norm's."""
 
     module: nn.Module
     places: tuple[tuple[dict[str, Tensor | None], str], ...]
-    tensors: tuple[tuple[str, torch.Size, bool], ...]
+    tensors: tuple[tuple[str, Extent, bool], ...]
 
     def __call__(self, tensors: Iterable[Tensor | None], x: Tensor) -> Tensor:
         """Runs the module on these tensors, in the order of `tensors`.
@@ -55,6 +58,10 @@ class _Skeleton:
                 place[leaf] = None
 
 
+def _skeleton_of(block: BlockSpec, device: torch.device = CPU) -> _Skeleton:
+    return _skeleton(replace(block, name=""), device)
+
+
 @cache
 @torch.inference_mode(False)  # kept for training too, whoever asks first
 def _skeleton(block: BlockSpec, device: torch.device) -> _Skeleton:
@@ -62,51 +69,37 @@ def _skeleton(block: BlockSpec, device: torch.device) -> _Skeleton:
         module = block.build()
     _materialize_buffers(module, device)
     norms = {name for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
-    places, tensors = [], []
+    places, tensors, layout = [], [], block.layout()
     for name, tensor in module.state_dict().items():
         owner, _, leaf = name.rpartition(".")
         part: Any = module.get_submodule(owner)
         places.append((part._parameters if leaf in part._parameters else part._buffers, leaf))
-        tensors.append((name, tensor.shape, owner in norms))
+        tensors.append((name, Extent.of(name, tensor.shape, layout), owner in norms))
     return _Skeleton(module, tuple(places), tuple(tensors))
 
 
 class _Plan:
     """How a block runs on a store: its skeleton, the tensors it is made of, and which of these to slice at each call.
 
-    Parameters are whole, as autograd wants its leaves; running statistics are already the views of their slices.
+    Parameters are whole, as autograd wants its leaves; running statistics are already their parts.
     """
 
-    def __init__(self, skeleton: _Skeleton, whole: list[Tensor]) -> None:
-        self.skeleton, self.tensors = skeleton, whole.copy()
+    def __init__(self, skeleton: _Skeleton, whole: list[Tensor], parts: list[Part]) -> None:
+        self.skeleton, self.tensors, self.parts = skeleton, whole.copy(), parts
         self.sliced: list[int] = []
         self.statistics: list[int] = []
-        for i, (_, shape, _) in enumerate(skeleton.tensors):
+        for i, part in enumerate(parts):
             if not isinstance(whole[i], nn.Parameter):
                 self.statistics.append(i)
-                self.tensors[i] = _prefix(whole[i], shape)
-            elif whole[i].shape != shape:
+                self.tensors[i] = part.of(whole[i])
+            elif whole[i].shape != part.shape:
                 self.sliced.append(i)
-        self.shapes = [skeleton.tensors[i][1] for i in self.sliced]
+        self.sliced_parts = [parts[i] for i in self.sliced]
 
-
-class _Slices(torch.autograd.Function):
-    """Contiguous copies of prefix slices, all of a block's as one node of the graph."""
-
-    @staticmethod
-    def forward(ctx: Any, shapes: Sequence[torch.Size], *full: Tensor) -> tuple[Tensor, ...]:
-        ctx.shapes = shapes
-        ctx.full = [(tensor.shape, tensor.stride()) for tensor in full]
-        return tuple(_prefix(tensor, shape).clone() for tensor, shape in zip(full, shapes, strict=True))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        padded = []
-        for grad, shape, (full_shape, stride) in zip(grads, ctx.shapes, ctx.full, strict=True):
-            full = grad.new_empty_strided(full_shape, stride).zero_()
-            _prefix(full, shape).copy_(grad)
-            padded.append(full)
-        return None, *padded
+    def named_parts(self) -> Iterator[tuple[str, Tensor]]:
+        """(name within the block, its part of the store) of each tensor."""
+        for i, (name, _, _) in enumerate(self.skeleton.tensors):
+            yield name, self.parts[i].of(self.tensors[i]) if i in self.sliced else self.tensors[i]
 
 
 def _materialize_buffers(module: nn.Module, device: torch.device) -> None:
@@ -145,30 +138,41 @@ class Supernet(nn.Module):
         self.space, self.normalization, self.checkpoint_activations = space, norm, checkpoint_activations
         self._frozen = False
         largest: Any = space.build(space.largest)
-        template = largest.state_dict()
         self._undecayed = frozenset(largest.no_weight_decay()) if hasattr(largest, "no_weight_decay") else frozenset()
-        modules = space.module_names(space.largest)
-        blocks = space.lower(space.largest)
-        for block in blocks:
-            for name, _, is_norm in _skeleton(replace(block, name=""), torch.device("cpu")).tensors:
-                if not is_norm:
-                    _register(self, _join(block.name, name), template[_join(modules[block.name], name)], True)
         # not a set: the order of parameters must be the same in every process
+        self._extents: dict[str, Extent] = {}
         every = dict.fromkeys(block for slot in space.slots for block in space.slot_blocks(slot))
-        for block in every if norm == "width" else blocks:
-            for name, shape, is_norm in _skeleton(replace(block, name=""), torch.device("cpu")).tensors:
-                if is_norm:
-                    value, trained = _NORM_ENTRIES[name.rpartition(".")[2]]
-                    _register(self, self._norm_name(block, name), value(shape), trained)
-        self._drop_prob = {b.name: drop_path_rate * i / (len(blocks) - 1) for i, b in enumerate(blocks)}
+        weights, norms = self._tensors_of(every, norms=False), self._tensors_of(every, norms=True)
+        template = _named_as_stored(space, largest)
+        for name, (block, own) in weights.items():
+            _register(self, name, _initial(template.get(name), self._extents[name].shape, block, own), True)
+        for name, (_, own) in norms.items():
+            value, trained = _NORM_ENTRIES[own.rpartition(".")[2]]
+            _register(self, name, value(self._extents[name].shape), trained)
+        rates = {b.name: i / (len(space.slots) - 1) for i, s in enumerate(space.slots) for b in space.slot_blocks(s)}
+        self._drop_prob = {name: drop_path_rate * rate for name, rate in rates.items()}
         self._index()
+
+    def _tensors_of(self, blocks: Iterable[BlockSpec], norms: bool) -> dict[str, tuple[BlockSpec, str]]:
+        """Of all tensors of these blocks that are norms' or are not, by stored name: the block that has most of it, and
+        its name there; notes the least extents that hold them."""
+        found: dict[str, tuple[BlockSpec, str]] = {}
+        for block in blocks:
+            for own, extent, is_norm in _skeleton_of(block).tensors:
+                if is_norm == norms:
+                    name = self._stored_name(block, own, is_norm)
+                    before = self._extents.setdefault(name, extent)
+                    self._extents[name] = joined = before.joined(extent)
+                    if name not in found or joined == extent:
+                        found[name] = block, own
+        return found
 
     def _index(self) -> None:
         self._plans: dict[BlockSpec, _Plan] = {}
         self._tensors: dict[str, Tensor] = {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
-    def _norm_name(self, block: BlockSpec, name: str) -> str:
-        if self.normalization == "shared":
+    def _stored_name(self, block: BlockSpec, name: str, is_norm: bool) -> str:
+        if not is_norm or self.normalization == "shared":
             return _join(block.name, name)
         norm, _, entry = name.rpartition(".")
         return f"{_join(block.name, norm)}.{block.variant}.{entry}"
@@ -188,30 +192,27 @@ class Supernet(nn.Module):
 
     def _plan(self, block: BlockSpec) -> _Plan:
         if block not in self._plans:
-            skeleton = _skeleton(replace(block, name=""), self.device)
-            whole = [
-                self._tensors[self._norm_name(block, name) if is_norm else _join(block.name, name)]
-                for name, _, is_norm in skeleton.tensors
-            ]
-            self._plans[block] = _Plan(skeleton, whole)
+            skeleton = _skeleton_of(block, self.device)
+            names = [self._stored_name(block, name, is_norm) for name, _, is_norm in skeleton.tensors]
+            extents = [extent for _, extent, _ in skeleton.tensors]
+            parts = [e.within(self._extents[n], self.device) for n, e in zip(names, extents, strict=True)]
+            self._plans[block] = _Plan(skeleton, [self._tensors[name] for name in names], parts)
         return self._plans[block]
 
     def tensors(self, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
-        """(name within the block, view of the store) of each of the block's tensors."""
-        plan = self._plan(block)
-        for (name, shape, _), tensor in zip(plan.skeleton.tensors, plan.tensors, strict=True):
-            yield name, _prefix(tensor, shape)
+        """(name within the block, its part of the store) of each of the block's tensors."""
+        return self._plan(block).named_parts()
 
     def run_block(self, block: BlockSpec, x: Tensor) -> Tensor:
         plan = self._plan(block)
         module: Any = plan.skeleton.module
         if module.training != self.training:
             module.train(self.training)
-        if block.chainable:
+        if block.residual:
             module.drop_prob = self._drop_prob[block.name]
         tensors: list[Tensor | None] = [*plan.tensors]
         if plan.sliced:
-            slices = _Slices.apply(plan.shapes, *(tensors[i] for i in plan.sliced))
+            slices = Slices.apply(plan.sliced_parts, *(tensors[i] for i in plan.sliced))
             for i, part in zip(plan.sliced, slices, strict=True):
                 tensors[i] = part
         if self.training and (self._frozen or self.normalization == "shared"):
@@ -279,9 +280,21 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _prefix(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """The view of the first `shape[d]` entries of each dimension d."""
-    return tensor.as_strided(shape, tensor.stride(), tensor.storage_offset())
+def _named_as_stored(space: SearchSpace, largest: nn.Module) -> dict[str, Tensor]:
+    """The largest network's tensors, by their names in the store."""
+    state, prefixes = largest.state_dict(), space.module_names(space.largest)
+    names = ((block, name) for block in space.lower(space.largest) for name, _, _ in _skeleton_of(block).tensors)
+    return {_join(block.name, name): state[_join(prefixes[block.name], name)] for block, name in names}
+
+
+def _initial(largest: Tensor | None, shape: torch.Size, block: BlockSpec, name: str) -> Tensor:
+    """The largest network's tensor; where another block needs a larger one, numbers distributed as a block's own."""
+    if largest is not None and largest.shape == shape:
+        return largest
+    own = block.build().state_dict()[name]
+    if own.numel() == 1 or own.min() == own.max():
+        return own.flatten()[0].expand(shape)
+    return own.mean() + own.std() * torch.randn(shape)
 
 
 def _copy(tensor: Tensor) -> Tensor:

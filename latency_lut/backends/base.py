@@ -65,7 +65,7 @@ class Job:
 
     Args:
         input_shape: (channels, height, width).
-        build: makes the module, freshly initialized.
+        build: makes the module as it is trained, freshly initialized.
         blocks: what it is made of, one after another, where that is known.
         arch: which network of the space it is, where it is one.
     """
@@ -76,12 +76,14 @@ class Job:
     arch: Arch | None = None
 
     def module(self) -> nn.Module:
-        """The module in evaluation mode; its weights are always the same, the caller's generator is untouched."""
+        """The deployed module; its weights are always the same, the caller's generator is untouched."""
         import torch
+
+        from search_spaces.deployed import deployed
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return self.build().eval()
+            return deployed(self.build())
 
 
 def blocks_job(blocks: Sequence[BlockSpec]) -> Job:

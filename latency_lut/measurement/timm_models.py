@@ -1,4 +1,4 @@
-"""timm's networks as they are deployed, with random weights: nothing is downloaded."""
+"""timm's networks, with random weights: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIX = "timm/"
 
 
 def timm_job(name: str, image_size: int | None = None, num_classes: int | None = None, **options: Any) -> Job:
-    """A network in its inference form: branches that only training needs (MobileOne, RepViT, FastViT) are merged.
+    """A network of timm, with random weights.
 
     Args:
         name: with or without "timm/".
@@ -28,7 +28,6 @@ def timm_job(name: str, image_size: int | None = None, num_classes: int | None =
         UserError: timm has no network of that name.
     """
     import timm
-    from timm.utils import reparameterize_model
 
     name = name.removeprefix(PREFIX)
     check_name("timm", name, timm.list_models(include_tags="." in name))
@@ -43,7 +42,7 @@ def timm_job(name: str, image_size: int | None = None, num_classes: int | None =
             if image_size is None:
                 raise
             model = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
-        return reparameterize_model(model)
+        return model
 
     return Job((channels, height, width), build)
 

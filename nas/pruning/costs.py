@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nas.pruning.structure import Axis, Factor, Sizes, Structure
+from nas.pruning.structure import Structure
+from search_spaces.layout import Axis, Factor, Sizes
 
 Hook = Callable[[nn.Module, tuple[Tensor], Tensor], None]
 Monomials = dict[tuple[str, ...], int]  # coefficient by the dimensions multiplied

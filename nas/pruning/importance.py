@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.pruning.structure import Axis, Structure, units
+from nas.pruning.structure import Structure
 from search_spaces import UserError
+from search_spaces.layout import Axis, units
 
 Criterion = Literal["taylor", "magnitude", "random"]
 Scores = Mapping[str, Tensor]  # (size,) of each dimension
@@ -96,7 +97,7 @@ def _sums_of(table: Tensor, axes: tuple[Axis, ...], sizes: Mapping[str, int], di
     result = torch.zeros(sizes[dimension] + 1)  # the last for places of no unit, -1
     before: list[tuple[int, Tensor]] = []
     for i, layout in enumerate(axes):
-        unit = units(layout, sizes, dimension)
+        unit = torch.from_numpy(units(layout, sizes, dimension))
         if not bool((unit >= 0).any()):
             continue
         fresh = table

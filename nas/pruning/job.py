@@ -24,7 +24,7 @@ from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
 from nas.pruning.costs import Costs
 from nas.pruning.importance import TAYLOR_BATCH
-from nas.pruning.latency import deployed, measure, stage_times_ms
+from nas.pruning.latency import measure, stage_times_ms
 from nas.pruning.page import MES, write_page
 from nas.pruning.recipe import Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
@@ -37,6 +37,7 @@ from nas.training.recipe import FREE_ON_RESUME
 from nas.training.trainer import Trainer, accuracy, pick_device, steps_per_epoch
 from search_spaces import UserError
 from search_spaces.command.files import atomic_folder, read_json, write_json
+from search_spaces.deployed import deployed
 
 FEW_IMAGES = 64
 

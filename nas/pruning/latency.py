@@ -6,14 +6,12 @@ fastest run, as there.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from timm.utils import reparameterize_model
 from torch import nn
 
 from latency_lut.backends.base import Backend, Job, blocks_job
@@ -27,11 +25,6 @@ from nas.pruning.structure import Structure
 
 MAX_TRIALS = 6  # networks measured on the way to a latency
 NEAR = 0.02  # of the latency aimed at: near enough
-
-
-def deployed(model: nn.Module) -> nn.Module:
-    """A copy as it is shipped, on the CPU: branches that only training needs are merged."""
-    return reparameterize_model(copy.deepcopy(model).cpu().eval()).eval()
 
 
 def measure(models: Mapping[str, nn.Module], image_size: int, backend: Backend, samples: int) -> Measurement:
@@ -53,7 +46,7 @@ def stage_times_ms(model: nn.Module, image_size: int, backend: Backend, repeats:
 
 
 def _job(model: nn.Module, image_size: int) -> Job:
-    return Job((3, image_size, image_size), lambda: deployed(model))
+    return Job((3, image_size, image_size), lambda: model)
 
 
 def _stage(operator: str) -> str:

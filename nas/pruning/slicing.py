@@ -5,26 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nas.pruning.structure import Axis, Sizes, Structure, product, units
+from nas.pruning.structure import Structure
+from search_spaces.layout import places, product, units
 
 Kept = Mapping[str, Tensor]  # indices of a dimension's units that remain, ascending; a dimension left out is whole
-
-
-def places(layout: Axis, sizes: Sizes, kept: Kept) -> Tensor:
-    """Indices along the axis of what remains, in order."""
-    dimensions = {factor for segment in layout for factor in segment if factor in kept}
-    remains = torch.ones(sum(product(segment, sizes) for segment in layout), dtype=torch.bool)
-    for dimension in dimensions:
-        assert isinstance(dimension, str)
-        alive = torch.zeros(sizes[dimension] + 1, dtype=torch.bool)
-        alive[kept[dimension]] = True
-        alive[-1] = True  # places of no unit, -1
-        remains &= alive[units(layout, sizes, dimension)]
-    return remains.nonzero().flatten()
 
 
 @torch.no_grad()
@@ -41,7 +30,7 @@ def prune(model: nn.Module, structure: Structure, kept: Kept) -> Structure:
         for i, layout in enumerate(axes):
             index = places(layout, sizes, kept)
             if len(index) < tensor.shape[i]:
-                tensor = tensor.index_select(i, index.to(tensor.device))
+                tensor = tensor.index_select(i, torch.from_numpy(index).to(tensor.device))
         if isinstance(parameter := getattr(module, leaf), nn.Parameter):
             tensor = nn.Parameter(tensor.detach(), requires_grad=parameter.requires_grad)
         setattr(module, leaf, tensor)
@@ -65,8 +54,8 @@ def zero(model: nn.Module, structure: Structure, removed: Kept) -> None:
     for name, axes in structure.axes.items():
         for i, layout in enumerate(axes):
             for dimension in removed.keys() & {factor for segment in layout for factor in segment}:
-                gone = torch.isin(units(layout, structure.sizes, dimension), removed[dimension])
-                tensors[name].index_fill_(i, gone.nonzero().flatten(), 0)
+                gone = np.flatnonzero(np.isin(units(layout, structure.sizes, dimension), removed[dimension]))
+                tensors[name].index_fill_(i, torch.from_numpy(gone), 0)
 
 
 def _resize(names: Iterable[str], model: nn.Module) -> None:

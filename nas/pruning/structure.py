@@ -1,34 +1,23 @@
 """What of a model can be pruned: its dimensions by name, and how the axes of its tensors are made of them.
 
 A *dimension* is a number of interchangeable units: the channels of the residual stream, the heads of an attention, the
-hidden features of an FFN. An axis of a tensor is a sequence of *segments*, one after another, each the row-major
-product of dimensions and fixed lengths. The fused projection of a ViT block, (3 · heads · head_dim, embedding), is
-
-    "blocks.0.attn.qkv.weight": (axis((heads, key), (heads, key), (heads, value)), axis(embedding))
-
-All else follows from these layouts: which numbers belong to a unit (importance), where they lie (slicing), and what a
-network of other sizes costs (parameters, MACs). A family of models is one function that writes them down.
+hidden features of an FFN. Axes are products of dimensions (`search_spaces.layout`). All else follows from them: which
+numbers belong to a unit (importance), where they lie (slicing), and what a network of other sizes costs (parameters,
+MACs). A family of models is one function that writes them down.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from search_spaces.layout import Axis, Factor, Sizes, axis, length
 
 Kind = Literal["embedding", "heads", "key", "value", "ffn", "width"]
-Factor = str | int  # a dimension's name, or a fixed length
-Segment = tuple[Factor, ...]
-Axis = tuple[Segment, ...]
-Sizes = Mapping[str, int]
-
-
-def axis(*segments: Factor | Segment) -> Axis:
-    return tuple(segment if isinstance(segment, tuple) else (segment,) for segment in segments)
 
 
 @dataclass(frozen=True)
@@ -162,25 +151,3 @@ class Builder:
         used = {f for axes in self._axes.values() for layout in axes for segment in layout for f in segment}
         assert not (unused := self._dimensions.keys() - used), f"no tensor has {unused}"
         return structure
-
-
-def product(factors: Iterable[Factor], sizes: Sizes) -> int:
-    return math.prod(factor if isinstance(factor, int) else sizes[factor] for factor in factors)
-
-
-def length(layout: Axis, sizes: Sizes) -> int:
-    return sum(product(segment, sizes) for segment in layout)
-
-
-def units(layout: Axis, sizes: Sizes, dimension: str) -> Tensor:
-    """(length,) unit of the dimension that each place of the axis belongs to, -1 where it belongs to none."""
-    parts = []
-    for segment in layout:
-        shape = [product([factor], sizes) for factor in segment]
-        if dimension in segment:
-            at = segment.index(dimension)
-            unit = torch.arange(shape[at]).reshape([-1 if i == at else 1 for i in range(len(shape))])
-            parts.append(unit.expand(shape).reshape(-1))
-        else:
-            parts.append(torch.full((math.prod(shape),), -1))
-    return torch.cat(parts)

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nas.pruning.structure import Axis, Builder, Factor, Segment, Structure, axis, product
+from nas.pruning.structure import Builder, Structure
+from search_spaces.layout import Axis, Factor, Segment, axis, product
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 End = tuple[str, str]  # a layer or parameter by name, and "in" or "out"

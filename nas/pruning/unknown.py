@@ -15,11 +15,12 @@ from nas.networks.weights import create_timm
 from nas.pruning.child import Child, ChildFailed, ChildLate
 from nas.pruning.costs import Costs
 from nas.pruning.families.registry import known
-from nas.pruning.latency import deployed
 from nas.pruning.slicing import cut
-from nas.pruning.structure import Axis, Sizes, Structure, product
+from nas.pruning.structure import Structure
 from nas.pruning.traced import Layouts, trace
 from search_spaces import UserError
+from search_spaces.deployed import deployed
+from search_spaces.layout import Axis, Sizes, product
 
 INSTALL = "pip install torch-pruning==1.6.1"
 CLOSE = 1e-8  # of the largest logit, in double precision

@@ -20,10 +20,10 @@ from nas.pruning.costs import Costs
 from nas.pruning.families.attention import make_prunable
 from nas.pruning.families.registry import prepare
 from nas.pruning.importance import Scores
-from nas.pruning.latency import deployed
 from nas.pruning.selection import Ranking, Scope, select
 from nas.pruning.slicing import prune
 from scripts.pruning_peers.torch_pruning_peer import taylor_to_macs
+from search_spaces.deployed import deployed
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 

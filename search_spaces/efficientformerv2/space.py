@@ -16,7 +16,8 @@ from functools import cached_property, partial
 from math import ceil, comb
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.base import Arch, BlockSpec, Choice, SearchSpace, Slot
+from search_spaces.base import Arch, Choice, SearchSpace
+from search_spaces.block import BlockSpec, Slot
 from search_spaces.command import UserError
 from search_spaces.cost import Activation, Conv, Linear, Matmul, Op, Weights, in_place
 

@@ -20,9 +20,10 @@ from nas.exporting.parity import example_images, normalized
 from nas.networks.fvcore_macs import fvcore_macs
 from nas.pruning.costs import Costs
 from nas.pruning.families.registry import prepare
-from nas.pruning.latency import deployed
-from nas.pruning.slicing import places, prune, zero
+from nas.pruning.slicing import prune, zero
 from nas.pruning.structure import Dimension, Kind, Structure
+from search_spaces.deployed import deployed
+from search_spaces.layout import places
 
 
 def randomized(model: nn.Module, seed: int = 0, gain: float = 0.5) -> nn.Module:
@@ -86,7 +87,7 @@ class PruningContract:
         zero(masked, structure, removed)
         for name, norm in masked.named_modules():
             if isinstance(norm, nn.LayerNorm) and (axes := structure.axes.get(f"{name}.weight")):
-                norm.register_forward_hook(normalize_over(places(axes[0], structure.sizes, kept)))
+                norm.register_forward_hook(normalize_over(torch.from_numpy(places(axes[0], structure.sizes, kept))))
         expected = masked(images)
         prune(whole, structure, kept)
         torch.testing.assert_close(whole(images), expected, rtol=1e-5, atol=1e-5)

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from nas.pruning.structure import Axis, Builder, axis
+from nas.pruning.structure import Builder
+from search_spaces.layout import Axis, axis
 
 
 class PrunableAttention(nn.Module):

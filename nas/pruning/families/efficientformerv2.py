@@ -12,8 +12,9 @@ from typing import Any
 from timm.models import efficientformer_v2 as timm_v2
 from torch import nn
 
-from nas.pruning.structure import Axis, Builder, Structure, axis
+from nas.pruning.structure import Builder, Structure
 from search_spaces.efficientformerv2 import modules
+from search_spaces.layout import Axis, axis
 
 MODELS = "EfficientFormerV2"
 

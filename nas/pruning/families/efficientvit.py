@@ -13,7 +13,8 @@ import torch
 from timm.models.efficientvit_msra import CascadedGroupAttention, EfficientVitMsra
 from torch import Tensor, nn
 
-from nas.pruning.structure import Axis, Builder, Structure, axis
+from nas.pruning.structure import Builder, Structure
+from search_spaces.layout import Axis, axis
 
 MODELS = "EfficientViT (MSRA)"
 

@@ -11,8 +11,9 @@ from typing import Any
 from timm.models.byobnet import ByobNet, MobileOneBlock
 from torch import nn
 
-from nas.pruning.structure import Builder, Structure, axis
+from nas.pruning.structure import Builder, Structure
 from search_spaces import UserError
+from search_spaces.layout import axis
 
 MODELS = "MobileOne"
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from nas.pruning.families.attention import make_prunable
 from nas.pruning.families.vit import describe_block
-from nas.pruning.structure import Axis, Builder, Structure, axis
+from nas.pruning.structure import Builder, Structure
+from search_spaces.layout import Axis, axis
 
 MODELS = "MobileViT"
 

@@ -11,7 +11,8 @@ from timm.models.swin_transformer import SwinTransformer, WindowAttention
 from torch import Tensor, nn
 
 from nas.pruning.families.vit import describe_block
-from nas.pruning.structure import Builder, Structure, axis
+from nas.pruning.structure import Builder, Structure
+from search_spaces.layout import axis
 
 MODELS = "Swin"
 

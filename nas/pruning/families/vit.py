@@ -11,7 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from nas.pruning.families.attention import describe_attention, make_prunable
-from nas.pruning.structure import Axis, Builder, Structure, axis
+from nas.pruning.structure import Builder, Structure
+from search_spaces.layout import Axis, axis
 
 MODELS = "ViT, DeiT"
 

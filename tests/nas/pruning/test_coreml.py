@@ -12,9 +12,9 @@ import torch
 from nas.data import DataConfig, Splits
 from nas.exporting.coreml import check_coreml, write_coreml
 from nas.pruning.families.registry import prepare
-from nas.pruning.latency import deployed
 from nas.pruning.slicing import prune
 from nas.runs import RunInfo
+from search_spaces.deployed import deployed
 from tests.contracts.pruning import split
 
 SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (2, 2), "num_heads": (2, 4), "embed_dim": 16}

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from nas.pruning.families.registry import prepare
 from nas.pruning.importance import magnitude, member_sums, random, taylor
 from nas.pruning.slicing import zero
-from nas.pruning.structure import Builder, Structure, axis
+from nas.pruning.structure import Builder, Structure
 from search_spaces import UserError
+from search_spaces.layout import axis
 from tests.contracts.pruning import randomized
 from tests.nas.pruning.families.test_vit import SMALL
 

@@ -1,0 +1,112 @@
+"""A block of a network: all that is known of it without building it, and a place that it can have in a network."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+from search_spaces.cost import Activation, Op, count_macs, count_params, count_peak_activations
+from search_spaces.layout import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class BlockSpec(ABC):
+    """A block's complete geometry: enough to count it, build it, name it in a table and find its weights.
+
+    `name` is the dotted prefix of the block's weights in the store. All other fields are geometry. Those that are no
+    `training_only` make up `key`, under which a latency table files the block: blocks that are equal as they are
+    deployed share a row. What is counted (`ops`, `activations`) is the deployed form, what is built the trained one.
+    """
+
+    training_only: ClassVar[frozenset[str]] = frozenset()
+
+    name: str
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What the block is, one word for its whole family of shapes."""
+
+    @property
+    @abstractmethod
+    def variant(self) -> str:
+        """The elastic part of the geometry; the supernet keeps one set of normalization entries for each."""
+
+    @property
+    @abstractmethod
+    def chainable(self) -> bool:
+        """True if the output has the input's shape, so that copies of the block can follow one another."""
+
+    @property
+    def residual(self) -> bool:
+        """True if the input is added to what the block makes of it, so that training may drop the latter at random.
+
+        The module of such a block has a `drop_prob` to set.
+        """
+        return self.chainable
+
+    @abstractmethod
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the input."""
+
+    @abstractmethod
+    def output_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the output, or (classes,) for a head."""
+
+    @abstractmethod
+    def ops(self) -> tuple[Op, ...]:
+        """The deployed form's operators with weights or multiply-accumulates, from which `cost` counts."""
+
+    @abstractmethod
+    def activations(self) -> tuple[Activation, ...]:
+        """What its operators hold in memory, in the order of execution; `cost` says what counts."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The block as it is trained: a module whose parameter names, after `name`, are those of the full network."""
+
+    def layout(self) -> Layout:
+        """The axes of its tensors, by their names in `build()`, that are more than one size each.
+
+        Of all other axes, of which nothing need be said, a smaller block has the first entries of a larger one; of the
+        height and width of a kernel, the middle ones.
+        """
+        return Layout()
+
+    @property
+    def detail(self) -> str:
+        """What the shapes do not show, for a reader."""
+        return ""
+
+    @property
+    def key(self) -> str:
+        geometry = {k: v for k, v in asdict(self).items() if k != "name" and k not in self.training_only}
+        return f"{self.kind}({','.join(f'{k}={v}' for k, v in geometry.items())})"
+
+    @cached_property
+    def num_params(self) -> int:
+        return count_params(self.ops())
+
+    @cached_property
+    def macs(self) -> int:
+        return count_macs(self.ops())
+
+    @cached_property
+    def peak_activations(self) -> int:
+        """Most activations of one image that are in memory at once."""
+        return count_peak_activations(math.prod(self.input_shape()), self.activations())
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the network: the block there as a function of the choices it depends on, None if there is none."""
+
+    choices: tuple[int, ...]
+    block: Callable[..., BlockSpec | None]

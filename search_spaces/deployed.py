@@ -1,0 +1,24 @@
+"""The form in which a network is shipped, beside the one in which it is trained."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORM = "deployed"  # what costs, latency tables and exported files are of
+
+
+def deployed(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, on the CPU, without what only training needs: branches merged, norms folded.
+
+    It computes the same. Merging is timm's (`reparameterize`, `fuse` or `switch_to_deploy` of the modules that have
+    it); a network without such modules is only copied.
+    """
+    from timm.utils import reparameterize_model
+    from torch import nn
+
+    whole = nn.Sequential(copy.deepcopy(module).cpu().eval())  # timm merges what lies in a module, not the module
+    return next(reparameterize_model(whole, inplace=True).children()).eval()

@@ -1,0 +1,121 @@
+"""Where a block's tensor lies in the store's tensor of the same name.
+
+Of every size that an axis is made of (`search_spaces.layout`) it has the first units; of the height and width of a
+convolution's kernel, which no layout names, the middle, as in Once-for-All (Cai et al., ICLR 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search_spaces.layout import Axis, Layout, axis, length, places
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A tensor's axes and their sizes. Axes that no layout names are a size of their own, `0`, `1`, … by position."""
+
+    axes: tuple[Axis, ...]
+    sizes: dict[str, int]
+
+    @classmethod
+    def of(cls, name: str, shape: Sequence[int], layout: Layout) -> Extent:
+        """AssertionError if the layout says another shape than the tensor has."""
+        named = layout.axes.get(name, ())
+        plain = {str(i): shape[i] for i in range(len(named), len(shape))}
+        extent = cls((*named, *map(axis, plain)), {**layout.sizes, **plain})
+        assert extent.shape == tuple(shape), f"{name} has shape {tuple(shape)}, its layout says {tuple(extent.shape)}"
+        return extent
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(length(one, self.sizes) for one in self.axes)
+
+    def joined(self, other: Extent) -> Extent:
+        """The least extent that holds both."""
+        assert self.axes == other.axes, (self.axes, other.axes)
+        return Extent(self.axes, {name: max(size, other.sizes[name]) for name, size in self.sizes.items()})
+
+    def within(self, store: Extent, device: torch.device) -> Part:
+        """Where it lies in a tensor of the store's extent.
+
+        Raises:
+            ValueError: it is larger than that, or of other axes.
+        """
+        larger = {n: (size, store.sizes.get(n, 0)) for n, size in self.sizes.items() if size > store.sizes.get(n, 0)}
+        if self.axes != store.axes or larger:
+            raise ValueError(f"a tensor of shape {tuple(self.shape)} is no part of the store's {tuple(store.shape)}")
+        return Part(store.shape, [self._places(i, store) for i in range(len(self.axes))], device)
+
+    def _places(self, i: int, store: Extent) -> np.ndarray:
+        name = str(i)
+        if len(self.axes) == 4 and i >= 2 and self.axes[i] == axis(name):  # a kernel's height or width
+            start = (store.sizes[name] - self.sizes[name]) // 2
+            return np.arange(start, start + self.sizes[name])
+        first = {name: np.arange(size) for name, size in self.sizes.items()}
+        return places(self.axes[i], store.sizes, first)
+
+
+class Part:
+    """Some entries of a tensor along each of its axes: a run of them, as nearly always, or listed ones.
+
+    Args:
+        full: the whole tensor's shape.
+        indices: along each axis, ascending.
+    """
+
+    def __init__(self, full: torch.Size, indices: Sequence[np.ndarray], device: torch.device) -> None:
+        self.shape = torch.Size(map(len, indices))
+        runs = [len(index) == 0 or index[-1] - index[0] + 1 == len(index) for index in indices]
+        self._box = torch.Size(n if run else whole for n, run, whole in zip(self.shape, runs, full, strict=True))
+        self._starts = [int(index[0]) if run and len(index) else 0 for index, run in zip(indices, runs, strict=True)]
+        self._listed = [(i, torch.from_numpy(indices[i]).to(device)) for i, run in enumerate(runs) if not run]
+
+    @property
+    def is_view(self) -> bool:
+        return not self._listed
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Its entries: a view of the tensor if `is_view`, else a copy."""
+        part = self._view(tensor)
+        for i, index in self._listed:
+            part = part.index_select(i, index)
+        return part
+
+    def padded(self, values: Tensor, full: torch.Size, stride: Sequence[int]) -> Tensor:
+        """A tensor of that shape and those strides with these entries, and 0 elsewhere."""
+        for i, index in reversed(self._listed):
+            shape = [*values.shape]
+            shape[i] = self._box[i]
+            values = values.new_zeros(shape).index_copy_(i, index, values)
+        whole = values.new_empty_strided(full, stride).zero_()
+        self._view(whole).copy_(values)
+        return whole
+
+    def _view(self, tensor: Tensor) -> Tensor:
+        stride, offset = tensor.stride(), tensor.storage_offset()
+        if any(self._starts):
+            offset += sum(start * step for start, step in zip(self._starts, stride, strict=True))
+        return tensor.as_strided(self._box, stride, offset)
+
+
+class Slices(torch.autograd.Function):
+    """Contiguous copies of parts of tensors, all of a block's as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, parts: Sequence[Part], *full: Tensor) -> tuple[Tensor, ...]:
+        ctx.parts = parts
+        ctx.full = [(tensor.shape, tensor.stride()) for tensor in full]
+        taken = ((part.of(tensor), part.is_view) for tensor, part in zip(full, parts, strict=True))
+        return tuple(tensor.clone() if is_view else tensor for tensor, is_view in taken)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows = zip(grads, ctx.parts, ctx.full, strict=True)
+        return None, *(part.padded(grad, full, stride) for grad, part, (full, stride) in rows)
