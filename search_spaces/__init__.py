@@ -23,10 +23,13 @@ from search_spaces.base import (
 from search_spaces.block import BlockSpec
 from search_spaces.command import UserError
 from search_spaces.efficientformerv2 import efficientformerv2, efficientformerv2_nano
+from search_spaces.mobileone import mobileone, mobileone_nano
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {
     "efficientformerv2": efficientformerv2,
     "efficientformerv2-nano": efficientformerv2_nano,
+    "mobileone": mobileone,
+    "mobileone-nano": mobileone_nano,
 }
 
 

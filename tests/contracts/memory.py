@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-IN_PLACE = {"add", "batch_norm", "gelu", "hardtanh", "mul", "reshape", "softmax"}  # element-wise, and changes of layout
+# element-wise, and changes of layout
+IN_PLACE = {"add", "batch_norm", "gelu", "hardtanh", "mul", "relu", "reshape", "sigmoid", "silu", "softmax"}
 
 
 class _Trace(TorchDispatchMode):

@@ -7,22 +7,23 @@ import torch
 from search_spaces import SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.efficientformerv2 import EfficientFormerV2Space, efficientformerv2
 from tests.contracts.space import SpaceContract, fvcore_macs, image, randomized
+from tests.contracts.supernet import SupernetContract
 
 
-class EfficientFormerV2Contract(SpaceContract):
+class TestSupernet(SupernetContract):
     @classmethod
     def make_tiny(cls) -> SearchSpace:
         widths = ((8, 16), (16,), (24,), (32,))
         return EfficientFormerV2Space("tiny", widths, depths=(1, 1, 2, 1), image_size=32, num_classes=2)
 
 
-class TestImageNet(EfficientFormerV2Contract):
+class TestImageNet(SpaceContract):
     @classmethod
     def make_space(cls) -> SearchSpace:
         return get_space("efficientformerv2", image_size=96, num_classes=5)
 
 
-class TestNano(EfficientFormerV2Contract):
+class TestNano(SpaceContract):
     @classmethod
     def make_space(cls) -> SearchSpace:
         return get_space("efficientformerv2-nano")
