@@ -1,5 +1,6 @@
 """EfficientFormerV2 (Li et al. 2023)."""
 
-from search_spaces.efficientformerv2.space import EfficientFormerV2Space, Ffn, efficientformerv2, efficientformerv2_nano
+from search_spaces.efficientformerv2.blocks import Ffn
+from search_spaces.efficientformerv2.space import EfficientFormerV2Space, efficientformerv2, efficientformerv2_nano
 
 __all__ = ["EfficientFormerV2Space", "Ffn", "efficientformerv2", "efficientformerv2_nano"]
