@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from nas import runs
-from nas.data import load_data
 from nas.pruning.config import Config
-from nas.pruning.job import Job
+from nas.pruning.job import prune
 from nas.pruning.source import Source, find
-from nas.training.recipe import FREE_ON_RESUME, StepConfig, TrainConfig, with_recipe
+from nas.training.recipe import StepConfig, TrainConfig, with_recipe
 from search_spaces.command import flags_given, parse, run
 from search_spaces.command.files import slug
 
-FREE = (*FREE_ON_RESUME, "run", "name", "resume", "model", "checkpoint", "structure_limit_s")
 DIGITS_EPOCHS = {"dense_epochs": 12, "finetune_epochs": 10}  # two minutes in all, on two cores
 
 
@@ -85,22 +83,7 @@ def _default_run(config: Config) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config, source, folder = configure(argv)
-    if not config.resume:
-        runs.check_new(folder, "--name")
-    data = load_data(config)
-    facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
-    facts["network"] = source.recipe.name
-    if config.resume:
-        runs.reopen(folder, config, FREE, **facts)
-        if (folder / "result.json").exists():
-            print(f"{folder} is finished: nothing to do")
-            return
-    job = Job(config, folder, source, data)
-    source.check_splits(data)
-    if not config.resume:  # what cannot be done leaves no folder behind
-        runs.begin(folder, config, **facts)
-    job.run()
+    prune(*configure(argv))
 
 
 if __name__ == "__main__":

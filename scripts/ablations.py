@@ -26,15 +26,14 @@ from typing import Any
 import numpy as np
 
 from nas import runs
-from nas.networks.inherit import calibration_batches, calibration_count
+from nas.distributed.device import pick_device
+from nas.networks.inherit import calibration_batches, calibration_count, load_supernet
 from nas.objective.costs import Costs
 from nas.objective.mes import LATENCY
 from nas.objective.tables import load_tables, recorded
-from nas.search import Config as SearchConfig
-from nas.search import search
 from nas.searching.result import objective_of, read_result
-from nas.train_supernet import load_supernet
-from nas.training.trainer import pick_device
+from nas.searching.search import Config as SearchConfig
+from nas.searching.search import search
 from scripts.ablation.networks import Network, Weights, measured_ms, pruned, retrained, whole
 from scripts.ablation.report import ablations_page, markdown
 from search_spaces import Arch, UserError

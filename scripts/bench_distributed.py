@@ -26,7 +26,7 @@ import numpy as np
 from nas.data import Data, Images, Splits
 from nas.data.sources import Decoded, Skipped
 from nas.distributed import collectives, process
-from nas.train_supernet import Config, make_trainer
+from nas.training.supernet import Config, make_trainer
 from search_spaces import SearchSpace, get_space
 from search_spaces.command import flag, parse, run
 

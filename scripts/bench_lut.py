@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from latency_lut.build import BuildConfig
-from latency_lut.diff import compare
-from latency_lut.predict import expected_error
+from latency_lut.measurement.build import BuildConfig
+from latency_lut.measurement.validate import ValidateConfig, report
+from latency_lut.tables.diff import compare
 from latency_lut.tables.plan import held_out_archs
+from latency_lut.tables.predict import expected_error
 from latency_lut.tables.table import LatencyTable
-from latency_lut.validate import ValidateConfig, report
 from nas.objective.mes import Objective, Term
 from search_spaces import CostTable, SearchSpace, UserError, get_space
 from search_spaces.command import flag, parse, run, spell

@@ -31,13 +31,13 @@ from torch import nn
 
 from latency_lut.backends.registry import make_backend
 from nas.data import Data, DataConfig, load_data
+from nas.evaluation.accuracy import accuracy
 from nas.pruning.child import Child, ChildFailed
 from nas.pruning.costs import Costs
 from nas.pruning.families.registry import prepare
 from nas.pruning.latency import measure, ms_per_mac, reach
 from nas.pruning.unknown import INSTALL, installed
 from nas.training.recipe import TrainConfig, with_recipe
-from nas.training.trainer import accuracy
 from scripts.pruning_peers.methods import METHODS, PEERS, Task, calibration
 from scripts.pruning_peers.networks import IMAGE_SIZE, NETWORKS, train, trained
 from scripts.pruning_peers.times import bench_times

@@ -40,9 +40,10 @@ from tqdm import tqdm
 from latency_lut.tables.table import LatencyTable, find_table
 from nas import runs
 from nas.data import DataConfig, load_data
+from nas.distributed.ray import RayConfig, cluster
 from nas.evaluation.evaluator import Evaluator
 from nas.evaluation.forwards import Forwards
-from nas.evaluation.workers import Done, EvaluatorConfig, Here, Job, RayConfig, Workers, cluster, make_evaluator, split
+from nas.evaluation.workers import Done, EvaluatorConfig, Job, LocalEvaluator, RayEvaluator, make_evaluator, split
 from nas.objective.costs import Costs
 from nas.objective.hypervolume import hypervolume_history
 from nas.objective.mes import LATENCY, PUBLISHED, Objective
@@ -264,7 +265,7 @@ def bench_workers(config: Config) -> None:
     space, rng = runs.load_run_info(run_folder).search_space(), random.Random(0)
     make = partial(make_evaluator, _evaluator(config, run_folder))
     torch.set_num_threads(1)
-    here, frontier = Here(make), [action.arch for action in space.slim(space.largest)]
+    here, frontier = LocalEvaluator(make), [action.arch for action in space.slim(space.largest)]
     drawn = [space.sample(rng) for _ in range(len(frontier))]
 
     def jobs(kind: str, count: int) -> list[Job]:
@@ -273,7 +274,7 @@ def bench_workers(config: Config) -> None:
         return [(space.largest, group) for group in split(space, space.largest, frontier, count)]
 
     with cluster(config, "cpu") as resources:
-        workers = Workers(make, config.workers, resources)
+        workers = RayEvaluator(make, config.workers, resources)
         print(f"{space.name}, {here.num_images} images, evaluations a second, {config.workers} workers and one process")
         for kind in ("frontier", "random"):
             pairs = []
@@ -285,7 +286,7 @@ def bench_workers(config: Config) -> None:
             print(f"{kind:10} {many:8.2f} / {one:8.2f} = {ratio:.3f} (medians)", flush=True)
 
 
-def _rate(evaluator: Here | Workers, jobs: Sequence[Job]) -> tuple[float, dict[Arch, float]]:
+def _rate(evaluator: LocalEvaluator | RayEvaluator, jobs: Sequence[Job]) -> tuple[float, dict[Arch, float]]:
     """Evaluations a second, and the accuracies."""
     start = time.perf_counter()
     found: dict[Arch, float] = {}

@@ -28,11 +28,12 @@ import numpy as np
 import torch
 
 from latency_lut.backends.machine import cpu_model, os_name
-from latency_lut.build import now
-from nas import runs, train_supernet
-from nas.retrain import DIGITS_EPOCHS
+from latency_lut.measurement.sessions import now
+from nas import runs
+from nas.distributed.device import pick_device
 from nas.training.recipe import with_recipe
-from nas.training.trainer import pick_device
+from nas.training.supernet import train_supernet
+from nas.training.winner import DIGITS_EPOCHS
 from scripts.ranking.networks import Config, Study, open_study, scratch_minutes, study_folder, train_all
 from scripts.ranking.report import markdown, study_page, text
 from scripts.ranking.statistics import Estimate, ceiling, compare
@@ -55,7 +56,7 @@ def rank_study(config: Config) -> Path:
     study = open_study(config)
     folders, to_train = check_runs(study), arm_configs(study)  # before anything is trained
     scratch = train_all(study)
-    folders += [train_supernet.train_supernet(arm) for arm in to_train]
+    folders += [train_supernet(arm) for arm in to_train]
     result = conclude(study, scratch, evaluate_all(study, folders))
     write_json(study.folder / "result.json", result)
     write_text(study.folder / "rank_study.md", markdown(result))

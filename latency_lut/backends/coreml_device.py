@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from latency_lut.backends.base import DeviceGone
-from latency_lut.backends.coreml import first_line, temporary_folder
+from latency_lut.backends.coreml_model import first_line, temporary_folder
 from search_spaces import UserError
 from search_spaces.command import quiet
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
 from latency_lut.backends.protocol import ANCHOR
-from latency_lut.measurement.measuring import measure_sessions
+from latency_lut.measurement.sessions import measure_sessions
 from search_spaces import UserError
 
 DEFAULT_SAMPLES = 25

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from itertools import cycle
 from math import ceil, log10
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from latency_lut.tables.blocks import BlockCost
 from search_spaces.command.page import AXIS, CYCLE, embed, figure, log_axis, page
-
-if TYPE_CHECKING:
-    from latency_lut.show import BlockCost
 
 COST_NOTE = "A point is a row of the table; a band spans what else varies at that width: expansions, input widths."
 MACS_NOTE = "If MACs told the time, all would lie on one level; what lies high is slow for what it computes."

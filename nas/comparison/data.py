@@ -16,8 +16,8 @@ from nas.objective.costs import Costs
 from nas.objective.goals import Goals
 from nas.objective.mes import Objective, latency_metrics, shown
 from nas.objective.tables import recorded
-from nas.search import FREE
 from nas.searching.result import objective_of, read_result
+from nas.searching.search import FREE
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import read_json, sha256
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nas.comparison.data import Json
+from nas.comparison.groups import Group
+from nas.comparison.tables import Table
 from nas.objective.hypervolume import Progress
 from nas.objective.mes import latency_metrics, shown
 from search_spaces.command.page import CYCLE, embed, figure, log_axis, page, table
-
-if TYPE_CHECKING:
-    from nas.compare import Group, Table
 
 RED = "#d1455f"
 BAND = (

@@ -203,7 +203,7 @@ def _files(name: str, dataset: Any) -> Files:
     rows = np.array([i for i, path in enumerate(paths) if not _hidden(path)], dtype=np.int64)
     used, labels = np.unique(labels[rows], return_inverse=True)
     visible = tuple(paths[i] for i in rows)
-    if (root := Path(name).expanduser()).is_dir() and process.is_writer():
+    if (root := Path(name).expanduser()).is_dir() and process.is_primary():
         _warn_ignored(root, set(paths))
     _check_folders(name, visible)
     return Files(dataset, rows, labels, tuple(classes[i] for i in used), visible)
@@ -320,7 +320,7 @@ def _decode_all(items: Iterator[Item], source: Files | None, skipped: Skipped) -
     labels: list[int] = []
     used, sha = 0, hashlib.sha256()
     total = None if source is None else len(source.labels)
-    hidden = not process.is_writer()
+    hidden = not process.is_primary()
     bar = tqdm(items, total=total, desc="reading images", unit="img", leave=False, disable=hidden)
     for position, (content, label) in enumerate(bar):
         try:

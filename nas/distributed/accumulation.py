@@ -66,7 +66,7 @@ class Parts:
         if self._decisions is None:  # no step, only one that is timed
             return compute()
         if self._asked == len(self._decisions):
-            self._decisions.append(collectives.total(compute() if process.is_writer() else 0.0)[0])
+            self._decisions.append(collectives.total(compute() if process.is_primary() else 0.0)[0])
         self._asked += 1
         return self._decisions[self._asked - 1]
 

@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nas.distributed.process import is_writer, set_place, world_size
+from nas.distributed.process import is_primary, set_place, world_size
 from search_spaces import UserError
 
 TIMEOUT = timedelta(minutes=10)  # the longest that one process may work alone: reading the data, writing a checkpoint
@@ -76,7 +76,7 @@ def job() -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=number, world_size=world, timeout=TIMEOUT)
     set_place(number, world)
     try:
-        with Path(os.devnull).open("w") as nowhere, nullcontext() if is_writer() else redirect_stdout(nowhere):
+        with Path(os.devnull).open("w") as nowhere, nullcontext() if is_primary() else redirect_stdout(nowhere):
             yield
     except SystemExit:
         raise

@@ -20,7 +20,7 @@ def world_size() -> int:
     return _count
 
 
-def is_writer() -> bool:
+def is_primary() -> bool:
     """Whether this process makes files, prints and shows progress."""
     return _number == 0
 

@@ -7,106 +7,24 @@ with one thread finds. Ray replaces an actor that dies, and gives the new one th
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import accumulate
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.distributed.ray import TRIES, RayConfig, cluster
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
-from search_spaces.command import flag
 
 if TYPE_CHECKING:
     from nas.evaluation.evaluator import Evaluator
     from nas.evaluation.racing import Finish
 
-TRIES = 4  # of a job whose actor dies
-STORE_BYTES = 128 * 2**20  # of shared memory, on this machine: archs and accuracies go through it, and no images
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 30.0  # most of which Ray takes to start asking
-
 Job = tuple[Arch, Sequence[Arch]]  # archs, and what they share the beginnings with
 Done = tuple[Sequence[Arch], Sequence[float]]  # archs with their accuracies
-
-
-@dataclass(frozen=True)
-class RayConfig:
-    """Flags of a command that works through Ray."""
-
-    workers: int = flag(0, "processes that work at a time, one thread each, through Ray (0: this one)", minimum=0)
-    ray_address: str | None = flag(None, "host:port of a Ray cluster, or auto (default: this machine alone)")
-
-    def check_workers(self) -> None:
-        """UserError if there is a cluster and nothing is to run on it."""
-        if self.ray_address and not self.workers:
-            raise UserError(f"--ray-address {self.ray_address} is for --workers; give both or none")
-
-
-@contextmanager
-def cluster(config: RayConfig, device: str) -> Iterator[dict[str, float]]:
-    """Ray for `config.workers` processes; yields what each of them takes: one CPU, its share of the GPUs.
-
-    Raises:
-        UserError: no cluster at the address, or one with too few CPUs.
-    """
-    import ray
-
-    options: dict[str, Any] = {"address": config.ray_address}
-    if config.ray_address is None:
-        options = {"address": "local", "num_cpus": config.workers, "object_store_memory": STORE_BYTES}
-        options["include_dashboard"] = False
-    elif config.ray_address != "auto":
-        check_address(config.ray_address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
-    try:
-        ray.init(**options, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises bare ones too
-        reason = (str(error).splitlines() or [""])[0]
-        if config.ray_address is not None:
-            raise _unreachable(config.ray_address, reason) from None
-        raise UserError(f"Ray did not start on this machine: {reason} Try again when it is less busy") from None
-    try:
-        resources = ray.cluster_resources()
-        if (cpus := int(resources.get("CPU", 0))) < config.workers:
-            raise UserError(f"--workers is {config.workers}, the Ray cluster has {cpus} CPUs; give at most that")
-        gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
-        # Ray places a worker on one GPU: shares that do not add up to whole GPUs would leave the last one waiting
-        yield {"num_cpus": 1, "num_gpus": 1 / ceil(config.workers / gpus) if gpus else 0}
-    finally:
-        ray.shutdown()
-
-
-def check_address(address: str) -> None:
-    """UserError unless a Ray cluster answers there. Ray itself waits for minutes, and then ends the process."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise _unreachable(address, str(error)) from None
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
-    try:
-        answer = subprocess.run(ask, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise _unreachable(address, "what is there does not answer") from None
-    if answer.returncode:
-        raise _unreachable(address, (answer.stderr.strip().splitlines() or ["no answer"])[-1])
-
-
-def _unreachable(address: str | None, reason: str) -> UserError:
-    return UserError(
-        f"no Ray cluster at --ray-address {address}: {reason}; give host:port of one that runs (`ray start --head`), "
-        "or leave it out"
-    )
 
 
 @dataclass(frozen=True)
@@ -124,10 +42,9 @@ class EvaluatorConfig:
 def make_evaluator(config: EvaluatorConfig) -> Evaluator:
     """Loads the supernet and the images of a run."""
     from nas import runs
+    from nas.distributed.device import pick_device
     from nas.evaluation.evaluator import Evaluator
-    from nas.networks.inherit import calibration_batches, calibration_count
-    from nas.train_supernet import load_supernet
-    from nas.training.trainer import pick_device
+    from nas.networks.inherit import calibration_batches, calibration_count, load_supernet
 
     data = runs.load_run_data(config.run_folder)
     supernet = load_supernet(config.run_folder, pick_device(config.device))
@@ -138,7 +55,7 @@ def make_evaluator(config: EvaluatorConfig) -> Evaluator:
     return Evaluator(supernet, images, size, config.batch_size, config.loaders, calibration)
 
 
-class Here:
+class LocalEvaluator:
     """One worker, this process."""
 
     count = 1
@@ -159,7 +76,7 @@ class Here:
             yield archs, self._evaluator.accuracies(base, archs)
 
 
-class Workers:
+class RayEvaluator:
     """Actors, in a `cluster`.
 
     Args:
@@ -187,14 +104,14 @@ class Workers:
 
 
 @contextmanager
-def evaluators(config: RayConfig, evaluator: EvaluatorConfig) -> Iterator[Here | Workers]:
+def evaluators(config: RayConfig, evaluator: EvaluatorConfig) -> Iterator[LocalEvaluator | RayEvaluator]:
     """This process, or as many actors as there are to be workers."""
     make = partial(make_evaluator, evaluator)
     if not config.workers:
-        yield Here(make)
+        yield LocalEvaluator(make)
         return
     with cluster(config, evaluator.device) as resources:
-        yield Workers(make, config.workers, resources)
+        yield RayEvaluator(make, config.workers, resources)
 
 
 class _Actor:

@@ -1,19 +1,35 @@
-"""Stand-alone networks with the weights of a supernet."""
+"""The supernet of a run, and stand-alone networks with its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from nas import runs
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
+from nas.runs.checkpoint import load_module, load_tensors
 from search_spaces import Arch, UserError
 from supernet import Supernet, recalibrate
 
 CALIBRATION_IMAGES = 2048
 BATCH_SIZE = 256
+
+
+def load_supernet(folder: Path, device: torch.device) -> Supernet:
+    """The finished supernet of a run, in evaluation mode.
+
+    Raises:
+        UserError: truncated, or of another space than the run's.
+    """
+    path = folder / "supernet" / "supernet.safetensors"
+    tensors, info = load_tensors(path)
+    supernet = Supernet(runs.load_run_info(folder).search_space(), norm=info.get("norm", "width"))
+    load_module(supernet, tensors, path)
+    return supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
 def default_calibration(supernet: Supernet) -> int:

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from latency_lut.backends.registry import make_backend
 from nas import runs
-from nas.data import Data
+from nas.data import Data, load_data
 from nas.data.batches import eval_batches, normalize
-from nas.export import export_coreml, export_onnx, file_metadata, write_classes
+from nas.distributed.device import pick_device
+from nas.evaluation.accuracy import accuracy
+from nas.exporting.export import export_coreml, export_onnx, write_classes
+from nas.exporting.winner import file_metadata
 from nas.networks.weights import Renormalized, renormalization
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
@@ -31,14 +34,15 @@ from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
 from nas.pruning.structure import Structure
 from nas.pruning.traced import Layouts
-from nas.retrain import make_trainer
 from nas.training.precision import check_amp
 from nas.training.recipe import FREE_ON_RESUME
-from nas.training.trainer import Trainer, accuracy, pick_device, steps_per_epoch
+from nas.training.trainer import Trainer, steps_per_epoch
+from nas.training.winner import make_trainer
 from search_spaces import UserError
 from search_spaces.command.files import atomic_folder, read_json, write_json
 from search_spaces.deployed import deployed
 
+FREE = (*FREE_ON_RESUME, "run", "name", "resume", "model", "checkpoint", "structure_limit_s")
 FEW_IMAGES = 64
 
 
@@ -49,6 +53,29 @@ class Network:
     recipe: Recipe
     model: nn.Module
     structure: Structure
+
+
+def prune(config: Config, source: Source, folder: Path) -> None:
+    """Prunes the network in the folder, or goes on with it on `resume`.
+
+    Raises:
+        UserError: what a `Job` raises; other data or settings than it was begun with.
+    """
+    if not config.resume:
+        runs.check_new(folder, "--name")
+    data = load_data(config)
+    facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
+    facts["network"] = source.recipe.name
+    if config.resume:
+        runs.reopen(folder, config, FREE, **facts)
+        if (folder / "result.json").exists():
+            print(f"{folder} is finished: nothing to do")
+            return
+    job = Job(config, folder, source, data)
+    source.check_splits(data)
+    if not config.resume:  # what cannot be done leaves no folder behind
+        runs.begin(folder, config, **facts)
+    job.run()
 
 
 class Job:

@@ -16,7 +16,7 @@ from torch import nn
 
 from latency_lut.backends.base import Backend, Job, blocks_job
 from latency_lut.backends.protocol import ANCHOR, Measurement
-from latency_lut.measurement.measuring import measure_sessions, prepare_all
+from latency_lut.measurement.sessions import measure_sessions, prepare_all
 from latency_lut.tables.plan import ANCHOR_BLOCKS
 from nas.pruning.costs import Costs
 from nas.pruning.selection import groups

@@ -11,7 +11,7 @@ from typing import Any
 from nas import runs
 from nas.objective.mes import UNITS, Objective, Term
 from nas.pruning.structure import Structure
-from nas.reporting.data import points_of
+from nas.searching.result import points_of
 from search_spaces import UserError
 from search_spaces.command.files import read_json, write_text
 from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table, warning

@@ -133,15 +133,6 @@ class Artifacts:
         return [*tables.warnings(used), *([measured] if busy else [])]
 
 
-def points_of(search: Json) -> list[Json]:
-    """The networks that a search shows, slimming its trajectory, others all: with their number, the `step`, and whether
-    they are of the `pareto` set."""
-    if "trajectory" in search:
-        return list(search["trajectory"])
-    front = set(search["front"])
-    return [{**point, "step": point["index"], "pareto": point["index"] in front} for point in search["evaluations"]]
-
-
 def read_artifacts(folder: Path) -> Artifacts:
     """Raises UserError if a file of the run cannot be read."""
     info = load_run_info(folder)

@@ -51,7 +51,7 @@ class RunInfo:
 
 
 def save_run_info(folder: Path, info: RunInfo) -> None:
-    if process.is_writer():
+    if process.is_primary():
         write_json(folder / "run.json", asdict(info))
 
 
@@ -123,7 +123,7 @@ def command_line() -> str:
 
 def check_new(folder: Path, flag: str) -> None:
     """UserError if the stage has been begun; `flag` is the one that names another, and what else there is to do."""
-    if process.is_writer() and (folder / "config.json").exists():
+    if process.is_primary() and (folder / "config.json").exists():
         raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
 
 
@@ -140,7 +140,7 @@ def begin(folder: Path, config: Any, **facts: Any) -> None:
         config: the stage's dataclass.
         facts: what else must be the same when the stage is resumed, as JSON.
     """
-    if process.is_writer():
+    if process.is_primary():
         _claim(folder)
         write_json(folder / "config.json", {"command": command_line(), **asdict(config), **facts})
 
@@ -173,13 +173,13 @@ def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, .
     Raises:
         UserError: another setting differs, the message says which; or another process works on the stage.
     """
-    if process.is_writer():
+    if process.is_primary():
         _claim(folder)
     path = folder / "config.json"
     before, changed = read_json(path), differences(folder, config, free, **facts)
     if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
-    if changed and process.is_writer():  # of two equal flags the last counts
+    if changed and process.is_primary():  # of two equal flags the last counts
         values = ((name, v) for name, value in changed.items() for v in (value if isinstance(value, list) else [value]))
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in values]
         write_json(path, {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})

@@ -104,6 +104,15 @@ def _on_front(points: Sequence[Json]) -> np.ndarray:
     return pareto(np.array([[p["accuracy"], p["mes"]] for p in points]).reshape(-1, 2))
 
 
+def points_of(search: Json) -> list[Json]:
+    """The networks that a search shows, slimming its trajectory, others all: with their number, the `step`, and whether
+    they are of the `pareto` set."""
+    if "trajectory" in search:
+        return list(search["trajectory"])
+    front = set(search["front"])
+    return [{**point, "step": point["index"], "pareto": point["index"] in front} for point in search["evaluations"]]
+
+
 def as_text(result: Json, folder: Path) -> str:
     """How much was evaluated, and a line a winner."""
     steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""

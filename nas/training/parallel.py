@@ -1,7 +1,7 @@
 """Trains several networks at a time, through Ray Tune; ASHA stops those that are less accurate than the others early
 (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020, Algorithm 2).
 
-A trial of Tune is `nas.retrain.retrain` in the network's own folder, with its checkpoints and metrics. From the metrics
+A trial of Tune is `train_winner` in the network's own folder, with its checkpoints and metrics. From the metrics
 the scheduler knows all that was trained before a kill, and Tune's own record, which would have to be unpickled, is not
 needed.
 """
@@ -12,19 +12,17 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas import runs
-from nas.evaluation.workers import TRIES, RayConfig, cluster
+from nas.distributed.ray import TRIES, RayConfig, cluster
+from nas.training.winner import Config, Job, train_winner
 from search_spaces import UserError
 from search_spaces.command.files import read_json, read_json_lines, write_json
-
-if TYPE_CHECKING:
-    from nas.retrain import Config
 
 REDUCTION = 3  # one network in so many goes on from each rung
 FIRST_RUNG = 9  # the first rung is after one epoch in so many
@@ -35,35 +33,6 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends us as it does elsewhere
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """A network to train, in its folder."""
-
-    config: Config
-    folder: Path
-    winner: Json
-
-    @property
-    def is_begun(self) -> bool:
-        return (self.folder / "config.json").exists()
-
-    @property
-    def test_accuracy(self) -> float | None:
-        """None until it is trained."""
-        path = self.folder / "result.json"
-        return float(read_json(path)["test_accuracy"]) if path.exists() else None
-
-    @property
-    def stopped(self) -> Json | None:
-        """At which epoch, and with what accuracy on the search split, ASHA stopped it."""
-        path = self.folder / "stopped.json"
-        return read_json(path) if path.exists() else None
-
-    @property
-    def is_over(self) -> bool:
-        return self.test_accuracy is not None or self.stopped is not None
 
 
 def train_parallel(config: RayConfig, run_folder: Path, jobs: Sequence[Job], scheduler: str) -> None:
@@ -186,12 +155,10 @@ def _train(trial: Json, run_folder: Path, trials: Mapping[str, Json], directory:
     import torch
     from ray import tune
 
-    from nas import retrain
-
     os.chdir(directory)
     torch.set_num_threads(1)
     job, folder = trials[trial["name"]], run_folder / "retrain" / trial["name"]
-    config = retrain.Config(**{**job["config"], "resume": True})
+    config = Config(**{**job["config"], "resume": True})
 
     def report(epoch: float, accuracy: float) -> None:
         tune.report({"epoch": epoch, "accuracy": accuracy})
@@ -199,7 +166,7 @@ def _train(trial: Json, run_folder: Path, trials: Mapping[str, Json], directory:
     with (folder / "progress.log").open("a") as log, redirect_stderr(log), redirect_stdout(log):
         try:
             data = runs.load_run_data(run_folder)
-            retrain.retrain(config, run_folder, folder.name, job["winner"], data, report)
+            train_winner(config, run_folder, folder.name, job["winner"], data, report)
         except UserError as error:
             tune.report({"epoch": 0, "accuracy": 0.0, "message": str(error)})
 

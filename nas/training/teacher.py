@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.data import Images
+from nas.evaluation.accuracy import accuracy
 from nas.networks.weights import (
     TIMM_ERRORS,
     Renormalized,
@@ -28,7 +29,7 @@ from nas.networks.weights import (
     timm_options,
     winner_file,
 )
-from nas.training.trainer import Criterion, accuracy
+from nas.training.trainer import Criterion
 from search_spaces import UserError
 from search_spaces.command import flag, flags_given
 from search_spaces.command.files import sha256

@@ -21,18 +21,20 @@ from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
-from timm.utils import ModelEmaV3, dispatch_clip_grad
+from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from tqdm import tqdm
 
 from nas.data import Data, Images
-from nas.data.batches import Augment, eval_batches, normalize, seed_all, train_batches, train_transform
+from nas.data.batches import Augment, normalize, seed_all, train_batches, train_transform
 from nas.distributed import collectives, process
 from nas.distributed.accumulation import Parts
+from nas.distributed.device import pick_device
 from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images
 from nas.runs.checkpoint import code_digest, load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
 from nas.runs.metrics import MetricsLog
+from nas.training.ema import Ema
 from nas.training.precision import autocast, check_amp, pick_amp
 from nas.training.recipe import LOCAL, TrainConfig
 from search_spaces import UserError
@@ -46,27 +48,6 @@ Backward = Callable[[Tensor], None]
 # (images, target, step, criterion, backward): a step's forward and backward passes; leaves gradients and returns the
 # detached loss to report, or raises FloatingPointError, whose message names what is not finite.
 Step = Callable[[Tensor, Tensor, int, Criterion, Backward], Tensor]
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; of several processes, each takes its own GPU.
-
-    Raises:
-        UserError: there is no such device, or it is one for several processes.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    several = process.world_size() > 1 and name.startswith("cuda")
-    if several and name != "cuda":
-        raise UserError(f"--device {name} is one GPU for {process.world_size()} processes; give --device cuda")
-    try:
-        device = torch.device("cuda", process.local_rank()) if several else torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # NCCL's, and that of the thread that pins memory
-    return device
 
 
 def check_alike(config: TrainConfig, data: Data) -> None:
@@ -86,22 +67,6 @@ def steps_per_epoch(train: Images, batch_size: int) -> int:
     if batch_size > len(train):
         raise UserError(f"--batch-size {batch_size} is more than the {len(train)} training images; lower it")
     return len(train) // batch_size
-
-
-class _Ema(ModelEmaV3):
-    """timm's, its tensors listed once: listing a supernet's thousands of modules takes longer than averaging them."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, decay=decay, use_warmup=True, warmup_power=0.75)
-        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self.averages, self.values = [average for average, _ in floats], [value for _, value in floats]
-        self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-
-    def apply_update_(self, model: nn.Module, decay: float) -> None:
-        torch._foreach_lerp_(self.averages, self.values, weight=1 - decay)
-        for average, value in self.counters:
-            average.copy_(value)
 
 
 class Trainer:
@@ -140,7 +105,7 @@ class Trainer:
         self.schedule = CosineLRScheduler(
             self.optimizer, self.total, lr_min=lr / 100, warmup_t=warmup, warmup_lr_init=lr / 100, t_in_epochs=False
         )
-        self.ema = _Ema(self.model, config.ema_decay)
+        self.ema = Ema(self.model, config.ema_decay)
         smoothing = config.label_smoothing
         self.mixup = (
             Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=num_classes)
@@ -219,7 +184,7 @@ class Trainer:
         collectives.agree(step=self.step)
         collectives.copy_from_first_(self._state())
         began, saved = time.monotonic() - self.seconds, time.monotonic()
-        log = MetricsLog(self.folder, self.step) if process.is_writer() else None
+        log = MetricsLog(self.folder, self.step) if process.is_primary() else None
         bar = tqdm(
             total=self.total, initial=self.step, desc=description, unit="step", mininterval=0.5, disable=log is None
         )
@@ -336,7 +301,7 @@ class Trainer:
     def _choose_amp(self, images: Tensor, labels: Tensor) -> None:
         """Process 0 does, on a part of its own."""
         chosen = ""
-        if process.is_writer():
+        if process.is_primary():
             size = len(images) // self.config.accumulate
             x, target = self._prepared(0, images[:size], labels[:size])
 
@@ -389,19 +354,3 @@ class Trainer:
 
 def _auto_augment(image_size: int) -> Augment:
     return "published" if image_size >= 128 else "light"
-
-
-@torch.inference_mode()
-def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.device, loaders: int = 0) -> float:
-    """Top-1 accuracy, a fraction, of a model in evaluation mode; corrupt images do not count.
-
-    All processes of a job must ask for it: each looks at its share of the images.
-    """
-    correct, count = 0.0, 0.0
-    share = (process.rank(), process.world_size())
-    for batch, labels in eval_batches(images, image_size, 256, loaders, share):
-        logits = model(normalize(batch, device))
-        correct += int((logits.argmax(dim=1).cpu() == labels).sum())
-        count += int((labels >= 0).sum())
-    correct, count = collectives.total(correct, count)
-    return correct / max(count, 1)

@@ -14,6 +14,7 @@ from latency_lut.backends.registry import make_backend
 from nas import runs
 from nas.data import Data
 from nas.data.batches import eval_batches, normalize
+from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import inherited
 from nas.pruning.costs import Costs
 from nas.pruning.families.registry import prepare
@@ -22,9 +23,8 @@ from nas.pruning.latency import measure
 from nas.pruning.selection import Ranking, default_scope, select
 from nas.pruning.slicing import prune
 from nas.pruning.structure import Structure
-from nas.retrain import make_trainer
 from nas.training.recipe import TrainConfig, with_recipe
-from nas.training.trainer import accuracy
+from nas.training.winner import make_trainer
 from search_spaces import Arch, SearchSpace
 from search_spaces.command.files import read_json, write_json
 from supernet import Supernet, recalibrate

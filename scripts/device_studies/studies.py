@@ -17,9 +17,8 @@ from tqdm import tqdm
 from latency_lut.backends.base import Backend, DeviceGone, Job, Runtime, Session, blocks_job
 from latency_lut.backends.protocol import ANCHOR, Measurement, Settings, Timing
 from latency_lut.backends.registry import Target
-from latency_lut.build import now
 from latency_lut.measurement.journal import Journal
-from latency_lut.measurement.measuring import measure_sessions
+from latency_lut.measurement.sessions import measure_sessions, now
 from latency_lut.tables.plan import ANCHOR_BLOCKS
 from search_spaces import UserError
 from search_spaces.command import align, flag

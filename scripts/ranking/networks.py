@@ -23,14 +23,14 @@ from latency_lut.tables.table import TABLES
 from nas import runs
 from nas.data import Data, DataConfig, load_data
 from nas.data.batches import MEAN, STD
-from nas.evaluation.workers import RayConfig, cluster
+from nas.distributed.ray import RayConfig, cluster
+from nas.evaluation.accuracy import accuracy
 from nas.objective.costs import Costs
 from nas.objective.goals import METRICS
 from nas.objective.mes import LATENCY, PUBLISHED, Objective
 from nas.objective.tables import load_tables, newest
-from nas.retrain import make_trainer
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
-from nas.training.trainer import accuracy
+from nas.training.winner import make_trainer
 from search_spaces import Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
 from search_spaces.command.files import read_json, write_json

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nas import runs, train_supernet
+from nas import runs
 from nas.data import DataConfig
 from nas.data.batches import eval_batches, normalize
-from nas.networks.inherit import calibration_batches, inherited
-from nas.train_supernet import load_supernet
+from nas.distributed.device import pick_device
+from nas.networks.inherit import calibration_batches, inherited, load_supernet
+from nas.training import supernet as training
 from nas.training.recipe import TrainConfig
-from nas.training.trainer import pick_device
 from scripts.ranking.networks import Study
 from search_spaces import UserError
 from search_spaces.command import parse
@@ -50,7 +50,7 @@ class Arm:
 # ---- supernets
 
 
-def arm_configs(study: Study) -> list[train_supernet.Config]:
+def arm_configs(study: Study) -> list[training.Config]:
     """How to train the supernets named by --arms.
 
     Raises:
@@ -58,20 +58,20 @@ def arm_configs(study: Study) -> list[train_supernet.Config]:
     """
     config = study.config
     names = [*TrainConfig.__dataclass_fields__, *DataConfig.__dataclass_fields__, "space", "image_size"]
-    common = train_supernet.Config(**{name: getattr(config, name) for name in names})
+    common = training.Config(**{name: getattr(config, name) for name in names})
     common = replace(common, epochs=config.supernet_epochs or config.epochs)
     return [_arm_config(study, common, arm) for arm in dict.fromkeys(config.arms)]
 
 
-def _arm_config(study: Study, common: train_supernet.Config, arm: str) -> train_supernet.Config:
+def _arm_config(study: Study, common: training.Config, arm: str) -> training.Config:
     parts = arm.split("/")
     if len(parts) != len(KIND):
         raise UserError(f"--arms {arm}: give {'/'.join(KIND)}, such as kl/sandwich/width")
     folder = study.folder / "arms" / "-".join(parts)
     flags = [word for name, value in zip(KIND, parts, strict=True) for word in (f"--{name}", value)]
     try:
-        config = parse(train_supernet.Config, flags, "", "", replace(common, run=str(folder)))
-        train_supernet.check_recipe(config)
+        config = parse(training.Config, flags, "", "", replace(common, run=str(folder)))
+        training.check_recipe(config)
     except UserError as error:
         raise UserError(f"--arms {arm}: {error}") from None
     return replace(config, resume=(folder / "supernet/config.json").exists())
@@ -152,7 +152,7 @@ def _accuracies(study: Study, models: Sequence[nn.Module], device: torch.device,
 
 def _label(config: dict[str, Any]) -> str:
     """A run of before these settings has their defaults."""
-    default = train_supernet.Config()
+    default = training.Config()
     kind = "/".join(str(config.get(name, getattr(default, name))) for name in KIND)
     others = {name: config.get(name, getattr(default, name)) for name in DETAILS}
     return " ".join([kind, *(f"{n}={v:g}" for n, v in others.items() if v != getattr(default, n))])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from latency_lut.backends.protocol import Settings
-from latency_lut.build import build
+from latency_lut.measurement.build import build
 from latency_lut.tables.table import LatencyTable
 from search_spaces import SearchSpace, get_space
 from search_spaces.efficientformerv2 import EfficientFormerV2Space

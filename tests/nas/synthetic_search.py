@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.objective.mes import PUBLISHED, Objective
-from nas.search import Config
+from nas.searching.search import Config
 from search_spaces import Arch, SearchSpace, macs, num_params
 from search_spaces.command.files import write_json
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nas.evaluation.evaluator import Evaluator
+from nas.networks.inherit import load_supernet
 from nas.runs import load_run_data
-from nas.train_supernet import load_supernet
 from scripts import ablations
 from scripts.ablation import networks
 from scripts.ablations import Config

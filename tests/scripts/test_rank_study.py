@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from nas import train_supernet
-from nas.networks.inherit import calibration_batches, inherited
+from nas.evaluation.accuracy import accuracy
+from nas.networks.inherit import calibration_batches, inherited, load_supernet
 from nas.objective.costs import Costs
 from nas.objective.mes import UNITS, Objective, Term
 from nas.runs import load_run_data
 from nas.runs.checkpoint import load_tensors
-from nas.train_supernet import load_supernet
-from nas.training.trainer import Trainer, accuracy
+from nas.training.trainer import Trainer
 from scripts.rank_study import BARS, configure, main, missed
 from scripts.ranking import networks, supernets
 from scripts.ranking.networks import open_study, pick

@@ -15,8 +15,8 @@ from latency_lut.backends import __main__ as listing
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
 from latency_lut.backends.registry import BACKENDS, make_backend
 from latency_lut.measurement.interpreter import CHILD, delegate
+from latency_lut.measurement.validate import backend_of
 from latency_lut.tables.table import LatencyTable
-from latency_lut.validate import backend_of
 from search_spaces import UserError
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine

@@ -17,6 +17,7 @@ from torch import Tensor
 from nas import retrain, train_supernet
 from nas.distributed import collectives, process
 from nas.runs.checkpoint import load_tensors
+from nas.training import supernet as training
 from nas.training import trainer
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
@@ -139,7 +140,7 @@ def test_a_loss_that_is_no_number_in_one_process_ends_all() -> None:
             raise FloatingPointError("the loss of w8 is nan")
 
         if rank == 1:
-            train_supernet.train_step = broken  # type: ignore[assignment]
+            training.train_step = broken  # type: ignore[assignment]
         train(*ARGS)(rank)
 
     first, second = run_job(spoiled)
@@ -194,7 +195,7 @@ def test_numbers_texts_and_tensors() -> None:
 
     def check(rank: int) -> None:
         with collectives.job():
-            assert (process.rank(), process.world_size(), process.is_writer()) == (rank, 3, rank == 0)
+            assert (process.rank(), process.world_size(), process.is_primary()) == (rank, 3, rank == 0)
             assert collectives.total(rank, 0.5) == [3.0, 1.5]
             assert collectives.gather("é" * rank) == ["", "é", "éé"]
             image = torch.full((2, 3, 4, 4), float(rank)).contiguous(memory_format=torch.channels_last)
@@ -250,7 +251,7 @@ def test_torchrun(folder: Path) -> None:
 def test_alone_nothing_is_exchanged() -> None:
     with collectives.job():
         assert not torch.distributed.is_initialized()
-        assert (process.rank(), process.world_size(), process.is_writer()) == (0, 1, True)
+        assert (process.rank(), process.world_size(), process.is_primary()) == (0, 1, True)
         assert collectives.total(2.5) == [2.5] and collectives.gather("a") == ["a"]
         collectives.agree(anything=1)
         with pytest.raises(UserError, match=r"^a mistake$"):

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,11 @@ import pytest
 from nas import train_supernet
 from nas.evaluation import workers
 from nas.evaluation.forwards import first_difference
-from nas.evaluation.workers import CONNECT_SECONDS, RayConfig, _mendable, _work, check_address, cluster, split
+from nas.evaluation.workers import _mendable, _work, split
 from nas.search import main
 from search_spaces import SPACES, Arch, UserError, get_space
 from tests.nas import mortal
-from tests.nas.test_search import TRAIN, timeless
+from tests.nas.searching.test_search import TRAIN, timeless
 from tests.nas.tiny import PUBLISHED, make_images, tiny_space
 
 NANO = get_space("efficientformerv2-nano")
@@ -55,26 +53,6 @@ def test_there_are_no_more_groups_than_archs() -> None:
 
 
 # ---- what cannot be used
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nohost.invalid:6379", "rubbish", "host:port", "127.0.0.1:99999"])
-def test_an_address_where_nothing_is(address: str) -> None:
-    start = time.monotonic()
-    with pytest.raises(
-        UserError, match=rf"^no Ray cluster at --ray-address {address}: .*; give host:port of one"
-    ) as one:
-        check_address(address)
-    assert "\n" not in str(one.value) and time.monotonic() - start < 2 * CONNECT_SECONDS
-
-
-def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "ANSWER_SECONDS", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = "127.0.0.1:{1}".format(*server.getsockname())
-        with pytest.raises(
-            UserError, match=f"no Ray cluster at --ray-address {address}: what is there does not answer"
-        ):
-            check_address(address)
 
 
 def test_a_search_on_a_cluster_that_is_not_there_begins_nothing(folder: Path) -> None:
@@ -137,16 +115,3 @@ def test_two_workers_one_of_which_is_killed_find_what_one_process_finds(
     Path("images/red/0.png").unlink()
     with pytest.raises(UserError, match=r"^images has changed since runs/r was begun"):
         main([*flags, "--name", "changed", "--workers", "1"])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_more_workers_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    with cluster(RayConfig(workers=1), "cpu") as resources:
-        assert resources == {"num_cpus": 1, "num_gpus": 0}
-        monkeypatch.setattr(ray, "init", lambda **options: None)
-        few = r"--workers is 7, the Ray cluster has 1 CPUs; give at most that"
-        with pytest.raises(UserError, match=few), cluster(RayConfig(workers=7), "cpu"):
-            pass

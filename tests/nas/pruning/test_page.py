@@ -11,7 +11,7 @@ import timm
 
 from nas.pruning.families.registry import prepare
 from nas.pruning.page import channels, embeddings, newest_search
-from nas.reporting.data import points_of
+from nas.searching.result import points_of
 from tests.nas.pruning.families.test_vit import SMALL
 from tests.nas.synthetic_run import add_search, make_run
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from latency_lut.backends.base import Backend
 from nas.data import DataConfig, load_data
+from nas.evaluation.accuracy import accuracy
 from nas.networks.weights import Renormalized
 from nas.prune import configure, main
 from nas.pruning import job, rounds
@@ -26,7 +27,6 @@ from nas.pruning.latency import Trial
 from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
 from nas.runs.checkpoint import load_tensors, save_tensors
-from nas.training.trainer import accuracy
 from search_spaces import SPACES, UserError
 from tests.nas.tiny import json_lines, make_images, run_killed, tiny_space
 

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from nas.retrain import Config, find_winners, main
+from nas.retrain import main
 from nas.runs.checkpoint import load_tensors
 from nas.training import parallel
 from nas.training.parallel import Job, _asha, _history, _watcher
+from nas.training.winner import Config
+from nas.training.winners import find_winners
 from search_spaces import UserError
 from search_spaces.command.files import read_json, write_json
 from tests.nas import mortal
-from tests.nas.test_retrain import ARGS, RETRAINED, folder, result, searched  # noqa: F401
 from tests.nas.tiny import json_lines, run_killed, tiny_space
+from tests.nas.training.test_winner import ARGS, RETRAINED, folder, result, searched  # noqa: F401
 
 SPACE = tiny_space()
 

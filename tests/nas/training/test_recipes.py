@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from nas import retrain, search
-from nas import train_supernet as command
-from nas.networks.inherit import calibration_batches, inherited
+from nas.evaluation.accuracy import accuracy
+from nas.networks.inherit import calibration_batches, inherited, load_supernet
 from nas.runs import load_run_data
 from nas.runs.checkpoint import load_tensors
-from nas.train_supernet import load_supernet, main
-from nas.training.trainer import Trainer, accuracy
+from nas.train_supernet import main
+from nas.training import supernet as core
+from nas.training.trainer import Trainer
 from search_spaces import SPACES, Arch, UserError
 from supernet import SAMPLERS
 from supernet.sampling import Estimate, Sampler
-from tests.nas.test_train_supernet import ARGS, RUN, assert_equal_runs
 from tests.nas.tiny import PUBLISHED, json_lines, make_images, tiny_space
+from tests.nas.training.test_supernet import ARGS, RUN, assert_equal_runs
 
 SPACE = tiny_space()
 CPU = torch.device("cpu")
@@ -44,13 +45,13 @@ def train(*flags: str, name: str = "r") -> dict[str, Any]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Arch, ...]]:
     """The networks of each step."""
     steps: list[tuple[Arch, ...]] = []
-    train_step = command.train_step
+    train_step = core.train_step
 
     def recording(supernet: Any, images: Any, target: Any, archs: Sequence[Arch], *rest: Any) -> torch.Tensor:
         steps.append(tuple(archs))
         return train_step(supernet, images, target, archs, *rest)
 
-    monkeypatch.setattr(command, "train_step", recording)
+    monkeypatch.setattr(core, "train_step", recording)
     return steps
 
 

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from nas import runs
 from nas.data.batches import normalize
-from nas.export import Config as ExportConfig
-from nas.export import Winner, export, load_winners
+from nas.exporting.export import Config as ExportConfig
+from nas.exporting.export import export
 from nas.exporting.parity import example_images, normalized
+from nas.exporting.winner import Winner, load_winners
 from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.teacher import MAY_MOVE, Teacher, TeacherConfig, distilled, load_teacher, teacher_facts
 from search_spaces import UserError

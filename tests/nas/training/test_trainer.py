@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from nas.data import Images
 from nas.data.sources import Decoded, Skipped
+from nas.distributed.device import pick_device
 from nas.runs import checkpoint
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
 from nas.training import trainer as loop
 from nas.training.precision import pick_amp
 from nas.training.recipe import TrainConfig
-from nas.training.trainer import Trainer, pick_device
+from nas.training.trainer import Trainer
 from search_spaces import UserError
 
 CONFIG = TrainConfig(

@@ -1,0 +1,56 @@
+"""Jobs measured on a backend, with progress, and without losing what a killed measurement had taken."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+from tqdm import tqdm
+
+from latency_lut.backends.base import Backend, Job, Session
+from latency_lut.backends.protocol import Measurement, Sample, Settings, measure
+from latency_lut.measurement.journal import Journal
+
+
+def prepare_all(jobs: Mapping[str, Job], backend: Backend) -> dict[str, Session]:
+    """A session of each job."""
+    named = tqdm(jobs.items(), desc="loading graphs", disable=None, leave=False)
+    return {name: backend.prepare(job) for name, job in named}
+
+
+def measure_sessions(
+    sessions: Mapping[str, Session], backend: Backend, settings: Settings, journal: Journal | None = None
+) -> Measurement:
+    """Times the sessions, interleaved; samples that the journal holds are not taken again, new ones are added to it."""
+    runs = {name: session.run for name, session in sessions.items()}
+    taken = journal.samples if journal else {}
+    done = sum(sample.clean for samples in taken.values() for sample in samples)
+    with tqdm(total=len(runs) * settings.samples, initial=done, desc="samples", disable=None, leave=False) as progress:
+
+        def on_visit(name: str, samples: list[Sample]) -> None:
+            if journal:
+                journal.append(name, samples)
+            progress.update(sum(sample.clean for sample in samples))
+
+        with _no_garbage_collection():
+            return measure(runs, settings, backend.clock, seed=done, taken=taken, on_visit=on_visit)
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """As `timeit`: a collection takes longer than many a run, and the longer the more sessions there are."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def now() -> str:
+    """The time of a measurement: UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

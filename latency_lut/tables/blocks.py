@@ -1,0 +1,121 @@
+"""What every block of a table costs, and how that is said in text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from latency_lut.tables.table import LatencyTable, Row
+from latency_lut.tables.text import shape_text, stage_of
+from search_spaces import BlockSpec, SearchSpace
+from search_spaces.command import align
+
+
+@dataclass(frozen=True)
+class BlockCost:
+    """A row of a table with the block that it is of.
+
+    Args:
+        stage: the place by the name of its weights, "stages.2"; the kind of blocks that are in no stage.
+        width: channels of the output, or of the input where the output is of classes.
+        median_ms: None where it came out below 0.
+        spread: interquartile range of the samples of its graphs, combined as the row combines them, over `min_ms`;
+            None for a row of 0.
+        ms_per_mmac: over a million multiply-accumulates; None for a block without any.
+        devices: `Session.devices` of the graphs that hold the block.
+    """
+
+    stage: str
+    kind: str
+    key: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    detail: str
+    width: int
+    min_ms: float
+    median_ms: float | None
+    spread: float | None
+    macs: int
+    num_params: int
+    ms_per_mmac: float | None
+    devices: dict[str, float]
+
+
+def block_costs(table: LatencyTable, space: SearchSpace) -> list[BlockCost]:
+    """The rows of the table in the order of execution."""
+    return [_block_cost(table, block, table.rows[key]) for key, block in space.all_blocks().items()]
+
+
+def _block_cost(table: LatencyTable, block: BlockSpec, row: Row) -> BlockCost:
+    output_shape = block.output_shape()
+    return BlockCost(
+        stage=stage_of(block),
+        kind=block.kind,
+        key=block.key,
+        input_shape=block.input_shape(),
+        output_shape=output_shape,
+        detail=block.detail,
+        width=output_shape[0] if len(output_shape) == 3 else block.input_shape()[0],
+        min_ms=row.min_ms,
+        median_ms=row.median_ms or None,
+        spread=_spread_ms(table, row) / row.min_ms if row.min_ms else None,
+        macs=block.macs,
+        num_params=block.num_params,
+        ms_per_mmac=row.min_ms / block.macs * 1e6 if block.macs else None,
+        devices=_devices(table, row),
+    )
+
+
+def _spread_ms(table: LatencyTable, row: Row) -> float:
+    quartiles = {name: np.percentile(table.graphs[name].samples_ms, (25, 75)) for name in row.terms}
+    return sqrt(sum((weight * np.ptp(quartiles[name])) ** 2 for name, weight in row.terms.items()))
+
+
+def _devices(table: LatencyTable, row: Row) -> dict[str, float]:
+    """Mean over the graphs that the row adds; those that it subtracts do not hold the block, or fewer of it."""
+    shares = [table.graphs[name].devices for name, weight in row.terms.items() if weight > 0]
+    names = dict.fromkeys(name for share in shares for name in share)
+    return {name: sum(share.get(name, 0.0) for share in shares) / len(shares) for name in names}
+
+
+def block_text(costs: Sequence[BlockCost]) -> str:
+    """The blocks as lines, and what their columns mean."""
+    head = ("stage", "block", "in", "out", "", "ms", "median", "spread", "MMACs", "params", "ms/MMAC")
+    rows = [head, *map(_cells, costs)]
+    sides = "<<<<<>>>>>>"
+    if any(cost.devices for cost in costs):
+        devices = ["device", *(devices_text(cost.devices) for cost in costs)]
+        rows = [(*row, device) for row, device in zip(rows, devices, strict=True)]
+        sides += "<"
+    legend = (
+        "ms: the minimum, which predictions use; median: - where it came out below 0; "
+        "spread: interquartile range of the samples, of the minimum"
+    )
+    return f"{align(rows, sides)}\n\n{legend}"
+
+
+def _cells(cost: BlockCost) -> tuple[str, ...]:
+    return (
+        cost.stage,
+        cost.kind,
+        shape_text(cost.input_shape),
+        shape_text(cost.output_shape),
+        cost.detail,
+        f"{cost.min_ms:.4f}",
+        "-" if cost.median_ms is None else f"{cost.median_ms:.4f}",
+        "-" if cost.spread is None else f"{cost.spread:.1%}",
+        f"{cost.macs / 1e6:,.3f}",
+        f"{cost.num_params:,}",
+        "-" if cost.ms_per_mmac is None else f"{cost.ms_per_mmac:.4f}",
+    )
+
+
+def devices_text(devices: dict[str, float]) -> str:
+    """'NeuralEngine', or 'NeuralEngine 83%, CPU 17%' where several are preferred; '-' where it is not known."""
+    held = sorted(((share, name) for name, share in devices.items() if share >= 0.005), reverse=True)
+    if len(held) == 1:
+        return held[0][1]
+    return ", ".join(f"{name} {share:.0%}" for share, name in held) or "-"

@@ -1,0 +1,101 @@
+"""What can be exported, and the retrained winners of a run, read and checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from nas import runs
+from nas.data.batches import preprocessing
+from nas.networks.weights import check_finite
+from nas.runs.checkpoint import load_module, load_tensors
+from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command.files import read_json
+
+
+class Exportable(Protocol):
+    """A network with its weights, and what every file made of it says of itself."""
+
+    @property
+    def info(self) -> runs.RunInfo: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def metadata(self) -> dict[str, str]: ...
+
+    def model(self) -> nn.Module:
+        """In evaluation mode; a new one at every call, since exporters leave traces."""
+
+
+@dataclass(frozen=True)
+class Winner:
+    """A retrained network of a run: `retrain/<name>/` read and checked."""
+
+    name: str
+    folder: Path
+    info: runs.RunInfo
+    space: SearchSpace
+    arch: Arch
+    test_accuracy: float
+
+    def model(self) -> nn.Module:
+        path = self.folder / "model.safetensors"
+        model = self.space.build(self.arch)
+        load_module(model, tensors := load_tensors(path)[0], path)
+        check_finite(tensors, path)
+        return model.eval()
+
+    @property
+    def description(self) -> str:
+        return (
+            f"{self.space.name} classifier of {self.info.num_classes} classes, {self.info.image_size} px, "
+            f"top-1 {100 * self.test_accuracy:.2f} % on its test images"
+        )
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        return file_metadata(self.name, self.info, self.test_accuracy, arch=self.space.to_json(self.arch))
+
+
+def file_metadata(name: str, info: runs.RunInfo, test_accuracy: float, **own: Any) -> dict[str, str]:
+    """What every exported file says of itself.
+
+    Args:
+        own: what kinds of networks have of their own, as JSON.
+    """
+    return {
+        "name": name,
+        "classes": json.dumps(info.classes, ensure_ascii=False),
+        "image_size": str(info.image_size),
+        "preprocessing": preprocessing(info.image_size),
+        "mean": json.dumps(info.mean),
+        "std": json.dumps(info.std),
+        **{key: json.dumps(value) for key, value in own.items()},
+        "test_accuracy": f"{test_accuracy:.4f}",
+    }
+
+
+def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:
+    """The retrained winners of a run, all or those named.
+
+    Raises:
+        UserError: one was not retrained.
+    """
+    info = runs.load_run_info(folder)
+    space = info.search_space()
+    found = sorted(path.parent.name for path in folder.glob("retrain/*/result.json"))
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{folder} has no retrained {missing[0]!r}; choose from {', '.join(found)}, or run nas.retrain")
+    winners = []
+    for name in names or found:
+        result = read_json(folder / "retrain" / name / "result.json")
+        arch = space.from_json(result["arch"])
+        winners.append(Winner(name, folder / "retrain" / name, info, space, arch, result["test_accuracy"]))
+    return winners

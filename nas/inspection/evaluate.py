@@ -1,0 +1,234 @@
+"""Networks of a run on one of its splits, class by class: figures as JSON, and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from nas import runs
+from nas.data import Images
+from nas.data.batches import eval_batches, normalize
+from nas.distributed.device import pick_device
+from nas.exporting.winner import load_winners
+from nas.inspection.confusion import Confusion
+from nas.inspection.page import evaluation_page
+from nas.inspection.text import as_text
+from nas.networks.inherit import calibration_batches, calibration_count, inherited, load_supernet
+from nas.objective import tables
+from nas.objective.costs import Costs
+from nas.objective.mes import LATENCY, PUBLISHED, Objective
+from nas.searching.result import objective_of, read_result
+from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command import flag
+from search_spaces.command.files import read_json, slug, write_json, write_text
+
+BARE = ("largest", "smallest")
+
+
+@dataclass(frozen=True)
+class Config:
+    arch: tuple[str, ...] = flag(
+        (), "networks: named archs of the space, winners of the run's searches, JSON files (default: largest smallest)"
+    )
+    retrained: tuple[str, ...] = flag((), "networks in the run's retrain/, with the weights they were trained to")
+    run: str | None = flag(None, "run of the supernet (default: the newest)")
+    split: Literal["search", "test"] = flag("search", "images to evaluate on; test for final figures only")
+    num_images: int | None = flag(None, "images of the split, evenly spaced (default, and at most: all)", minimum=1)
+    calibration_images: int | None = flag(
+        None,
+        "training images to recalibrate inherited norms on, 0: none (default: what the supernet needs)",
+        minimum=0,
+    )
+    search: str | None = flag(None, "search folder of the run, whose tables and MES count (default: the newest)")
+    table: str | None = flag(
+        None, "latency table instead, for the published MES (default, without a search: the newest that fits)"
+    )
+    name: str | None = flag(None, "of the files written (default: made of the networks and the split)")
+    batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
+    device: str = flag("auto", "cpu, cuda, …")
+    loaders: int = flag(0, "processes that load the images (0: this one)", minimum=0)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is evaluated, under the name that its figures have."""
+
+    name: str
+    weights: Literal["inherited", "retrained"]
+    arch: Arch
+    model: nn.Module
+
+
+def evaluate(config: Config) -> Path:
+    """Evaluates the networks and returns the JSON file's path; the page lies beside it.
+
+    Raises:
+        UserError: no finished supernet, an unknown network or one of another space, changed data.
+    """
+    runs.check_name("--name", config.name)
+    folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
+    space = runs.load_run_info(folder).search_space()
+    archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))
+    objective, paths = _objective(config, folder, space)
+    latencies = tables.load_tables(paths, space)
+    costs = Costs(space, latencies, objective)
+    device = pick_device(config.device)
+    data = runs.load_run_data(folder)
+    split = data.search if config.split == "search" else data.test
+    images = split.spread(config.num_images or len(split))
+    networks, calibration_images = _networks(config, folder, archs, data.train, device)
+    found = confusions(networks, images, space, device, config.batch_size, config.loaders)
+    path = folder / "evaluate" / f"{config.name or _name(networks, config.split)}.json"
+    result = {
+        "command": runs.command_line(),
+        "run": folder.resolve().name,
+        "space": space.name,
+        "split": config.split,
+        "digest": data.splits.digest,
+        "num_images": found[0].num_images,
+        "calibration_images": calibration_images,
+        "objective": objective.to_json(),
+        "tables": tables.record(paths),
+        "table_warnings": tables.warnings(latencies),
+        "classes": list(data.classes),
+        "class_sizes": found[0].class_sizes.tolist(),
+        "networks": [_figures(n, space, c, costs.one(n.arch)) for n, c in zip(networks, found, strict=True)],
+    }
+    write_json(path, result)
+    print(f"{as_text(result)}\n")
+    write_text(path.with_suffix(".html"), evaluation_page(result))
+    print(f"wrote {path} and {path.stem}.html")
+    return path
+
+
+def _name(networks: Sequence[Network], split: str) -> str:
+    names = "+".join(slug(network.name) for network in networks)[:100]
+    return names if split == "search" else f"{names}-{split}"
+
+
+# ---- networks
+
+
+def find_archs(folder: Path, space: SearchSpace, names: Sequence[str]) -> dict[str, Arch]:
+    """Archs by name: those of the space, winners of the run's searches, JSON files by their stems.
+
+    Raises:
+        UserError: an unknown name, a file that is no arch of the space, two archs of one name.
+    """
+    winners = {
+        winner["name"]: winner["arch"]
+        for path in sorted(folder.glob("search*/result.json"))
+        for result in [read_result(path.parent)]
+        for winner in [*result["winners"], *result["earlier_winners"]]
+    }
+    archs: dict[str, Arch] = {}
+    for name in names:
+        if name.lower() in space.named:
+            label, arch = name.lower(), space.named[name.lower()]
+        elif name in winners:
+            label, arch = name, space.from_json(winners[name])
+        else:
+            label, arch = Path(name).stem, _read_arch(name, space, [*space.named, *winners])
+        if archs.setdefault(label, arch) != arch:
+            raise UserError(f"--arch gives the name {label} to two networks; rename the file {name}")
+    return archs
+
+
+def _read_arch(name: str, space: SearchSpace, known: Sequence[str]) -> Arch:
+    if not Path(name).is_file():
+        raise UserError(f"--arch {name} is neither a file nor one of {', '.join(known)}")
+    data = read_json(Path(name))
+    other = data.get("space", space.name) if isinstance(data, dict) else space.name
+    if other != space.name:
+        raise UserError(f"--arch {name} is of space {other}, and the run is of {space.name}; give another --run")
+    try:
+        return space.from_json(data)
+    except UserError as error:
+        raise UserError(f"--arch {name}: {error}") from None
+
+
+def _networks(
+    config: Config, folder: Path, archs: Mapping[str, Arch], train: Images, device: torch.device
+) -> tuple[list[Network], int]:
+    """The networks on the device, and how many training images the norms of those inherited were recalibrated on."""
+    networks, count = [], 0
+    trained = load_winners(folder, tuple(dict.fromkeys(config.retrained))) if config.retrained else []
+    if archs:
+        supernet = load_supernet(folder, device)
+        count = calibration_count(supernet, config.calibration_images)
+        calibration = calibration_batches(train, supernet.space.image_size, count, device, config.loaders)
+        count = sum(map(len, calibration))
+        networks = [Network(n, "inherited", arch, inherited(supernet, arch, calibration)) for n, arch in archs.items()]
+    for winner in trained:
+        model = winner.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        networks.append(Network(f"{winner.name} retrained", "retrained", winner.arch, model))
+    return networks, count
+
+
+@torch.inference_mode()
+def confusions(
+    networks: Sequence[Network],
+    images: Images,
+    space: SearchSpace,
+    device: torch.device,
+    batch_size: int,
+    loaders: int = 0,
+) -> list[Confusion]:
+    """What each network takes for what; every image is read once, for all of them.
+
+    Raises:
+        UserError: none of the images can be read.
+    """
+    found = [Confusion(space.num_classes) for _ in networks]
+    with tqdm(total=len(images), desc="evaluate", unit="image") as bar:
+        for batch, labels in eval_batches(images, space.image_size, batch_size, loaders):
+            x = normalize(batch, device)
+            for network, confusion in zip(networks, found, strict=True):
+                confusion.add(network.model(x), labels)
+            bar.update(len(labels))
+    if not found[0].num_images:
+        raise UserError(f"none of the {len(images)} images can be read; see the warnings")
+    return found
+
+
+# ---- figures
+
+
+def _objective(config: Config, folder: Path, space: SearchSpace) -> tuple[Objective, dict[str, Path]]:
+    """MES and its tables: those of a search, or the published MES by the table given or the newest that fits."""
+    if config.search is not None and config.table is not None:
+        raise UserError(f"--search {config.search} brings its own tables; leave out --table")
+    found = runs.newest(folder, f"{config.search or 'search*'}/result.json")
+    if config.search is not None and found is None:
+        raise UserError(f"{folder} has no finished search {config.search}; see `ls {folder}`")
+    if found is None or config.table is not None:
+        return PUBLISHED, {LATENCY: Path(config.table)} if config.table else tables.newest(space)
+    result = read_result(found.parent)
+    objective = Objective(objective_of(result).terms, {})
+    print(f"MES is that of {found.parent}")
+    try:
+        return objective, tables.recorded(result["tables"])
+    except UserError as error:
+        print(f"{error}; until then latencies are left out")
+        return objective, {}
+
+
+def _figures(network: Network, space: SearchSpace, confusion: Confusion, costs: dict[str, Any]) -> dict[str, Any]:
+    top5 = confusion.top5
+    return {
+        "name": network.name,
+        "weights": network.weights,
+        "arch": space.to_json(network.arch),
+        "top1": asdict(confusion.top1),
+        "top5": asdict(top5) if top5 else None,
+        "mean_per_class": asdict(confusion.mean_per_class),
+        **costs,
+        "per_class": [asdict(accuracy) for accuracy in confusion.per_class],
+        "confusion": confusion.counts.tolist(),
+    }

@@ -1,0 +1,234 @@
+"""Trains the supernet of a search space, in the folder `supernet/` of a new run."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nas import runs
+from nas.data import Data, DataConfig, Images, load_data
+from nas.data.batches import MEAN, STD, normalize
+from nas.distributed import collectives, process
+from nas.distributed.device import pick_device
+from nas.evaluation.accuracy import accuracy
+from nas.networks.inherit import default_calibration, inherited
+from nas.runs.checkpoint import save_tensors
+from nas.training.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
+from nas.training.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
+from nas.training.trainer import Backward, Criterion, Trainer, check_alike
+from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
+from search_spaces.command import flag
+from search_spaces.command.files import write_json
+from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
+
+
+@dataclass(frozen=True)
+class Config(TeacherConfig, TrainConfig, DataConfig):
+    space: str = flag("efficientformerv2-nano", "search space; `python -m search_spaces` lists them")
+    image_size: int | None = flag(None, "height and width of the images (default: the space's)")
+    loss: Literal["ce", "kl", "alpha"] = flag(
+        "kl", "what all but the largest learn from: the labels (ce) or the largest's predictions (kl, alpha)"
+    )
+    sampling: Literal["sandwich", "balanced", "best-up", "worst-up", "uniform", "largest"] = flag(
+        "sandwich",
+        "networks of a step: the largest, the smallest and random ones (sandwich), the best or worst of three of these "
+        "(best-up, worst-up); the largest and random ones of all costs alike (balanced); only random ones (uniform); "
+        "only the largest",
+    )
+    num_random: int = flag(2, "random networks of a step; balanced has one more, for the smallest", minimum=0)
+    norm: Literal["width", "shared"] = flag(
+        "width", "normalization: for each width its own, or shared, its statistics recalibrated for each network"
+    )
+    largest_epochs: float = flag(0.0, "epochs at the beginning that train only the largest network", minimum=0)
+    shrink_epochs: float = flag(0.0, "epochs after these in which smaller options join, step by step", minimum=0)
+    checkpoint_activations: bool = flag(
+        False, "compute activations again in the backward pass, for larger networks and batches: slower"
+    )
+    run: str | None = flag(None, "name of the run under runs/ (default: made of space, data and time)")
+    resume: bool = flag(False, "go on with the run named, or the newest")
+
+
+FREE = (*FREE_ON_RESUME, "checkpoint_activations", "resume", "run")
+DIGITS_EPOCHS = 10
+SMALL: dict[str, Any] = {"loss": "ce", "sampling": "balanced", "norm": "shared"}  # docs/results.md, Ranking
+
+
+def train_supernet(config: Config) -> Path:
+    """Trains, evaluates on the search and test splits and returns the run's folder; goes on with it on `resume`."""
+    check_recipe(config)
+    folder = run_of(config)
+    stage = folder / "supernet"
+    if config.resume:
+        runs.reopen(stage, config, FREE, MAY_MOVE, **teacher_facts(config))
+        if (stage / "result.json").exists():
+            print(f"{folder} is finished: nothing to train")
+            return folder
+    else:
+        runs.check_new(stage, "--run")
+    data = runs.load_run_data(folder) if config.resume else load_data(config)
+    check_alike(config, data)
+    space = get_space(config.space, config.image_size, len(data.classes))
+    teacher = load_teacher(config, data.classes, pick_device(config.device))
+    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.loaders)} if teacher else {}
+    trainer = make_trainer(config, stage, space, data, teacher)
+    if config.resume:
+        trainer.resume()
+    else:
+        runs.save_run_info(folder, _run_info(config, space, data))
+        runs.begin(stage, config, **teacher_facts(config))
+    trainer.fit(f"supernet {space.name}")
+    if process.is_primary():
+        save_tensors(
+            stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name, "norm": config.norm}
+        )
+    _finish(config, folder, trainer, data, taught)
+    return folder
+
+
+def make_trainer(
+    config: Config, folder: Path, space: SearchSpace, data: Data, teacher: Teacher | None = None
+) -> Trainer:
+    torch.manual_seed(config.seed)
+    supernet = Supernet(space, config.drop_path, config.norm, config.checkpoint_activations)
+    sampler, distillation = SAMPLERS[config.sampling](space, config.num_random), LOSSES[config.loss]
+
+    def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:
+        progress = _progress(config, number / trainer.steps_per_epoch)
+        if teacher is not None:
+            criterion = teacher.distil(criterion, images)
+
+        def opened(arch: Arch) -> Arch:
+            return shrunk(space, arch, progress)
+
+        def estimate(arch: Arch) -> float:
+            with torch.no_grad(), supernet.frozen_statistics():
+                loss = trainer.parts.decide(lambda: float(criterion(supernet(images, opened(arch)), target)))
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss of {arch_label(space, opened(arch))} is {loss}")
+            return loss
+
+        rng = random.Random(f"{config.seed}/{number}")
+        archs = tuple(dict.fromkeys(map(opened, sampler(rng, estimate)))) if progress > 0 else (space.largest,)
+        torch.clear_autocast_cache()  # older torch would train with the estimate's weights, cast without gradient
+        return train_step(supernet, images, target, archs, criterion, distillation, backward).mean()
+
+    def evaluate(ema: nn.Module) -> dict[str, float]:
+        return extremes_accuracy(ema, data.search, trainer)
+
+    trainer = Trainer(supernet, data.train, config, folder, step, evaluate, space.image_size, space.num_classes)
+    return trainer
+
+
+def suited(config: Config) -> Config:
+    """The config with the recipe that suits its images."""
+    size = get_space(config.space, config.image_size).image_size
+    recipe = with_recipe(config, size, config.data, DIGITS_EPOCHS)
+    return replace(recipe, **SMALL) if size < 128 and config.data != "digits" else recipe
+
+
+def check_recipe(config: Config) -> None:
+    """UserError if the settings cannot go together."""
+    if config.sampling == "uniform":
+        if config.loss != "ce":
+            raise UserError(
+                f"--loss {config.loss} learns from the largest network, which --sampling uniform does not train; "
+                "give --loss ce or another --sampling"
+            )
+        if config.num_random == 0:
+            raise UserError("--num-random 0 leaves --sampling uniform nothing to train; give at least 1")
+    largest_alone = config.sampling == "largest" or config.largest_epochs == config.epochs
+    if config.norm == "width" and (largest_alone or (config.num_random == 0 and config.sampling != "balanced")):
+        trained = "the largest network" if largest_alone else "the largest and the smallest network"
+        raise UserError(
+            f"only {trained} would be trained, and no other width's normalization, so no other network could be "
+            "searched for; give --norm shared, or another --sampling, fewer --largest-epochs or --num-random 1"
+        )
+    if config.largest_epochs + config.shrink_epochs > config.epochs:
+        raise UserError(
+            f"--largest-epochs {config.largest_epochs} and --shrink-epochs {config.shrink_epochs} are more than the "
+            f"{config.epochs} epochs; give less of them, or more --epochs"
+        )
+
+
+def _progress(config: Config, epoch: float) -> float:
+    """Of the shrinking: 0 while only the largest network is trained, 1 when all are."""
+    if epoch < config.largest_epochs:
+        return 0.0
+    return min(1.0, (epoch - config.largest_epochs) / config.shrink_epochs) if config.shrink_epochs else 1.0
+
+
+def extremes_accuracy(supernet: Any, images: Images, trainer: Trainer) -> dict[str, float]:
+    size, device = trainer.image_size, trainer.device
+    loaders = trainer.config.loaders
+    calibration = [normalize(batch, device) for batch in trainer.calibration] if default_calibration(supernet) else []
+    archs = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
+    return {
+        f"{name}_accuracy": accuracy(inherited(supernet, arch, calibration), images, size, device, loaders)
+        for name, arch in archs.items()
+    }
+
+
+def run_of(config: Config) -> Path:
+    """The run's folder: the one to go on with on `resume`, else a new one, the same for all processes."""
+    if config.resume:
+        return runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
+    stem = Path(config.data).name.removesuffix(".tar") or "data"
+    name = config.run or f"{config.space}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
+    return runs.run_folder(collectives.gather(name)[0])
+
+
+def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
+    return runs.RunInfo(
+        space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, config.data_config(), data.splits
+    )
+
+
+def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: dict[str, Any]) -> None:
+    stage = folder / "supernet"
+    search = extremes_accuracy(trainer.ema.module, data.search, trainer)
+    test = extremes_accuracy(trainer.ema.module, data.test, trainer)
+    skipped = _skipped(data)  # a large set shows them only when all of it has been read
+    if not process.is_primary():
+        return
+    result: dict[str, Any] = {
+        "command": runs.command_of(stage),
+        "loss": config.loss,
+        "sampling": config.sampling,
+        "norm": config.norm,
+        "epochs": config.epochs,
+        "steps": trainer.step,
+        "minutes": trainer.seconds / 60,
+        "images_per_s": trainer.step * config.batch_size / trainer.seconds,
+        "amp": trainer.amp,
+        "processes": process.world_size(),
+        "accumulate": config.accumulate,
+        "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
+        "search_accuracy": {n.removesuffix("_accuracy"): a for n, a in search.items()},
+        "test_accuracy": {n.removesuffix("_accuracy"): a for n, a in test.items()},
+        **facts,
+    }
+    info = runs.load_run_info(folder)
+    runs.save_run_info(folder, replace(info, splits=replace(info.splits, skipped=skipped)))
+    write_json(stage / "result.json", result)
+    if skipped:
+        print(f"skipped {len(skipped)} corrupt images: {', '.join(skipped[:5])}")
+    for name in ("largest", "smallest"):
+        print(
+            f"{name:8}  search split {100 * result['search_accuracy'][name]:.2f} %  "
+            f"test split {100 * result['test_accuracy'][name]:.2f} %"
+        )
+    print(f"{trainer.seconds / 60:.1f} minutes, {result['images_per_s']:.0f} images/s; wrote {folder}")
+
+
+def _skipped(data: Data) -> tuple[str, ...]:
+    """The corrupt images that any process has come across."""
+    names = (json.loads(text) for text in collectives.gather(json.dumps(list(data.train.skipped.names))))
+    return tuple(dict.fromkeys(name for found in names for name in found))

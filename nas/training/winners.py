@@ -1,0 +1,150 @@
+"""Which winners a command trains, by which settings, and in what order: one after another, or several at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nas import runs
+from nas.distributed import process
+from nas.training.parallel import train_parallel
+from nas.training.recipe import with_recipe
+from nas.training.teacher import MAY_MOVE, teacher_facts
+from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
+from search_spaces import UserError
+from search_spaces.command.files import read_json
+
+
+def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, Any]]]:
+    """The run's folder, the name of its search (None with `archs`) and the winners to train, by name.
+
+    Raises:
+        UserError: no search has picked winners, or none of that name; no networks in the file of `archs`.
+    """
+    if config.archs:
+        return _read_archs(config, Path(config.archs))
+    pattern = f"{config.search or 'search*'}/result.json"
+    run_folder = runs.find_run(config.run, pattern, "python -m nas.search")
+    found = runs.newest(run_folder, pattern)
+    assert found is not None
+    winners = {winner["name"]: winner for winner in read_json(found)["winners"]}
+    if not winners:
+        raise UserError(f"{found.parent} picked no winner; go on with nas.search --resume and limits that can be met")
+    return run_folder, found.parent.name, _named(config.winners, winners, found.parent)
+
+
+def _named(names: Sequence[str], winners: dict[str, dict[str, Any]], where: Path) -> dict[str, dict[str, Any]]:
+    """The winners of these names, or all."""
+    if unknown := [name for name in names if name not in winners]:
+        raise UserError(f"no winner {', '.join(unknown)} in {where}; choose from {', '.join(winners)}")
+    return {name: winners[name] for name in names or winners}
+
+
+def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[str, Any]]]:
+    """A search's result names its run, unless --run does."""
+    if config.search:
+        raise UserError(f"--archs {path} and --search {config.search} are two sources of networks; give one of them")
+    of_run = path.parent.parent if path.name == "result.json" and (path.parent.parent / "run.json").exists() else None
+    run = config.run or (str(of_run.resolve()) if of_run else None)
+    run_folder = runs.find_run(run, "supernet/result.json", "python -m nas.train_supernet")
+    space, found = runs.load_run_info(run_folder).search_space(), read_json(path)
+    networks = found.get("winners") if isinstance(found, dict) else found
+    try:
+        pairs = [(str(network["name"]), network) for network in networks or ()]
+        archs = [network["arch"] for _, network in pairs]
+    except (KeyError, TypeError):
+        pairs, archs = [], []
+    if not pairs:
+        raise UserError(f'{path} names no networks; give a search\'s result.json, or [{{"name": …, "arch": …}}, …]')
+    for (name, _), arch in zip(pairs, archs, strict=True):
+        runs.check_name(f"a name in {path}", name)
+        space.from_json(arch)
+    if len(dict(pairs)) < len(pairs):
+        raise UserError(f"two networks in {path} have the same name; give each its own")
+    return run_folder, None, _named(config.winners, dict(pairs), path)
+
+
+def to_go_on_with(given: Config) -> Config:
+    """The flags of the newest command that had those given, rather of one that has something left to train.
+
+    Raises:
+        UserError: there is none.
+    """
+    pattern = "retrain/*/config.json"
+    run_folder = runs.find_run(given.run, pattern, "python -m nas.retrain")
+
+    def order(path: Path) -> tuple[bool, int]:
+        over = any((path.parent / name).exists() for name in ("result.json", "stopped.json"))
+        return over, -path.stat().st_mtime_ns
+
+    for path in sorted(run_folder.glob(pattern), key=order):
+        begun = runs.begun(path.parent, Config)
+        same = all(getattr(given, flag) in (None, getattr(begun, flag)) for flag in ("search", "archs", "suffix"))
+        named = {folder_name(winner, begun.suffix) for winner in given.winners}
+        if same and (not named or path.parent.name in named):
+            return replace(begun, run=given.run or str(run_folder))
+    raise UserError(
+        f"nothing in {run_folder}/retrain was begun with these --search, --archs, --suffix or --winners; "
+        "leave them out, or --resume"
+    )
+
+
+def folder_name(winner: str, suffix: str | None) -> str:
+    return f"{winner}-{suffix}" if suffix else winner
+
+
+def _begin(jobs: Sequence[Job]) -> None:
+    """Begins all at once: --resume goes on with the same networks and settings, whichever was being trained."""
+    for job in jobs:
+        if not job.is_begun:
+            runs.begin(job.folder, job.config, arch=job.winner["arch"], **teacher_facts(job.config))
+
+
+def make_jobs(config: Config, with_flags: Callable[[Config], Config]) -> tuple[Path, list[Job]]:
+    """The run's folder, and a job for each winner that the config names; all are checked before the first is trained.
+
+    Args:
+        with_flags: puts the flags given over the settings that suit the images, or that a winner was begun with.
+    """
+    run_folder, search, winners = find_winners(config)
+    info = runs.load_run_info(run_folder)
+    new = config
+    if not config.resume:
+        new = with_flags(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS))
+    new = replace(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
+    jobs = list[Job]()
+    for name, winner in winners.items():
+        folder = run_folder / "retrain" / folder_name(name, config.suffix)
+        job = Job(new, folder, winner)
+        if config.resume and job.is_begun:
+            job = replace(job, config=with_flags(runs.begun(folder, Config)))
+            runs.reopen(folder, job.config, FREE, MAY_MOVE, arch=winner["arch"], **teacher_facts(job.config))
+        else:
+            runs.check_new(folder, "--suffix, or name others with --winners")
+        jobs.append(job)
+        if job.test_accuracy is not None:
+            print(f"{folder} is finished: nothing to train")
+    return run_folder, jobs
+
+
+def train_all(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
+    """Trains what is not trained yet, `config.workers` at a time."""
+    if config.workers:
+        _train_parallel(config, run_folder, jobs)
+        return
+    data = runs.load_run_data(run_folder)
+    for job in jobs:
+        if job.test_accuracy is None:
+            train_winner(job.config, run_folder, job.folder.name, job.winner, data, begin=partial(_begin, jobs))
+
+
+def _train_parallel(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
+    if process.world_size() > 1:
+        raise UserError("--workers trains several networks, torchrun one in several processes; use one of them")
+    if len({job.config.epochs for job in jobs}) > 1:
+        raise UserError("the networks were begun with different --epochs; name those of one number with --winners")
+    _begin(jobs)
+    train_parallel(config, run_folder, jobs, config.scheduler or ("asha" if config.archs else "none"))

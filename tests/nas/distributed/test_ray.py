@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from nas.distributed import ray as ours
+from nas.distributed.ray import CONNECT_SECONDS, RayConfig, check_address, cluster
+from search_spaces import UserError
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nohost.invalid:6379", "rubbish", "host:port", "127.0.0.1:99999"])
+def test_an_address_where_nothing_is(address: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(
+        UserError, match=rf"^no Ray cluster at --ray-address {address}: .*; give host:port of one"
+    ) as one:
+        check_address(address)
+    assert "\n" not in str(one.value) and time.monotonic() - start < 2 * CONNECT_SECONDS
+
+
+def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "127.0.0.1:{1}".format(*server.getsockname())
+        with pytest.raises(
+            UserError, match=f"no Ray cluster at --ray-address {address}: what is there does not answer"
+        ):
+            check_address(address)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_more_workers_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    with cluster(RayConfig(workers=1), "cpu") as resources:
+        assert resources == {"num_cpus": 1, "num_gpus": 0}
+        monkeypatch.setattr(ray, "init", lambda **options: None)
+        few = r"--workers is 7, the Ray cluster has 1 CPUs; give at most that"
+        with pytest.raises(UserError, match=few), cluster(RayConfig(workers=7), "cpu"):
+            pass

@@ -1,0 +1,294 @@
+"""Exports of a small retrained network, loaded as their users load them."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from nas.exporting import coreml
+from nas.exporting import onnx as onnx_files
+from nas.exporting.coreml import Classifier, check_coreml, load_program, write_coreml
+from nas.exporting.export import Config, export
+from nas.exporting.export import export_onnx as write_and_time_onnx
+from nas.exporting.mil import run_program
+from nas.exporting.parity import compare, example_images, normalized
+from nas.exporting.winner import Winner, load_winners
+from nas.runs import load_run_info
+from nas.runs.checkpoint import load_tensors, save_tensors
+from search_spaces import UserError, get_space
+from search_spaces.command.files import read_json, write_json
+from tests.nas.synthetic_run import MEAN, STD, add_retrain, make_run, run_info, trained_like
+
+BUSY = True  # as the stopwatch says
+CLASSES = ["Ærø", "b & <b>", "c, d"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    space = make_run(folder, 32, CLASSES)
+    add_retrain(folder, space, ("one", "two"))
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stopwatch() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.exporting.export.measure_onnx", lambda path, threads: (0.5 * threads, 0.6 * threads, BUSY))
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(run_folder: Path) -> Path:
+    """The folder of winner "one" in all formats."""
+    export(Config(run=str(run_folder), winners=("one",), threads=2))
+    return run_folder / "export" / "one"
+
+
+@pytest.fixture(scope="module")
+def winner(run_folder: Path) -> Winner:
+    return load_winners(run_folder, ("one",))[0]
+
+
+def images(count: int) -> Tensor:
+    return normalized(example_images(count, 32, seed=1), MEAN, STD)
+
+
+def test_a_winner_has_logits_that_a_wrong_export_would_change(winner: Winner) -> None:
+    logits = winner.model()(images(8))
+    assert logits.std(dim=0).max() > 0.05
+    assert winner.arch.values != winner.space.smallest.values
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_onnx_takes_any_batch(exported: Path, winner: Winner, batch: int) -> None:
+    session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["images"]
+    assert session.get_inputs()[0].shape[1:] == [3, 32, 32]
+    assert isinstance(session.get_inputs()[0].shape[0], str)
+    x = images(batch)
+    (logits,) = session.run(["logits"], {"images": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), winner.model()(x).detach(), rtol=0, atol=1e-5)
+
+
+def test_onnx_describes_itself_and_not_this_machine(exported: Path, winner: Winner) -> None:
+    session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
+    properties = session.get_modelmeta().custom_metadata_map
+    assert json.loads(properties["classes"]) == CLASSES
+    assert json.loads(properties["mean"]) == list(MEAN)
+    assert json.loads(properties["std"]) == list(STD)
+    assert properties["preprocessing"].startswith("RGB; the shorter side resized to 32 pixels (bicubic")
+    assert properties["input"].startswith("pixels of 0 to 1, less mean, over std")
+    assert winner.space.from_json(json.loads(properties["arch"])) == winner.arch
+    content = (exported / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert str(Path.cwd()).encode() not in content
+
+
+def test_result_states_what_was_measured(exported: Path) -> None:
+    result = read_json(exported / "result.json")
+    assert result["name"] == "one"
+    assert result["onnx"]["latency_ms"] == {"min": 1.0, "median": 1.2, "threads": 2, "busy": BUSY}
+    assert 0 < result["onnx"]["max_abs_diff"] < 1e-4
+    assert 0 < result["coreml"]["max_abs_diff"] < 0.01
+    assert result["timm"]["max_abs_diff"] == 0
+    assert result["onnx"]["bytes"] == (exported / "model.onnx").stat().st_size
+    assert (exported / "classes.txt").read_text(encoding="utf-8").splitlines() == CLASSES
+
+
+def test_a_busy_machine_is_named(
+    exported: Path, winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def copied(_: nn.Module, path: Path, *others: Any) -> None:
+        shutil.copy(exported / "model.onnx", path)
+
+    monkeypatch.setattr("nas.exporting.export.write_onnx", copied)
+    write_and_time_onnx(winner, tmp_path, None, 1)
+    assert "0.500 ms (median 0.600, 1 thread); WARNING: the machine was busy" in capsys.readouterr().out
+
+
+def test_timm_loads_it_without_us(exported: Path, winner: Winner) -> None:
+    assert "search_spaces" not in (exported / "model.py").read_text()
+    module = runpy.run_path(str(exported / "model.py"))
+    model = module["create_model"]()
+    timm.models.load_checkpoint(model, str(exported / "model.safetensors"))
+    assert torch.equal(model.eval()(images(3)), winner.model()(images(3)))
+    assert (module["IMAGE_SIZE"], module["MEAN"], module["STD"]) == (32, MEAN, STD)
+
+
+def test_core_ml_package_is_a_classifier_of_images_in_half_precision(exported: Path, winner: Winner) -> None:
+    import coremltools as ct
+
+    package = ct.models.MLModel(str(exported / "model.mlpackage"), skip_model_load=True)
+    assert sorted(p.name for p in (exported / "model.mlpackage").iterdir()) == ["Data", "Manifest.json"]
+    description = package.get_spec().description
+    image = description.input[0].type.imageType
+    rgb = type(image).ColorSpace.Value("RGB")
+    assert (image.width, image.height, image.colorSpace) == (32, 32, rgb)
+    assert [output.name for output in description.output] == ["classLabel", "classLabel_probs"]
+    operations = load_program(package).functions["main"].operations
+    (classify,) = [op for op in operations if op.op_type == "classify"]
+    assert list(classify.classes.val) == CLASSES
+    halves = [op for op in operations if op.op_type in ("conv", "linear", "matmul")]
+    assert {str(op.outputs[0].dtype) for op in halves} == {str(ct.converters.mil.mil.types.fp16)}
+    assert winner.space.from_json(json.loads(package.user_defined_metadata["arch"])) == winner.arch
+    facts = read_json(exported / "result.json")["coreml"]
+    parameters = sum(p.numel() for p in winner.model().parameters())
+    assert facts["precision"] == "float16"
+    assert 0.9 * parameters < facts["num_weights"] <= parameters  # normalization is folded into convolutions
+
+
+def test_mil_program_gives_the_probabilities_of_the_network(tmp_path: Path) -> None:
+    """Everything from pixels on, at another size: scale, normalization, attention at stride 2, every operator."""
+    space = get_space("efficientformerv2-nano", 64, 3)
+    write_json(tmp_path / "run.json", run_info(space, CLASSES))
+    info = load_run_info(tmp_path)
+    arch = space.arch(
+        width=[16, 24, 32, 48],
+        present=[[1, 0], [0, 1], [1, 0, 1], [0, 1, 0]],
+        expansion=[[2, 1], [1, 3], [1, 1, 2], [1, 4, 1]],
+        attention=[[], [], [0, 0, 1], [0, 1, 0]],
+    )
+    model = trained_like(space, arch)
+    write_coreml(model, tmp_path / "m.mlpackage", info, "", {"name": "m"})
+    parity, facts = check_coreml(tmp_path / "m.mlpackage", model, info)
+    assert parity.max_abs_diff < 0.01
+    assert "PyTorch" in facts["executed_by"] or sys.platform == "darwin"
+    with pytest.raises(UserError, match=r"differ from PyTorch's by .* allowed is"):
+        check_coreml(tmp_path / "m.mlpackage", trained_like(space, arch, seed=1), info)
+
+
+def test_unknown_mil_operator_is_named() -> None:
+    op = SimpleNamespace(op_type="cumsum", inputs={}, outputs=[SimpleNamespace(shape=())], name="op")
+    program = SimpleNamespace(functions={"main": SimpleNamespace(inputs={}, operations=[op], outputs=[])})
+    with pytest.raises(NotImplementedError, match="cumsum"):
+        run_program(program, {})
+
+
+def test_on_apple_core_ml_predicts(exported: Path, winner: Winner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for `MLModel.predict`, after its documentation: a PIL image in, a dict of probabilities out."""
+    import coremltools as ct
+
+    class Predicting(ct.models.MLModel):  # type: ignore[misc]
+        def __init__(self, path: str, skip_model_load: bool) -> None:
+            assert not skip_model_load
+            super().__init__(path, skip_model_load=True)
+
+        def predict(self, data: dict[str, object]) -> dict[str, object]:
+            pixels = np.asarray(data["image"])
+            assert pixels.shape == (32, 32, 3)
+            assert pixels.dtype == np.uint8
+            x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+            with torch.no_grad():
+                probabilities = Classifier(winner.model(), winner.info)(x)[0].tolist()
+            reverse = dict(reversed(list(zip(CLASSES, probabilities, strict=True))))
+            return {"classLabel": max(reverse, key=reverse.__getitem__), "classLabel_probs": reverse}
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ct.models, "MLModel", Predicting)
+    parity, facts = check_coreml(exported / "model.mlpackage", winner.model(), winner.info)
+    assert parity.max_abs_diff < 1e-6
+    assert facts["executed_by"] == "Core ML"
+
+
+def test_an_export_that_differs_is_refused_and_leaves_the_last_one(
+    exported: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in exported.rglob("*")}
+    write = onnx_files.write_onnx
+
+    def corrupt(model: nn.Module, path: Path, *args: object) -> None:
+        with torch.no_grad():
+            next(model.parameters()).mul_(1.01)
+        write(model, path, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("nas.exporting.export.write_onnx", corrupt)
+    with pytest.raises(UserError, match=r"logits differ .* nothing was exported"):
+        export(Config(run=str(run_folder), winners=("one",), formats=("timm", "onnx")))
+    assert {p: p.stat().st_mtime_ns for p in exported.rglob("*")} == before
+    assert [p.name for p in exported.parent.iterdir()] == ["one"]
+
+
+def test_an_interrupted_export_leaves_nothing(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Path, *_: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nas.exporting.timm.save_tensors", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(Config(run=str(run_folder), winners=("two",), formats=("timm",)))
+    assert not list(run_folder.glob("export/*two*"))
+
+
+def test_formats_not_asked_for_are_not_written(run_folder: Path) -> None:
+    (result,) = export(Config(run=str(run_folder), winners=("two",), formats=("timm",)))
+    assert set(result) == {"command", "name", "timm"}
+    written = {p.name for p in (run_folder / "export/two").iterdir()}
+    assert written == {"classes.txt", "model.py", "model.safetensors", "result.json"}
+
+
+def test_opset_is_kept_or_refused(winner: Winner, tmp_path: Path) -> None:
+    onnx_files.write_onnx(winner.model(), tmp_path / "m.onnx", 32, {}, 18)
+    proto = onnx.load(tmp_path / "m.onnx")
+    assert [entry.version for entry in proto.opset_import if entry.domain == ""] == [18]
+    with pytest.raises(UserError, match="--opset"):
+        onnx_files.write_onnx(winner.model(), tmp_path / "m.onnx", 32, {}, 99)
+
+
+def test_mistakes_have_one_line_with_the_remedy(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"no retrained 'three'; choose from one, two, or run nas.retrain"):
+        export(Config(run=str(run_folder), winners=("three",)))
+    with pytest.raises(UserError, match="--formats is empty"):
+        export(Config(run=str(run_folder), formats=()))
+    make_run(tmp_path / "runs/new")
+    with pytest.raises(UserError, match=r"python -m nas.retrain"):
+        export(Config(run=str(tmp_path / "runs/new")))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"python -m nas.retrain"):
+        export(Config())
+
+
+def test_truncated_weights_are_named(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_retrain(tmp_path, space, ("one",))
+    path = tmp_path / "retrain/one/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"model.safetensors is truncated"):
+        export(Config(run=str(tmp_path), formats=("timm",)))
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_retrain(tmp_path, space, ("one", "two"))
+    tensors, info = load_tensors(tmp_path / "retrain/two/model.safetensors")
+    save_tensors(tmp_path / "retrain/one/model.safetensors", tensors, info)
+    with pytest.raises(UserError, match=r"another space or size"):
+        export(Config(run=str(tmp_path), winners=("one",), formats=("timm",)))
+
+
+def test_no_number_is_no_parity(winner: Winner) -> None:
+    x = images(2)
+    parity = compare(lambda _: np.full((2, 3), np.nan), winner.model(), [x])
+    assert parity.max_abs_diff == float("inf")
+
+
+def test_tolerances_are_far_from_what_is_measured(exported: Path) -> None:
+    result = read_json(exported / "result.json")
+    assert result["onnx"]["max_abs_diff"] < onnx_files.TOLERANCE / 10
+    assert result["coreml"]["max_abs_diff"] < coreml.TOLERANCE / 10

@@ -1,0 +1,524 @@
+"""The report, from whole and partial runs, read as HTML and opened in a browser where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latency_lut.tables.table import MAX_DRIFT
+from nas.objective.mes import Objective, Term
+from nas.reporting.drawing import draw_arch
+from nas.reporting.latency import errors
+from nas.reporting.report import winners_text, write_report
+from search_spaces import UserError, get_space
+from search_spaces.command.files import read_json, write_json
+from search_spaces.command.page import log_axis
+from tests.nas.synthetic_run import add_export, add_retrain, add_search, add_supernet, add_table, make_run, write_lines
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
+# As a script, each would show itself in the console or as an element of the page.
+EVIL = "<script>throw Error('evil')</script><img src=http://evil.example/>"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, headings, table rows and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: dict[str, list[str]] = {}
+        self.rows: list[list[str]] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "td":
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.words.setdefault(self.open[-1], []).append(data)
+        if "td" in self.open:
+            self.rows[-1][-1] += data
+
+    @property
+    def networks(self) -> list[list[str]]:
+        """Rows of the first tables."""
+        return [row for row in self.rows if len(row) > 5 and ("winner-" in row[0] or row[0] == "largest")]
+
+    @property
+    def headings(self) -> list[str]:
+        return self.words.get("h2", [])
+
+
+def whole_run(folder: Path, classes: list[str] | None = None) -> Path:
+    space = make_run(folder, classes=classes)
+    add_supernet(folder)
+    add_table(folder.parent / "tables/t.json", space)
+    add_search(folder, space, str(folder.parent / "tables/t.json"))
+    add_retrain(folder, space)
+    add_export(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole_run(tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture(scope="module")
+def page(run_folder: Path) -> Page:
+    return Page(write_report(run_folder).read_text(encoding="utf-8"))
+
+
+def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
+    """The document after its scripts have run, and what they wrote to the console."""
+    assert CHROMIUM is not None
+    quiet = ["disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync"]
+    flags = [f"--{name}" for name in ["headless", "no-sandbox", "disable-component-update", *quiet]]
+    log = ["--enable-logging=stderr", "--v=0", f"--user-data-dir={profile}", "--virtual-time-budget=10000"]
+    done = subprocess.run(
+        [CHROMIUM, *flags, *log, "--dump-dom", path.resolve().as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@needs_browser
+def test_renders_without_console_errors_and_treats_names_as_text(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "a <b> & c", classes=[EVIL, "1"])
+    for path in (run / "search/result.json", *run.glob("*/winner-1/result.json")):
+        path.write_text(path.read_text().replace('"winner-1"', json.dumps(EVIL)))
+    for stage in ("retrain", "export"):
+        (run / stage / "winner-1").rename(run / stage / EVIL.replace("/", "∕"))
+    search = read_json(run / "search/result.json")
+    search["winners"][0]["name"] = EVIL.replace("/", "∕")
+    write_json(run / "search/result.json", search)
+    dom, console = browse(write_report(run), tmp_path / "profile")
+    assert console == []
+    drawn = Page(dom)
+    plots = [attrs for _, attrs in drawn.tags if "js-plotly-plot" in (attrs.get("class") or "")]
+    assert [p["id"] for p in plots] == [
+        "curve",
+        "table-0",
+        "supernet-loss",
+        "supernet-accuracy",
+        "retrain-loss",
+        "retrain-accuracy",
+    ]
+    assert len(re.findall('class="main-svg"', dom)) >= len(plots)
+    assert not [tag for tag, _ in drawn.tags if tag in ("img", "b")]
+    assert "a <b> & c" in drawn.words["h1"]
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ('plot("curve", {', 'plot("curves", {'),
+        ("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'),  # what the page's policy forbids
+    ],
+)
+def test_the_browser_test_sees_a_broken_page(run_folder: Path, tmp_path: Path, good: str, bad: str) -> None:
+    html = write_report(run_folder).read_text(encoding="utf-8")
+    assert good in html
+    (tmp_path / "broken.html").write_text(html.replace(good, bad), encoding="utf-8")
+    _, console = browse(tmp_path / "broken.html", tmp_path / "profile")
+    assert console
+
+
+def test_loads_nothing(page: Page) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "data", "action"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+    assert not re.search(r"@import|url\(", " ".join(page.words["style"]))
+    policies = [a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies[0] is not None
+    assert policies[0].startswith("default-src 'none'")
+    assert len([script for script in page.words["script"] if len(script) > 1_000_000]) == 1
+
+
+def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
+    run = tmp_path / "x<i>"
+    make_run(run, classes=[EVIL, "1"])
+    add_supernet(run)
+    result = read_json(run / "supernet/result.json")
+    write_json(run / "supernet/result.json", {**result, "command": f"python {EVIL}"})
+    html = write_report(run).read_text(encoding="utf-8")
+    assert EVIL not in html
+    assert "<i>" not in html
+    assert "python &lt;script&gt;" in html
+
+
+def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> None:
+    first = read_json(run_folder / "search/result.json")["winners"][0]
+    retrained = read_json(run_folder / "retrain/winner-1/result.json")
+    measured = read_json(run_folder / "export/winner-1/result.json")["onnx"]["latency_ms"]["min"]
+    assert page.rows[1] == [
+        "winner-1",
+        f"{100 * first['accuracy']:.2f} %",
+        f"{100 * retrained['inherited_test_accuracy']:.2f} %",
+        f"{100 * retrained['test_accuracy']:.2f} %",
+        f"{first['latency_ms']:.3f}",
+        f"{measured:.3f}",
+        f"{first['num_params'] / 1e6:.3f}",
+        f"{first['macs'] / 1e6:.2f}",
+        f"{first['memory_mb']:.3f}",
+        f"{first['mes']:,.0f}",
+    ]
+
+
+def test_the_largest_network_is_there_to_compare_with(run_folder: Path, page: Page) -> None:
+    largest = read_json(run_folder / "search/result.json")["trajectory"][0]
+    tested = read_json(run_folder / "supernet/result.json")["test_accuracy"]["largest"]
+    accuracies = [f"{100 * largest['accuracy']:.2f} %", f"{100 * tested:.2f} %", "–"]
+    assert page.rows[4][:6] == ["largest", *accuracies, f"{largest['latency_ms']:.3f}", "–"]
+
+
+def test_the_supernets_recipe_is_named(run_folder: Path, page: Page, tmp_path: Path) -> None:
+    assert any("kl loss, sandwich sampling, norms for each width · 30 epochs" in text for text in page.words["p"])
+    run = whole_run(tmp_path / "older")
+    result = read_json(run / "supernet/result.json")
+    write_json(run / "supernet/result.json", {k: v for k, v in result.items() if k not in ("loss", "sampling", "norm")})
+    older = Page(write_report(run).read_text(encoding="utf-8"))
+    assert any(text.startswith("30 epochs in") for text in older.words["p"])
+
+
+def test_every_step_of_the_trajectory_is_in_its_table(run_folder: Path, page: Page) -> None:
+    trajectory = read_json(run_folder / "search/result.json")["trajectory"]
+    steps = [row for row in page.rows if len(row) == 9 and row[0].isdigit()]
+    assert [row[0] for row in steps] == [str(p["step"]) for p in trajectory]
+    assert steps[0][1] == "largest network"
+    action = trajectory[1]["action"]
+    assert steps[1][1] == f"{action['choice']}: {action['before']} → {action['after']}"
+
+
+def test_a_search_without_a_trajectory_shows_all_that_it_evaluated(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    result = read_json(run / "search/result.json")
+    trajectory = result.pop("trajectory")
+    evaluations = [{"index": i, **p} for i, p in enumerate(trajectory[1:])]  # without the largest
+    for point in (*evaluations, *result["winners"]):
+        del point["step"], point["action"], point["pareto"]
+    winners = [{**w, "index": i} for i, w in enumerate(result["winners"])]
+    front = {"front": [0, 2], "evaluations": evaluations, "winners": winners}
+    write_json(run / "search/result.json", {**result, **front, "strategy": "tpe"})
+    shown = Page(write_report(run).read_text(encoding="utf-8"))
+    rows = [row for row in shown.rows if len(row) == 9 and row[0].isdigit()]
+    assert [row[0] for row in rows] == [str(e["index"]) for e in evaluations]
+    assert [row[8] for row in rows[:4]] == ["winner-1", "winner-2", "winner-3", ""]
+    assert "largest" not in [row[0] for row in shown.rows if row]
+
+
+def test_commands_are_in_the_order_of_use(page: Page) -> None:
+    commands = "".join(page.words["pre"]).splitlines()
+    assert [re.findall(r"-m (\S+)", c)[0] for c in dict.fromkeys(c.split(" --")[0] for c in commands)] == [
+        "nas.train_supernet",
+        "latency_lut.build",
+        "latency_lut.validate",
+        "nas.search",
+        "nas.retrain",
+        "nas.export",
+    ]
+
+
+STAGES = ["run", "supernet", "search", "retrain", "export"]
+NEXT = {
+    "run": "python -m nas.train_supernet --run {} --resume",
+    "supernet": "python -m nas.search --run {}",
+    "search": "python -m nas.retrain --run {}",
+    "retrain": "python -m nas.export --run {}",
+}
+
+
+@pytest.mark.parametrize("last", STAGES)
+def test_partial_runs_show_what_they_have(tmp_path: Path, last: str) -> None:
+    folder = tmp_path / "run"
+    space = make_run(folder)
+    add = {
+        "supernet": lambda: add_supernet(folder),
+        "search": lambda: add_search(folder, space),
+        "retrain": lambda: add_retrain(folder, space),
+        "export": lambda: add_export(folder),
+    }
+    for stage in STAGES[1 : STAGES.index(last) + 1]:
+        add[stage]()
+    page = Page(write_report(folder).read_text(encoding="utf-8"))
+    headings = {
+        "supernet": ["Training", "Commands, in order"],
+        "search": ["The curve", "The networks", "The search, step by step"],
+        "export": ["Exported files"],
+    }
+    expected = [h for stage, names in headings.items() if STAGES.index(stage) <= STAGES.index(last) for h in names]
+    assert sorted(page.headings) == sorted(expected)
+    assert page.words.get("code", []) == ([NEXT[last].format(folder)] if last in NEXT else [])
+    assert ("retrain-loss" in [a.get("id") for _, a in page.tags]) == (STAGES.index(last) >= 3)
+
+
+def test_search_by_size_alone_has_no_latency(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space, with_latency=False)
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert [text for text in page.words["th"] if text.startswith(("Latency", "Test"))] == []
+    assert len(page.networks[0]) == len(["name", "accuracy", "parameters", "MACs", "memory", "MES"])
+    score = "".join(page.words["span"])
+    assert "parameters / 3 M" in score
+    assert "latency / 1 ms" not in score
+
+
+def test_two_searches_are_both_shown(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    text = (tmp_path / "search/result.json").read_text()
+    (tmp_path / "search-2").mkdir()
+    (tmp_path / "search-2/result.json").write_text(text.replace('"winner-', '"search-2-winner-'))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    names = [row[0] for row in page.networks]
+    assert names[:-1] == [f"{prefix}winner-{i}" for prefix in ("", "search-2-") for i in (1, 2, 3)]
+    assert len(page.words["summary"]) == 2
+
+
+PHONE = Objective((Term("latency_ms_phone", 2.0, 1.0), Term("num_params", 3e6, 0.5)), {})
+
+
+def add_phone_search(run: Path, path: str) -> None:
+    """Of the same networks: the latency has another name and unit, so MES is twice as much; on fewer images."""
+    result = json.loads((run / "search/result.json").read_text().replace("latency_ms", "latency_ms_phone"))
+    for points in (result["trajectory"], result["winners"]):
+        for point in points:
+            point["mes"] *= 2
+    for winner in result["winners"]:
+        winner["name"] = f"search-two-{winner['name']}"
+    tables = {"latency_ms_phone": {"path": path, "sha256": None}}
+    changed = {"objective": PHONE.to_json(), "tables": tables, "num_images": 50}
+    write_json(run / "search-two/result.json", result | changed)
+
+
+def test_searches_that_cannot_be_compared_share_no_table_and_no_axis(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    add_table(tmp_path / "tables/phone.json", get_space("efficientformerv2-nano", 32, 10))
+    add_phone_search(run, str(tmp_path / "tables/phone.json"))
+    html = write_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    two = "search-two (accuracy on 50 of 216 search images)"
+    uses = ["Latency of search", "Latency phone of search-two"]
+    assert page.words["h3"][:4] == ["search", two, "search", two]
+    assert [heading for heading in page.words["h3"] if heading.startswith("Latency")] == uses
+    names = [row[0] for row in page.networks]
+    ours = ["winner-1", "winner-2", "winner-3"]
+    assert names == [*ours, "largest", *(f"search-two-{name}" for name in ours), "largest"]
+    scores = [
+        {x for trace in json.loads(data)["data"] for x in trace["x"]}
+        for data in re.findall(r'plot\("curve(?:-1)?", (.*)\);</script>', html)
+    ]
+    assert len(scores) == 2 and scores[1] == {2 * score for score in scores[0]}
+    first, formula, *_ = html.split(f"<h3>{two}</h3>")
+    assert "(latency / 1 ms)" in first and "(latency phone / 2 ms)" in formula and "latency / 1 ms" not in formula
+    text = winners_text(run)
+    assert text.startswith("search: MES = 100 · (latency / 1 ms)^-1 · (parameters / 3 M)^-0.5\n")
+    assert f"\n{two}: MES = 100 · (latency phone / 2 ms)^-1" in text
+
+
+def test_searches_with_one_objective_share_a_table_and_an_axis_whatever_their_limits(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    result = read_json(tmp_path / "search/result.json")
+    limited = {**result["objective"], "limits": {"latency_ms": 1.0}}
+    write_json(tmp_path / "search-2/result.json", {**result, "objective": limited})
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.words["h3"][:2] == ["search, search-2"] * 2
+    assert [attrs["id"] for _, attrs in page.tags if "curve" in (attrs.get("id") or "")] == ["curve"]
+
+
+def test_busy_tables_and_exports_are_named_beside_their_latencies(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    assert "WARNING" not in write_report(run).read_text(encoding="utf-8") + winners_text(run)
+    path = tmp_path / "tables/t.json"
+    table = read_json(path)
+    table["provenance"] |= {"busy": True, "anchor_drift": 2 * MAX_DRIFT}
+    write_json(path, table)
+    validation = path.with_suffix(".validation.json")
+    write_json(validation, {**read_json(validation), "busy": True})
+    exported = read_json(run / "export/winner-2/result.json")
+    exported["onnx"]["latency_ms"]["busy"] = True
+    write_json(run / "export/winner-2/result.json", exported)
+    of_table = ("the machine was busy when this table was measured", "the device changed its speed while this table")
+    of_export = "the machine was busy when winner-2 was measured; export again"
+    text, page = winners_text(run), Page(write_report(run).read_text(encoding="utf-8"))
+    assert [part in text for part in (*of_table, of_export)] == [True] * 3
+    said = page.words["strong"]
+    for part, count in (*((part, 2) for part in of_table), (of_export, 1), ("when the table was validated", 1)):
+        assert sum(part in warning for warning in said) == count, part
+
+
+def test_a_table_that_is_no_longer_what_was_searched_with_is_not_shown_for_it(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    result = read_json(run / "search/result.json")
+    result["tables"]["latency_ms"]["sha256"] = "of another table"
+    write_json(run / "search/result.json", result)
+    assert "t.json has changed since it was searched with" in write_report(run).read_text(encoding="utf-8")
+
+
+def add_pruning(run: Path, name: str) -> None:
+    accuracy = {stage: {"test": share} for stage, share in (("dense", 0.95), ("pruned", 0.5), ("finetuned", 0.94))}
+    networks = {"dense": {"macs": 8_000_000}, "pruned": {"macs": 3_000_000}}
+    result = {"command": "python -m nas.prune", "accuracy": accuracy, "networks": networks}
+    write_json(run / "prune" / name / "result.json", result)
+
+
+def test_prunings_and_evaluations_are_linked(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    add_pruning(tmp_path, "a #1")
+    found = {"command": "python -m nas.evaluate", "split": "test", "num_images": 359, "networks": [{"name": EVIL}]}
+    write_json(tmp_path / "evaluate/mine.json", found)
+    write_json(tmp_path / "evaluate/interrupted.json", found)
+    (tmp_path / "evaluate/mine.html").write_text("")
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(html)
+    assert [row for row in page.rows if row] == [
+        ["a #1", "95.00 %", "94.00 %", "37.50 %"],
+        ["mine", EVIL, "test", "359"],
+    ]
+    assert [a["href"] for tag, a in page.tags if tag == "a"] == ["prune/a%20%231/report.html", "evaluate/mine.html"]
+    assert EVIL not in html
+    assert "".join(page.words["pre"]).splitlines() == ["python -m nas.prune", "python -m nas.evaluate"]
+
+
+def next_command(run: Path) -> list[str]:
+    """Without `python -m` and the run."""
+    command = Page(write_report(run).read_text(encoding="utf-8")).words.get("code", [""])[0]
+    return command.removeprefix("python -m ").replace(f" --run {run}", "").split()
+
+
+def test_the_next_command_names_what_is_missing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    space = make_run(run)
+    add_supernet(run)
+    add_search(run, space)
+    add_retrain(run, space, ("winner-2",))
+    assert next_command(run) == ["nas.retrain", "--winners", "winner-1", "winner-3"]
+    write_json(run / "retrain/winner-3/config.json", {})
+    assert next_command(run) == ["nas.retrain", "--resume", "--winners", "winner-3"]
+    write_json(run / "retrain/winner-3/stopped.json", {})
+    assert next_command(run) == ["nas.retrain", "--winners", "winner-1"]
+    add_retrain(run, space, ("winner-1",))
+    assert next_command(run) == ["nas.export"]
+    add_export(run)
+    add_phone_search(run, "gone.json")
+    assert next_command(run) == ["nas.retrain", "--search", "search-two"]
+    (run / "search-two/result.json").unlink()
+    (run / "export/winner-2/result.json").unlink()
+    assert next_command(run) == ["nas.export", "--winners", "winner-2"]
+    (run / "export/winner-1/result.json").unlink()
+    assert next_command(run) == ["nas.export"]
+    add_export(run)
+    assert next_command(run) == []
+
+
+def test_what_was_trained_before_other_limits_picked_other_winners_is_still_shown(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    add_retrain(tmp_path, space)
+    result = read_json(tmp_path / "search/result.json")
+    first, *others = result["winners"]
+    write_json(tmp_path / "search/result.json", {**result, "winners": others, "earlier_winners": [first]})
+    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).networks}
+    assert list(rows) == ["winner-2", "winner-3", "winner-1", "largest"]
+    assert rows["winner-1"][1] == f"{100 * first['accuracy']:.2f} %"
+
+
+def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    add_retrain(tmp_path, space)
+    again = tmp_path / "retrain/winner-2-scratch"
+    again.mkdir()
+    result = json.loads((tmp_path / "retrain/winner-2/result.json").read_text())
+    (again / "result.json").write_text(json.dumps({**result, "name": again.name, "test_accuracy": 0.4321}))
+    rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).networks}
+    assert list(rows) == ["winner-1", "winner-2", "winner-3", "winner-2-scratch", "largest"]
+    assert rows["winner-2-scratch"][3] == "43.21 %" != rows["winner-2"][3]
+    assert rows["winner-2-scratch"][4:] == rows["winner-2"][4:]
+
+
+def test_table_accuracy_is_that_of_its_networks(run_folder: Path, page: Page) -> None:
+    table = read_json(run_folder.parent / "tables/t.json")
+    networks = table["calibration"]["networks"]
+    mape = np.mean([abs(n["predicted_ms"] / n["min_ms"] - 1) for n in networks])
+    rows = {row[0]: row for row in page.rows if len(row) == 7}
+    assert rows["calibration networks (fitted)"][1] == f"{100 * mape:.2f} %"
+    assert rows["18 held-out networks"][1:] == ["1.80 %", "-0.40 %", "95 %", "100 %", "0.990", "–"]
+    assert errors([(1.1, 1.0), (0.98, 1.0)]) == pytest.approx(
+        {"mape": 0.06, "bias": 0.04, "within_5_percent": 0.5, "within_10_percent": 0.5}
+    )
+
+
+def test_a_table_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space, str(tmp_path / "gone.json"))
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "Not shown: cannot read" in html
+
+
+def test_a_line_of_metrics_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    write_lines(tmp_path / "supernet/metrics.jsonl", [{"epoch": i, "loss": 1.0} for i in range(3)])
+    with (tmp_path / "supernet/metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lo')
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    (data,) = re.findall(r'plot\("supernet-loss", (.*)\);</script>', html)
+    (trace,) = json.loads(data)["data"]
+    assert trace["x"] == [0, 1, 2]
+
+
+def test_a_loss_that_is_not_positive_gets_a_linear_axis(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    write_lines(tmp_path / "supernet/metrics.jsonl", [{"epoch": i, "loss": 1.0 - i} for i in range(3)])
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    (data,) = re.findall(r'plot\("supernet-loss", (.*)\);</script>', html)
+    assert json.loads(data)["layout"]["yaxis"].get("type") != "log"
+
+
+def test_unreadable_result_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/result.json").write_text("{")
+    with pytest.raises(UserError, match=r"search/result.json is not JSON"):
+        write_report(tmp_path)
+
+
+def test_drawing_has_a_bar_for_each_block() -> None:
+    space = get_space("efficientformerv2")
+    s0 = space.named["s0"]
+    drawing = draw_arch(space, s0)
+    assert drawing.count('class="block"') == 2 + 2 + 6 + 4
+    assert drawing.count('class="attention"') == 4
+    assert draw_arch(space, space.largest).count('class="ghost"') == 0
+    assert "widths 32, 48, 96, 176; depths 2, 2, 6, 4; expansions 44 | 44 | 433344 | 4334; 4 attention" in drawing
+    heights = [float(h) for h in re.findall(r'class="block"[^>]* height="([\d.]+)"', drawing)]
+    assert heights[4] / heights[5] == pytest.approx(4 / 3)
+
+
+def test_logarithmic_axis_has_ticks_around_its_values() -> None:
+    axis = log_axis([230.0, 3564.0])
+    assert {"200", "500", "1,000", "2,000", "5,000"} <= set(axis["ticktext"])
+    assert axis["tickvals"] == sorted(axis["tickvals"])

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+from unittest.mock import Mock
+
+import pytest
+import torch
+from PIL import Image
+
+from nas.networks.inherit import calibration_batches, calibration_images, inherited, load_supernet
+from nas.runs import RunInfo, load_run_data, load_run_info
+from nas.runs.checkpoint import load_tensors
+from nas.train_supernet import configure, main
+from nas.training import supernet as core
+from nas.training.supernet import Config
+from nas.training.trainer import Trainer
+from search_spaces import SPACES, UserError
+from supernet import Supernet
+from tests.nas.tiny import ROOT, json_lines, make_images, run_killed, start, tiny_space
+
+TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "4", "--batch-size", "8")
+ARGS = (*TRAIN, "--lr", "0.5", "--ema-decay", "0.9", "--clip-grad", "0.1", "--amp", "off")
+RUN = Path("runs/r")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.chdir(tmp_path)
+    make_images(Path("images"))
+    return tmp_path
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = load_tensors(a)[0], load_tensors(b)[0]
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in ("images_per_s", "elapsed_s")} for line in lines]
+
+
+def test_a_run_leaves_everything_that_later_stages_need(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Mock(wraps=calibration_images)
+    monkeypatch.setattr("nas.training.trainer.calibration_images", read)
+    main([*ARGS, "--run", "r"])
+    assert read.call_count == 1, "for 4 evaluations while training, and 2 at its end"
+    info = load_run_info(RUN)
+    assert isinstance(info, RunInfo)
+    assert (info.space, info.image_size, info.num_classes) == ("tiny", 16, 3)
+    assert info.classes == ("blue", "green", "red")
+    assert (info.splits.train, info.splits.search, info.splits.test) == (41, 7, 12)
+    result = json.loads((RUN / "supernet/result.json").read_text())
+    assert result["steps"] == 4 * 5 and result["num_images"] == {"train": 41, "search": 7, "test": 12}
+    assert result["command"] == json.loads((RUN / "supernet/config.json").read_text())["command"]
+    assert set(result["search_accuracy"]) == set(result["test_accuracy"]) == {"largest", "smallest"}
+    assert result["test_accuracy"]["largest"] > 0.6, "three shades are easy to learn"
+    supernet = load_supernet(RUN, torch.device("cpu"))
+    data = load_run_data(RUN)
+    assert supernet.normalization == "shared", "what ranks small images' networks best"
+    calibration = calibration_batches(data.train, 16, 2048, torch.device("cpu"))
+    largest = inherited(supernet, supernet.space.largest, calibration)
+    assert core.accuracy(largest, data.test, 16, torch.device("cpu")) == result["test_accuracy"]["largest"]
+    lines = json_lines(RUN / "supernet/metrics.jsonl")
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert all({"loss", "lr", "largest_accuracy", "smallest_accuracy", "elapsed_s"} <= line.keys() for line in lines)
+    assert any((RUN / "supernet/tensorboard").glob("events*"))
+    assert f"wrote {RUN}" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.chdir(folder)
+        make_images(Path("images"))
+        main([*ARGS, "--run", "whole"])
+    return folder / "runs/whole"
+
+
+def assert_equal_runs(run: Path, whole: Path) -> None:
+    assert same_weights(run / "supernet/supernet.safetensors", whole / "supernet/supernet.safetensors")
+    lines, whole_lines = (json_lines(r / "supernet/metrics.jsonl") for r in (run, whole))
+    assert timeless(lines) == timeless(whole_lines)
+    result, whole_result = (json.loads((r / "supernet/result.json").read_text()) for r in (run, whole))
+    for name in ("steps", "search_accuracy", "test_accuracy", "num_images", "epochs"):
+        assert result[name] == whole_result[name]
+
+
+@pytest.mark.parametrize(
+    "kill_at",
+    [
+        "nas.training.trainer:Trainer._one:13",
+        "safetensors.torch:serialize_file:8",  # while a checkpoint is written
+        "nas.training.supernet:extremes_accuracy:5",  # trained, not yet tested
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(folder: Path, whole: Path, kill_at: str) -> None:
+    run_killed(folder, "nas.train_supernet", *ARGS, "--run", "r", "--checkpoint-seconds", "0", kill_at=kill_at)
+    assert not (RUN / "supernet/result.json").exists()
+    main(["--resume", "--run", "r"])  # nothing else need be said
+    assert_equal_runs(RUN, whole)
+    assert "--resume" not in json.loads((RUN / "supernet/result.json").read_text())["command"]
+
+
+def test_parameters_have_one_order_in_every_process() -> None:
+    """Their gradients' norm, by which all are clipped, depends on it."""
+    imports = "from supernet import Supernet; from tests.nas.tiny import tiny_space"
+    code = f"{imports}; print(*dict(Supernet(tiny_space()).named_parameters()))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == list(dict(Supernet(tiny_space()).named_parameters()))
+
+
+@pytest.mark.parametrize("loaders", ["0", "2"])
+def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, loaders: str) -> None:
+    arguments = (*ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0", "--loaders", loaders)
+    process = start(folder, "nas.train_supernet", *arguments)
+    checkpoint = RUN / "supernet/checkpoint.safetensors"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loading processes, too
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "interrupted; the files written so far are whole: go on with --resume"
+    config = configure(["--resume", "--run", "r"])
+    assert config.epochs == 400
+    assert load_tensors(checkpoint)[1]["step"] >= 1
+
+
+def test_a_finished_run_is_not_trained_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(whole, RUN)
+    before = (RUN / "supernet/supernet.safetensors").stat().st_mtime_ns
+    main(["--resume"])
+    assert "runs/r is finished: nothing to train" in capsys.readouterr().out
+    assert (RUN / "supernet/supernet.safetensors").stat().st_mtime_ns == before
+
+
+# ---- settings
+
+
+def begin(monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
+    """A run interrupted before its first step."""
+
+    def interrupt(self: Trainer, description: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            main([*argv, "--run", "r"])
+
+
+def test_resume_alone_keeps_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(monkeypatch, *ARGS, "--seed", "3", "--no-hflip", "--search-fraction", "0.3")
+    resumed = configure(["--resume"])
+    assert (resumed.epochs, resumed.seed, resumed.hflip, resumed.search_fraction) == (4, 3, False, 0.3)
+    assert resumed.resume and resumed.run == "runs/r"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--epochs", "5"), "epochs was 4, now 5"),
+        (("--lr", "0.1", "--seed", "1"), "lr was 0.5, now 0.1; seed was 0, now 1"),
+        (("--data", "digits"), "data was 'images', now 'digits'"),  # digits is the default, and still another setting
+        (("--space", "efficientformerv2-nano"), "space was 'tiny', now 'efficientformerv2-nano'"),
+    ],
+)
+def test_resume_with_other_settings_says_which(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], message: str
+) -> None:
+    begin(monkeypatch, *ARGS)
+    with pytest.raises(UserError) as caught:
+        main(["--resume", "--run", "r", *flags])
+    assert str(caught.value) == f"cannot resume runs/r/supernet with other settings: {message}"
+
+
+def test_resume_may_change_where_and_how_fast(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+    begin(monkeypatch, *ARGS)
+    main(["--resume", *ARGS, "--loaders", "1", "--device", "cpu", "--checkpoint-seconds", "1"])
+    assert_equal_runs(RUN, whole)
+
+
+def test_flags_come_before_the_recipe_that_suits_the_images() -> None:
+    digits, small = configure([]), configure(["--data", "images"])
+    assert (digits.epochs, digits.batch_size, digits.hflip) == (core.DIGITS_EPOCHS, 64, False)
+    assert (small.epochs, small.batch_size, small.hflip) == (30, 128, True)
+    imagenet = ("--space", "efficientformerv2", "--data", "imagenet")
+    assert configure(imagenet) == Config(space="efficientformerv2", data="imagenet")
+    assert configure(["--batch-size", "256"]).batch_size == 256  # though it is the general default
+
+
+def test_a_new_run_does_not_touch_one_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(monkeypatch, *ARGS)
+    before = {path: path.read_bytes() for path in RUN.rglob("*.json")}
+    with pytest.raises(
+        UserError, match=r"runs/r/supernet exists; go on with it by --resume, or make another with --run"
+    ):
+        main([*ARGS, "--seed", "1", "--run", "r"])
+    assert before == {path: path.read_bytes() for path in RUN.rglob("*.json")}
+
+
+def test_nothing_is_left_by_a_run_that_cannot_begin() -> None:
+    for flags in (("--data", "nowhere"), ("--image-size", "17"), ("--batch-size", "64"), ("--device", "tpu:9")):
+        with pytest.raises(UserError):
+            main([*ARGS, *flags, "--run", "r"])
+    assert not Path("runs").exists()
+
+
+def test_data_changed_since_the_run_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(monkeypatch, *ARGS)
+    Image.new("RGB", (16, 16)).save("images/red/0.png")
+    with pytest.raises(UserError, match="images has changed since runs/r was begun; restore it, or train a new run"):
+        main(["--resume"])
+
+
+def test_two_processes_cannot_work_on_one_run(folder: Path) -> None:
+    process = start(folder, "nas.train_supernet", *ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0")
+    try:
+        deadline = time.monotonic() + 60
+        while not (RUN / "supernet/checkpoint.safetensors").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with pytest.raises(UserError, match="another process is at work in runs/r/supernet"):
+            main(["--resume", "--run", "r"])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_corrupt_images_are_counted_in_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("images/red/3.png").write_bytes(b"no image")
+    monkeypatch.setattr("nas.data.sources.MEMORY_BYTES", 0)
+    main([*ARGS, "--epochs", "1", "--run", "r"])
+    assert load_run_info(RUN).splits.skipped == ("red/3.png",)
+    assert "skipped 1 corrupt images: red/3.png" in capsys.readouterr().out
+
+
+def test_the_test_split_is_read_only_after_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images are gone while the supernet is trained."""
+    trained = False
+    fit = Trainer.fit
+
+    def fit_first(self: Trainer, description: str) -> None:
+        nonlocal trained
+        fit(self, description)
+        trained = True
+
+    load = core.load_data
+
+    def guarded(config: Any) -> Any:
+        data = load(config)
+        test = data.test
+
+        class Guard:
+            def image(self, position: int) -> Image.Image:
+                assert trained, "an image of the test split was read before training had ended"
+                return test.source.image(position)
+
+        return replace(data, test=replace(test, source=cast(Any, Guard())))
+
+    monkeypatch.setattr(Trainer, "fit", fit_first)
+    monkeypatch.setattr(core, "load_data", guarded)
+    main([*ARGS, "--epochs", "1", "--run", "r"])
+    assert trained

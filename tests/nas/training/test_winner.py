@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from nas import search, train_supernet
+from nas.evaluation.accuracy import accuracy
+from nas.networks.inherit import load_supernet
+from nas.reporting.report import write_report
+from nas.retrain import main
+from nas.runs import load_run_data
+from nas.runs.checkpoint import load_tensors
+from nas.training.trainer import Trainer
+from search_spaces import SPACES, UserError, macs, num_params
+from search_spaces.command.files import write_json
+from tests.nas.tiny import PUBLISHED, json_lines, make_images, run_killed, tiny_space
+from tests.nas.training.test_supernet import timeless
+
+SPACE = tiny_space()
+COMMON = ("--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off")
+ARGS = (*COMMON, "--epochs", "2", "--warmup-epochs", "0")
+RETRAINED = Path("runs/r/retrain")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.chdir(folder)
+        make_images(Path("images"))
+        train_supernet.main(["--space", "tiny", "--data", "images", *COMMON, *PUBLISHED, "--epochs", "2", "--run", "r"])
+        search.main(["--metrics", "size", "--winners", "2"])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, searched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    winners = set_winners("winner-1", "winner-2")
+    assert len(winners) == 2
+    return tmp_path
+
+
+def set_winners(*names: str) -> list[dict[str, Any]]:
+    """The first and last networks of the trajectory as the winners."""
+    path = Path("runs/r/search/result.json")
+    found = json.loads(path.read_text())
+    points = (found["trajectory"][0], found["trajectory"][-1])
+    found["winners"] = [{"name": name, **point} for name, point in zip(names, points, strict=False)]
+    path.write_text(json.dumps(found))
+    return list(found["winners"])
+
+
+def result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RETRAINED / name / "result.json").read_text())
+    return found
+
+
+def loaded(name: str) -> torch.nn.Module:
+    model = SPACE.build(SPACE.from_json(result(name)["arch"]))
+    model.load_state_dict(load_tensors(RETRAINED / name / "model.safetensors")[0])
+    return model.eval()
+
+
+def test_every_winner_is_trained_from_its_inherited_weights() -> None:
+    main([*ARGS])
+    winners = json.loads(Path("runs/r/search/result.json").read_text())["winners"]
+    data, supernet = load_run_data(Path("runs/r")), load_supernet(Path("runs/r"), CPU)
+    for winner in winners:
+        found, arch = result(winner["name"]), SPACE.from_json(winner["arch"])
+        assert (found["name"], found["arch"], found["init"], found["epochs"]) == (
+            winner["name"],
+            winner["arch"],
+            "inherit",
+            2,
+        )
+        assert (found["num_params"], found["macs"]) == (num_params(SPACE, arch), macs(SPACE, arch))
+        assert found["test_accuracy"] == accuracy(loaded(winner["name"]), data.test, 16, CPU)
+        assert found["inherited_test_accuracy"] == accuracy(supernet.extract(arch), data.test, 16, CPU)
+        lines = json_lines(RETRAINED / winner["name"] / "metrics.jsonl")
+        assert [line["step"] for line in lines] == [5, 10] and all("accuracy" in line for line in lines)
+
+
+def first_model(monkeypatch: pytest.MonkeyPatch, *flags: str) -> dict[str, torch.Tensor]:
+    """The weights that training begins with."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def stop(self: Any, description: str) -> None:
+        seen.append({n: t.clone() for n, t in self.model.state_dict().items()})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main([*ARGS, "--winners", "winner-2", *flags])
+    return seen[0]
+
+
+def test_weights_are_inherited_or_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = SPACE.from_json(set_winners("winner-1", "winner-2")[1]["arch"])
+    inherited = load_supernet(Path("runs/r"), CPU).extract(arch).state_dict()
+    begun = first_model(monkeypatch)
+    assert all(torch.equal(begun[n], t) for n, t in inherited.items())
+    scratch = first_model(monkeypatch, "--init", "scratch", "--suffix", "scratch")
+    assert not any(torch.equal(scratch[n], t) for n, t in inherited.items() if n.endswith("conv.weight"))
+    again = first_model(monkeypatch, "--init", "scratch", "--suffix", "again")
+    assert all(torch.equal(scratch[n], t) for n, t in again.items())
+
+
+def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
+    main([*ARGS, "--suffix", "whole"])
+    arguments = (*ARGS, "--checkpoint-seconds", "0")
+    run_killed(
+        folder, "nas.retrain", *arguments, kill_at="nas.training.trainer:Trainer._one:14"
+    )  # in the second winner
+    assert (RETRAINED / "winner-1/result.json").exists() and not (RETRAINED / "winner-2/result.json").exists()
+    finished = (RETRAINED / "winner-1/model.safetensors").stat().st_mtime_ns
+    main(["--resume"])
+    assert (RETRAINED / "winner-1/model.safetensors").stat().st_mtime_ns == finished
+    for name in ("winner-1", "winner-2"):
+        resumed, whole = (load_tensors(RETRAINED / n / "model.safetensors")[0] for n in (name, f"{name}-whole"))
+        assert all(torch.equal(resumed[n], t) for n, t in whole.items())
+        lines, whole_lines = (json_lines(RETRAINED / n / "metrics.jsonl") for n in (name, f"{name}-whole"))
+        assert timeless(lines) == timeless(whole_lines)
+        for figure in ("test_accuracy", "inherited_test_accuracy", "epochs", "arch"):
+            assert result(name)[figure] == result(f"{name}-whole")[figure]
+        assert "--resume" not in result(name)["command"]
+
+
+def test_resume_goes_on_with_the_networks_and_settings_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, str, int, float]] = []
+
+    def fit(self: Any, description: str) -> None:
+        config = self.config
+        trained.append((self.folder.name, config.init, config.epochs, config.lr))
+        if interrupted:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    winners = set_winners("winner-1", "winner-2")
+    archs = [{"name": name, "arch": winner["arch"]} for name, winner in zip(("n1", "n2"), winners, strict=True)]
+    write_json(Path("archs.json"), archs)
+    others = (("--suffix", "a"), ("--archs", "archs.json"))
+    interrupted = True
+    for flags in others:
+        with pytest.raises(KeyboardInterrupt):
+            main([*COMMON, "--init", "scratch", "--epochs", "3", *flags])
+    names = {"winner-1-a", "winner-2-a", "n1", "n2"}
+    assert {path.parent.name for path in RETRAINED.glob("*/config.json")} == names  # begun, whichever came first
+    interrupted = False
+    main([*ARGS, "--archs", "archs.json", "--winners", "n1", "--suffix", "b"])
+    write_json(Path("runs/r/search-2/result.json"), {"winners": [{**winners[0], "name": "search-2-winner-1"}]})  # newer
+    trained.clear()
+    for newest in (["n1", "n2"], ["winner-1-a", "winner-2-a"]):
+        main(["--resume"])
+        assert trained == [(name, "scratch", 3, 0.3) for name in newest]
+        trained.clear()
+    for flags in others:
+        main(["--resume", *flags])
+    assert not trained
+    with pytest.raises(UserError, match=r"nothing in runs/r/retrain was begun with these --search, --archs"):
+        main(["--resume", "--winners", "n1", "winner-1", "--suffix", "c"])
+
+
+def test_nothing_to_go_on_with() -> None:
+    with pytest.raises(UserError, match=r"no run under runs/ has retrain/\*/config.json; make it with: python"):
+        main([*ARGS, "--resume"])
+
+
+def test_run_twice_it_says_what_to_do_and_touches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*ARGS, "--winners", "winner-2"])
+    before = {p: p.read_bytes() for p in RETRAINED.rglob("*") if p.is_file()}
+    with pytest.raises(
+        UserError,
+        match="winner-2 exists; go on with it by --resume, or make another with --suffix, or name others with --winn",
+    ):
+        main([*ARGS])  # winner-1 is new, and yet not begun: all are checked first
+    capsys.readouterr()
+    main([*ARGS, "--winners", "winner-2", "--resume"])
+    assert "retrain/winner-2 is finished: nothing to train" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in RETRAINED.rglob("*") if p.is_file()} == before
+
+
+def test_the_next_command_of_the_report_trains_what_is_missing() -> None:
+    main([*ARGS, "--winners", "winner-2"])
+    (command,) = re.findall("Next: <code>python -m nas.retrain (.*)</code>", write_report(Path("runs/r")).read_text())
+    main([*ARGS, *shlex.split(command)])
+    assert result("winner-1")["epochs"] == 2
+    assert "Next: <code>python -m nas.export --run r</code>" in write_report(Path("runs/r")).read_text()
+
+
+def test_resume_with_other_settings_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    first_model(monkeypatch)
+    with pytest.raises(
+        UserError, match=r"cannot resume runs/r/retrain/winner-2 with other settings: epochs was 2, now 3"
+    ):
+        main(["--resume", "--epochs", "3"])
+    set_winners("winner-2", "winner-1")  # a search of that name has since picked another network
+    with pytest.raises(UserError, match=r"cannot resume runs/r/retrain/winner-2 with other settings: arch was"):
+        main(["--resume"])
+
+
+def test_winners_that_are_not_there() -> None:
+    with pytest.raises(UserError, match="--scheduler asha is for --workers; give both or none"):
+        main(["--scheduler", "asha"])
+    with pytest.raises(UserError, match="--ray-address auto is for --workers; give both or none"):
+        main(["--ray-address", "auto"])
+    with pytest.raises(UserError, match="--suffix is 'a/b'; give letters"):
+        main([*ARGS, "--suffix", "a/b"])
+    with pytest.raises(UserError, match=r"no winner winner-9 in runs/r/search; choose from winner-1, winner-2"):
+        main([*ARGS, "--winners", "winner-9"])
+    with pytest.raises(UserError, match=r"runs/r has no search-x/result.json; make it with: python -m nas.search"):
+        main([*ARGS, "--run", "r", "--search", "search-x"])
+    set_winners()
+    with pytest.raises(UserError, match=r"runs/r/search picked no winner; go on with nas.search --resume"):
+        main([*ARGS])
+    shutil.rmtree("runs/r/search")
+    with pytest.raises(
+        UserError, match=r"no run under runs/ has search\*/result.json; make it with: python -m nas.search"
+    ):
+        main([*ARGS])
+
+
+def test_data_changed_since_the_supernet_was_trained() -> None:
+    Image.new("RGB", (16, 16)).save("images/red/0.png")
+    with pytest.raises(UserError, match="images has changed since runs/r was begun"):
+        main([*ARGS])
+    assert not RETRAINED.exists()
+
+
+def test_a_truncated_supernet(folder: Path) -> None:
+    path = folder / "runs/r/supernet/supernet.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"supernet.safetensors is truncated or no checkpoint of ours"):
+        main([*ARGS])
+    assert not RETRAINED.exists()
+
+
+def make_teacher(seed: int) -> tuple[str, ...]:
+    torch.manual_seed(seed)
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), "teacher.safetensors")
+    return ("--teacher", "test_resnet", "--teacher-checkpoint", "teacher.safetensors", "--teacher-image-size", "32")
+
+
+def test_a_teacher_takes_part_from_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags, one = (*make_teacher(0), "--distillation-weight", "0.9"), (*ARGS, "--winners", "winner-2")
+    before = first_model(monkeypatch)
+    taught = first_model(monkeypatch, *flags, "--suffix", "begun")
+    assert all(torch.equal(before[name], tensor) for name, tensor in taught.items())  # they differ by the loss alone
+    main([*one, "--suffix", "alone"])
+    main([*one, "--suffix", "soft", *flags])
+    main([*one, "--suffix", "hard", *flags, "--distillation", "hard"])
+    losses = [
+        json_lines(RETRAINED / f"winner-2-{kind}" / "metrics.jsonl")[0]["loss"] for kind in ("alone", "soft", "hard")
+    ]
+    assert len(set(losses)) == 3
+    found = result("winner-2-soft")["teacher"]
+    assert (found["name"], found["checkpoint"]) == ("test_resnet", "teacher.safetensors")
+    assert found["sha256"] == hashlib.sha256(Path("teacher.safetensors").read_bytes()).hexdigest()
+    assert 0 <= found["search_accuracy"] <= 1
+    assert "teacher" not in result("winner-2-alone")
+
+
+def test_a_winner_teaches_the_next_and_is_seen_as_accurate_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*ARGS, "--winners", "winner-1"])
+    main([*ARGS, "--winners", "winner-2", "--teacher", str(RETRAINED / "winner-1")])
+    expected = accuracy(loaded("winner-1"), load_run_data(Path("runs/r")).search, 16, CPU)
+    assert result("winner-2")["teacher"]["search_accuracy"] == pytest.approx(expected)
+    assert f"teacher runs/r/retrain/winner-1: {100 * expected:.2f} % of the search split" in capsys.readouterr().out
+
+
+def test_a_taught_winner_goes_on_with_its_teacher_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = (*ARGS, "--winners", "winner-2", *make_teacher(0))
+    main([*flags, "--suffix", "whole"])
+    train, steps = Trainer._one, 0
+
+    def interrupted(self: Any, images: Any, labels: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 7:
+            raise KeyboardInterrupt
+        train(self, images, labels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_one", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            main([*flags, "--checkpoint-seconds", "0"])
+    content = Path("teacher.safetensors").read_bytes()
+    make_teacher(1)
+    with pytest.raises(
+        UserError, match=r"cannot resume runs/r/retrain/winner-2 with other settings: teacher_sha256 was"
+    ):
+        main(["--winners", "winner-2", "--resume"])
+    Path("moved.safetensors").write_bytes(content)
+    main(["--winners", "winner-2", "--resume", "--teacher-checkpoint", "moved.safetensors"])
+    resumed, whole = (load_tensors(RETRAINED / n / "model.safetensors")[0] for n in ("winner-2", "winner-2-whole"))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_begun() -> None:
+    save_file(timm.create_model("test_resnet").state_dict(), "teacher.safetensors")
+    with pytest.raises(UserError, match="has 1000 classes, the data 3"):
+        main([*ARGS, "--teacher", "test_resnet", "--teacher-checkpoint", "teacher.safetensors"])
+    assert not RETRAINED.exists()
