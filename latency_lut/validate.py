@@ -1,0 +1,34 @@
+"""python -m latency_lut.validate: a table's predictions against networks measured now, none of which it has seen.
+
+Bare: the newest table in runs/tables, 20 random networks. A validation that was interrupted goes on where it stopped
+when the same command is given again. Beside the table's errors it shows what there is to compare them with: what is
+left of them when all times are scaled by how much faster or slower the table's own calibration networks run now (heat,
+other guests of the host, a new driver); the same networks measured twice (the floor that no predictor passes), the
+plain sum of blocks without calibration, and MACs and parameters through a line fitted on the table's calibration
+networks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from latency_lut.measurement.interpreter import delegate
+from latency_lut.measurement.validate import ValidateConfig, report, validate_table
+from search_spaces.command import parse, run
+
+MODULE = "latency_lut.validate"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    config = parse(ValidateConfig, argv, f"python -m {MODULE}", "Measure how well a table predicts.")
+    if delegate(config.python, MODULE, argv):
+        return
+    out, result = validate_table(config)
+    print(json.dumps(result, indent=1) if config.json else f"{report(result)}\n{out}")
+
+
+if __name__ == "__main__":
+    run(main, "the same command goes on with what was measured")

@@ -1,0 +1,21 @@
+"""Export retrained winners: ONNX with a dynamic batch, a float16 Core ML package, and timm code with safetensors.
+
+Bare: every winner of the newest run that retrained one, in all formats. Each export is compared with the network it
+was made from and refused if it differs. The Core ML package is converted and checked on any system, but Core ML runs on
+Apple's alone: elsewhere the saved program is executed by PyTorch, operator by operator, in its own precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.exporting.export import Config, export
+from search_spaces.command import parse, run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    export(parse(Config, argv, "python -m nas.export", __doc__ or ""))
+
+
+if __name__ == "__main__":
+    run(main)
