@@ -1,4 +1,4 @@
-"""Imports go one way, and what some machines lack is imported only where it is used."""
+"""Imports go one way and in no circle; what some machines lack is imported only where it is used; modules are small."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,20 +22,41 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nas": {"search_spaces", "supernet", "latency_lut"},
     "scripts": {"search_spaces", "supernet", "latency_lut", "nas"},
 }
+# Each package imports only those below it; packages on one line do not import each other.
+LAYERS: dict[str, Sequence[set[str]]] = {
+    "nas": (
+        {"comparison", "inspection", "pruning", "reporting"},
+        {"searching"},
+        {"exporting"},
+        {"training"},
+        {"evaluation"},
+        {"networks"},
+        {"runs"},
+        {"data"},
+        {"distributed", "objective"},
+    ),
+    "latency_lut": ({"profiling"}, {"measurement"}, {"tables"}, {"backends"}),
+}
 IMPORT_WHERE_USED = {"coremltools", "fvcore", "onnxruntime", "optuna", "plotly", "ray", "sklearn"}
 IMPORT_WHERE_USED |= {"ai_edge_litert", "executorch", "litert_torch", "openvino", "torch_pruning"}
+MAX_LINES, MAX_MODULES = 400, 16
 
-FILES = sorted(file for folder in MAY_IMPORT for file in (ROOT / folder).rglob("*.py"))
+Graph = Mapping[str, set[str]]  # of modules: what each imports, also in its functions
 
 
-def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
-    """The top-level name of every package imported."""
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            yield str(node.module).partition(".")[0]
+def imported(node: ast.AST) -> list[str]:
+    """The full names that an import statement imports; none of another node."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def packages(nodes: Iterator[ast.AST]) -> set[str]:
+    """The top-level packages that are imported."""
+    return {name.partition(".")[0] for node in nodes for name in imported(node)}
 
 
 def on_import(node: ast.AST) -> Iterator[ast.AST]:
@@ -45,20 +68,112 @@ def on_import(node: ast.AST) -> Iterator[ast.AST]:
             yield from on_import(child)
 
 
-def name(file: Path) -> str:
-    return str(file.relative_to(ROOT))
+# ---- what is forbidden, as functions of sources: a line for each that is found
 
 
-@pytest.mark.parametrize("file", FILES, ids=name)
-def test_imports_go_one_way(file: Path) -> None:
-    folder = file.relative_to(ROOT).parts[0]
-    others = set(imports(ast.walk(ast.parse(file.read_text())))) & (MAY_IMPORT.keys() | {"tests"}) - {folder}
-    assert others <= MAY_IMPORT[folder]
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """What each module imports of the others, by their names, also inside functions and for type checkers."""
+
+    def module(name: str) -> str | None:
+        return next((known for known in (name, name.rpartition(".")[0]) if known in sources), None)
+
+    names = {m: [n for node in ast.walk(ast.parse(text)) for n in imported(node)] for m, text in sources.items()}
+    return {m: {found for name in full if (found := module(name))} for m, full in names.items()}
 
 
-@pytest.mark.parametrize("file", FILES, ids=name)
-def test_optional_packages_are_imported_where_used(file: Path) -> None:
-    assert not set(imports(on_import(ast.parse(file.read_text())))) & IMPORT_WHERE_USED
+def packages_upwards(graph: Graph) -> list[str]:
+    arrows = {(a, b) for a, others in graph.items() for b in others if top(a) != top(b)}
+    return [f"{a} imports {b}" for a, b in sorted(arrows) if top(b) not in MAY_IMPORT[top(a)]]
+
+
+def layers_upwards(graph: Graph, package: str) -> list[str]:
+    """Modules of a layer that import one of the same or of a higher layer, or something in no layer."""
+    layer = {name: number for number, names in enumerate(LAYERS[package]) for name in names}
+    found = []
+    for importer, others in sorted(graph.items()):
+        a = part(importer, package)
+        for other in sorted(others):
+            b = part(other, package)
+            if a in layer and b and a != b and (b not in layer or layer[b] <= layer[a]):
+                found.append(f"{importer} imports {other}")
+    return found
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def part(module: str, package: str) -> str:
+    """The second name of a module in the package; empty for others."""
+    first, _, rest = module.partition(".")
+    return rest.partition(".")[0] if first == package else ""
+
+
+def imported_commands(graph: Graph, sources: Mapping[str, str]) -> list[str]:
+    commands = {module for module, text in sources.items() if 'if __name__ == "__main__":' in text}
+    return [f"{a} imports {b}" for a, others in sorted(graph.items()) for b in sorted(others & commands)]
+
+
+def circle(graph: Graph) -> list[str]:
+    """The modules of a circle; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def too_large(lines: Mapping[Path, int]) -> list[str]:
+    """Modules of too many lines, and folders of too many modules (`__init__` aside)."""
+    folders = Counter(file.parent for file in lines if file.name != "__init__.py")
+    long = [f"{file} has {count} lines" for file, count in lines.items() if count > MAX_LINES]
+    return long + [f"{folder} has {count} modules" for folder, count in folders.items() if count > MAX_MODULES]
+
+
+# ---- this project
+
+
+def read(folder: str) -> dict[str, str]:
+    """The source of each module of the folder, by its name."""
+    sources = {}
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file.read_text()
+    return sources
+
+
+SOURCES = {name: source for folder in MAY_IMPORT for name, source in read(folder).items()}
+GRAPH = import_graph(SOURCES)
+
+
+def test_packages_import_what_is_below_them() -> None:
+    assert not packages_upwards(GRAPH)
+    assert not [name for name, source in SOURCES.items() if "tests" in packages(ast.walk(ast.parse(source)))]
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_layers_import_what_is_below_them(package: str) -> None:
+    folders = {path.parent.name for path in (ROOT / package).glob("*/*.py")}
+    assert folders == set().union(*LAYERS[package])
+    assert not layers_upwards(GRAPH, package)
+
+
+def test_nothing_imports_a_command() -> None:
+    assert not imported_commands(GRAPH, SOURCES)
+
+
+def test_imports_make_no_circle() -> None:
+    assert not circle(GRAPH)
+
+
+def test_modules_and_folders_are_small() -> None:
+    files = (file for folder in MAY_IMPORT for file in (ROOT / folder).rglob("*.py"))
+    assert not too_large({file.relative_to(ROOT): len(file.read_text().splitlines()) for file in files})
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_optional_packages_are_imported_where_used(module: str) -> None:
+    assert not packages(on_import(ast.parse(SOURCES[module]))) & IMPORT_WHERE_USED
 
 
 @pytest.mark.parametrize(
@@ -77,12 +192,47 @@ def test_scripts_that_import_others_are_called_as_modules() -> None:
     called = set(re.findall(r"python\s+scripts/(\w+)\.py", " ".join(file.read_text() for file in files)))
     assert {"run", "bench_lut"} <= called
     for name in called:
-        assert "scripts" not in set(imports(ast.walk(ast.parse((ROOT / f"scripts/{name}.py").read_text()))))
+        assert "scripts" not in packages(ast.walk(ast.parse(SOURCES[f"scripts.{name}"])))
 
 
-def test_the_checks_see_what_they_forbid() -> None:
+# ---- the checks see what they forbid
+
+
+def test_imports_are_found_where_they_are() -> None:
     source = (
         "import ray.tune\nif TYPE_CHECKING:\n    import optuna\ndef f():\n    from plotly import io\n    import nas\n"
     )
-    assert set(imports(on_import(ast.parse(source)))) == {"ray"}
-    assert set(imports(ast.walk(ast.parse(source)))) == {"ray", "optuna", "plotly", "nas"}
+    assert packages(on_import(ast.parse(source))) == {"ray"}
+    assert packages(ast.walk(ast.parse(source))) == {"ray", "optuna", "plotly", "nas"}
+
+
+BROKEN = {
+    "latency_lut": "",
+    "latency_lut.tables.table": "def f():\n    from nas.search import main\n",
+    "nas": "",
+    "nas.search": 'from nas.searching import search\nif __name__ == "__main__":\n    pass\n',
+    "nas.data": "",
+    "nas.data.splits": "import nas.training.trainer\n",
+    "nas.searching.search": "if TYPE_CHECKING:\n    from nas.data.splits import Splits\n",
+    "nas.training.trainer": "from nas.data import Data\nfrom nas.searching.search import Config\nimport nas.odd\n",
+    "nas.odd": "",
+}
+
+
+def test_broken_imports_are_seen() -> None:
+    graph = import_graph(BROKEN)
+    assert graph["nas.training.trainer"] == {"nas.data", "nas.searching.search", "nas.odd"}
+    assert packages_upwards(graph) == ["latency_lut.tables.table imports nas.search"]
+    assert layers_upwards(graph, "nas") == [
+        "nas.data.splits imports nas.training.trainer",
+        "nas.training.trainer imports nas.odd",
+        "nas.training.trainer imports nas.searching.search",
+    ]
+    assert imported_commands(graph, BROKEN) == ["latency_lut.tables.table imports nas.search"]
+    assert set(circle(graph)) == {"nas.data.splits", "nas.training.trainer", "nas.searching.search"}
+
+
+def test_large_modules_and_folders_are_seen() -> None:
+    many = {Path(f"nas/m{i}.py"): 1 for i in range(17)}
+    assert not too_large({**dict(list(many.items())[1:]), Path("nas/__init__.py"): 400})
+    assert too_large({**many, Path("a/b.py"): 401}) == ["a/b.py has 401 lines", "nas has 17 modules"]
