@@ -49,7 +49,7 @@ class Skipped:
             raise UserError(f"{name} cannot be read ({reason}); mend or remove it, or leave out --strict-images")
         if name not in self.names:
             self.names[name] = None
-            tqdm.write(f"warning: skipped {name}: {reason}", file=sys.stderr)  # that of the writer alone is seen
+            tqdm.write(f"warning: skipped {name}: {reason}", file=sys.stderr)  # the primary's alone is seen
 
 
 @dataclass(frozen=True)

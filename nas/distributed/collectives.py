@@ -5,7 +5,7 @@
 (Without the two dashes torchrun takes our --run for one of its own flags.)
 
 All processes hold the same weights. Each works on its share of every batch, and once a step they average gradients
-(`average_`), so that they stay the same. Process 0 is the writer: it alone makes files and prints.
+(`average_`), so that they stay the same. Process 0 is the primary: it alone makes files and prints.
 
 A process that fails says why and ends. The others learn of it when its connections close, and end too: without a word
 if it has said why, else with one line. Numbers and texts go by gloo on the CPU also when gradients go by NCCL, since

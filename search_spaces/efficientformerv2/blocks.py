@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from search_spaces.base import BlockSpec
+from search_spaces.block import BlockSpec
 from search_spaces.cost import Activation, Conv, Linear, Matmul, Op, Weights, in_place
 
 if TYPE_CHECKING:
