@@ -5,7 +5,7 @@ supernet/ search/ retrain/<winner>/ export/<winner>/     config.json, weights, m
 prune/<name>/ dense/<model>/     pruned networks, and timm's that were trained first: nas.pruning.recipe
 report.html
 
-Of several processes only the primary (`distributed.process`) checks and makes what is new, and claims a stage; all read.
+Of several processes only the primary (`distributed.process`) checks and makes what is new and claims a stage; all read.
 """
 
 from __future__ import annotations
