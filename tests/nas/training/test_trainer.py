@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from nas.data import Images
 from nas.data.sources import Decoded, Skipped
-from nas.distributed.device import pick_device
 from nas.runs import checkpoint
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
 from nas.training import trainer as loop
@@ -403,12 +402,6 @@ def test_a_batch_larger_than_the_data(tmp_path: Path, images: Images) -> None:
 def test_mixup_needs_pairs(tmp_path: Path, images: Images) -> None:
     with pytest.raises(UserError, match="--batch-size 5 is odd; mixup pairs images: give an even one"):
         make(tmp_path, images, replace(CONFIG, batch_size=5, augment="published"))
-
-
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99", "tpu"])
-def test_a_device_that_is_not_there(name: str) -> None:
-    with pytest.raises(UserError, match=f"--device {name} cannot be used"):
-        pick_device(name)
 
 
 def test_the_published_recipe_is_on_from_128_pixels(tmp_path: Path, images: Images) -> None:

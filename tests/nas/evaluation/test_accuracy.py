@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas.evaluation.accuracy import accuracy
+
+
+class Brightness(nn.Module):
+    """Class 1 for images that are brighter than the mean of all photos, else class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([torch.zeros(len(images)), images.mean(dim=(1, 2, 3))], dim=1)
+
+
+def test_corrupt_images_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(*_: Any) -> Any:
+        images = torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 4, 4)
+        for labels in ([1, 0, -1], [0, 0, -1]):
+            yield images, torch.tensor(labels)
+
+    monkeypatch.setattr("nas.evaluation.accuracy.eval_batches", batches)
+    assert accuracy(Brightness(), cast(Any, None), 4, torch.device("cpu")) == 3 / 4
+
+
+def test_no_images_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.evaluation.accuracy.eval_batches", lambda *_: iter(()))
+    assert accuracy(Brightness(), cast(Any, None), 4, torch.device("cpu")) == 0.0
