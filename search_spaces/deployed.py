@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from torch import nn
 
-FORM = "deployed"  # what costs, latency tables and exported files are of
+FORM: Final = "deployed"  # what costs, latency tables and exported files are of
 
 
 def deployed(module: nn.Module) -> nn.Module:

@@ -27,6 +27,7 @@ from latency_lut.tables.table import (
 )
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import flag, flags_given, spell
+from search_spaces.deployed import FORM
 
 MODULE = "latency_lut.build"
 PROTOCOL = (
@@ -161,6 +162,7 @@ def make_table(
         space=space.name,
         image_size=space.image_size,
         num_classes=space.num_classes,
+        form=FORM,
         provenance=source,
         calibration=_calibrate(space, rows, timings),
         clamped=tuple(key for key, cost in minima.items() if cost <= 0),

@@ -54,6 +54,7 @@ def as_json(path: Path, table: LatencyTable, costs: Sequence[BlockCost], page: P
         "page": str(page),
         "space": table.space,
         "image_size": table.image_size,
+        "form": table.form,
         "num_classes": table.num_classes,
         "provenance": asdict(table.provenance),
         "scale": table.calibration.scale,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from latency_lut.backends.protocol import MAX_DRIFT, MAX_MS, Settings, check_sha
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import read_typed
+from search_spaces.deployed import FORM
 
-SCHEMA = 3
+SCHEMA = 4
 TABLES = Path("runs/tables")
 REBUILD = "build a new one with python -m latency_lut.build"
 
@@ -128,6 +129,7 @@ class Row:
 class LatencyTable:
     """
     Args:
+        form: of the networks and blocks that were timed.
         rows: by `BlockSpec.key`.
         clamped: keys of the rows whose difference of minima came out below 0, which are 0 instead.
         graphs: the evidence, by name.
@@ -137,6 +139,7 @@ class LatencyTable:
     space: str
     image_size: int
     num_classes: int
+    form: Literal["deployed", "trained"]
     provenance: Provenance
     calibration: Calibration
     clamped: tuple[str, ...]
@@ -199,6 +202,7 @@ class LatencyTable:
     def check(self, space: SearchSpace) -> None:
         """Raises UserError unless the table predicts every arch of `space`, and was calibrated on such."""
         for name, mine, theirs in (
+            ("form of networks", self.form, FORM),
             ("space", self.space, space.name),
             ("image size", self.image_size, space.image_size),
             ("number of classes", self.num_classes, space.num_classes),

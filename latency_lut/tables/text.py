@@ -28,7 +28,7 @@ def summary(table: LatencyTable) -> str:
     errors = [abs(n.predicted_ms / n.min_ms - 1) for n in calibration.networks]
     share = "unknown" if source.unclean_share is None else f"{source.unclean_share:.1%}"
     lines = [
-        f"{table.space} at {table.image_size} px, {len(table.rows)} blocks",
+        f"{table.space} at {table.image_size} px, {len(table.rows)} blocks as {table.form}",
         str(source.runtime),
         f"latency = {calibration.scale:.4f} x sum of blocks {calibration.offset_ms:+.4f} ms",
         f"off by {sum(errors) / len(errors):.1%} on average on the {len(errors)} calibration networks",

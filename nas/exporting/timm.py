@@ -26,6 +26,9 @@ HEADER = '''"""A searched network, built of timm alone.
     timm.models.load_checkpoint(model, "model.safetensors")
     model.eval()
 
+It is the network as it was trained, so it can be trained further; where that has branches for training only,
+`timm.utils.reparameterize_model(model)` is what to ship.
+
 Input: (batch, 3, IMAGE_SIZE, IMAGE_SIZE), images as PREPROCESSING says, scaled to 0..1, less MEAN, over STD.
 Output: (batch, classes) logits, in the order of classes.txt.
 """
@@ -41,7 +44,7 @@ def write_timm(winner: Winner, folder: Path) -> tuple[Path, Path]:
     values["PREPROCESSING"] = preprocessing(info.image_size)
     constants = "".join(f"{name} = {value!r}\n" for name, value in values.items())
     write_text(source, f"{HEADER}{code}\n\n{constants}\n\n{body}")
-    save_tensors(weights, winner.model().state_dict(), winner.metadata)
+    save_tensors(weights, winner.trained_model().state_dict(), winner.metadata)
     return source, weights
 
 
@@ -57,7 +60,7 @@ def check_timm(source: Path, weights: Path, winner: Winner) -> Parity:
     fresh = runpy.run_path(str(source))["create_model"]()
     timm.models.load_checkpoint(fresh, str(weights))
     images = normalized(example_images(sum(BATCH_SIZES), info.image_size), info.mean, info.std)
-    parity = compare(lambda batch: _logits(fresh.eval(), batch), winner.model(), images.split(BATCH_SIZES))
+    parity = compare(lambda batch: _logits(fresh.eval(), batch), winner.trained_model(), images.split(BATCH_SIZES))
     if parity.max_abs_diff > 0:
         raise UserError(
             f"timm {timm.__version__} builds another network from {source.name}: logits differ by "

@@ -16,6 +16,7 @@ from nas.networks.weights import check_finite
 from nas.runs.checkpoint import load_module, load_tensors
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command.files import read_json
+from search_spaces.deployed import deployed
 
 
 class Exportable(Protocol):
@@ -31,7 +32,7 @@ class Exportable(Protocol):
     def metadata(self) -> dict[str, str]: ...
 
     def model(self) -> nn.Module:
-        """In evaluation mode; a new one at every call, since exporters leave traces."""
+        """Deployed, in evaluation mode; a new one at every call, since exporters leave traces."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Winner:
     test_accuracy: float
 
     def model(self) -> nn.Module:
+        return deployed(self.trained_model())
+
+    def trained_model(self) -> nn.Module:
+        """As its family's own class holds it, with what only training needs."""
         path = self.folder / "model.safetensors"
         model = self.space.build(self.arch)
         load_module(model, tensors := load_tensors(path)[0], path)

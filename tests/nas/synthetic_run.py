@@ -56,12 +56,14 @@ def trained_like(space: SearchSpace, arch: Arch, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def make_run(folder: Path, image_size: int = 32, classes: list[str] | None = None) -> SearchSpace:
+def make_run(
+    folder: Path, image_size: int = 32, classes: list[str] | None = None, space: str = "efficientformerv2-nano"
+) -> SearchSpace:
     """`run.json` alone; add stages with the functions below."""
     classes = classes or [str(i) for i in range(10)]
-    space = get_space("efficientformerv2-nano", image_size, len(classes))
-    write_json(folder / "run.json", run_info(space, classes))
-    return space
+    made = get_space(space, image_size, len(classes))
+    write_json(folder / "run.json", run_info(made, classes))
+    return made
 
 
 def add_supernet(folder: Path, epochs: int = 30) -> None:
@@ -171,6 +173,7 @@ def add_table(path: Path, space: SearchSpace, validated: bool = True) -> None:
         space.name,
         space.image_size,
         space.num_classes,
+        "deployed",
         source,
         Calibration(0.95, 0.02, networks),
         (),

@@ -82,7 +82,7 @@ def make_table(space: SearchSpace, ms_per_mega_mac: float = 0.1) -> LatencyTable
     calibration = Calibration(1.0, 0.0, (network,))
     graphs = {key: Graph((key,), (row.min_ms,), {}) for key, row in rows.items()}
     return LatencyTable(
-        SCHEMA, space.name, space.image_size, space.num_classes, provenance, calibration, (), rows, graphs
+        SCHEMA, space.name, space.image_size, space.num_classes, "deployed", provenance, calibration, (), rows, graphs
     )
 
 

@@ -45,6 +45,11 @@ def test_rows_follow_from_the_evidence_in_the_file(table: LatencyTable, nano: Se
         assert row.min_ms == pytest.approx(from_samples)
 
 
+def test_a_table_of_networks_as_they_are_trained_is_refused(table: LatencyTable, nano: SearchSpace) -> None:
+    with pytest.raises(UserError, match="the table's form of networks is trained, not deployed; build a new one"):
+        replace(table, form="trained").check(nano)
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [

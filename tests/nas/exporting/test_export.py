@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 import shutil
 import sys
@@ -29,7 +30,7 @@ from nas.exporting.parity import compare, example_images, normalized
 from nas.exporting.winner import Winner, load_winners
 from nas.runs import load_run_info
 from nas.runs.checkpoint import load_tensors, save_tensors
-from search_spaces import UserError, get_space
+from search_spaces import UserError, get_space, num_params
 from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import MEAN, STD, add_retrain, make_run, run_info, trained_like
 
@@ -292,3 +293,22 @@ def test_tolerances_are_far_from_what_is_measured(exported: Path) -> None:
     result = read_json(exported / "result.json")
     assert result["onnx"]["max_abs_diff"] < onnx_files.TOLERANCE / 10
     assert result["coreml"]["max_abs_diff"] < coreml.TOLERANCE / 10
+
+
+def test_a_network_with_branches_is_exported_without_them(tmp_path: Path) -> None:
+    """ONNX holds the deployed convolutions alone, timm's file what was trained; both compute the same."""
+    space = make_run(tmp_path, 32, CLASSES, "mobileone-nano")
+    add_retrain(tmp_path, space, ("one",))
+    (result,) = export(Config(run=str(tmp_path), formats=("onnx", "timm")))
+    assert result["timm"]["max_abs_diff"] == 0
+    folder = tmp_path / "export/one"
+    graph = onnx.load(folder / "model.onnx").graph
+    assert {node.op_type for node in graph.node}.isdisjoint({"BatchNormalization", "Add"})
+    (winner,) = load_winners(tmp_path, ())
+    weights = [weight.dims for weight in graph.initializer if weight.data_type == onnx.TensorProto.FLOAT]
+    assert sum(map(math.prod, weights)) == num_params(space, winner.arch)
+    trained = winner.trained_model()
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    logits = session.run(None, {"images": images(3).numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(logits), trained(images(3)).detach(), rtol=1e-3, atol=1e-3)
+    assert {name.rpartition(".")[2] for name in load_tensors(folder / "model.safetensors")[0]} >= {"running_mean"}
