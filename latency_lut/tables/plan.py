@@ -1,8 +1,8 @@
 """Which graphs a table measures, and how the costs of single blocks follow from their times.
 
 A block that can follow itself costs the slope between chains of it, (T(8) − T(2)) / 6, in which the overhead of a run
-and of its first and last operators cancels. Any other block is run next to a short chain of a reference block and costs
-the difference. Every cost is thus a weighted sum of graph times, and the weights are stored in the table.
+and of its first and last operators cancels. Any other block is run next to a short chain of a reference block, or, where
+none fits, next to another block's graph, and costs the difference. Every cost is thus a weighted sum of graph times, and the weights are stored in the table.
 """
 
 from __future__ import annotations
@@ -51,23 +51,25 @@ def make_plan(space: SearchSpace) -> Plan:
     blocks = space.all_blocks()
     graphs: dict[str, tuple[BlockSpec, ...]] = {}
     terms: dict[str, dict[str, float]] = {}
+
+    def add(key: str, base: str) -> None:
+        name, graph = _joined(base, graphs.get(base, ()), blocks[key])
+        graphs[name], terms[key] = graph, {name: 1.0, base: -1.0} if base else {name: 1.0}
+
     for key, block in blocks.items():
         if block.chainable:
             short, long = f"{SHORT} x {key}", f"{LONG} x {key}"
             graphs[short], graphs[long] = (block,) * SHORT, (block,) * LONG
             terms[key] = {long: 1 / (LONG - SHORT), short: -1 / (LONG - SHORT)}
     for key, block in blocks.items():
-        if not block.chainable:
-            before = _reference(blocks, block.input_shape())
-            after = None if before else _reference(blocks, block.output_shape())
-            reference = before or after
-            if reference is None:
-                graphs[key], terms[key] = (block,), {key: 1.0}
-                continue
-            chain = f"{SHORT} x {reference.key}"
-            name = f"{chain} + {key}" if before else f"{key} + {chain}"
-            graphs[name] = (*graphs[chain], block) if before else (block, *graphs[chain])
-            terms[key] = {name: 1.0, chain: -1.0}
+        reference = _reference(blocks, block.input_shape()) or _reference(blocks, block.output_shape())
+        if not block.chainable and reference:
+            add(key, f"{SHORT} x {reference.key}")
+    left = [key for key in blocks if key not in terms]
+    while left:  # each goes to a graph that it fits, if there is one by now
+        key, base = next(((k, g) for k in left if (g := _fitting(graphs, blocks[k]))), (left[0], ""))
+        left.remove(key)
+        add(key, base)
     return Plan(graphs, {key: terms[key] for key in blocks})
 
 
@@ -117,6 +119,25 @@ def _reference(blocks: Mapping[str, BlockSpec], shape: tuple[int, ...]) -> Block
     """The chainable block of median size that takes and gives this shape."""
     fitting = [b for b in blocks.values() if b.chainable and b.input_shape() == shape]
     return sorted(fitting, key=lambda b: (b.macs, b.key))[len(fitting) // 2] if fitting else None
+
+
+def _fitting(graphs: Mapping[str, tuple[BlockSpec, ...]], block: BlockSpec) -> str:
+    """Name of the graph of the fewest MACs that can come before or after the block; empty if there is none."""
+    fits = [
+        name
+        for name, graph in graphs.items()
+        if block.input_shape() == graph[-1].output_shape() or block.output_shape() == graph[0].input_shape()
+    ]
+    return min(fits, key=lambda name: (sum(block.macs for block in graphs[name]), name), default="")
+
+
+def _joined(name: str, graph: tuple[BlockSpec, ...], block: BlockSpec) -> tuple[str, tuple[BlockSpec, ...]]:
+    """The graph with the block before or after it, and its name; the block alone for an empty graph."""
+    if not graph:
+        return block.key, (block,)
+    if block.input_shape() == graph[-1].output_shape():
+        return f"{name} + {block.key}", (*graph, block)
+    return f"{block.key} + {name}", (block, *graph)
 
 
 def calibration_archs(space: SearchSpace, seed: int = 0) -> tuple[Arch, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -129,7 +129,7 @@ class Row:
 class LatencyTable:
     """
     Args:
-        form: of the networks and blocks that were timed.
+        form: of the networks and blocks that were timed, `search_spaces.deployed.FORM`.
         rows: by `BlockSpec.key`.
         clamped: keys of the rows whose difference of minima came out below 0, which are 0 instead.
         graphs: the evidence, by name.
@@ -139,7 +139,7 @@ class LatencyTable:
     space: str
     image_size: int
     num_classes: int
-    form: Literal["deployed", "trained"]
+    form: str
     provenance: Provenance
     calibration: Calibration
     clamped: tuple[str, ...]
