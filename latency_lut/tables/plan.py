@@ -1,8 +1,9 @@
 """Which graphs a table measures, and how the costs of single blocks follow from their times.
 
 A block that can follow itself costs the slope between chains of it, (T(8) − T(2)) / 6, in which the overhead of a run
-and of its first and last operators cancels. Any other block is run next to a short chain of a reference block, or, where
-none fits, next to another block's graph, and costs the difference. Every cost is thus a weighted sum of graph times, and the weights are stored in the table.
+and of its first and last operators cancels. Any other block is run next to a short chain of a reference block, or,
+where none fits, next to another block's graph, and costs the difference. Every cost is thus a weighted sum of graph
+times, and the weights are stored in the table.
 """
 
 from __future__ import annotations
