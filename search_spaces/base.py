@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -76,6 +76,9 @@ class SearchSpace(ABC):
 
     A family declares `choices`, `slots`, `published` and the rules that generic code cannot know (`canonical`,
     `sample`, `size`, `build`); everything else follows.
+
+    `recipe` is the one of `nas.training.recipe` by which its networks are trained where no other is asked for,
+    `any_size` whether they also run on other images than of `image_size`, as networks of convolutions alone do.
     """
 
     name: str
@@ -84,6 +87,8 @@ class SearchSpace(ABC):
     image_size: int
     num_classes: int
     in_chans: int = 3
+    recipe: Literal["adamw", "progressive"] = "adamw"
+    any_size: bool = False
 
     # ---- what a family adds
 

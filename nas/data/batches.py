@@ -10,7 +10,8 @@ import math
 import os
 import random
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -27,15 +28,19 @@ from search_spaces import UserError
 MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 MAX_CORRUPT_RUN = 100  # training images in a row
 
-Augment = Literal["light", "published", "none"]
+Augment = Literal["light", "randaugment", "published", "none"]
 Key = tuple[int, int]  # epoch, position in the split
 Sample = tuple[Tensor, int, list[tuple[str, str]]]  # image, label, (name, reason) of each corrupt image on the way
 
 
-def train_transform(image_size: int, augment: Augment, hflip: bool) -> Any:
+def train_transform(image_size: int, augment: Augment, hflip: bool, strength: float = 1.0) -> Any:
     """timm's training transform, to uint8 (3, image_size, image_size).
 
-    `published` is Table 1 of the supplement; `light` (crops of at least 60 % of the image) suits small images.
+    `published` is Table 1 of the EfficientFormerV2 supplement; `light` (crops of at least 60 % of the image) is for
+    small images.
+
+    Args:
+        strength: of RandAugment's operations.
     """
     common: dict[str, Any] = {
         "is_training": True,
@@ -43,8 +48,11 @@ def train_transform(image_size: int, augment: Augment, hflip: bool) -> Any:
         "interpolation": "bicubic",
         "normalize": False,
     }
+    operations = f"rand-m{9 * strength:g}-mstd0.5-inc1"
     if augment == "published":
-        return create_transform(image_size, **common, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1")
+        return create_transform(image_size, **common, color_jitter=0.4, auto_augment=operations)
+    if augment == "randaugment":
+        return create_transform(image_size, **common, color_jitter=0.0, auto_augment=operations)
     if augment == "light":
         return create_transform(image_size, **common, color_jitter=0.0, scale=(0.6, 1.0))
     return eval_transform(image_size)
@@ -93,10 +101,14 @@ def _seed_cpu(*parts: int) -> int:
 
 
 class _Samples(Dataset[Sample]):
-    """Transformed images by key. A corrupt one is replaced by the next, or, in evaluation, by no class: label -1."""
+    """Transformed images by key. A corrupt one is replaced by the next, or, in evaluation, by no class: label -1.
 
-    def __init__(self, images: Images, transform: Any, seed: int, replace: bool) -> None:
-        self.images, self.transform, self.seed = images, transform, seed
+    Args:
+        transform: of an epoch.
+    """
+
+    def __init__(self, images: Images, transform: Callable[[int], Any], seed: int, replace: bool) -> None:
+        self.images, self.transform, self.seed = images, cache(transform), seed
         self.attempts = min(len(images), MAX_CORRUPT_RUN) if replace else 1
 
     def __getitem__(self, key: Key) -> Sample:
@@ -110,8 +122,8 @@ class _Samples(Dataset[Sample]):
             except CORRUPT as error:
                 corrupt.append((self.images.name(position), str(error)))
             else:
-                return self.transform(image), int(self.images.labels[position]), corrupt
-        return self.transform(Image.new("RGB", (8, 8))), -1, corrupt
+                return self.transform(epoch)(image), int(self.images.labels[position]), corrupt
+        return self.transform(epoch)(Image.new("RGB", (8, 8))), -1, corrupt
 
 
 class _TrainKeys:
@@ -139,7 +151,7 @@ class _TrainKeys:
 
 def train_batches(
     images: Images,
-    transform: Any,
+    transform: Callable[[int], Any],
     *,
     batch_size: int,
     epochs: int,
@@ -151,6 +163,7 @@ def train_batches(
     """(uint8 images, labels) of every step from `start` on.
 
     Args:
+        transform: of an epoch.
         share: (number, of how many): which of so many equal parts of each batch.
 
     Raises:
@@ -171,9 +184,10 @@ def eval_batches(
     Args:
         share: (first, step): only every so many-th image.
     """
+    transform = eval_transform(image_size)
     positions = range(share[0], len(images), share[1])
     keys = [[(0, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
-    yield from _batches(_Samples(images, eval_transform(image_size), 0, replace=False), keys, loaders)
+    yield from _batches(_Samples(images, lambda _: transform, 0, replace=False), keys, loaders)
 
 
 def _batches(samples: _Samples, keys: Iterable[list[Key]], loaders: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nas.pruning.structure import Structure
 from search_spaces import UserError
 from search_spaces.layout import Axis, units
+from supernet.strided_pointwise import mend_strided_pointwise
 
 Criterion = Literal["taylor", "magnitude", "random"]
 Scores = Mapping[str, Tensor]  # (size,) of each dimension
@@ -42,7 +43,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Iterable[tuple[Tenso
     wanted = [name for name in parameters if name in structure.axes]
     total = {d.name: torch.zeros(d.size) for d in structure.dimensions}
     count = 0
-    model.eval()
+    mend_strided_pointwise(model).eval()
     try:
         for images, labels in batches:
             with torch.enable_grad():

@@ -5,24 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from search_spaces import SearchSpace, UserError
 from search_spaces.command import flag
 
 
 @dataclass(frozen=True)
 class StepConfig:
-    """Flags of a training run, but its length. These defaults are Table 1 of the EfficientFormerV2 supplement."""
+    """Flags of a training run, but its length. These defaults are the recipe adamw."""
 
     batch_size: int = flag(256, "images of a step, of all processes together", minimum=1)
     accumulate: int = flag(1, "parts, one after another, of each process's share of a batch", minimum=1)
     lr: float = flag(1e-3, "peak learning rate, at a batch of 1024 (scaled linearly with the batch)", above=0)
-    weight_decay: float = flag(0.025, "AdamW's weight decay", minimum=0)
+    optimizer: Literal["adamw", "sgd"] = flag("adamw", "sgd: with a momentum of 0.9")
+    weight_decay: float = flag(0.025, "weight decay", minimum=0)
+    weight_decay_end: float | None = flag(
+        None, "weight decay at the end, reached by a cosine (default: it stays)", minimum=0
+    )
     warmup_epochs: float = flag(5.0, "epochs of linear warm-up", minimum=0)
     clip_grad: float = flag(0.01, "gradient clipping, 0 for none", minimum=0)
     clip_mode: Literal["norm", "value", "agc"] = flag("agc", "kind of gradient clipping")
     ema_decay: float = flag(0.9999, "decay of the weights' moving average, reached by warm-up", minimum=0, below=1)
     label_smoothing: float = flag(0.1, "of the labels' loss", minimum=0, below=1)
     drop_path: float = flag(0.0, "stochastic depth of the last block", minimum=0, below=1)
-    augment: Literal["auto", "light", "published", "none"] = flag("auto", "published from 128 px on, else light")
+    augment: Literal["auto", "light", "randaugment", "published", "none"] = flag(
+        "auto",
+        "light: crops of at least 60 %; randaugment: crops and 2 random operations; published: these, random erasing, "
+        "mixup and cutmix; auto: published from 128 px on, else light",
+    )
     hflip: bool = flag(True, "mirror images at random (not for digits, letters, signs)")
     amp: Literal["auto", "bf16", "fp16", "off"] = flag(
         "auto", "mixed precision; auto: bf16 (fp16 on older GPUs), on a CPU only where that is faster"
@@ -37,9 +46,46 @@ class StepConfig:
 class TrainConfig(StepConfig):
     """Flags of a training run; see `with_recipe`."""
 
+    recipe: Literal["adamw", "progressive"] | None = flag(
+        None, "settings that stand for flags not given (default: that of the space, adapted to small images)"
+    )
     epochs: int = flag(300, "passes over the training split", minimum=1)
+    progressive: bool = flag(
+        False,
+        "images and augmentation grow: 5/7 of the size and 0.3 of the strength for the first 13 % of the epochs, 6/7 "
+        "and 0.6 until 38 %",
+    )
+
+    def at_epoch(self, epoch: int, image_size: int) -> tuple[int, float]:
+        """(image size, strength of augmentation) of an epoch, of images of this size in the end.
+
+        MobileOne's Table 10 (160, 192 and 224 px from epochs 0, 39 and 114 of 300) as shares; sizes are multiples of 8.
+        """
+        if not self.progressive:
+            return image_size, 1.0
+        eighths = image_size / 8
+        for end, share, strength in ((0.13, 5 / 7, 0.3), (0.38, 6 / 7, 0.6)):
+            if epoch < end * self.epochs:
+                return max(8, 8 * round(share * eighths)), strength
+        return image_size, 1.0
 
 
+# Recipes by name, for 128 px and more. `adamw` is `StepConfig`'s defaults: Table 1 of the EfficientFormerV2 supplement.
+# `progressive` is MobileOne's (Section 3.4, Appendix C.1, Tables 5 and 10), with RandAugment for AutoAugment.
+_LARGE: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "progressive": {
+        "optimizer": "sgd",
+        "lr": 0.4,  # 0.1 at a batch of 256
+        "weight_decay": 1e-4,
+        "weight_decay_end": 1e-5,
+        "warmup_epochs": 0.0,
+        "clip_grad": 0.0,
+        "ema_decay": 0.9995,
+        "augment": "randaugment",
+        "progressive": True,
+    },
+}
 # Images under 128 px: short runs on small sets, on a laptop's CPU or one GPU.
 _SMALL: dict[str, Any] = {
     "epochs": 30,
@@ -61,14 +107,38 @@ _DIGITS: dict[str, Any] = {
     "label_smoothing": 0.0,
     "hflip": False,
 }
+# What small images change in a recipe beside that.
+_SMALL_OWN: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "progressive": {"augment": "auto"},
+}
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 
 
-def with_recipe(config: AnyTrainConfig, image_size: int, data: str, digits_epochs: int) -> AnyTrainConfig:
-    """The config with the recipe that suits the images; `TrainConfig`'s own is for 128 px and more."""
+def with_recipe(
+    config: AnyTrainConfig, image_size: int, data: str, digits_epochs: int, suited: str = "adamw"
+) -> AnyTrainConfig:
+    """The config with the settings of its recipe that are right for the images.
+
+    Args:
+        suited: the recipe of a config that names none.
+    """
+    name = config.recipe or suited
+    settings = dict(_LARGE[name])
+    if image_size < 128:
+        settings |= _SMALL | _SMALL_OWN[name]
     if data == "digits":
-        return replace(config, **{**_DIGITS, "epochs": digits_epochs})
-    return replace(config, **_SMALL) if image_size < 128 else config
+        settings |= _DIGITS | _SMALL_OWN[name] | {"epochs": digits_epochs}
+    return replace(config, **{**settings, "recipe": name})
+
+
+def check_progressive(config: TrainConfig, space: SearchSpace) -> None:
+    """UserError if images are to grow but the space's networks take one size."""
+    if config.progressive and not space.any_size:
+        raise UserError(
+            f"--progressive begins with smaller images, but networks of {space.name} take {space.image_size} px only; "
+            "leave it out, or give --no-progressive"
+        )
 
 
 LOCAL = ("device", "loaders", "checkpoint_seconds")  # of a process; the others are the job's

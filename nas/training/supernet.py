@@ -21,7 +21,7 @@ from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import default_calibration, inherited
 from nas.runs.checkpoint import save_tensors
-from nas.training.recipe import FREE_ON_RESUME, TrainConfig, with_recipe
+from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_progressive, with_recipe
 from nas.training.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.training.trainer import Backward, Criterion, Trainer, check_alike
 from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
@@ -76,6 +76,7 @@ def train_supernet(config: Config) -> Path:
     data = runs.load_run_data(folder) if config.resume else load_data(config)
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
+    check_progressive(config, space)
     teacher = load_teacher(config, data.classes, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.loaders)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
@@ -129,9 +130,9 @@ def make_trainer(
 
 def suited(config: Config) -> Config:
     """The config with the recipe that suits its images."""
-    size = get_space(config.space, config.image_size).image_size
-    recipe = with_recipe(config, size, config.data, DIGITS_EPOCHS)
-    return replace(recipe, **SMALL) if size < 128 and config.data != "digits" else recipe
+    space = get_space(config.space, config.image_size)
+    recipe = with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS, space.recipe)
+    return replace(recipe, **SMALL) if space.image_size < 128 and config.data != "digits" else recipe
 
 
 def check_recipe(config: Config) -> None:

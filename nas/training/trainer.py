@@ -19,8 +19,6 @@ import torch
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -35,9 +33,11 @@ from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images
 from nas.runs.checkpoint import code_digest, load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
 from nas.runs.metrics import MetricsLog
 from nas.training.ema import Ema
+from nas.training.optimization import Optimization
 from nas.training.precision import autocast, check_amp, pick_amp
 from nas.training.recipe import LOCAL, TrainConfig
 from search_spaces import UserError
+from supernet.strided_pointwise import mend_strided_pointwise
 
 MIN_LOSS_SCALE = 2.0**-14
 _CHECKPOINT = {"step", "seconds", "amp", "scaler", "processes", "accumulate", "code"}  # beside the tensors
@@ -92,19 +92,15 @@ class Trainer:
         self.image_size = image_size
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)
-        self.model = model.train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = mend_strided_pointwise(model).train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps_per_epoch = steps_per_epoch(train, config.batch_size)
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
         published = self.augment == "published"
         self.parts = Parts(self.model, config.batch_size, config.accumulate, pairs=published)
         self.parameters = list(self.model.parameters())
-        lr = config.lr * config.batch_size / 1024
-        self.optimizer = create_optimizer_v2(self.model, "adamw", lr=lr, weight_decay=config.weight_decay)
-        warmup = min(round(config.warmup_epochs * self.steps_per_epoch), self.total // 4)
-        self.schedule = CosineLRScheduler(
-            self.optimizer, self.total, lr_min=lr / 100, warmup_t=warmup, warmup_lr_init=lr / 100, t_in_epochs=False
-        )
+        self.optimization = Optimization(self.model, config, self.total, self.steps_per_epoch)
+        self.optimizer = self.optimization.optimizer
         self.ema = Ema(self.model, config.ema_decay)
         smoothing = config.label_smoothing
         self.mixup = (
@@ -204,7 +200,7 @@ class Trainer:
         config = self.config
         batches = train_batches(
             self.train,
-            train_transform(self.image_size, self.augment, config.hflip),
+            self._transform,
             batch_size=config.batch_size,
             epochs=config.epochs,
             seed=config.seed,
@@ -215,6 +211,10 @@ class Trainer:
         for images, labels in batches:
             self._one(images, labels)
             yield
+
+    def _transform(self, epoch: int) -> Any:
+        size, strength = self.config.at_epoch(epoch, self.image_size)
+        return train_transform(size, self.augment, self.config.hflip, strength)
 
     def _reporter(self, log: MetricsLog | None, bar: tqdm) -> Callable[[], None]:
         """To be called after each step: evaluates when it is time to, logs and shows metrics."""
@@ -246,7 +246,7 @@ class Trainer:
         """A step: the parts of this process's share of the batch, one exchange with the others, one update."""
         if self.amp is None:
             self._choose_amp(images, labels)
-        self.schedule.step_update(self.step)
+        self.optimization.begin_step(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.stack([self._pass(*part) for part in self.parts.each(images, labels)]).mean().item()
         trained = [p for p in self.parameters if p.grad is not None]

@@ -11,7 +11,7 @@ from typing import Any
 from nas import runs
 from nas.distributed import process
 from nas.training.parallel import train_parallel
-from nas.training.recipe import with_recipe
+from nas.training.recipe import check_progressive, with_recipe
 from nas.training.teacher import MAY_MOVE, teacher_facts
 from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
 from search_spaces import UserError
@@ -111,9 +111,11 @@ def make_jobs(config: Config, with_flags: Callable[[Config], Config]) -> tuple[P
     """
     run_folder, search, winners = find_winners(config)
     info = runs.load_run_info(run_folder)
+    space = info.search_space()
     new = config
     if not config.resume:
-        new = with_flags(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS))
+        new = with_flags(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS, space.recipe))
+    check_progressive(new, space)
     new = replace(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
     jobs = list[Job]()
     for name, winner in winners.items():

@@ -52,6 +52,9 @@ class MobileOneSpace(SearchSpace):
         UserError: an image size that is no multiple of the network's stride, or a number of classes out of range.
     """
 
+    recipe = "progressive"
+    any_size = True
+
     def __init__(
         self,
         name: str,

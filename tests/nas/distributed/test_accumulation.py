@@ -35,7 +35,7 @@ def test_gradients_and_statistics_are_means_over_the_parts(tmp_path: Path, image
         stepped.update({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
         step()
 
-    trainer.optimizer.step = record  # type: ignore[method-assign, assignment]
+    trainer.optimizer.step = record
     trainer._one(pixels, labels)
     for name, gradient in stepped.items():
         torch.testing.assert_close(gradient, (gradients[0][name] + gradients[1][name]) / 2)
