@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -114,6 +113,8 @@ def peak_memory_mib(config: Config, what: str) -> float:
 
 
 def _peak_memory_mib(config: Config, what: str) -> float:
+    import resource  # not on Windows
+
     space = get_space(config.space)
     size = (config.batch_size, space.in_chans, space.image_size, space.image_size)
     x = torch.randn(size).contiguous(memory_format=torch.channels_last)

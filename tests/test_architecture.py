@@ -39,6 +39,7 @@ LAYERS: dict[str, Sequence[set[str]]] = {
 }
 IMPORT_WHERE_USED = {"coremltools", "fvcore", "onnxruntime", "optuna", "plotly", "ray", "sklearn"}
 IMPORT_WHERE_USED |= {"ai_edge_litert", "executorch", "litert_torch", "openvino", "torch_pruning"}
+IMPORT_WHERE_USED |= {"fcntl", "grp", "pwd", "resource", "termios"}  # Windows has none of them
 MAX_LINES, MAX_MODULES = 400, 16
 
 Graph = Mapping[str, set[str]]  # of modules: what each imports, also in its functions

@@ -12,7 +12,7 @@ from search_spaces import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = "LATENCY_LUT_CHILD"  # set in the process that --python has started
-NEEDED = ("numpy", "scipy", "timm", "torch", "tqdm")  # by our modules, whatever the runtime
+NEEDED = ("filelock", "numpy", "scipy", "timm", "torch", "tqdm")  # by our modules, whatever the runtime
 PROBE = f"""
 import sys
 from importlib.util import find_spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,7 @@ from typing import Any
 from latency_lut.backends.base import Runtime
 from latency_lut.backends.protocol import Sample, Settings
 from search_spaces import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where files can be measured too
-    fcntl = None  # type: ignore[assignment]
+from search_spaces.command.files import try_lock
 
 
 class Journal:
@@ -56,7 +52,7 @@ class Journal:
         path = out.with_name(f"{out.name}.partial")
         with _alone(path):
             if not resume:
-                path.write_bytes(b"")  # and not removed: the lock is the file's
+                path.unlink(missing_ok=True)
             yield cls(path, {**facts, **asdict(runtime), **asdict(settings)})
             path.unlink(missing_ok=True)
 
@@ -96,24 +92,19 @@ class Journal:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """The file, made if it is missing, and no other process that measures into it; UserError if there is one.
-
-    The system forgets the lock with the process, however it ends. Windows, which removes no open file, has none.
-    """
+    """No other process measures into the file meanwhile; UserError if one does, or if the folder cannot be written."""
+    beside = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
+        lock = try_lock(beside)
     except OSError as error:
         raise _unwritable(path, error) from error
-    with file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"another process measures into {path}; wait for it") from None
-        else:
-            file.close()
+    if lock is None:
+        raise UserError(f"another process measures into {path}; wait for it")
+    with lock:
         yield
+        with suppress(OSError):  # Windows removes no open file
+            beside.unlink()
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

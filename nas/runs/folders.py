@@ -11,22 +11,21 @@ Of several processes only the primary (`distributed.process`) checks and makes w
 from __future__ import annotations
 
 import dataclasses
-import errno
-import fcntl
 import re
 import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.data import Data, DataConfig, Splits, load_data
 from nas.distributed import process
 from search_spaces import SearchSpace, UserError, get_space
-from search_spaces.command.files import read_json, write_json
+from search_spaces.command.files import read_json, try_lock, write_json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from filelock import BaseFileLock
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
@@ -190,7 +189,7 @@ def command_of(folder: Path) -> str:
     return str(read_json(folder / "config.json")["command"])
 
 
-_claimed: dict[Path, TextIO] = {}
+_claimed: dict[Path, BaseFileLock] = {}
 
 
 def _claim(folder: Path) -> None:
@@ -199,11 +198,7 @@ def _claim(folder: Path) -> None:
     path = folder.resolve() / ".lock"
     if path in _claimed:
         return
-    file = path.open("w")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserError(f"another process is at work in {folder}; wait for it, or end it") from None
-        # a file system without locks
-    _claimed[path] = file
+    lock = try_lock(path)
+    if lock is None:
+        raise UserError(f"another process is at work in {folder}; wait for it, or end it")
+    _claimed[path] = lock

@@ -123,17 +123,18 @@ def test_what_was_measured_before_the_device_went_is_kept(folder: Path, monkeypa
 
 
 def test_two_processes_do_not_measure_into_one_file(folder: Path) -> None:
-    script = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print(); sys.stdin.read()"
-    partial = f"{RESULT}.partial"
-    with subprocess.Popen(
-        [sys.executable, "-c", script, partial], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
+    script = (
+        "import sys; from filelock import FileLock\nwith FileLock(sys.argv[1]): print(flush=True); sys.stdin.read()"
+    )
+    partial = Path(f"{RESULT}.partial")
+    lock = partial.with_name(f".{partial.name}.lock")
+    with subprocess.Popen([sys.executable, "-c", script, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout and other.stdout.readline()
         with pytest.raises(UserError, match=r"another process measures into .*\.partial; wait for it"):
             measure.main(["blocks", "--samples", "3"])
         other.communicate()
     measure.main(["blocks", "--samples", "3"])
-    assert Path(RESULT).exists() and not Path(partial).exists()
+    assert Path(RESULT).exists() and not partial.exists() and not lock.exists()
 
 
 def test_a_file_that_the_runtime_cannot_load_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from search_spaces.command import UserError
-from search_spaces.command.files import atomic_folder, atomic_path, read_json, write_json, write_text
+from search_spaces.command.files import atomic_folder, atomic_path, read_json, try_lock, write_json, write_text
 
 
 def test_json_round_trip_in_new_folders(tmp_path: Path) -> None:
@@ -122,3 +125,57 @@ def test_a_folder_that_cannot_be_written_is_as_it_was(
         if failing == "block":
             full_disk()
     assert [p.name for p in tmp_path.rglob("*")] == ["x", "old"]
+
+
+LOCKED = "import sys; from search_spaces.command.files import try_lock; sys.exit(try_lock(sys.argv[1]) is None)"
+
+
+def is_free(path: Path) -> bool:
+    """For another process."""
+    return subprocess.run([sys.executable, "-c", LOCKED, path], check=False).returncode == 0
+
+
+def test_a_lock_keeps_other_processes_out(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = try_lock(path)
+    assert lock is not None and not is_free(path)
+    lock.release()
+    assert is_free(path)
+
+
+def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
+    """Nor do the processes that it has forked, which outlive it."""
+    code = (
+        "import os, signal, sys, time\nfrom search_spaces.command.files import try_lock\nlock = try_lock(sys.argv[1])\n"
+        "if os.fork() == 0:\n    print('held', os.getpid(), flush=True)\n    time.sleep(60)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        _, child = holder.stdout.readline().split()
+        try:
+            assert not is_free(tmp_path / "lock")
+            holder.kill()
+            holder.wait()
+            assert is_free(tmp_path / "lock")
+        finally:
+            os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        try_lock(tmp_path / "file" / "lock")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    import fcntl
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert try_lock(tmp_path / "lock") is not None
+    assert is_free(tmp_path / "lock")
