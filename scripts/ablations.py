@@ -15,6 +15,11 @@ command is given again. What it finds is in the run's folder `ablations/`: Markd
 
 from __future__ import annotations
 
+from search_spaces.command import start
+
+if __name__ == "__main__":
+    start.prepare()
+
 import hashlib
 import math
 import random

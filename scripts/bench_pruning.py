@@ -16,6 +16,11 @@ Torch-Pruning is an extra (pip install torch-pruning==1.6.1); without it the res
 
 from __future__ import annotations
 
+from search_spaces.command import start
+
+if __name__ == "__main__":
+    start.prepare()
+
 import copy
 import json
 import math

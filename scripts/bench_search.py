@@ -23,6 +23,11 @@ the largest network, as slimming does, and random archs one by one, as the other
 
 from __future__ import annotations
 
+from search_spaces.command import start
+
+if __name__ == "__main__":
+    start.prepare()
+
 import random
 import statistics
 import time

@@ -10,6 +10,11 @@ peak memory with that of the largest network's step, each in a process of its ow
 
 from __future__ import annotations
 
+from search_spaces.command import start
+
+if __name__ == "__main__":
+    start.prepare()
+
 import multiprocessing
 import random
 import statistics

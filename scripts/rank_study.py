@@ -19,6 +19,11 @@ The flags of training are those of nas.retrain, for networks and arms alike.
 
 from __future__ import annotations
 
+from search_spaces.command import start
+
+if __name__ == "__main__":
+    start.prepare()
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path

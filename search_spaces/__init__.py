@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Callable
 
-if sys.argv[0] == "-m":  # a command is starting; until `command.run` catches Ctrl-C, it ends without a traceback
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from search_spaces.command import start
+
+if start.is_starting():  # a command, and not a program that imports us
+    start.prepare()
 
 from search_spaces.base import (
     Action,

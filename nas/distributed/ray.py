@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import flag, start
 
 TRIES = 4  # of a job whose process dies
 STORE_BYTES = 128 * 2**20  # of shared memory, on this machine: archs and accuracies go through it, and no images
@@ -56,7 +56,7 @@ def cluster(config: RayConfig, device: str) -> Iterator[dict[str, float]]:
         check_address(config.ray_address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
+    environment = {"env_vars": {**start.inherited(), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
     try:
         ray.init(**options, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises bare ones too

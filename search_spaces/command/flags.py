@@ -19,6 +19,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from search_spaces.command import start
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -200,6 +202,7 @@ def run(main: Callable[[], None], after_interrupt: str = "start it again") -> ty
     Args:
         after_interrupt: how to go on after Ctrl-C, e.g. "go on with --resume".
     """
+    start.stay_offline()  # also what was not started by `python -m`
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()

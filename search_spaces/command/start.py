@@ -1,0 +1,63 @@
+"""What a command sets in its process; importing a package of ours sets nothing.
+
+Libraries read environment variables when they are loaded, so a command must set them before its module imports torch or
+timm. `python -m nas.search` imports the package `nas` first, and that `search_spaces`, which prepares the process if a
+command is starting (`is_starting`). A script does so by itself, above its other imports:
+
+    if __name__ == "__main__":
+        start.prepare()
+
+Processes that a command starts inherit its environment; those of a Ray cluster are given `inherited`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+COMMANDS = ("search_spaces", "latency_lut", "nas")  # packages of commands
+
+OFFLINE = ("HF_HUB_OFFLINE", "1")  # huggingface_hub, which timm imports: no command downloads anything
+# libgomp, which torch's wheels for Linux bring: the rounds that its threads spin while they wait for one another before
+# they sleep. By default that is milliseconds, which beside a busy process take the core from those they wait for: a
+# training step on two cores takes 4 times as long, with this about 2.5 times, and alone as long as before
+# (scripts/bench_spin.py). OMP_WAIT_POLICY=passive, no spinning, costs a fifth alone.
+SPIN = ("GOMP_SPINCOUNT", "1000")
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")  # the user's own choices of how threads wait
+
+
+def is_starting() -> bool:
+    """Whether `python -m` is about to run one of our commands, for which it imports our packages."""
+    return _module().partition(".")[0] in COMMANDS
+
+
+def prepare() -> None:
+    """Sets what the user has not, and lets Ctrl-C end the process without a traceback until `command.run` catches it.
+
+    Commands that measure latency leave OpenMP as it is in any other program, for it is part of what they measure.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    stay_offline()
+    measures = _module().startswith("latency_lut.")
+    if not measures and not any(name in os.environ for name in WAITING):
+        os.environ[SPIN[0]] = SPIN[1]
+
+
+def stay_offline() -> None:
+    """Nothing is downloaded by this process, if timm is not imported yet, and by those that it starts."""
+    os.environ.setdefault(*OFFLINE)
+
+
+def inherited() -> dict[str, str]:
+    """The variables above that are set here, for processes that do not inherit the environment."""
+    return {name: os.environ[name] for name in (OFFLINE[0], *WAITING) if name in os.environ}
+
+
+def _module() -> str:
+    """The module that `python -m` is about to run; empty once its code runs, and in every other process.
+
+    While Python looks for the module, which imports its packages, `sys.argv[0]` is "-m" (Python's documentation of that
+    option).
+    """
+    return sys.orig_argv[-len(sys.argv)].removeprefix("-m") if sys.argv[:1] == ["-m"] else ""
