@@ -16,7 +16,7 @@ defaults are nas.retrain's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nas.pruning.config import Config
 from nas.pruning.job import prune
 from nas.pruning.source import Source, find
 from nas.training.recipe import StepConfig, TrainConfig, with_recipe
-from search_spaces.command import flags_given, parse, run
+from search_spaces.command import amend, fill, given, parse, run
 from search_spaces.command.files import slug
 
 DIGITS_EPOCHS = {"dense_epochs": 12, "finetune_epochs": 10}  # two minutes in all, on two cores
@@ -37,25 +37,21 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
     Raises:
         UserError: no such network, or a family that cannot be pruned; flags that do not go together.
     """
-
-    def parsed(defaults: Config) -> Config:
-        return parse(Config, argv, "python -m nas.prune", __doc__ or "", defaults)
-
-    config = parsed(Config())
+    config = parse(Config, argv, "python -m nas.prune", __doc__ or "")
     runs.check_name("--name", config.name)
     if config.resume:
         pattern = f"prune/{config.name or '*'}/config.json"
         folder = runs.newest(runs.find_run(config.run, pattern, "python -m nas.prune"), pattern)
         assert folder is not None
-        config = parsed(runs.begun(folder.parent, Config))
+        config = fill(config, runs.begun(folder.parent, Config))
         return config, _source(config, named=True), folder.parent
     config.check()
-    found = _source(config, named="--data" in flags_given(config.data_config()))
-    config = replace(config, **vars(found.data))
+    found = _source(config, named="data" in given(config))
+    config = amend(config, **asdict(found.data))
     train = with_recipe(TrainConfig(), found.recipe.image_size, config.data, DIGITS_EPOCHS["dense_epochs"])
     epochs = DIGITS_EPOCHS if config.data == "digits" else {"dense_epochs": train.epochs}
     suited: dict[str, Any] = {f.name: getattr(train, f.name) for f in fields(StepConfig)} | epochs
-    config = parsed(replace(config, **suited))
+    config = fill(config, replace(config, **suited))
     run_folder = runs.run_folder(config.run) if config.run else found.run or _default_run(config)
     words = [config.target.replace("=", "-"), config.criterion, config.method().scope]
     if config.normalize != "macs":

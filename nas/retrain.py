@@ -18,23 +18,19 @@ from nas.distributed import collectives
 from nas.training.winner import Config, Job
 from nas.training.winners import make_jobs, to_go_on_with, train_all
 from search_spaces import UserError
-from search_spaces.command import parse, run
+from search_spaces.command import fill, parse, run
 
 
 def configure(argv: Sequence[str] | None) -> tuple[Config, Path, list[Job]]:
     """The flags, the run's folder and what to train; flags not given are as it was begun, or suit the images."""
-
-    def parsed(defaults: Config) -> Config:
-        return parse(Config, argv, "python -m nas.retrain", __doc__ or "", defaults)
-
-    config = parsed(Config())
+    config = parse(Config, argv, "python -m nas.retrain", __doc__ or "")
     runs.check_name("--suffix", config.suffix)
     if config.resume:
-        config = parsed(to_go_on_with(config))
+        config = fill(config, to_go_on_with(config))
     config.check_workers()
     if config.scheduler and not (config.workers or config.resume):
         raise UserError(f"--scheduler {config.scheduler} is for --workers; give both or none")
-    return config, *make_jobs(config, parsed)
+    return config, *make_jobs(config)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,25 +10,20 @@ there is none).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from nas import runs
 from nas.searching.search import Config, folder_of, search
-from search_spaces.command import parse, run
+from search_spaces.command import amend, fill, parse, run
 
 
 def configure(argv: Sequence[str] | None) -> Config:
     """The flags; what they do not say is as the search was begun with."""
-
-    def parsed(defaults: Config) -> Config:
-        return parse(Config, argv, "python -m nas.search", __doc__ or "", defaults)
-
-    config = parsed(Config())
+    config = parse(Config, argv, "python -m nas.search", __doc__ or "")
     if not config.resume:
         return config
     folder = folder_of(config, runs.find_run(config.run, "search*/config.json", "python -m nas.search"))
     name = folder.name.removeprefix("search").removeprefix("-") or None
-    return replace(parsed(runs.begun(folder, Config)), run=str(folder.parent), name=name)
+    return amend(fill(config, runs.begun(folder, Config)), run=str(folder.parent), name=name)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

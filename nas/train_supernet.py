@@ -13,25 +13,20 @@ training from scratch: ce, balanced, shared) wherever a flag is not given, and t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from nas import runs
 from nas.distributed import collectives
 from nas.training.supernet import Config, run_of, suited, train_supernet
-from search_spaces.command import parse, run
+from search_spaces.command import amend, fill, parse, run
 
 
 def configure(argv: Sequence[str] | None) -> Config:
     """The flags; what they do not say is as the run was begun with, or what suits the images."""
-
-    def parsed(defaults: Config) -> Config:
-        return parse(Config, argv, "python -m nas.train_supernet", __doc__ or "", defaults)
-
-    config = parsed(Config())
+    config = parse(Config, argv, "python -m nas.train_supernet", __doc__ or "")
     if config.resume:
         folder = run_of(config)
-        return replace(parsed(runs.begun(folder / "supernet", Config)), run=str(folder))
-    return parsed(suited(config))
+        return amend(fill(config, runs.begun(folder / "supernet", Config)), run=str(folder))
+    return fill(config, suited(config))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

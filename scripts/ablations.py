@@ -15,7 +15,7 @@ command is given again. What it finds is in the run's folder `ablations/`: Markd
 
 from __future__ import annotations
 
-from search_spaces.command import start
+from search_spaces.command import Flags, start
 
 if __name__ == "__main__":
     start.prepare()
@@ -57,7 +57,7 @@ TRIES = 2000  # random networks drawn for one of a latency
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     run: str | None = flag(None, "run of the supernet (default: the newest)")
     table: tuple[str, ...] = flag((), "latency table (default: the newest that fits)")
     num_images: int | None = flag(None, "images of the search and of the test split (default: all)", minimum=1)

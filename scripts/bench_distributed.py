@@ -28,14 +28,14 @@ from nas.data.sources import Decoded, Skipped
 from nas.distributed import collectives, process
 from nas.training.supernet import Config, make_trainer
 from search_spaces import SearchSpace, get_space
-from search_spaces.command import flag, parse, run
+from search_spaces.command import Flags, flag, parse, run
 
 BAR = 1.5  # images/s of two processes over those of one
 WARM_UP = 2  # steps before the first window
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(Flags):
     space: str = flag("efficientformerv2-nano", "search space")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
     batch_size: int = flag(64, "images of a step, of each process", minimum=2)

@@ -29,7 +29,7 @@ from latency_lut.tables.predict import expected_error
 from latency_lut.tables.table import LatencyTable
 from nas.objective.mes import Objective, Term
 from search_spaces import CostTable, SearchSpace, UserError, get_space
-from search_spaces.command import flag, parse, run, spell
+from search_spaces.command import Flags, flag, parse, run, spell
 from search_spaces.command.files import read_json
 
 FOLDER = Path("runs/bench-lut")
@@ -39,7 +39,7 @@ MIN_WITHIN_10_PERCENT, MIN_SPEARMAN, MAX_REBUILD, MAX_MINUTES, MIN_ARCHS_PER_SEC
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(Flags):
     backends: tuple[str, ...] = flag(("onnxruntime", "openvino", "torch"), "runtimes; latency_lut.backends lists them")
     compute_unit: str | None = flag(None, "what the runtimes compute on (default: each one's first)")
     precision: str | None = flag(None, "number format (default: each runtime's first)")

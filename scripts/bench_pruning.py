@@ -16,7 +16,7 @@ Torch-Pruning is an extra (pip install torch-pruning==1.6.1); without it the res
 
 from __future__ import annotations
 
-from search_spaces.command import start
+from search_spaces.command import fill, start
 
 if __name__ == "__main__":
     start.prepare()
@@ -303,10 +303,8 @@ def bench(config: Config) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    def parsed(defaults: Config) -> Config:
-        return parse(Config, argv, "python -m scripts.bench_pruning", __doc__ or "", defaults)
-
-    bench(parsed(with_recipe(given := parsed(Config()), IMAGE_SIZE, given.data, DIGITS_EPOCHS)))
+    config = parse(Config, argv, "python -m scripts.bench_pruning", __doc__ or "")
+    bench(fill(config, with_recipe(config, IMAGE_SIZE, config.data, DIGITS_EPOCHS)))
 
 
 if __name__ == "__main__":

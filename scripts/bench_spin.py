@@ -3,8 +3,9 @@
     python scripts/bench_spin.py
 
 Two processes train the same supernet, one with the setting of `search_spaces.command.start`, one as OpenMP is by
-itself; they take steps by turns, while nothing else runs and while one process computes. Ratios are medians over the pairs:
-beside the busy process over alone, at most 2.6 on two cores; alone with the setting over alone without, at most 1.03.
+itself; they take steps by turns, while nothing else runs and while one process computes. Ratios are medians over the
+pairs: beside the busy process over alone, at most 2.6 on two cores; alone with the setting over alone without, at most
+1.03.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from search_spaces.command import align, flag, parse, run, start
+from search_spaces.command import Flags, align, flag, parse, run, start
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     space: str = flag("efficientformerv2-nano", "search space")
     batch_size: int = flag(64, "images of a step", minimum=1)
     threads: int | None = flag(None, "of a step (default: as many as there are cores)", minimum=1)

@@ -10,7 +10,7 @@ peak memory with that of the largest network's step, each in a process of its ow
 
 from __future__ import annotations
 
-from search_spaces.command import start
+from search_spaces.command import Flags, start
 
 if __name__ == "__main__":
     start.prepare()
@@ -34,7 +34,7 @@ from supernet import LOSSES, SAMPLERS, Supernet, train_step
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     space: str = flag("efficientformerv2-nano", "search space")
     batch_size: int = flag(64, "images of a step", minimum=1)
     num_archs: int = flag(4, "random archs beside the largest and the smallest", minimum=0)

@@ -19,7 +19,7 @@ The flags of training are those of nas.retrain, for networks and arms alike.
 
 from __future__ import annotations
 
-from search_spaces.command import start
+from search_spaces.command import fill, start
 
 if __name__ == "__main__":
     start.prepare()
@@ -171,17 +171,13 @@ def _machine(config: Config) -> str:
 
 def configure(argv: Sequence[str] | None) -> Config:
     """The flags; what they do not say is as the study was begun with, or what suits the images."""
-
-    def parsed(defaults: Config) -> Config:
-        return parse(Config, argv, "python -m scripts.rank_study", __doc__ or "", defaults)
-
-    config = parsed(Config())
+    config = parse(Config, argv, "python -m scripts.rank_study", __doc__ or "")
     folder = study_folder(config)
     if (folder / "config.json").exists():
         begun = runs.begun(folder, Config)
-        return parsed(replace(begun, study=config.study, runs=(), arms=(), workers=0, ray_address=None))
+        return fill(config, replace(begun, study=config.study, runs=(), arms=(), workers=0, ray_address=None))
     space = get_space(config.space, config.image_size)
-    return parsed(with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS))
+    return fill(config, with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from search_spaces import UserError
-from search_spaces.command import parse, run
+from search_spaces.command import Flags, parse, run
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     """There is nothing to set."""
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from search_spaces import SPACES, Arch, SearchSpace, UserError, get_space, macs, num_params
-from search_spaces.command import align, flag, parse, run
+from search_spaces.command import Flags, align, flag, parse, run
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     space: str | None = flag(None, f"show this space only, one of {', '.join(SPACES)}", positional=True)
     arch: str | None = flag(None, "show the blocks of this network: a named arch or a JSON file")
     image_size: int | None = flag(None, "height and width of the images (default: the space's own)")

@@ -10,11 +10,11 @@ from typing import Any
 
 from latency_lut.backends.registry import BACKENDS, make_backend
 from search_spaces import UserError
-from search_spaces.command import flag, parse, run
+from search_spaces.command import Flags, flag, parse, run
 
 
 @dataclass(frozen=True)
-class ListConfig:
+class ListConfig(Flags):
     json: bool = flag(False, "print JSON instead of text")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from latency_lut.backends.base import Backend
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import Flags, flag
 
 CPU = "cpu"  # the compute unit whose number of threads can be chosen
 
@@ -79,7 +79,7 @@ def _known(what: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(Flags):
     """The flags that name a runtime and a device; commands inherit them."""
 
     backend: str = flag("onnxruntime", "runtime; python -m latency_lut.backends lists them")

@@ -11,11 +11,11 @@ from latency_lut.measurement.manifest import Manifest, checksum, write_folder
 from latency_lut.tables.plan import held_out_archs, make_plan, table_jobs, validation_jobs
 from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import UserError, get_space
-from search_spaces.command import flag, flags_given
+from search_spaces.command import Flags, flag, flags_given
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Flags):
     backend: str | None = flag(None, "runtime to export for (default: coreml, or the runtime of --validate)")
     precision: str | None = flag(None, "number format (default: the runtime's first)")
     space: str | None = flag(None, "search space (default: efficientformerv2-nano); python -m search_spaces lists them")

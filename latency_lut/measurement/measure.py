@@ -13,13 +13,13 @@ from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import EXPORT, RESULT_SCHEMA, Manifest, Result, read_folder
 from latency_lut.measurement.sessions import measure_sessions, now
 from search_spaces import UserError
-from search_spaces.command import flag, spell
+from search_spaces.command import Flags, flag, spell
 
 MODULE = "latency_lut.measure"
 
 
 @dataclass(frozen=True)
-class MeasureConfig:
+class MeasureConfig(Flags):
     folder: str = flag("blocks", "folder that latency_lut.export wrote", positional=True)
     compute_unit: str | None = flag(None, "what the runtime computes on (default: the runtime's first)")
     threads: int | None = flag(None, "threads that run one network on a CPU (default: 1)", minimum=1, maximum=1024)

@@ -21,12 +21,12 @@ from latency_lut.measurement.sessions import measure_sessions, prepare_all
 from latency_lut.tables.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
 from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
-from search_spaces.command import flag, flags_given
+from search_spaces.command import Flags, flag, flags_given
 from search_spaces.command.files import write_json
 
 
 @dataclass(frozen=True)
-class ValidateConfig:
+class ValidateConfig(Flags):
     table: str | None = flag(None, "the table's file (default: the newest in runs/tables)")
     num_archs: int = flag(20, "random networks to measure", minimum=3, maximum=10_000)
     samples: int | None = flag(

@@ -14,7 +14,7 @@ from latency_lut.tables.plan import held_out_archs
 from latency_lut.tables.table import LatencyTable, open_table
 from latency_lut.tables.text import heading
 from search_spaces import Arch, SearchSpace, UserError
-from search_spaces.command import align, flag
+from search_spaces.command import Flags, align, flag
 
 REBUILD_BAR = 0.03  # median difference of the blocks of two builds on one quiet machine
 WEIGHTY = 0.01  # of a typical network's latency; cheaper blocks hardly matter, and their ratios are mostly noise
@@ -26,7 +26,7 @@ NO_CONDITIONS = ("unclean_share", "busy", "anchor_ms", "anchor_drift", "date", "
 
 
 @dataclass(frozen=True)
-class DiffConfig:
+class DiffConfig(Flags):
     a: str | None = flag(None, "a table's file", positional=True)
     b: str | None = flag(None, "another table of the same space", positional=True)
     num_archs: int = flag(200, "random networks to compare the tables on", minimum=3, maximum=2000)

@@ -12,14 +12,14 @@ from typing import Any
 from latency_lut.tables.table import LatencyTable, open_table
 from latency_lut.tables.text import heading, shape_text, stage_of
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
-from search_spaces.command import align, flag
+from search_spaces.command import Flags, align, flag
 from search_spaces.command.files import read_json
 
 DECIMALS = 4  # of printed ms
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Flags):
     arch: tuple[str, ...] = flag((), "networks: named archs or JSON files (default: all named ones)")
     table: str | None = flag(None, "the table's file (default: the newest in runs/tables)")
     json: bool = flag(False, "print JSON instead of text")

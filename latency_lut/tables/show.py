@@ -13,12 +13,12 @@ from latency_lut.tables.plots import table_page
 from latency_lut.tables.table import LatencyTable, open_table
 from latency_lut.tables.text import summary
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import Flags, flag
 from search_spaces.command.files import write_text
 
 
 @dataclass(frozen=True)
-class ShowConfig:
+class ShowConfig(Flags):
     table: str | None = flag(None, "the table's file (default: the newest in runs/tables)", positional=True)
     sort: Literal["place", "ms"] = flag("place", "order of the blocks: of execution, or the most expensive first")
     out: str | None = flag(None, "the page's file (default: beside the table, ending in .html)")

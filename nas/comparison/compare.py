@@ -27,14 +27,14 @@ from nas.comparison.tables import make_tables
 from nas.objective.hypervolume import Progress
 from nas.objective.mes import latency_metrics
 from search_spaces import UserError
-from search_spaces.command import align, flag
+from search_spaces.command import Flags, align, flag
 from search_spaces.command.files import read_json, slug, write_json, write_text
 
 OUT = runs.RUNS / "compare"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     searches: tuple[str, ...] = flag(
         (), "folders runs/<run>/search-<name>, or runs (all of a run's finished searches)", positional=True
     )

@@ -16,13 +16,13 @@ from PIL import Image
 
 from nas.data.sources import Skipped, Source, digits, is_named, open_source
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import Flags, flag
 
 MAX_SEARCH_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Flags):
     data: str = flag("digits", "image folder, .tar, a timm dataset name (torch/…, hfds/…, wds/…), or digits")
     data_dir: str | None = flag(None, "where the dataset of that name lies")
     train_split: str = flag("train", "split of a named dataset, or subfolder, to train on")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces import UserError
-from search_spaces.command import flag, start
+from search_spaces.command import Flags, flag, start
 
 TRIES = 4  # of a job whose process dies
 STORE_BYTES = 128 * 2**20  # of shared memory, on this machine: archs and accuracies go through it, and no images
@@ -27,7 +27,7 @@ ANSWER_SECONDS = 30.0  # most of which Ray takes to start asking
 
 
 @dataclass(frozen=True)
-class RayConfig:
+class RayConfig(Flags):
     """Flags of a command that works through Ray."""
 
     workers: int = flag(0, "processes that work at a time, one thread each, through Ray (0: this one)", minimum=0)

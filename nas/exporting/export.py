@@ -13,14 +13,14 @@ from nas.exporting.onnx import BATCH_SIZES, check_onnx, write_onnx
 from nas.exporting.timm import check_timm, write_timm
 from nas.exporting.winner import Exportable, Winner, load_winners
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import Flags, flag
 from search_spaces.command.files import atomic_folder, write_json, write_text
 
 Format = Literal["onnx", "coreml", "timm"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     run: str | None = flag(None, "run under runs/ (default: the newest with a retrained winner)")
     winners: tuple[str, ...] = flag((), "winners to export (default: all that were retrained)")
     formats: tuple[Format, ...] = flag(("onnx", "coreml", "timm"), "what to write in place of the last export")

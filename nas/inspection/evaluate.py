@@ -25,14 +25,14 @@ from nas.objective.costs import Costs
 from nas.objective.mes import LATENCY, PUBLISHED, Objective
 from nas.searching.result import objective_of, read_result
 from search_spaces import Arch, SearchSpace, UserError
-from search_spaces.command import flag
+from search_spaces.command import Flags, flag
 from search_spaces.command.files import read_json, slug, write_json, write_text
 
 BARE = ("largest", "smallest")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     arch: tuple[str, ...] = flag(
         (), "networks: named archs of the space, winners of the run's searches, JSON files (default: largest smallest)"
     )

@@ -18,13 +18,13 @@ from nas.reporting.drawing import STYLE, describe, draw_arch, numbers, percent
 from nas.reporting.latency import latency_tables
 from nas.searching.result import points_of
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import Flags, flag
 from search_spaces.command.files import write_text
 from search_spaces.command.page import embed, link, page, table, warning
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     run: str | None = flag(None, "run under runs/ (default: the newest)")
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from search_spaces import SearchSpace, UserError
-from search_spaces.command import flag
+from search_spaces.command import Flags, flag
 
 
 @dataclass(frozen=True)
-class StepConfig:
+class StepConfig(Flags):
     """Flags of a training run, but its length. These defaults are the recipe adamw."""
 
     batch_size: int = flag(256, "images of a step, of all processes together", minimum=1)

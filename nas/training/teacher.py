@@ -8,7 +8,7 @@ nothing in a checkpoint is executed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,12 +31,12 @@ from nas.networks.weights import (
 )
 from nas.training.trainer import Criterion
 from search_spaces import UserError
-from search_spaces.command import flag, flags_given
+from search_spaces.command import Flags, flag, flags_given
 from search_spaces.command.files import sha256
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Flags):
     """Flags of a command that trains. EfficientFormerV2 was published with RegNetY-16GF, hard, 0.5."""
 
     teacher: str | None = flag(
@@ -164,8 +164,7 @@ def teacher_result(teacher: Teacher, search: Images, image_size: int, loaders: i
 def _weights_file(config: TeacherConfig) -> Path | None:
     name, checkpoint = config.teacher, config.teacher_checkpoint
     if name is None:
-        own = TeacherConfig(**{field.name: getattr(config, field.name) for field in fields(TeacherConfig)})
-        if given := flags_given(own):
+        if given := flags_given(config, TeacherConfig):
             raise UserError(f"{given[0]} is for a teacher; name one with --teacher")
         return None
     path = Path(name).expanduser()

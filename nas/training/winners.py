@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from nas.training.recipe import check_progressive, with_recipe
 from nas.training.teacher import MAY_MOVE, teacher_facts
 from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
 from search_spaces import UserError
+from search_spaces.command import amend, fill
 from search_spaces.command.files import read_json
 
 
@@ -103,26 +104,25 @@ def _begin(jobs: Sequence[Job]) -> None:
             runs.begin(job.folder, job.config, arch=job.winner["arch"], **teacher_facts(job.config))
 
 
-def make_jobs(config: Config, with_flags: Callable[[Config], Config]) -> tuple[Path, list[Job]]:
+def make_jobs(config: Config) -> tuple[Path, list[Job]]:
     """The run's folder, and a job for each winner that the config names; all are checked before the first is trained.
 
-    Args:
-        with_flags: puts the flags given over the settings that suit the images, or that a winner was begun with.
+    What was not given is as the winner was begun with, or suits the images.
     """
     run_folder, search, winners = find_winners(config)
     info = runs.load_run_info(run_folder)
     space = info.search_space()
     new = config
     if not config.resume:
-        new = with_flags(with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS, space.recipe))
+        new = fill(config, with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS, space.recipe))
     check_progressive(new, space)
-    new = replace(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
+    new = amend(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
     jobs = list[Job]()
     for name, winner in winners.items():
         folder = run_folder / "retrain" / folder_name(name, config.suffix)
         job = Job(new, folder, winner)
         if config.resume and job.is_begun:
-            job = replace(job, config=with_flags(runs.begun(folder, Config)))
+            job = replace(job, config=fill(config, runs.begun(folder, Config)))
             runs.reopen(folder, job.config, FREE, MAY_MOVE, arch=winner["arch"], **teacher_facts(job.config))
         else:
             runs.check_new(folder, "--suffix, or name others with --winners")

@@ -26,7 +26,6 @@ from nas.training import supernet as training
 from nas.training.recipe import TrainConfig
 from scripts.ranking.networks import Study
 from search_spaces import UserError
-from search_spaces.command import parse
 from search_spaces.command.files import read_json, sha256, slug, write_json
 from supernet import Supernet
 
@@ -68,9 +67,9 @@ def _arm_config(study: Study, common: training.Config, arm: str) -> training.Con
     if len(parts) != len(KIND):
         raise UserError(f"--arms {arm}: give {'/'.join(KIND)}, such as kl/sandwich/width")
     folder = study.folder / "arms" / "-".join(parts)
-    flags = [word for name, value in zip(KIND, parts, strict=True) for word in (f"--{name}", value)]
+    kind: dict[str, Any] = dict(zip(KIND, parts, strict=True))
     try:
-        config = parse(training.Config, flags, "", "", replace(common, run=str(folder)))
+        config = replace(common, run=str(folder), **kind)
         training.check_recipe(config)
     except UserError as error:
         raise UserError(f"--arms {arm}: {error}") from None

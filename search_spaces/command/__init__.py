@@ -1,5 +1,31 @@
 """What every command line shares: typed flags and one-line errors, atomic files, typed JSON, pages."""
 
-from search_spaces.command.flags import UserError, align, flag, flags_given, parse, quiet, run, spell
+from search_spaces.command.flags import (
+    Flags,
+    UserError,
+    align,
+    amend,
+    fill,
+    flag,
+    flags_given,
+    given,
+    parse,
+    quiet,
+    run,
+    spell,
+)
 
-__all__ = ["UserError", "align", "flag", "flags_given", "parse", "quiet", "run", "spell"]
+__all__ = [
+    "Flags",
+    "UserError",
+    "align",
+    "amend",
+    "fill",
+    "flag",
+    "flags_given",
+    "given",
+    "parse",
+    "quiet",
+    "run",
+    "spell",
+]

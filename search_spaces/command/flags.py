@@ -17,14 +17,9 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from search_spaces.command import start
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Config = TypeVar("Config", bound="DataclassInstance")
 
 
 class UserError(Exception):
@@ -40,18 +35,57 @@ def flag(default: Any, help: str, **metadata: Any) -> Any:  # noqa: A002
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """A frozen dataclass whose fields are flags; its values are checked when it is built, by a command line or not.
+
+    Raises:
+        UserError: a value out of its flag's bounds, or none of its choices.
+    """
+
+    _given: ClassVar[frozenset[str] | None] = None  # fields that a command line gave, of what `parse` has returned
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            check_bounds(field, value)
+            _check_choices(field, hints[field.name], value)
+
+
+Config = TypeVar("Config", bound=Flags)
+
+
+def given(config: Flags) -> frozenset[str]:
+    """The fields that the command line gave, also where they are the defaults; those that differ if there was none."""
+    if config._given is not None:
+        return config._given
+    return frozenset(f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default)
+
+
+def amend(config: Config, **changes: Any) -> Config:
+    """`dataclasses.replace`, with the same fields given."""
+    return _mark(dataclasses.replace(config, **changes), given(config))
+
+
+def fill(config: Config, defaults: Config) -> Config:
+    """The config, with the values of `defaults` in place of what was not given."""
+    names = given(config)
+    return _mark(dataclasses.replace(defaults, **{name: getattr(config, name) for name in names}), names)
+
+
+def _mark(config: Config, names: frozenset[str]) -> Config:
+    object.__setattr__(config, "_given", names)
+    return config
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def parse(
-    config: type[Config], argv: Sequence[str] | None, prog: str, description: str, defaults: Config | None = None
-) -> Config:
-    """`argv` as an instance of the dataclass `config`: one flag a field, `--like-this`, checked against its bounds.
-
-    Args:
-        defaults: what flags that are not given stand for, instead of the fields' own defaults (as help shows them).
+def parse(config: type[Config], argv: Sequence[str] | None, prog: str, description: str) -> Config:
+    """`argv` as an instance of `config`: one flag a field, `--like-this`; `given` knows which there were.
 
     Field types: int, float (finite), str, bool (`--x` / `--no-x`), Literal, any of these `| None`, and
     `tuple[one of these, ...]` (a flag that takes several values).
@@ -64,17 +98,11 @@ def parse(
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         _add(parser, field, hints[field.name])
-    if defaults is not None:
-        parser.set_defaults(**{field.name: getattr(defaults, field.name) for field in dataclasses.fields(config)})
-    values = vars(parser.parse_args(argv))
-    for field in dataclasses.fields(config):
-        if isinstance(values[field.name], list):
-            values[field.name] = tuple(values[field.name])
-        check_bounds(field, values[field.name])
-    return config(**values)
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(parser.parse_args(argv)).items()}
+    return _mark(config(**values), frozenset(values))
 
 
-def spell(module: str, config: DataclassInstance) -> str:
+def spell(module: str, config: Flags) -> str:
     """The command line of the module that parses into this config: what is not default, as flags."""
     words = ["python", "-m", module]
     for field in dataclasses.fields(config):
@@ -90,9 +118,13 @@ def spell(module: str, config: DataclassInstance) -> str:
     return shlex.join(words)
 
 
-def flags_given(config: DataclassInstance) -> list[str]:
-    """The flags that are not at their defaults."""
-    return [_spelling(f) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default]
+def flags_given(config: Flags, of: type[Flags] | None = None) -> list[str]:
+    """The flags that were given, in their order.
+
+    Args:
+        of: only those of this class, from which the config's class inherits.
+    """
+    return [_spelling(field) for field in dataclasses.fields(of or config) if field.name in given(config)]
 
 
 def _spelling(field: dataclasses.Field[Any]) -> str:
@@ -102,11 +134,12 @@ def _spelling(field: dataclasses.Field[Any]) -> str:
 
 
 def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: Any) -> None:
-    options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"].replace("%", "%%")}
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": field.metadata["help"].replace("%", "%%")}
     optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
     if optional:
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is bool:
+        options["help"] += "" if field.default is None else f" (default: {field.default})"
         parser.add_argument(_spelling(field), action=argparse.BooleanOptionalAction, **options)
         return
     positional = field.metadata.get("positional")
@@ -127,11 +160,10 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
 
 
 class _Several(argparse.Action):
-    """Values of a flag that is given once or several times; the default is for when it is not given."""
+    """Values of a flag that is given once or several times."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        before = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest, ()), *values])
 
 
 def _converter(name: str, hint: Any, optional: bool) -> Callable[[str], Any]:
@@ -173,6 +205,18 @@ def check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
         if not all(_BOUNDS[k][1](number, bound) for k, bound in bounds.items()):
             allowed = " and ".join(f"{_BOUNDS[k][0]} {bound}" for k, bound in bounds.items())
             raise UserError(f"{_spelling(field)} is {number}; give a number {allowed}")
+
+
+def _check_choices(field: dataclasses.Field[Any], hint: Any, value: Any) -> None:
+    """UserError if a Literal has another value."""
+    while typing.get_origin(hint) in (types.UnionType, typing.Union, tuple):
+        hint = typing.get_args(hint)[0]
+    if value is None or typing.get_origin(hint) is not typing.Literal:
+        return
+    choices = typing.get_args(hint)
+    for each in value if isinstance(value, tuple) else (value,):
+        if each not in choices:
+            raise UserError(f"{_spelling(field)} is {each!r}; choose from {', '.join(map(str, choices))}")
 
 
 def align(rows: Sequence[Sequence[str]], sides: str) -> str:

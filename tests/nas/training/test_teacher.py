@@ -247,6 +247,7 @@ def refused(classes: tuple[str, ...] = CLASSES, **flags: Any) -> str:
         ("--teacher resnet18 --teacher-checkpoint w", "--teacher-checkpoint w is no file; give the weights of resnet1"),
         ("--teacher-checkpoint w", "--teacher-checkpoint is for a teacher; name one with --teacher"),
         ("--distillation hard", "--distillation is for a teacher; name one with --teacher"),
+        ("--distillation soft", "--distillation is for a teacher; name one with --teacher"),
         ("--teacher x --distillation-weight 0", "--distillation-weight is 0.0; give a number above 0 and at most 1"),
         ("--teacher . --teacher-checkpoint w", "--teacher . is a folder, with weights of its own; leave out --teacher"),
         ("--teacher .", "--teacher . has no model.safetensors; give a folder that nas.retrain has finished, or that"),

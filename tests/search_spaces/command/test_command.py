@@ -3,16 +3,16 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import pytest
 
-from search_spaces.command import UserError, flag, parse, spell
+from search_spaces.command import Flags, UserError, amend, fill, flag, flags_given, given, parse, spell
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Flags):
     model: str | None = flag(None, "which", positional=True)
     epochs: int = flag(3, "how many", minimum=1, maximum=100)
     alpha: float = flag(1.0, "100 % sure", above=0, below=10)
@@ -22,6 +22,7 @@ class Config:
     resume: bool = flag(False, "go on")
     limits: tuple[float, ...] = flag((), "several", above=0)
     max_params: float | None = flag(None, "no bound if not given", above=0)
+    formats: tuple[Literal["a", "b"], ...] = flag((), "to write")
 
 
 def parsed(*argv: str) -> Config:
@@ -54,7 +55,7 @@ def test_a_config_is_spelled_as_the_command_that_gives_it(argv: str) -> None:
 
 def test_a_field_may_end_in_an_underscore_where_its_flag_is_a_keyword() -> None:
     @dataclass(frozen=True)
-    class Taking:
+    class Taking(Flags):
         from_: str | None = flag(None, "where from")
 
     config = parse(Taking, ["--from", "there"], "prog", "")
@@ -96,11 +97,68 @@ def test_bounds_include_what_they_say(argv: str) -> None:
     parsed(*argv.split())
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "--epochs is 0; give a number at least 1 and at most 100"),
+        ({"alpha": float("nan")}, "--alpha is nan; give a number above 0 and below 10"),
+        ({"limits": (1.0, 0.0)}, "--limits is 0.0; give a number above 0"),
+        ({"init": "none"}, "--init is 'none'; choose from inherit, scratch"),
+        ({"threads": 3}, "--threads is 3; choose from 1, 2"),
+        ({"formats": ("a", "c")}, "--formats is 'c'; choose from a, b"),
+    ],
+)
+def test_what_is_built_from_python_is_checked_too(values: dict[str, Any], message: str) -> None:
+    for build in (lambda: Config(**values), lambda: replace(Config(), **values)):
+        with pytest.raises(UserError) as caught:
+            build()
+        assert str(caught.value) == message
+
+
+def test_given_is_what_the_command_line_says_also_if_it_is_the_default() -> None:
+    config = parsed("deit", "--epochs", "3", "--no-resume", "--max-params", "none", "--formats", "a")
+    assert config == Config("deit", formats=("a",))
+    assert given(config) == {"model", "epochs", "resume", "max_params", "formats"}
+    assert flags_given(config) == ["model", "--epochs", "--resume", "--max-params", "--formats"]
+    assert given(parsed()) == set()
+
+
+def test_given_of_what_python_built_is_what_differs() -> None:
+    assert given(Config(epochs=3, alpha=2.0)) == {"alpha"}
+
+
+def test_what_was_not_given_is_filled_and_amended() -> None:
+    begun = Config(epochs=7, alpha=2.0, limits=(1.0,))
+    config = fill(parsed("--epochs", "3", "--threads", "2"), begun)
+    assert config == Config(epochs=3, alpha=2.0, threads=2, limits=(1.0,))
+    amended = amend(config, model="deit")
+    assert amended == replace(config, model="deit")
+    assert given(config) == given(amended) == {"epochs", "threads"}
+
+
+def test_flags_given_of_a_part() -> None:
+    @dataclass(frozen=True)
+    class Part(Flags):
+        lr: float = flag(0.1, "rate")
+
+    @dataclass(frozen=True)
+    class Whole(Part):
+        epochs: int = flag(3, "how many")
+
+    assert flags_given(parse(Whole, ["--epochs", "3", "--lr", "0.1"], "prog", ""), Part) == ["--lr"]
+
+
 def test_help_shows_defaults_choices_and_percent_signs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         parsed("--help")
     text = capsys.readouterr().out
-    for part in ("What it does.", "100 % sure (default: 1.0)", "{inherit,scratch}", "(default: 3)"):
+    for part in (
+        "What it does.",
+        "100 % sure (default: 1.0)",
+        "{inherit,scratch}",
+        "(default: 3)",
+        "go on (default: False)",
+    ):
         assert part in text
 
 
