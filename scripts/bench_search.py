@@ -238,7 +238,7 @@ def bench_strategies(config: Config) -> None:
         print(f"an evaluation: {forward:.3f} CPU s of forward passes, {recording:.4f} to record it; overhead of all:")
         for name, share in shares.items():
             print(f"  {name:10} {100 * share:6.2f} %{'' if share <= MAX_OVERHEAD else '  MISSED'}")
-    write_json(Path(bench.study.url.removeprefix("sqlite:///")).with_name("result.json"), volumes)
+    write_json(Path(bench.study.place).with_name("result.json"), volumes)
 
 
 def _bench(config: Config) -> Bench:
@@ -254,7 +254,7 @@ def _bench(config: Config) -> Bench:
     counts = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
     facts = {"table_sha256": digests[0], "supernet_sha256": digests[1], **counts}
     name = f"{evaluator.num_images} images, {evaluator.num_calibration_images} to calibrate on"
-    return Bench(costs, Study(f"sqlite:///{folder}/study.db", name, space, costs.one, facts), evaluator, facts)
+    return Bench(costs, Study(folder / "study.log", name, space, costs.one, facts), evaluator, facts)
 
 
 def _evaluator(config: Config, run_folder: Path) -> EvaluatorConfig:
@@ -320,7 +320,7 @@ def bench_racing(config: Config) -> None:
     bench = _bench(config)
     space, evaluator, seconds = bench.costs.space, bench.evaluator, {"exact": 0.0, "racing": 0.0}
     counted = Forwards(space, evaluator.num_images, [len(batch) for batch in evaluator.calibration])
-    races = Study(bench.study.url, f"{bench.study.name}, races", space, bench.costs.one, bench.facts)
+    races = Study(bench.study.place, f"{bench.study.name}, races", space, bench.costs.one, bench.facts)
     numbers = count(1)
 
     def exact(base: Arch, archs: Sequence[Arch], _: Sequence[float]) -> list[float]:
@@ -379,7 +379,7 @@ def _print_racing(
     print(f"same action in {sum(same)} of {len(same)} steps, {share:.3f}{'' if share >= MIN_SAME else '  MISSED'}")
     print(f"hypervolume of the trajectory: exact {volumes[0]:.4f}, with races {volumes[1]:.4f}")
     result = {"image_forwards": forwards, "same": share, "steps": len(same), "hypervolumes": volumes}
-    write_json(Path(bench.study.url.removeprefix("sqlite:///")).with_name("racing.json"), result)
+    write_json(Path(bench.study.place).with_name("racing.json"), result)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from latency_lut.backends.base import Runtime
 from latency_lut.backends.protocol import Sample, Settings
 from search_spaces import UserError
-from search_spaces.command.files import try_lock
+from search_spaces.command.files import drop_torn_line, try_lock
 
 
 class Journal:
@@ -57,14 +57,8 @@ class Journal:
             path.unlink(missing_ok=True)
 
     def _complete_lines(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-        return whole.decode().splitlines()
+        drop_torn_line(self.path)
+        return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
 
     def _read(self, lines: list[str], settings: Mapping[str, Any]) -> None:
         before = json.loads(lines[0])["settings"]

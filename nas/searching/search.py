@@ -23,7 +23,7 @@ from nas.objective.tables import load_tables, newest, record
 from nas.searching.result import Json, as_text, found
 from nas.searching.samplers import SEQUENTIAL
 from nas.searching.slimming import Step, slim
-from nas.searching.storage import check_address, check_storage, sqlite_url
+from nas.searching.storage import check_address, check_storage
 from nas.searching.strategies import BUDGET, check_budget, explore
 from nas.searching.study import Study
 from nas.searching.winners import name_winners, pick_winners
@@ -52,7 +52,7 @@ class Config(RayConfig, Goals):
         None, "of this search, in its folder search-<name> of the run (default: none, then 2, 3, …)"
     )
     storage: str | None = flag(
-        None, "database of its study, as in postgresql://me:$PASSWORD@host/nas (default: study.db in its folder)"
+        None, "database of its study, as in postgresql://me:$PASSWORD@host/nas (default: study.log in its folder)"
     )
     num_images: int | None = flag(None, "images of the search split to evaluate on (default: all)", minimum=1)
     calibration_images: int | None = flag(
@@ -106,9 +106,9 @@ def search(config: Config, folder: Path | None = None) -> Path:
         if not config.resume:
             runs.check_new(folder, "--name")  # once more: reading images takes a while
             runs.begin(folder, config, **facts)  # before there is a study: a kill between the two leaves what can go on
-        url = config.storage or sqlite_url(folder / "study.db")
+        place = config.storage or folder / "study.log"
         terms = costs.objective.to_json()["terms"]
-        study = Study(url, _study_name(folder), space, costs.one, {**facts, **images, "objective": terms})
+        study = Study(place, _study_name(folder), space, costs.one, {**facts, **images, "objective": terms})
         forwards = Forwards(space, evaluator.num_images, evaluator.calibration)
         steps = _slim(config, costs, evaluator, study, forwards) if config.strategy == "slimming" else []
         if not steps:

@@ -1,6 +1,9 @@
-"""Databases that studies live in: their addresses, and what can go wrong with them, as one line.
+"""Where studies live, a file of their own or a database, and what can go wrong there, as one line.
 
-An address is recorded as it was given, so a password is never in it: `$NAME` stands for an environment variable.
+A file is Optuna's journal: a trial is one line of it, in a database a hundred statements (for 30 choices).
+
+An address of a database is recorded as it was given, so a password is never in it: `$NAME` stands for an environment
+variable.
 """
 
 from __future__ import annotations
@@ -10,22 +13,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import UserError
+from search_spaces.command.files import drop_torn_line
 
 if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
+    from optuna.storages import BaseStorage
 
 LOCK_SECONDS = 5.0  # to wait for another process that writes to a SQLite file; Optuna then tries some times more
 EXAMPLE = "give --storage 'postgresql://me:$PASSWORD@host/nas' or sqlite:///FILE"
-
-
-def sqlite_url(path: Path) -> str:
-    """Whatever characters the path has."""
-    from sqlalchemy import URL
-
-    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def check_address(url: str) -> None:
@@ -63,18 +60,31 @@ def check_storage(url: str, new: str | None) -> None:
         raise UserError(f"{url} holds a study {new} already; search under another --name")
 
 
-def open_storage(url: str) -> RDBStorage:
-    """Raises what `readable` reads."""
+def open_storage(place: str | Path) -> BaseStorage:
+    """A path is a journal, made if it is missing; a text the address of a database. Raises what `readable` reads."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    options = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(os.path.expandvars(url), engine_kwargs=options)
+    if isinstance(place, Path):
+        return _open_journal(place)
+    options = {"connect_args": {"timeout": LOCK_SECONDS}} if place.startswith("sqlite") else {}
+    return optuna.storages.RDBStorage(os.path.expandvars(place), engine_kwargs=options)
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    """Locked by the system, which forgets the lock of a killed process; Optuna's own waits 30 seconds for it."""
+    from filelock import FileLock
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    lock: Any = FileLock(path.with_name(f".{path.name}.lock"), thread_local=False)
+    with lock:
+        drop_torn_line(path)
+    return JournalStorage(JournalFileBackend(str(path), lock))
 
 
 @contextmanager
-def readable(url: str) -> Iterator[None]:
-    """What a database can do wrong, as one line."""
+def readable(place: str | Path) -> Iterator[None]:
+    """What a journal or a database can do wrong, as one line."""
     import optuna
     import sqlalchemy.exc
 
@@ -84,10 +94,10 @@ def readable(url: str) -> Iterator[None]:
     except failures as error:
         cause = error.__cause__ or error
         reason = (str(getattr(cause, "orig", None) or cause).splitlines() or [""])[0]
-        shown = reason.replace(os.path.expandvars(url), url)
-        raise UserError(f"cannot use the database {url}: {shown}; {_remedy(cause, reason)}") from None
+        shown = reason.replace(os.path.expandvars(place), str(place))
+        raise UserError(f"cannot use the database {place}: {shown}; {_remedy(cause, reason)}") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{url} holds no study of this version ({error}); search under another --name") from None
+        raise UserError(f"{place} holds no study of this version ({error}); search under another --name") from None
 
 
 def _remedy(cause: BaseException, reason: str) -> str:

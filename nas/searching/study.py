@@ -1,7 +1,7 @@
 """Evaluated archs as an Optuna study: what has been measured is never measured again, by this search or its resumption.
 
-A study lives in a database: a file beside the result, or a server that many hosts see. optuna-dashboard shows it, live
-or later. Samplers do not work on it: a strategy is a function of its seed and of the accuracies it is told, so it
+A study lives in a file beside the result, or in a database that many hosts see. optuna-dashboard shows it, live or
+later. Samplers do not work on it: a strategy is a function of its seed and of the accuracies it is told, so it
 keeps its own state in memory, and going on is running it again with the study answering what is known.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas.evaluation.racing import Finish
@@ -48,18 +49,19 @@ class Evaluation:
 class Study:
     """
     Args:
-        url: of the database, as SQLAlchemy takes it; `$NAME` in it stands for an environment variable.
-        name: of the study in it; made if it is missing.
+        place: a file, or a database's address as SQLAlchemy takes it, `$NAME` in it standing for an environment
+            variable.
+        name: of the study there; made if it is missing.
         metrics: costs of an arch, recorded with its trial; the objectives are accuracy and `mes`.
         facts: what accuracies and metrics depend on beside the arch: the same whenever the study is opened.
 
     Raises:
-        UserError: no such database, a locked or damaged one, or a study of other facts.
+        UserError: no such place, a locked or damaged one, or a study of other facts.
     """
 
     def __init__(
         self,
-        url: str,
+        place: str | Path,
         name: str,
         space: SearchSpace,
         metrics: Callable[[Arch], dict[str, Any]],
@@ -67,12 +69,12 @@ class Study:
     ) -> None:
         import optuna
 
-        self.url, self.name, self.space, self.metrics = url, name, space, metrics
+        self.place, self.name, self.space, self.metrics = place, name, space, metrics
         self.evaluations: list[Evaluation] = []  # what this search has asked for, in its order
         self.dropped: list[Evaluation] = []  # from its races
-        with readable(url):
+        with readable(place):
             self._study = optuna.create_study(
-                storage=open_storage(url), study_name=name, directions=["maximize", "maximize"], load_if_exists=True
+                storage=open_storage(place), study_name=name, directions=["maximize", "maximize"], load_if_exists=True
             )
             self._check({"space": space.name, **facts})
             found = [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
@@ -139,7 +141,7 @@ class Study:
             self._study.set_user_attr(FACTS, facts)
         elif other := [fact for fact, value in facts.items() if before.get(fact) != value]:
             raise UserError(
-                f"study {self.name} in {self.url} is of another {' and '.join(other)}; search under another --name"
+                f"study {self.name} in {self.place} is of another {' and '.join(other)}; search under another --name"
             )
 
     def _record(self, evaluation: Evaluation) -> None:
@@ -165,7 +167,7 @@ class Study:
             distributions={c.name: optuna.distributions.CategoricalDistribution(c.options) for c in choices},
             user_attrs=attributes,
         )
-        with readable(self.url):
+        with readable(self.place):
             self._study.add_trial(trial)
 
     def _read(self, trial: Any) -> Evaluation:

@@ -130,6 +130,16 @@ def read_json(path: Path, *, nan: bool = False) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def drop_torn_line(path: Path) -> None:
+    """Cuts off what a kill or a full disk has left of a log's last line, if there is such a file."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
 def read_json_lines(path: Path) -> list[Any]:
     """The lines of a log, none if there is no file; the last is left out if a kill has cut it."""
     if not path.exists():

@@ -53,7 +53,7 @@ def test_races_are_compared_with_all_images(
         return [Finish(a, 5 if i != last else 19, dropped=i != last) for i, a in enumerate(found)]
 
     monkeypatch.setattr(Evaluator, "race", worst)
-    Path("runs/r/bench-search/study.db").unlink()
+    Path("runs/r/bench-search/study.log").unlink()
     bench_racing(config)
     printed = capsys.readouterr().out
     assert "; with a race Action(" in printed and "steps, 0." in printed and "MISSED" in printed

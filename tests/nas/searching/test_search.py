@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import sqlite3
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -29,6 +28,7 @@ from nas.runs import load_run_data
 from nas.search import main
 from nas.searching import search as core
 from nas.searching.result import objective_of
+from nas.searching.storage import open_storage
 from nas.searching.study import Evaluation, Study
 from search_spaces import SPACES, Arch, UserError, macs, num_params, peak_activations
 from search_spaces.command.files import sha256
@@ -60,6 +60,10 @@ def folder(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def trials() -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="r/search", storage=open_storage(Path("runs/r/search/study.log"))).trials
 
 
 def result(name: str = "search") -> dict[str, Any]:
@@ -140,7 +144,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     main([*flags, "--name", "whole"])
     run_killed(folder, "nas.search", *flags, kill_at=kill_at)
     assert not Path("runs/r/search/result.json").exists()
-    (known,) = sqlite3.connect("runs/r/search/study.db").execute("SELECT count(*) FROM trials").fetchone()
+    known = len(trials())
     evaluated: list[Arch] = []
     accuracies = Evaluator.accuracies
 
@@ -192,11 +196,6 @@ def racing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.evaluation.racing.DELTA", 0.4)
 
 
-def num_trials() -> int:
-    (count,) = sqlite3.connect("runs/r/search/study.db").execute("SELECT count(*) FROM trials").fetchone()
-    return int(count)
-
-
 @pytest.mark.usefixtures("racing")
 def test_what_a_race_drops_is_no_evaluation() -> None:
     main([*RACING, "--budget", "40"])
@@ -208,8 +207,7 @@ def test_what_a_race_drops_is_no_evaluation() -> None:
         assert point["accuracy"] == accuracy(network, data.search, 16, CPU)
     evaluated = [e["arch"] for e in found["evaluations"]]
     assert all(point["arch"] in evaluated for point in found["trajectory"])
-    trials = optuna.load_study(study_name="r/search", storage="sqlite:///runs/r/search/study.db").trials
-    states = [trial.state.name for trial in trials]
+    states = [trial.state.name for trial in trials()]
     assert states.count("PRUNED") == found["num_dropped"] > 5
     assert states.count("COMPLETE") == found["num_evaluations"] == len(evaluated)
     first_race = [SPACE.to_json(action.arch) for action in SPACE.slim(SPACE.largest)]
@@ -234,7 +232,7 @@ def test_a_race_killed_while_it_is_recorded_is_run_again(recorded: int, monkeypa
     raced: list[Arch] = []
 
     def killed(self: Study, evaluation: Evaluation) -> None:
-        if num_trials() == recorded:
+        if len(trials()) == recorded:
             raise KeyboardInterrupt
         record(self, evaluation)
 
@@ -245,14 +243,14 @@ def test_a_race_killed_while_it_is_recorded_is_run_again(recorded: int, monkeypa
     monkeypatch.setattr(Study, "_record", killed)
     with pytest.raises(KeyboardInterrupt):
         main([*flags])
-    assert num_trials() == recorded
+    assert len(trials()) == recorded
     monkeypatch.setattr(Study, "_record", record)
     monkeypatch.setattr(Evaluator, "race", counting)
     main(["--resume"])
     found, whole = result(), result("search-whole")
     assert timeless(found) == timeless(whole)
     assert len(raced) == len(whole["trajectory"]) - 1 - (recorded == 24)  # the first race was recorded by then
-    assert num_trials() == found["num_evaluations"] + found["num_dropped"]
+    assert len(trials()) == found["num_evaluations"] + found["num_dropped"]
 
 
 def test_races_are_of_one_process() -> None:
@@ -349,7 +347,7 @@ def test_a_study_on_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = ("--storage", "sqlite:///$PASSWORD.db")
     main([*SIZE, "--budget", "1", *storage])
     main([*SIZE, "--budget", "1", *storage])
-    assert not Path("runs/r/search/study.db").exists()
+    assert not Path("runs/r/search/study.log").exists()
     assert {s.study_name for s in optuna.get_all_study_summaries("sqlite:///secret.db")} == {"r/search", "r/search-2"}
     assert "secret" not in Path("runs/r/search/config.json").read_text() + Path("runs/r/search/result.json").read_text()
     shutil.rmtree("runs/r/search")
@@ -526,7 +524,7 @@ def test_a_bad_storage_is_found_before_the_images_are_read(monkeypatch: pytest.M
 def test_killed_before_there_is_a_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
     run_killed(folder, "nas.search", *SIZE, "--exact", kill_at="nas.searching.study:Study.__init__:1")
-    assert not Path("runs/r/search/study.db").exists()
+    assert not Path("runs/r/search/study.log").exists()
     main(["--resume"])
     assert result()["winners"]
 

@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
 from nas.evaluation.racing import Finish
 from nas.evaluation.workers import Done
-from nas.searching.storage import check_address, check_storage, sqlite_url
+from nas.searching.storage import check_address, check_storage, open_storage
 from nas.searching.study import Study
 from search_spaces import Arch, UserError
+from search_spaces.command.files import read_json_lines
 from tests.nas.tiny import tiny_space
 
 SPACE = tiny_space()
@@ -25,8 +29,13 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/study.db"
 
 
-def open_study(url: str, facts: dict[str, str | None] = FACTS, name: str = "r/search") -> Study:
-    return Study(url, name, SPACE, lambda arch: {"mes": 2.0, "num_params": 7}, facts)
+@pytest.fixture(params=["file", "database"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
+    return tmp_path / "study.log" if request.param == "file" else f"sqlite:///{tmp_path}/study.db"
+
+
+def open_study(place: str | Path, facts: dict[str, str | None] = FACTS, name: str = "r/search") -> Study:
+    return Study(place, name, SPACE, lambda arch: {"mes": 2.0, "num_params": 7}, facts)
 
 
 def tenth(archs: Sequence[Arch]) -> Iterator[Done]:
@@ -37,24 +46,24 @@ def not_asked(archs: Sequence[Arch]) -> Iterator[Done]:
     return pytest.fail("was known")
 
 
-def test_what_is_known_is_not_evaluated_again(url: str) -> None:
+def test_what_is_known_is_not_evaluated_again(place: str | Path) -> None:
     first, second = SPACE.largest, SPACE.smallest
-    study = open_study(url)
+    study = open_study(place)
     assert study.accuracies([first, second, first], tenth, 0) == [0.1 + 0.2] * 3
     assert study.accuracies([second], not_asked, 1) == [0.1 + 0.2]
     assert [e.arch for e in study.evaluations] == [first, second]
-    again = open_study(url)
+    again = open_study(place)
     assert again.evaluations == []
     assert again.accuracies([second, first], not_asked, 0) == [0.1 + 0.2] * 2
     assert again.evaluations == study.evaluations[::-1]
     third = SPACE.slim(first)[0].arch
     again.accuracies([third], tenth, 1)
-    assert set(open_study(url).known) == {first, second, third}
+    assert set(open_study(place).known) == {first, second, third}
 
 
-def test_accuracies_are_recorded_as_they_come_and_told_in_the_order_asked_for(url: str) -> None:
+def test_accuracies_are_recorded_as_they_come_and_told_in_the_order_asked_for(place: str | Path) -> None:
     archs = [SPACE.largest, *(action.arch for action in SPACE.slim(SPACE.largest)[:3])]
-    study = open_study(url)
+    study = open_study(place)
 
     def backwards(new: Sequence[Arch]) -> Iterator[Done]:
         yield new[2:], [0.2, 0.3]
@@ -63,14 +72,14 @@ def test_accuracies_are_recorded_as_they_come_and_told_in_the_order_asked_for(ur
 
     with pytest.raises(KeyboardInterrupt):
         study.accuracies(archs, backwards, 0)
-    again = open_study(url)
+    again = open_study(place)
     assert set(again.known) == {archs[0], *archs[2:]}
     assert again.accuracies(archs, lambda new: iter([(new, [0.1])]), 0) == [0.0, 0.1, 0.2, 0.3]
     assert [e.arch for e in again.evaluations] == archs
 
 
-def test_the_clock_goes_on_where_it_was(url: str) -> None:
-    study = open_study(url)
+def test_the_clock_goes_on_where_it_was(place: str | Path) -> None:
+    study = open_study(place)
 
     def slow(archs: Sequence[Arch]) -> Iterator[Done]:
         time.sleep(0.2)
@@ -79,14 +88,14 @@ def test_the_clock_goes_on_where_it_was(url: str) -> None:
     study.accuracies([SPACE.largest], slow, 0)
     (evaluation,) = study.evaluations
     assert 0.2 <= evaluation.seconds <= evaluation.seconds_since_start <= study.seconds
-    again = open_study(url)
+    again = open_study(place)
     assert evaluation.seconds_since_start <= again.seconds < study.seconds
 
 
-def test_trials_have_the_arch_all_metrics_and_times(url: str) -> None:
-    study = open_study(url)
+def test_trials_have_the_arch_all_metrics_and_times(place: str | Path) -> None:
+    study = open_study(place)
     study.accuracies([SPACE.largest], tenth, 3)
-    (trial,) = optuna.load_study(study_name="r/search", storage=url).trials
+    (trial,) = optuna.load_study(study_name="r/search", storage=open_storage(place)).trials
     assert trial.values == [0.1 + 0.2, 2.0]
     assert tuple(trial.params.values()) == SPACE.largest.values
     times = {name: trial.user_attrs.pop(name) for name in ("seconds", "seconds_since_start")}
@@ -122,10 +131,10 @@ def not_run(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[F
     return pytest.fail("was known")
 
 
-def test_a_race_is_not_run_again(url: str) -> None:
-    study = open_study(url)
+def test_a_race_is_not_run_again(place: str | Path) -> None:
+    study = open_study(place)
     assert study.race(SPACE.largest, ACTIONS, GAINS, lambda *_: FINISHES, 1) == FINISHES
-    again = open_study(url)
+    again = open_study(place)
     assert again.race(SPACE.largest, ACTIONS, GAINS, not_run, 1) == FINISHES
     for each in (study, again):
         assert [e.arch for e in each.evaluations] == [ACTIONS[1]]
@@ -134,9 +143,9 @@ def test_a_race_is_not_run_again(url: str) -> None:
     assert again.accuracies([ACTIONS[0]], tenth, 2) == [0.1 + 0.2], "an estimate is no accuracy"
 
 
-def test_a_dropped_action_is_a_pruned_trial(url: str) -> None:
-    open_study(url).race(SPACE.largest, ACTIONS, GAINS, lambda *_: FINISHES, 1)
-    dropped, finished, rough = optuna.load_study(study_name="r/search", storage=url).trials
+def test_a_dropped_action_is_a_pruned_trial(place: str | Path) -> None:
+    open_study(place).race(SPACE.largest, ACTIONS, GAINS, lambda *_: FINISHES, 1)
+    dropped, finished, rough = optuna.load_study(study_name="r/search", storage=open_storage(place)).trials
     assert [trial.state.name for trial in (dropped, finished, rough)] == ["PRUNED", "COMPLETE", "PRUNED"]
     assert dropped.values is None and finished.values == [0.1 + 0.2, 2.0]
     assert dropped.user_attrs["accuracy_estimate"] == 0.25 and "accuracy" not in dropped.user_attrs
@@ -145,8 +154,8 @@ def test_a_dropped_action_is_a_pruned_trial(url: str) -> None:
     assert [t.user_attrs["led"] for t in (dropped, finished, rough)] == [False, True, False]
 
 
-def test_the_next_race_is_between_those_that_have_not_finished(url: str) -> None:
-    study = open_study(url)
+def test_the_next_race_is_between_those_that_have_not_finished(place: str | Path) -> None:
+    study = open_study(place)
     study.race(SPACE.largest, ACTIONS, GAINS, lambda *_: FINISHES, 1)
 
     def run(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
@@ -159,10 +168,59 @@ def test_the_next_race_is_between_those_that_have_not_finished(url: str) -> None
         Finish(0.25, 5, 0, dropped=True),
     ]
     assert study.race(SPACE.largest, ACTIONS, GAINS, run, 2) == expected
-    again = open_study(url)
+    again = open_study(place)
     assert again.race(SPACE.largest, ACTIONS, GAINS, not_run, 1) == FINISHES, "what was found later is not known yet"
     assert again.race(SPACE.largest, ACTIONS, GAINS, not_run, 2) == expected
     assert again.evaluations == study.evaluations and again.dropped == study.dropped
+
+
+# ---- files
+
+
+def test_a_line_cut_off_by_a_kill_is_measured_again(tmp_path: Path) -> None:
+    path, archs = tmp_path / "study.log", [SPACE.largest, SPACE.smallest]
+    open_study(path).accuracies(archs, tenth, 0)
+    path.write_bytes(path.read_bytes()[:-20])
+    again = open_study(path)
+    assert set(again.known) == {SPACE.largest}
+    again.accuracies(archs, tenth, 0)
+    assert set(open_study(path).known) == set(archs)
+
+
+RECORD = """
+import sys
+from pathlib import Path
+from tests.nas.searching.test_study import SPACE, open_study, tenth
+archs = [action.arch for action in SPACE.slim(SPACE.largest)][int(sys.argv[2])::2]
+study = open_study(Path(sys.argv[1]))
+print(flush=True)
+sys.stdin.read()
+for arch in archs:
+    study.accuracies([arch], tenth, 0)
+"""
+
+
+def test_two_processes_record_into_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "study.log"
+    open_study(path)
+    command = [sys.executable, "-c", RECORD, str(path)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": Path(__file__).parents[3]}
+    both = [subprocess.Popen([*command, str(i)], **pipes) for i in range(2)]
+    for process in both:
+        process.stdout.readline()  # type: ignore[union-attr]
+    for process in both:
+        process.communicate()
+        assert process.returncode == 0
+    assert set(open_study(path).known) == {action.arch for action in SPACE.slim(SPACE.largest)}
+    numbers = [trial.number for trial in optuna.load_study(study_name="r/search", storage=open_storage(path)).trials]
+    assert numbers == list(range(len(SPACE.slim(SPACE.largest))))
+
+
+def test_a_trial_is_one_line(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "study.log")
+    before = len(read_json_lines(tmp_path / "study.log"))
+    study.accuracies([SPACE.largest], tenth, 0)
+    assert len(read_json_lines(tmp_path / "study.log")) == before + 1
 
 
 # ---- what cannot be used
@@ -192,6 +250,15 @@ def test_a_locked_database(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         impatient.accuracies([SPACE.largest], tenth, 0)
     other.execute("ROLLBACK")
     assert study.accuracies([SPACE.largest], tenth, 0) == [0.1 + 0.2]
+
+
+def test_a_file_of_another_program(tmp_path: Path) -> None:
+    path = tmp_path / "study.log"
+    path.write_text("no study,\nbut two lines\n")
+    with pytest.raises(
+        UserError, match=r"study.log holds no study of this version \(.*\); search under another --name"
+    ):
+        open_study(path)
 
 
 @pytest.mark.parametrize("damage", ["text", "half", "other tables"])
@@ -243,10 +310,10 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    study = open_study(sqlite_url(folder / "study.db"))
+    study = open_study(folder / "study.log")
     study.accuracies([SPACE.largest], tenth, 0)
-    assert (folder / "study.db").exists()
-    assert set(open_study(sqlite_url(folder / "study.db")).known) == {SPACE.largest}
+    assert (folder / "study.log").exists()
+    assert set(open_study(folder / "study.log").known) == {SPACE.largest}
 
 
 # ---- passwords

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from search_spaces.command import UserError
-from search_spaces.command.files import atomic_folder, atomic_path, read_json, try_lock, write_json, write_text
+from search_spaces.command.files import (
+    atomic_folder,
+    atomic_path,
+    drop_torn_line,
+    read_json,
+    try_lock,
+    write_json,
+    write_text,
+)
 
 
 def test_json_round_trip_in_new_folders(tmp_path: Path) -> None:
@@ -179,3 +187,13 @@ def test_a_file_system_without_locks_keeps_nobody_out(
     monkeypatch.setattr(fcntl, "flock", flock)
     assert try_lock(tmp_path / "lock") is not None
     assert is_free(tmp_path / "lock")
+
+
+@pytest.mark.parametrize(("content", "whole"), [("a\nb\n", "a\nb\n"), ("a\nb", "a\n"), ("b", ""), ("", "")])
+def test_only_whole_lines_of_a_log_are_kept(tmp_path: Path, content: str, whole: str) -> None:
+    path = tmp_path / "log"
+    drop_torn_line(path)
+    assert not path.exists()
+    path.write_text(content)
+    drop_torn_line(path)
+    assert path.read_text() == whole
