@@ -34,7 +34,7 @@ from nas import runs
 from nas.distributed.device import pick_device
 from nas.networks.inherit import calibration_batches, calibration_count, load_supernet
 from nas.objective.costs import Costs
-from nas.objective.mes import LATENCY
+from nas.objective.metrics import LATENCY
 from nas.objective.tables import load_tables, recorded
 from nas.searching.result import objective_of, read_result
 from nas.searching.search import Config as SearchConfig

@@ -51,7 +51,8 @@ from nas.evaluation.forwards import Forwards
 from nas.evaluation.workers import Done, EvaluatorConfig, Job, LocalEvaluator, RayEvaluator, make_evaluator, split
 from nas.objective.costs import Costs
 from nas.objective.hypervolume import hypervolume_history
-from nas.objective.mes import LATENCY, PUBLISHED, Objective
+from nas.objective.mes import PUBLISHED, Objective
+from nas.objective.metrics import LATENCY
 from nas.searching.slimming import Step, next_step, slim
 from nas.searching.strategies import explore
 from nas.searching.study import Study

@@ -25,7 +25,7 @@ from nas.comparison.groups import Group, make_groups
 from nas.comparison.page import compare_page
 from nas.comparison.tables import make_tables
 from nas.objective.hypervolume import Progress
-from nas.objective.mes import latency_metrics
+from nas.objective.metrics import latency_metrics
 from search_spaces import UserError
 from search_spaces.command import Flags, align, flag
 from search_spaces.command.files import read_json, slug, write_json, write_text

@@ -14,7 +14,8 @@ from latency_lut.tables.table import LatencyTable
 from nas import runs
 from nas.objective.costs import Costs
 from nas.objective.goals import Goals
-from nas.objective.mes import Objective, latency_metrics, shown
+from nas.objective.mes import Objective
+from nas.objective.metrics import latency_metrics, shown
 from nas.objective.tables import recorded
 from nas.searching.result import objective_of, read_result
 from nas.searching.search import FREE

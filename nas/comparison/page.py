@@ -16,7 +16,7 @@ from nas.comparison.data import Json
 from nas.comparison.groups import Group
 from nas.comparison.tables import Table
 from nas.objective.hypervolume import Progress
-from nas.objective.mes import latency_metrics, shown
+from nas.objective.metrics import latency_metrics, shown
 from search_spaces.command.page import CYCLE, embed, figure, log_axis, page, table
 
 RED = "#d1455f"

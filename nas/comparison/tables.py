@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nas.comparison.data import Json
-from nas.objective.mes import shown
+from nas.objective.metrics import shown
 
 
 @dataclass(frozen=True)

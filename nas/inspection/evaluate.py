@@ -22,7 +22,8 @@ from nas.inspection.text import as_text
 from nas.networks.inherit import calibration_batches, calibration_count, inherited, load_supernet
 from nas.objective import tables
 from nas.objective.costs import Costs
-from nas.objective.mes import LATENCY, PUBLISHED, Objective
+from nas.objective.mes import PUBLISHED, Objective
+from nas.objective.metrics import LATENCY
 from nas.searching.result import objective_of, read_result
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import Flags, flag

@@ -12,7 +12,7 @@ import numpy as np
 
 from nas.inspection.confusion import mistakes
 from nas.inspection.text import Json, origin, percent, worst_first
-from nas.objective.mes import latency_metrics, shown
+from nas.objective.metrics import latency_metrics, shown
 from search_spaces.command.page import BLUE, CYCLE, ORANGE, embed, figure, page, table, warning
 
 MAX_CLASSES = 60  # in a plot; of more, this many of the worst and of the most frequent mistakes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nas.objective.mes import latency_metrics, shown
+from nas.objective.metrics import columns, shown
 from search_spaces.command import align
 
 Json = dict[str, Any]
@@ -15,19 +15,17 @@ MAX_CLASSES, WORST, BEST = 30, 10, 5  # all classes of up to so many, else the l
 
 def as_text(result: Json) -> str:
     """One line a network; if it is one, a line a class below."""
-    networks, latencies = result["networks"], latency_metrics(result["tables"])
-    costs = (*(shown(metric).title for metric in latencies), "parameters", "MACs, M", "memory, MB", "MES")
-    rows = [("network", "top-1 (95 % interval)", "top-5", "mean of classes", *costs)]
+    networks = result["networks"]
+    costs = columns(result["tables"], networks)
+    titles = (shown(metric).title for metric in costs)
+    rows = [("network", "top-1 (95 % interval)", "top-5", "mean of classes", *titles, "MES")]
     rows += [
         (
             n["name"],
             percent(n["top1"]),
             percent(n["top5"]),
             percent(n["mean_per_class"]),
-            *(f"{n[metric]:.4f}" for metric in latencies),
-            f"{n['num_params']:,}",
-            f"{n['macs'] / 1e6:.2f}",
-            f"{n['memory_mb']:.3f}",
+            *(shown(metric).cell(n[metric]) for metric in costs),
             f"{n['mes']:.4g}" if "mes" in n else "-",
         )
         for n in networks

@@ -11,21 +11,14 @@ import numpy as np
 from latency_lut.tables.table import LatencyTable
 from nas.objective.goals import limit_flag
 from nas.objective.mes import Objective
-from search_spaces import Arch, CostTable, SearchSpace, UserError
+from nas.objective.metrics import block_metrics
+from search_spaces import Arch, SearchSpace, UserError
 
 Cost = Callable[[np.ndarray], np.ndarray]
-FLOAT32_BYTES = 4
-
-# What follows from the space alone. A metric that a user adds needs its unit in `nas.objective.mes.UNITS` too.
-COSTS: Mapping[str, Callable[[SearchSpace], Cost]] = {
-    "num_params": lambda space: CostTable(space, lambda block: block.num_params),
-    "macs": lambda space: CostTable(space, lambda block: block.macs),
-    "memory_mb": lambda space: CostTable(space, lambda block: FLOAT32_BYTES * block.peak_activations / 1e6, np.maximum),
-}
 
 
 class Costs:
-    """Latency, parameters, MACs, memory and MES of archs.
+    """The metrics and MES of archs.
 
     Args:
         tables: by the metrics that they are.
@@ -33,7 +26,7 @@ class Costs:
 
     def __init__(self, space: SearchSpace, tables: Mapping[str, LatencyTable], objective: Objective) -> None:
         self.space, self.objective = space, objective
-        self.metrics = {name: cost(space) for name, cost in COSTS.items()}
+        self.metrics: dict[str, Cost] = {metric.key: metric.cost(space) for metric in block_metrics()}
         self.metrics |= {metric: table.predictor(space) for metric, table in tables.items()}
 
     def encoded(self, positions: np.ndarray) -> dict[str, np.ndarray]:
@@ -50,7 +43,7 @@ class Costs:
 
     def one(self, arch: Arch) -> dict[str, Any]:
         metrics = {name: float(values[0]) for name, values in self.batch([arch]).items()}
-        return {**metrics, "num_params": round(metrics["num_params"]), "macs": round(metrics["macs"])}
+        return {**metrics, **{m.key: round(metrics[m.key]) for m in block_metrics() if m.whole}}
 
     def excess(self, positions: np.ndarray) -> np.ndarray:
         """(archs, limits) logarithms of the limited metrics over their limits, in the order of `objective.limits`."""

@@ -2,54 +2,66 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Literal
 
-from nas.objective.mes import LATENCY, UNITS, Objective, Term
+from nas.objective.mes import Objective, Term
+from nas.objective.metrics import LATENCY, METRICS, block_metrics, metric_of
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import Flags, flag, given
 
-# Metrics by their names on the command line; the limit of each is a flag, and so is its alpha, `--alpha-<name>`.
-METRICS = {"latency": LATENCY, "size": "num_params", "memory": "memory_mb", "macs": "macs"}
-LIMITS = {"latency": "max_latency_ms", "size": "max_params", "memory": "max_memory_mb", "macs": "max_macs"}
+LIMITS = tuple(metric.limit for metric in METRICS.values())
+
+
+def _fields() -> list[tuple[str, Any, Any]]:
+    """Names, types and flags of what a search is to reach, by the metrics that there are."""
+    latency = METRICS["latency"]
+    table = (
+        "latency table, or one for each device, named, as in phone=FILE laptop=FILE: each is a metric of its own "
+        "(default: the newest that fits; built if there is none)"
+    )
+    several = "with several tables of each, as in phone=1.0 laptop=0.5, or one for all"
+    alpha = flag((f"{latency.alpha}",), f"weight of {latency.about} in MES; {several}")
+    unit = flag((f"{latency.unit}",), "latency at which it scores 100; with several tables of each, or one for all")
+    limit = flag((), f"{latency.limit_help}; with several tables on each, as in phone=2, or one for all")
+    accuracy = flag(None, "winners have at least this accuracy, a fraction", above=0, maximum=1)
+    texts, names = tuple[str, ...], GenericAlias(tuple, (Literal[tuple(METRICS)], ...))
+    return [
+        ("table", texts, flag((), table)),
+        ("metrics", names, flag(("latency", "size"), "metrics that make up MES")),
+        (latency.alpha_field, texts, alpha),
+        ("unit_latency_ms", texts, unit),
+        *((m.alpha_field, float, flag(m.alpha, f"weight of {m.about} in MES", above=0)) for m in block_metrics()),
+        (latency.limit, texts, limit),
+        *((m.limit, float | None, flag(None, m.limit_help, above=0)) for m in block_metrics()),
+        ("min_accuracy", float | None, accuracy),
+    ]
+
+
+if TYPE_CHECKING:
+
+    @dataclass(frozen=True)
+    class _GoalFlags(Flags):
+        table: tuple[str, ...] = ()
+        metrics: tuple[str, ...] = ()
+        min_accuracy: float | None = None
+else:
+    _GoalFlags = dataclasses.make_dataclass("_GoalFlags", _fields(), bases=(Flags,), frozen=True)
 
 
 @dataclass(frozen=True)
-class Goals:
-    table: tuple[str, ...] = flag(
-        (),
-        "latency table, or one for each device, named, as in phone=FILE laptop=FILE: each is a metric of its own "
-        "(default: the newest that fits; built if there is none)",
-    )
-    metrics: tuple[Literal["latency", "size", "memory", "macs"], ...] = flag(
-        ("latency", "size"), "metrics that make up MES"
-    )
-    alpha_latency: tuple[str, ...] = flag(
-        ("1.0",), "weight of latency in MES; with several tables of each, as in phone=1.0 laptop=0.5, or one for all"
-    )
-    unit_latency_ms: tuple[str, ...] = flag(
-        (f"{UNITS[LATENCY]}",), "latency at which it scores 100; with several tables of each, or one for all"
-    )
-    alpha_size: float = flag(0.5, "weight of the number of parameters in MES", above=0)
-    alpha_memory: float = flag(1.0, "weight of peak activation memory in MES", above=0)
-    alpha_macs: float = flag(1.0, "weight of multiply-accumulates in MES", above=0)
-    max_latency_ms: tuple[str, ...] = flag(
-        (), "winners may take at most this time; with several tables on each, as in phone=2, or one for all"
-    )
-    max_params: float | None = flag(None, "winners may have at most this many parameters", above=0)
-    max_memory_mb: float | None = flag(
-        None, "winners may hold at most so many MB of activations at a time (float32, one image)", above=0
-    )
-    max_macs: float | None = flag(None, "winners may have at most this many multiply-accumulates", above=0)
-    min_accuracy: float | None = flag(None, "winners have at least this accuracy, a fraction", above=0, maximum=1)
+class Goals(_GoalFlags):
+    """Flags of what a search is to reach; those of a metric follow from its entry in `nas.objective.metrics`."""
 
     @property
     def needs_latency(self) -> bool:
-        return "latency" in self.metrics or bool(self._by_table("max_latency_ms"))
+        return "latency" in self.metrics or bool(self._by_table(METRICS["latency"].limit))
 
     def tables(self) -> dict[str, Path]:
         """The tables that are named, by their metrics.
@@ -72,20 +84,21 @@ class Goals:
         self._check_weights()
         terms: list[Term] = []
         for name in dict.fromkeys(self.metrics):
-            if name == "latency":
-                alphas, units = self._by_table("alpha_latency"), self._by_table("unit_latency_ms")
-                terms += [Term(metric, units[metric], alpha) for metric, alpha in alphas.items()]
+            metric = METRICS[name]
+            if metric.key == LATENCY:
+                alphas, units = self._by_table(metric.alpha_field), self._by_table("unit_latency_ms")
+                terms += [Term(key, units[key], alpha) for key, alpha in alphas.items()]
             else:
-                terms.append(Term(METRICS[name], UNITS[METRICS[name]], getattr(self, f"alpha_{name}")))
-        limits = self._by_table("max_latency_ms")
-        others = {METRICS[name]: getattr(self, limit) for name, limit in LIMITS.items() if name != "latency"}
-        return Objective(tuple(terms), {**limits, **{m: limit for m, limit in others.items() if limit is not None}})
+                terms.append(Term(metric.key, metric.unit, getattr(self, metric.alpha_field)))
+        others = {metric.key: getattr(self, metric.limit) for metric in block_metrics()}
+        limits = {key: limit for key, limit in others.items() if limit is not None}
+        return Objective(tuple(terms), self._by_table(METRICS["latency"].limit) | limits)
 
     def _check_weights(self) -> None:
         """UserError on a weight or unit of a metric that MES is not made of."""
         for name in METRICS:
             for field in (f"alpha_{name}", f"unit_{name}_ms"):
-                if name not in self.metrics and getattr(self, field, None) != getattr(Goals, field, None):
+                if name not in self.metrics and field in given(self):
                     together = " ".join([*self.metrics, name])
                     raise UserError(
                         f"--{field.replace('_', '-')} is for {name}, which is not in --metrics; leave it out, or give "
@@ -109,10 +122,11 @@ class Goals:
         return found
 
 
-def limit_flag(metric: str) -> str:
+def limit_flag(key: str) -> str:
     """The flag that limits a metric of an objective."""
-    name = next(name for name, base in METRICS.items() if metric == base or metric.startswith(f"{base}_"))
-    return f"--{LIMITS[name].replace('_', '-')}"
+    metric = metric_of(key)
+    assert metric is not None, f"no metric {key}"
+    return f"--{metric.limit.replace('_', '-')}"
 
 
 def _split(text: str) -> tuple[str, str]:

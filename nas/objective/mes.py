@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from nas.objective.metrics import shown, unit_of
 from search_spaces import UserError
-
-# One unit of each metric: the latency and size of MobileNetV2 on an iPhone 12 (Section 3.6), its MACs, and the memory
-# of its activations.
-UNITS = {"latency_ms": 1.0, "num_params": 3e6, "macs": 300e6, "memory_mb": 6.0}
-LATENCY = "latency_ms"  # by the only table; of several tables, `latency_ms_<name>` by each
-
-
-def latency_metrics(names: Iterable[str]) -> list[str]:
-    """Those of the names that are latencies."""
-    return [name for name in names if name == LATENCY or name.startswith(f"{LATENCY}_")]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """How a metric is shown: `value / scale` of the unit."""
-
-    name: str
-    unit: str
-    scale: float = 1.0
-
-    @property
-    def title(self) -> str:
-        """'latency phone, ms'."""
-        return f"{self.name}, {self.unit}"
-
-    def text(self, value: float, digits: str = "g") -> str:
-        """'3 M', '0.125 ms' with digits '.3f'."""
-        return f"{value / self.scale:{digits}} {self.unit}"
-
-
-def shown(metric: str) -> Shown:
-    if latency_metrics([metric]):
-        return Shown("latency" + metric.removeprefix(LATENCY).replace("_", " "), "ms")
-    return {
-        "num_params": Shown("parameters", "M", 1e6),
-        "macs": Shown("MACs", "M", 1e6),
-        "memory_mb": Shown("memory", "MB"),
-    }.get(metric) or Shown(metric, "")
 
 
 @dataclass(frozen=True)
@@ -78,7 +41,7 @@ class Objective:
     @classmethod
     def of(cls, **alphas: float) -> Objective:
         """Of metrics in their own units, without limits."""
-        return cls(tuple(Term(metric, UNITS[metric], alpha) for metric, alpha in alphas.items()), {})
+        return cls(tuple(Term(metric, unit_of(metric), alpha) for metric, alpha in alphas.items()), {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Objective:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_lut.tables.table import TABLES, LatencyTable, newest_table
-from nas.objective.mes import LATENCY, shown
+from nas.objective.metrics import LATENCY, shown
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import sha256
 

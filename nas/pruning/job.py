@@ -23,12 +23,13 @@ from nas.evaluation.accuracy import accuracy
 from nas.exporting.export import export_coreml, export_onnx, write_classes
 from nas.exporting.winner import file_metadata
 from nas.networks.weights import Renormalized, renormalization
+from nas.objective.mes import PUBLISHED
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
 from nas.pruning.costs import Costs
 from nas.pruning.importance import TAYLOR_BATCH
 from nas.pruning.latency import measure, stage_times_ms
-from nas.pruning.page import MES, write_page
+from nas.pruning.page import write_page
 from nas.pruning.recipe import Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
@@ -257,7 +258,7 @@ class Job:
                 "latency_ms": timing.min_ms,
                 "median_latency_ms": timing.median_ms,
             }
-            rows[name] = {**row, "mes": float(MES.mes(row)), "sizes": network.structure.sizes}
+            rows[name] = {**row, "mes": float(PUBLISHED.mes(row)), "sizes": network.structure.sizes}
             try:
                 rows[name]["stages_ms"] = stage_times_ms(network.model, size, self.backend)
             except UserError:  # this runtime does not report operators

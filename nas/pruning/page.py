@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import runs
-from nas.objective.mes import UNITS, Objective, Term
+from nas.objective.mes import PUBLISHED
 from nas.pruning.structure import Structure
 from nas.searching.result import points_of
 from search_spaces import UserError
@@ -17,7 +17,6 @@ from search_spaces.command.files import read_json, write_text
 from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table, warning
 
 Json = dict[str, Any]
-MES = Objective((Term("latency_ms", UNITS["latency_ms"], 1.0), Term("num_params", UNITS["num_params"], 0.5)), {})
 Channels = dict[str, dict[str, int]]  # by kind and layer
 
 
@@ -110,7 +109,7 @@ def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[str]:
     if found is not None:
         folder, search = found
         points = [p for p in points_of(search) if "latency_ms" in p]
-        search_scores = [float(MES.mes(p)) for p in points]
+        search_scores = [float(PUBLISHED.mes(p)) for p in points]
         scores += search_scores
         for name, color, size, chosen in (
             ("search, all", GRAY, 4, lambda _: True),

@@ -11,7 +11,8 @@ from typing import Any
 
 from latency_lut.tables.table import LatencyTable
 from nas.objective import tables
-from nas.objective.mes import Objective, latency_metrics
+from nas.objective.mes import Objective
+from nas.objective.metrics import latency_metrics
 from nas.runs import RunInfo, load_run_info
 from nas.searching.result import objective_of, read_result
 from search_spaces import SearchSpace, UserError

@@ -7,7 +7,7 @@ from html import escape
 from statistics import fmean
 
 from latency_lut.tables.table import LatencyTable
-from nas.objective.mes import shown
+from nas.objective.metrics import shown
 from nas.reporting import plots
 from nas.reporting.data import Artifacts, Json
 from nas.reporting.drawing import percent

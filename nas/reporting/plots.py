@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from nas.objective.mes import latency_metrics, shown
+from nas.objective.metrics import latency_metrics, shown
 from nas.reporting.data import Artifacts, Group, Json
 from nas.searching.result import points_of
 from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, figure, log_axis

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import runs
-from nas.objective.mes import latency_metrics, shown
+from nas.objective.metrics import latency_metrics, shown
 from nas.reporting import plots
 from nas.reporting.data import Artifacts, Group, Json, read_artifacts
 from nas.reporting.drawing import STYLE, describe, draw_arch, numbers, percent

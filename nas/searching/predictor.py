@@ -16,6 +16,7 @@ import numpy as np
 
 from nas.objective.costs import Costs
 from nas.objective.mes import dominance, pareto
+from nas.objective.metrics import block_metrics
 from nas.searching.samplers import Evaluate, draw
 from search_spaces import Arch, SearchSpace
 
@@ -82,6 +83,7 @@ class Features:
     def __init__(self, costs: Costs, known: np.ndarray) -> None:
         self.costs = costs
         self.steps = [(i, p) for i, c in enumerate(costs.space.choices) for p in range(1, len(c.options))]
+        self.without = {metric.key for metric in block_metrics() if metric.largest}  # it says little of the network
         raw = self._raw(known)
         self.mean, self.deviation = raw.mean(axis=0), raw.std(axis=0)
 
@@ -91,7 +93,7 @@ class Features:
 
     def _raw(self, positions: np.ndarray) -> np.ndarray:
         choices, least = np.array(self.steps).T
-        logs = [np.log(cost(positions)) for name, cost in self.costs.metrics.items() if name != "memory_mb"]
+        logs = [np.log(cost(positions)) for key, cost in self.costs.metrics.items() if key not in self.without]
         return np.concatenate([positions[:, choices] >= least, np.stack(logs, axis=1)], axis=1)
 
 

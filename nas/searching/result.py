@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nas.objective.costs import Costs
-from nas.objective.mes import LATENCY, UNITS, Objective, Term, latency_metrics, pareto, shown
+from nas.objective.mes import Objective, Term, pareto
+from nas.objective.metrics import LATENCY, columns, shown, unit_of
 from nas.searching.slimming import Step
 from nas.searching.study import Evaluation
 from search_spaces import UserError
@@ -45,7 +46,7 @@ def _of_one_table(result: Json, folder: Path) -> Json:
     """A result from when MES was of one latency and the size, and each limit a flag's."""
     metrics = {"latency": LATENCY, "size": "num_params"}
     flags = {"max_latency_ms": LATENCY, "max_params": "num_params", "max_macs": "macs"}
-    terms = tuple(Term(metrics[m], UNITS[metrics[m]], result[f"alpha_{m}"]) for m in result["metrics"])
+    terms = tuple(Term(metrics[m], unit_of(metrics[m]), result[f"alpha_{m}"]) for m in result["metrics"])
     limits = {flags[name]: limit for name, limit in result["limits"].items() if name in flags and limit is not None}
     config = folder / "config.json"
     digest = read_json(config).get("table_sha256") if config.exists() else None
@@ -116,16 +117,13 @@ def points_of(search: Json) -> list[Json]:
 def as_text(result: Json, folder: Path) -> str:
     """How much was evaluated, and a line a winner."""
     steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
-    latencies = latency_metrics(result["tables"])
-    rows = [("", "accuracy", *(shown(m).title for m in latencies), "parameters", "MACs, M", "memory, MB", "MES")]
+    costs = columns(result["tables"], result["winners"])
+    rows = [("", "accuracy", *(shown(metric).title for metric in costs), "MES")]
     rows += [
         (
             w["name"],
             f"{100 * w['accuracy']:.2f}%",
-            *(f"{w[metric]:.4f}" for metric in latencies),
-            f"{w['num_params']:,}",
-            f"{w['macs'] / 1e6:.2f}",
-            f"{w['memory_mb']:.3f}",
+            *(shown(metric).cell(w[metric]) for metric in costs),
             f"{w['mes']:.4g}",
         )
         for w in result["winners"]

@@ -18,7 +18,8 @@ from nas.evaluation.forwards import Forwards
 from nas.evaluation.workers import Done, EvaluatorConfig, LocalEvaluator, RayEvaluator, evaluators, split
 from nas.objective.costs import Costs, check_limits
 from nas.objective.goals import LIMITS, Goals
-from nas.objective.mes import LATENCY, Objective
+from nas.objective.mes import Objective
+from nas.objective.metrics import LATENCY
 from nas.objective.tables import load_tables, newest, record
 from nas.searching.result import Json, as_text, found
 from nas.searching.samplers import SEQUENTIAL
@@ -68,7 +69,7 @@ class Config(RayConfig, Goals):
 
 FREE = ("device", "loaders", "workers", "ray_address", "run", "name", "resume")
 # A search is a function of its settings and asks its study first, so these may change.
-AMENDABLE = (*LIMITS.values(), "min_accuracy", "winners", "budget")
+AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
 
 
 def search(config: Config, folder: Path | None = None) -> Path:

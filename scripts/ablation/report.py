@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nas.objective.mes import LATENCY, Objective
+from nas.objective.mes import Objective
+from nas.objective.metrics import LATENCY
 from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, log_axis, page, table
 
 Json = Mapping[str, Any]

@@ -26,8 +26,8 @@ from nas.data.batches import MEAN, STD
 from nas.distributed.ray import RayConfig, cluster
 from nas.evaluation.accuracy import accuracy
 from nas.objective.costs import Costs
-from nas.objective.goals import METRICS
-from nas.objective.mes import LATENCY, PUBLISHED, Objective
+from nas.objective.mes import PUBLISHED, Objective
+from nas.objective.metrics import LATENCY, METRICS
 from nas.objective.tables import load_tables, newest
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
 from nas.training.winner import make_trainer
@@ -149,7 +149,7 @@ def pick(space: SearchSpace, costs: Costs, count: int, seed: int) -> list[Arch]:
 def _objective(config: Config) -> Objective:
     if not config.metrics:
         raise UserError("--metrics is empty; give latency, size or both")
-    names = [METRICS[metric] for metric in config.metrics]
+    names = [METRICS[metric].key for metric in config.metrics]
     return Objective(tuple(term for term in PUBLISHED.terms if term.metric in names), {})
 
 

@@ -139,7 +139,6 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     if optional:
         hint = next(t for t in typing.get_args(hint) if t is not type(None))
     if hint is bool:
-        options["help"] += "" if field.default is None else f" (default: {field.default})"
         parser.add_argument(_spelling(field), action=argparse.BooleanOptionalAction, **options)
         return
     positional = field.metadata.get("positional")

@@ -18,7 +18,8 @@ from nas import train_supernet
 from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
 from nas.objective.costs import Costs
-from nas.objective.mes import UNITS, Objective, Term
+from nas.objective.mes import Objective, Term
+from nas.objective.metrics import unit_of
 from nas.runs import load_run_data
 from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
@@ -270,7 +271,7 @@ class ByMes:
     """Costs whose MES is the number of parameters' inverse."""
 
     def __init__(self) -> None:
-        self.costs = Costs(SPACE, {}, Objective((Term("num_params", UNITS["num_params"], 1.0),), {}))
+        self.costs = Costs(SPACE, {}, Objective((Term("num_params", unit_of("num_params"), 1.0),), {}))
 
     def log(self, archs: list[Arch]) -> np.ndarray:
         return np.asarray(np.log(self.costs.batch(archs)["mes"]))

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -610,3 +613,56 @@ def test_a_supernet_of_another_space() -> None:
     Path("runs/r/run.json").write_text("{}")
     with pytest.raises(UserError, match=r"run.json is not a run of this version"):
         main([*SIZE])
+
+
+# ---- metrics
+
+
+ENERGY = """
+import sys
+from nas.objective.metrics import METRICS, Metric
+
+METRICS["energy"] = Metric(
+    "energy", "energy_mj", "energy", "the energy of an image", unit=2.0, alpha=0.75, limit="max_energy_mj",
+    limit_help="winners may take at most this energy", shown_unit="mJ",
+    block_cost=lambda block: 1e-4 * block.num_params,
+)
+
+from nas.search import main
+from search_spaces import SPACES
+from tests.nas.tiny import tiny_space
+
+SPACES["tiny"] = tiny_space
+main(sys.argv[1:])
+"""
+
+
+def search_for_energy(*flags: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(
+        [sys.executable, "-c", ENERGY, *flags], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_metric_is_added_in_one_place() -> None:
+    """Its flags, costs, limit, score and text follow from its entry."""
+    limit = 1e-4 * num_params(SPACE, SPACE.largest) * 0.8
+    flags = ("--strategy", "random", "--budget", "6", "--metrics", "energy", "size", "--max-energy-mj", f"{limit}")
+    done = search_for_energy(*flags)
+    assert done.returncode == 0, done.stderr
+    assert "energy, mJ" in done.stdout
+    objective = objective_of(result())
+    assert objective.terms == (Term("energy_mj", 2.0, 0.75), Term("num_params", 3e6, 0.5))
+    assert objective.limits == {"energy_mj": limit}
+    assert objective.formula.startswith("100 · (energy / 2 mJ)^-0.75 · ")
+    assert result()["num_evaluations"] == 6
+    for point in result()["evaluations"]:
+        assert point["energy_mj"] == pytest.approx(1e-4 * point["num_params"]) and point["energy_mj"] <= limit
+    assert all("energy_mj" in trial.user_attrs for trial in trials())
+
+
+def test_what_a_new_metric_cannot_be_is_said_by_its_flags() -> None:
+    done = search_for_energy("--metrics", "energy", "--max-energy-mj", "0.001")
+    assert "no network has energy_mj of at most 0.001" in done.stderr and "raise --max-energy-mj" in done.stderr
+    done = search_for_energy("--metrics", "size", "--alpha-energy", "0.75")
+    assert "--alpha-energy is for energy, which is not in --metrics; leave it out" in done.stderr
