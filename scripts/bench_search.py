@@ -364,14 +364,12 @@ def _print_racing(
     same: Sequence[bool],
     seconds: dict[str, float],
 ) -> None:
-    evaluator, forwards, share = bench.evaluator, counted.to_json(), statistics.mean(same)
+    forwards, share = counted.to_json(), statistics.mean(same)
     volumes = [
         float(hypervolume_history(np.array([[s.accuracy, np.log(s.mes)] for s in each]), bench.reference)[-1])
         for each in (trajectory, steps)
     ]
-    print(
-        f"{bench.costs.space.name}, {evaluator.num_images} images, {evaluator.num_calibration_images} to calibrate on"
-    )
+    print(f"{bench.costs.space.name}, {bench.study.name}")
     print(f"image-forwards, each action alone: {forwards['alone']:,}")
     print(f"  with the shared prefix: {forwards['shared']:,}, {counted.shared / counted.alone:.3f}")
     ratio = counted.run / counted.alone

@@ -2,10 +2,7 @@
 
 Libraries read environment variables when they are loaded, so a command must set them before its module imports torch or
 timm. `python -m nas.search` imports the package `nas` first, and that `search_spaces`, which prepares the process if a
-command is starting (`is_starting`). A script does so by itself, above its other imports:
-
-    if __name__ == "__main__":
-        start.prepare()
+command is starting (`is_starting`). A script that is run calls `prepare` by itself, above its other imports.
 
 Processes that a command starts inherit its environment; those of a Ray cluster are given `inherited`.
 """

@@ -638,7 +638,7 @@ main(sys.argv[1:])
 
 
 def search_for_energy(*flags: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     return subprocess.run(
         [sys.executable, "-c", ENERGY, *flags], env=environment, capture_output=True, text=True, check=False
     )
