@@ -25,7 +25,7 @@ from nas.pruning.config import Config
 from nas.pruning.job import prune
 from nas.pruning.source import Source, find
 from nas.training.recipe import StepConfig, TrainConfig, with_recipe
-from search_spaces.command import amend, fill, given, parse, run
+from search_spaces.command import fill, given, parse, run
 from search_spaces.command.files import slug
 
 DIGITS_EPOCHS = {"dense_epochs": 12, "finetune_epochs": 10}  # two minutes in all, on two cores
@@ -47,11 +47,11 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
         return config, _source(config, named=True), folder.parent
     config.check()
     found = _source(config, named="data" in given(config))
-    config = amend(config, **asdict(found.data))
-    train = with_recipe(TrainConfig(), found.recipe.image_size, config.data, DIGITS_EPOCHS["dense_epochs"])
-    epochs = DIGITS_EPOCHS if config.data == "digits" else {"dense_epochs": train.epochs}
+    data = found.data
+    train = with_recipe(TrainConfig(), found.recipe.image_size, data.data, DIGITS_EPOCHS["dense_epochs"])
+    epochs = DIGITS_EPOCHS if data.data == "digits" else {"dense_epochs": train.epochs}
     suited: dict[str, Any] = {f.name: getattr(train, f.name) for f in fields(StepConfig)} | epochs
-    config = fill(config, replace(config, **suited))
+    config = fill(config, replace(config, **asdict(data), **suited))
     run_folder = runs.run_folder(config.run) if config.run else found.run or _default_run(config)
     words = [config.target.replace("=", "-"), config.criterion, config.method().scope]
     if config.normalize != "macs":
