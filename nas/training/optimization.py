@@ -27,12 +27,14 @@ class Optimization:
             self.optimizer, steps, lr_min=lr / 100, warmup_t=warmup, warmup_lr_init=lr / 100, t_in_epochs=False
         )
         self._steps, self._decay = steps, (config.weight_decay, config.weight_decay_end)
-        self._decayed = [group for group in self.optimizer.param_groups if group["weight_decay"] > 0]
+        # by number: loading a checkpoint puts new groups in place of these
+        self._decayed = [i for i, group in enumerate(self.optimizer.param_groups) if group["weight_decay"] > 0]
 
     def begin_step(self, step: int) -> None:
         """Sets learning rate and weight decay, which are functions of the step."""
         self._lr.step_update(step)
         start, end = self._decay
         if end is not None:
-            for group in self._decayed:
-                group["weight_decay"] = end + (start - end) * (1 + math.cos(math.pi * step / self._steps)) / 2
+            for i in self._decayed:
+                share = (1 + math.cos(math.pi * step / self._steps)) / 2
+                self.optimizer.param_groups[i]["weight_decay"] = end + (start - end) * share

@@ -25,7 +25,9 @@ def batches_of(
     images: Images, start: int = 0, loaders: int = 0, seed: int = 0
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     transform = train_transform(16, "published", hflip=True)
-    return list(train_batches(images, transform, batch_size=8, epochs=3, seed=seed, start=start, loaders=loaders))
+    return list(
+        train_batches(images, lambda _: transform, batch_size=8, epochs=3, seed=seed, start=start, loaders=loaders)
+    )
 
 
 def equal(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
@@ -77,7 +79,7 @@ def test_shares_make_the_batch(images: Images, augment: Any) -> None:
     def batches(share: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         transform = train_transform(16, augment, hflip=True)
         options: Any = {"batch_size": 8, "epochs": 2, "seed": 0, "start": 3, "loaders": 0}
-        return list(train_batches(images, transform, **options, share=share))
+        return list(train_batches(images, lambda _: transform, **options, share=share))
 
     halves = zip(batches((0, 2)), batches((1, 2)), strict=True)
     joined = [(torch.cat([x, y]), torch.cat([a, b])) for (x, a), (y, b) in halves]

@@ -354,14 +354,20 @@ def test_corrupt_images_of_a_set_too_large_for_memory(
     bad = np.array([i for i in range(60) if data.train.source.name(i) in corrupt])
     rows = np.concatenate([bad, data.train.indices[:10]])
     train = Images(data.train.source, rows, data.train.source.labels[rows], data.train.skipped)
-    batches = train_batches(train, eval_transform(16), batch_size=6, epochs=2, seed=0, start=0, loaders=loaders)
+    batches = train_batches(
+        train, lambda _: eval_transform(16), batch_size=6, epochs=2, seed=0, start=0, loaders=loaders
+    )
     for images, labels in batches:
         assert images.shape == (6, 3, 16, 16) and labels.min() >= 0
     assert capsys.readouterr().err.count("warning: skipped") == 2  # each once
 
     strict = replace(train, skipped=Skipped(strict=True))
     with pytest.raises(UserError, match=r"cannot be read .*--strict-images") as caught:
-        list(train_batches(strict, eval_transform(16), batch_size=6, epochs=1, seed=0, start=0, loaders=loaders))
+        list(
+            train_batches(
+                strict, lambda _: eval_transform(16), batch_size=6, epochs=1, seed=0, start=0, loaders=loaders
+            )
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -371,7 +377,7 @@ def test_a_split_of_nothing_but_corrupt_images_ends(with_corrupt: Path, monkeypa
     bad = np.array([i for i in range(60) if source.name(i) in ("green/3.png", "red/7.png")])
     images = Images(source, bad, source.labels[bad], Skipped(strict=False))
     with pytest.raises(UserError, match="100 images in a row, or all, cannot be read"):
-        list(train_batches(images, eval_transform(16), batch_size=2, epochs=1, seed=0, start=0, loaders=0))
+        list(train_batches(images, lambda _: eval_transform(16), batch_size=2, epochs=1, seed=0, start=0, loaders=0))
 
 
 def test_a_set_of_nothing_but_corrupt_images(tmp_path: Path) -> None:
