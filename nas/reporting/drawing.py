@@ -2,82 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, log10
+from itertools import groupby
+from math import ceil, floor, log10, prod
 
-from search_spaces import Arch, SearchSpace
+from search_spaces import Arch, BlockSpec, SearchSpace
+from search_spaces.block import Slot
 
-STYLE = """
+LIGHT = ("#2f6fde", "#d9730d", "#2b8a57", "#8e54c9", "#b08900", "#2595a6", "#c24a63", "#7a828c")
+DARK = ("#6ea2ff", "#f0a04b", "#5fc48d", "#bd8ff0", "#d9b740", "#5cc4d4", "#ee8a9f", "#9aa4af")
+STYLE = (
+    """
 svg.arch { display: block; max-width: 100%; height: auto; margin: 2px 0 4px; }
-svg.arch .ghost { fill: none; stroke: var(--ghost); stroke-dasharray: 2.5 2.5; }
-svg.arch .block { fill: var(--series1); }
-svg.arch .attention { fill: var(--series2); }
+svg.arch .ghost { fill: none; pointer-events: all; stroke: var(--ghost); stroke-dasharray: 2.5 2.5; }
 svg.arch text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg.arch line { stroke: var(--line); }
-.key { display: inline-block; width: 10px; height: 10px; border-radius: 2px; background: var(--series1); }
-.key.round { border-radius: 50%; background: var(--series2); }
+.key { display: inline-block; width: 10px; height: 10px; border-radius: 2px; background: currentColor; }
+.label { white-space: nowrap; margin-right: 10px; }
 .key.ghost { background: none; border: 1px dashed var(--soft); }
 """
-UNIT, GAP, STAGE_GAP, BAR = 16, 4, 22, 36  # pixels: a unit of expansion, between blocks and stages, the widest bar
+    + "".join(f".kind{i} {{ color: {color}; fill: {color}; }}\n" for i, color in enumerate(LIGHT))
+    + "@media (prefers-color-scheme: dark) {\n"
+    + "".join(f".kind{i} {{ color: {color}; fill: {color}; }}\n" for i, color in enumerate(DARK))
+    + "}\n"
+)
+BAR, HEIGHT, LEAST = 14, 72, 1.5  # pixels: the widest bar and the highest, and what every bar has at least
+GAP, PLACE_GAP, STAGE_GAP = 1, 4, 22  # pixels between the blocks of one place, between places, between stages
+
+
+@dataclass(frozen=True)
+class Place:
+    """A slot of the space: the block there in a network and in the largest one, None where there is none."""
+
+    block: BlockSpec | None
+    full: BlockSpec | None
+
+    @property
+    def blocks(self) -> list[BlockSpec]:
+        return [block for block in (self.block, self.full) if block is not None]
+
+    @property
+    def name(self) -> str:
+        return self.blocks[-1].name
+
+    @property
+    def resolution(self) -> tuple[int, ...]:
+        """Height and width of the output; () of classes."""
+        return self.blocks[-1].output_shape()[1:]
 
 
 def draw_arch(space: SearchSpace, arch: Arch) -> str:
-    """The network as bars, left to right: a block's width is its channels, its height the expansion, a dot attention.
+    """The network as bars, left to right in the order of execution: as high as the block's multiply-accumulates, as
+    wide as the share of the largest network's channels that it keeps, coloured by its kind.
 
-    Dashed outlines are the space's largest network, so what was removed is what is empty.
+    Dashed outlines are the space's largest network, so what was removed is what is empty. Below each run of equal
+    resolution stand its channels.
     """
-    value, largest = by_choice(space, arch), by_choice(space, space.largest)
-    scale = BAR / max(v for (field, _), v in largest.items() if field == "width")
-    base = UNIT * max(v for (field, _), v in largest.items() if field == "expansion") + 16
-    x, parts = 1.0, []
-    for stage in stages(space):
-        start, width, full = x, value["width", (stage,)], largest["width", (stage,)]
-        for block in (index for field, index in largest if field == "expansion" and index[0] == stage):
-            ghost = (full, largest["expansion", block])
-            kept = (width, value["expansion", block]) if value["present", block] else None
-            if kept != ghost:
-                parts.append(_rect("ghost", x + full * scale / 2, base, full * scale, UNIT * ghost[1]))
-            if kept:
-                parts.append(_rect("block", x + full * scale / 2, base, width * scale, UNIT * kept[1]))
-            if value.get(("attention", block)):
-                parts.append(f'<circle class="attention" cx="{x + full * scale / 2:.1f}" cy="7" r="4"/>')
-            x += full * scale + GAP
-        parts.append(f'<line x1="{start:.1f}" x2="{x - GAP:.1f}" y1="{base + 0.5}" y2="{base + 0.5}"/>')
-        parts.append(f'<text x="{start:.1f}" y="{base + 14}">{width}</text>')
-        x += STAGE_GAP
-    right, bottom = ceil(x - STAGE_GAP), base + 18
+    height = (HEIGHT - 1) / max(block.macs for block in space.lower(space.largest))
+    colors = _colors(space)
+    x, parts = 1.0, list[str]()
+    for stage in _stages(space, arch):
+        start = x
+        for _, places in groupby(stage, key=lambda place: place.name):
+            for place in places:
+                parts += _bars(place, x, height, colors)
+                x += BAR + GAP
+            x += PLACE_GAP - GAP
+        end = x - PLACE_GAP
+        parts.append(f'<line x1="{start:.1f}" x2="{end:.1f}" y1="{HEIGHT + 0.5}" y2="{HEIGHT + 0.5}"/>')
+        if stage[0].resolution:
+            parts.append(f'<text x="{start:.1f}" y="{HEIGHT + 14}">{_stage_channels(stage)}</text>')
+        x = end + STAGE_GAP
+    right, bottom = ceil(x - STAGE_GAP) + 1, HEIGHT + 18
     return (
         f'<svg class="arch" width="{right}" height="{bottom}" viewBox="0 0 {right} {bottom}" role="img" '
         f'aria-label="{escape(describe(space, arch))}">{"".join(parts)}</svg>\n'
     )
 
 
-def by_choice(space: SearchSpace, arch: Arch) -> dict[tuple[str, tuple[int, ...]], int]:
-    """The arch's values by (field, index)."""
-    return {(c.field, c.index): v for c, v in zip(space.choices, arch.values, strict=True)}
-
-
-def stages(space: SearchSpace) -> list[int]:
-    return [c.index[0] for c in space.choices if c.field == "width"]
-
-
-def describe(space: SearchSpace, arch: Arch) -> str:
-    """The arch in words: 'widths 24, 40; depths 2, 1; expansions 44 | 3; 2 attention blocks'."""
-    value = by_choice(space, arch)
-    kept = [[i for f, i in value if f == "present" and i[0] == s and value[f, i]] for s in stages(space)]
-    expansions = " | ".join("".join(str(value["expansion", i]) for i in blocks) for blocks in kept)
-    attention = sum(v for (field, _), v in value.items() if field == "attention")
-    return (
-        f"widths {', '.join(str(value['width', (s,)]) for s in stages(space))}; "
-        f"depths {', '.join(str(len(blocks)) for blocks in kept)}; expansions {expansions}; "
-        f"{attention or 'no'} attention block{'' if attention == 1 else 's'}"
+def legend(space: SearchSpace) -> str:
+    """What the colours of `draw_arch` mean, as HTML: the kinds of blocks, the most frequent first."""
+    kinds = {_words(kind): color for kind, color in _colors(space).items()} | {"what the largest network has": "ghost"}
+    return " ".join(
+        f'<span class="label"><span class="key {css}"></span> {escape(words)}</span>' for words, css in kinds.items()
     )
 
 
-def _rect(kind: str, center: float, base: float, width: float, height: float) -> str:
-    x, y = center - width / 2, base - height
-    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1.5"/>'
+def describe(space: SearchSpace, arch: Arch) -> str:
+    """The arch in words, by stage: 'channels 24, 40; ffn 2, 1; attention 0, 1'.
+
+    Of the kinds of blocks those that the space can leave out.
+    """
+    stages = [stage for stage in _stages(space, arch) if stage[0].resolution]
+    empty = (slot for slot in space.slots if _may_be_empty(space, slot))
+    optional = dict.fromkeys(block.kind for slot in empty for block in space.slot_blocks(slot))
+    counts = [Counter(place.block.kind for place in stage if place.block) for stage in stages]
+    rows = {_words(kind): [str(count[kind]) for count in counts] for kind in optional}
+    rows = {"channels": [_stage_channels(stage) for stage in stages], **rows}
+    return "; ".join(f"{name} {', '.join(values)}" for name, values in rows.items())
+
+
+def _stages(space: SearchSpace, arch: Arch) -> list[list[Place]]:
+    """The places in the order of execution, a list for each run of equal resolution."""
+
+    def block(slot: Slot, of: Arch) -> BlockSpec | None:
+        return slot.block(*(of.values[i] for i in slot.choices))
+
+    every = (Place(block(slot, arch), block(slot, space.largest)) for slot in space.slots)
+    places = (place for place in every if place.blocks)
+    return [list(stage) for _, stage in groupby(places, key=lambda place: place.resolution)]
+
+
+def _colors(space: SearchSpace) -> dict[str, str]:
+    """The CSS class of each kind of block, the most frequent kind of the largest network first."""
+    largest = Counter(block.kind for block in space.lower(space.largest))
+    kinds = dict.fromkeys([kind for kind, _ in largest.most_common()])
+    kinds |= dict.fromkeys(block.kind for block in space.all_blocks().values())
+    return {kind: f"kind{min(i, len(LIGHT) - 1)}" for i, kind in enumerate(kinds)}
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")
+
+
+def _may_be_empty(space: SearchSpace, slot: Slot) -> bool:
+    options = prod(len(space.choices[i].options) for i in slot.choices)
+    return sum(1 for _ in space.slot_blocks(slot)) < options
+
+
+def _channels(block: BlockSpec) -> int:
+    """Of the output; of the input where the output is of classes."""
+    shape = block.output_shape()
+    return shape[0] if len(shape) == 3 else block.input_shape()[0]
+
+
+def _stage_channels(stage: Sequence[Place]) -> str:
+    """Those of its last block; '–' where nothing is left."""
+    blocks = [place.block for place in stage if place.block]
+    return str(_channels(blocks[-1])) if blocks else "–"
+
+
+def _bars(place: Place, x: float, height: float, colors: Mapping[str, str]) -> Iterator[str]:
+    """The outline from `x` on, and the bar in its middle; `height` is that of a multiply-accumulate, in pixels."""
+    widest = max(map(_channels, place.blocks))
+
+    def bar(css: str, block: BlockSpec) -> str:
+        w, h = BAR * _channels(block) / widest, max(LEAST, height * block.macs)
+        box = f'x="{x + (BAR - w) / 2:.1f}" y="{HEIGHT - h:.1f}" width="{w:.1f}" height="{h:.1f}"'
+        return f'<rect class="{css}" {box}><title>{escape(_hover(block))}</title></rect>'
+
+    if place.full and place.full != place.block:
+        yield bar("ghost", place.full)
+    if place.block:
+        yield bar(f"block {colors[place.block.kind]}", place.block)
+
+
+def _hover(block: BlockSpec) -> str:
+    shapes = (" × ".join(map(str, shape)) for shape in (block.input_shape(), block.output_shape()))
+    facts = [_words(block.kind), " → ".join(shapes), *([block.detail] if block.detail else [])]
+    costs = f"{block.macs / 1e6:.3g} M multiply-accumulates, {block.num_params:,} parameters"
+    return f"{block.name}: {', '.join(facts)}; {costs}".removeprefix(": ")
 
 
 def percent(fraction: float | None) -> str:

@@ -14,7 +14,7 @@ from nas import runs
 from nas.objective.metrics import latency_metrics, shown
 from nas.reporting import plots
 from nas.reporting.data import Artifacts, Group, Json, read_artifacts
-from nas.reporting.drawing import STYLE, describe, draw_arch, numbers, percent
+from nas.reporting.drawing import STYLE, describe, draw_arch, legend, numbers, percent
 from nas.reporting.latency import latency_tables
 from nas.searching.result import points_of
 from search_spaces import UserError
@@ -173,8 +173,8 @@ def _networks(a: Artifacts) -> Iterator[str]:
         return
     yield "<h2>The networks</h2>\n"
     yield (
-        '<p class="soft"><span class="key"></span> a block: as wide as its channels, as tall as its expansion · '
-        '<span class="key round"></span> attention · <span class="key ghost"></span> what the largest network has</p>\n'
+        '<p class="soft">Blocks in the order of execution: as high as their multiply-accumulates, as wide as the share '
+        f"of the largest network’s channels that they keep.<br>{legend(a.space)}</p>\n"
     )
     yield '<div class="cards">\n'
     archs = {name: a.space.from_json(w["arch"]) for name, w in a.winners.items()}

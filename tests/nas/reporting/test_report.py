@@ -14,7 +14,7 @@ import pytest
 
 from latency_lut.tables.table import MAX_DRIFT
 from nas.objective.mes import Objective, Term
-from nas.reporting.drawing import draw_arch
+from nas.reporting.drawing import BAR, STYLE, draw_arch, legend
 from nas.reporting.latency import errors
 from nas.reporting.report import winners_text, write_report
 from search_spaces import UserError, get_space
@@ -506,16 +506,37 @@ def test_unreadable_result_is_named(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_drawing_has_a_bar_for_each_block() -> None:
+def bars(drawing: str, css: str) -> list[tuple[str, float, float]]:
+    """(what the pointer shows, width, height) of each bar of that class, in the order of execution."""
+    pattern = rf'<rect class="{css}" x="[^"]*" y="[^"]*" width="([^"]*)" height="([^"]*)"><title>([^<]*)'
+    return [(text, float(w), float(h)) for w, h, text in re.findall(pattern, drawing)]
+
+
+def test_a_network_is_drawn_block_by_block_over_the_largest_one() -> None:
     space = get_space("efficientformerv2")
     s0 = space.named["s0"]
-    drawing = draw_arch(space, s0)
-    assert drawing.count('class="block"') == 2 + 2 + 6 + 4
-    assert drawing.count('class="attention"') == 4
-    assert draw_arch(space, space.largest).count('class="ghost"') == 0
-    assert "widths 32, 48, 96, 176; depths 2, 2, 6, 4; expansions 44 | 44 | 433344 | 4334; 4 attention" in drawing
-    heights = [float(h) for h in re.findall(r'class="block"[^>]* height="([\d.]+)"', drawing)]
-    assert heights[4] / heights[5] == pytest.approx(4 / 3)
+    drawing, blocks = draw_arch(space, s0), space.lower(s0)
+    drawn = bars(drawing, r"block kind\d")
+    assert [text.split(": ")[-1].split(",")[0] for text, _, _ in drawn] == [b.kind.replace("_", " ") for b in blocks]
+    heights, macs = zip(
+        *((height, block.macs) for (_, _, height), block in zip(drawn, blocks, strict=True)), strict=True
+    )
+    assert np.allclose(np.divide(heights[:-1], heights[0]), np.divide(macs[:-1], macs[0]), rtol=0.05)  # but the head's
+    shares = [width / BAR for _, width, _ in drawn]
+    assert shares[1] == pytest.approx(32 / 40, abs=0.01) and shares[-2] == pytest.approx(176 / 384, abs=0.01)
+    assert len(bars(drawing, "ghost")) == len(space.lower(space.largest)), "no block is as large"
+    assert bars(draw_arch(space, space.largest), "ghost") == []
+    assert re.findall(r"<text[^>]*>([^<]*)", drawing) == ["32", "48", "96", "176"]
+    assert 'aria-label="channels 32, 48, 96, 176; ffn 2, 2, 6, 4; attention 0, 0, 2, 2"' in drawing
+
+
+def test_the_legend_names_every_kind_in_its_colour() -> None:
+    space = get_space("efficientformerv2")
+    colors = dict(re.findall(r'class="key (\w+)"></span> ([^<]*)', legend(space)))
+    assert colors["ghost"] == "what the largest network has"
+    drawn = re.findall(r'class="block (kind\d)"[^>]*><title>(?:\S*: )?([^,]*)', draw_arch(space, space.largest))
+    assert dict(drawn) == {css: kind for css, kind in colors.items() if css != "ghost"}
+    assert all(f".{css} {{" in STYLE for css, _ in drawn)
 
 
 def test_logarithmic_axis_has_ticks_around_its_values() -> None:
