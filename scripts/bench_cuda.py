@@ -20,13 +20,13 @@ import torch
 from latency_lut.backends.base import Job, network_job
 from latency_lut.backends.protocol import measure
 from latency_lut.backends.pytorch import CUDA, PRECISIONS, TorchBackend
-from search_spaces import get_space
+from search_spaces import DEFAULT_SPACE, get_space
 from search_spaces.command import Flags, flag, parse, run
 
 
 @dataclass(frozen=True)
 class Config(Flags):
-    space: str = flag("efficientformerv2-nano", "search space")
+    space: str = flag(DEFAULT_SPACE, "search space")
     samples: int = flag(20, "of each figure, interleaved", minimum=3)
 
 

@@ -27,7 +27,7 @@ from nas.data import Data, Images, Splits
 from nas.data.sources import Decoded, Skipped
 from nas.distributed import collectives, process
 from nas.training.supernet import Config, make_trainer
-from search_spaces import SearchSpace, get_space
+from search_spaces import DEFAULT_SPACE, SearchSpace, get_space
 from search_spaces.command import Flags, flag, parse, run
 
 BAR = 1.5  # images/s of two processes over those of one
@@ -36,7 +36,7 @@ WARM_UP = 2  # steps before the first window
 
 @dataclass(frozen=True)
 class BenchConfig(Flags):
-    space: str = flag("efficientformerv2-nano", "search space")
+    space: str = flag(DEFAULT_SPACE, "search space")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
     batch_size: int = flag(64, "images of a step, of each process", minimum=2)
     rounds: int = flag(5, "windows of each contestant", minimum=1)

@@ -28,7 +28,7 @@ from latency_lut.tables.plan import held_out_archs
 from latency_lut.tables.predict import expected_error
 from latency_lut.tables.table import LatencyTable
 from nas.objective.mes import Objective, Term
-from search_spaces import CostTable, SearchSpace, UserError, get_space
+from search_spaces import DEFAULT_SPACE, CostTable, SearchSpace, UserError, get_space
 from search_spaces.command import Flags, flag, parse, run, spell
 from search_spaces.command.files import read_json
 
@@ -45,7 +45,7 @@ class BenchConfig(Flags):
     precision: str | None = flag(None, "number format (default: each runtime's first)")
     threads: tuple[int, ...] = flag((1, 2), "threads that run one network; 0: the runtime chooses", minimum=0)
     python: str | None = flag(None, "interpreter of another environment, where the runtimes are installed")
-    space: str = flag("efficientformerv2-nano", "search space; python -m search_spaces lists them")
+    space: str = flag(DEFAULT_SPACE, "search space; python -m search_spaces lists them")
     samples: int = flag(40, "undisturbed samples of every graph and network", minimum=2)
     num_archs: int = flag(50, "random networks to validate on", minimum=3)
     rebuild: bool = flag(True, "build a second table and compare")

@@ -56,7 +56,7 @@ from nas.objective.metrics import LATENCY
 from nas.searching.slimming import Step, next_step, slim
 from nas.searching.strategies import explore
 from nas.searching.study import Study
-from search_spaces import Arch, CostTable, UserError, get_space
+from search_spaces import DEFAULT_SPACE, Arch, CostTable, UserError, get_space
 from search_spaces.command import align, flag, parse, run
 from search_spaces.command.files import sha256, write_json
 from supernet import Supernet
@@ -71,7 +71,7 @@ MIN_SAME = 0.95  # part of the steps in which a race chooses what all images cho
 
 @dataclass(frozen=True)
 class Config(RayConfig):
-    space: str = flag("efficientformerv2-nano", "search space")
+    space: str = flag(DEFAULT_SPACE, "search space")
     pairs: int = flag(3, "interleaved pairs of each step", minimum=1)
     num_archs: int = flag(2, "random networks to take a step from, beside the largest", minimum=0)
     batch: int = flag(100_000, "archs costed at once", minimum=1)

@@ -19,12 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from search_spaces import DEFAULT_SPACE
 from search_spaces.command import Flags, align, flag, parse, run, start
 
 
 @dataclass(frozen=True)
 class Config(Flags):
-    space: str = flag("efficientformerv2-nano", "search space")
+    space: str = flag(DEFAULT_SPACE, "search space")
     batch_size: int = flag(64, "images of a step", minimum=1)
     threads: int | None = flag(None, "of a step (default: as many as there are cores)", minimum=1)
     pairs: int = flag(7, "steps of each process, alone and beside the busy one", minimum=1)

@@ -17,13 +17,13 @@ from pathlib import Path
 from nas.objective.costs import Costs
 from nas.objective.mes import Objective
 from nas.searching.study import Study
-from search_spaces import Arch, get_space
+from search_spaces import DEFAULT_SPACE, Arch, get_space
 from search_spaces.command import Flags, flag, parse, run
 
 
 @dataclass(frozen=True)
 class Config(Flags):
-    space: str = flag("efficientformerv2-nano", "search space")
+    space: str = flag(DEFAULT_SPACE, "search space")
     trials: int = flag(50, "trials recorded in each", minimum=1)
 
 

@@ -28,14 +28,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from search_spaces import get_space
+from search_spaces import DEFAULT_SPACE, get_space
 from search_spaces.command import flag, parse, run
 from supernet import LOSSES, SAMPLERS, Supernet, train_step
 
 
 @dataclass(frozen=True)
 class Config(Flags):
-    space: str = flag("efficientformerv2-nano", "search space")
+    space: str = flag(DEFAULT_SPACE, "search space")
     batch_size: int = flag(64, "images of a step", minimum=1)
     num_archs: int = flag(4, "random archs beside the largest and the smallest", minimum=0)
     pairs: int = flag(15, "interleaved pairs for each figure", minimum=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
 
 from search_spaces.command import start
 
@@ -31,21 +32,38 @@ SPACES: dict[str, Callable[..., SearchSpace]] = {
     "mobileone": mobileone,
     "mobileone-nano": mobileone_nano,
 }
+DEFAULT_SPACE = "efficientformerv2-nano"  # of every command: a laptop trains it on its CPU
+PLUGINS = "search_spaces"  # entry points of this group, in packages of other people, are spaces too
+
+
+def space_names() -> list[str]:
+    """Every space that `get_space` knows: this project's, then those of installed packages."""
+    return list(dict.fromkeys((*SPACES, *(plugin.name for plugin in entry_points(group=PLUGINS)))))
 
 
 def get_space(name: str, image_size: int | None = None, num_classes: int | None = None) -> SearchSpace:
     """The space of that name, for the images and classes given (None: the space's own).
 
+    A package of your own adds one by an entry point, with the space's `name` and a function of these two arguments:
+
+        [project.entry-points.search_spaces]
+        my-space = "my_package.my_module:my_space"
+
     Raises:
         UserError: no such space, or one that cannot take the image size or number of classes.
     """
-    if name not in SPACES:
-        raise UserError(f"no space {name!r}; choose from {', '.join(SPACES)}")
+    if name in SPACES:
+        make = SPACES[name]
+    elif plugins := entry_points(group=PLUGINS, name=name):
+        make = next(iter(plugins)).load()
+    else:
+        raise UserError(f"no space {name!r}; choose from {', '.join(space_names())}")
     given = {"image_size": image_size, "num_classes": num_classes}
-    return SPACES[name](**{k: v for k, v in given.items() if v is not None})
+    return make(**{k: v for k, v in given.items() if v is not None})
 
 
 __all__ = [
+    "DEFAULT_SPACE",
     "SPACES",
     "Action",
     "Arch",
@@ -59,4 +77,5 @@ __all__ = [
     "macs",
     "num_params",
     "peak_activations",
+    "space_names",
 ]

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search_spaces import SPACES, Arch, SearchSpace, UserError, get_space, macs, num_params
+from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params, space_names
 from search_spaces.command import Flags, align, flag, parse, run
 
 
 @dataclass(frozen=True)
 class Config(Flags):
-    space: str | None = flag(None, f"show this space only, one of {', '.join(SPACES)}", positional=True)
+    space: str | None = flag(None, f"show this space only, one of {', '.join(space_names())}", positional=True)
     arch: str | None = flag(None, "show the blocks of this network: a named arch or a JSON file")
     image_size: int | None = flag(None, "height and width of the images (default: the space's own)")
     num_classes: int | None = flag(None, "of the head (default: the space's own)")
@@ -37,10 +37,10 @@ def show(config: Config) -> str:
     if config.arch is None:
         if config.json or config.print_arch:
             raise UserError("--json and --print-arch show one network; name it with --arch")
-        names = [config.space] if config.space else list(SPACES)
+        names = [config.space] if config.space else space_names()
         return "\n\n".join(describe(get_space(n, config.image_size, config.num_classes)) for n in names)
     if config.space is None:
-        raise UserError(f"--arch is of a space; name it before, one of {', '.join(SPACES)}")
+        raise UserError(f"--arch is of a space; name it before, one of {', '.join(space_names())}")
     if config.json and config.print_arch:
         raise UserError("--json and --print-arch each print one JSON object; give one of them")
     space = get_space(config.space, config.image_size, config.num_classes)

@@ -25,7 +25,7 @@ from latency_lut.tables.table import (
     Provenance,
     Row,
 )
-from search_spaces import SearchSpace, UserError, get_space
+from search_spaces import DEFAULT_SPACE, SearchSpace, UserError, get_space
 from search_spaces.command import flag, flags_given, spell
 from search_spaces.deployed import FORM
 
@@ -37,7 +37,7 @@ PROTOCOL = (
 
 @dataclass(frozen=True)
 class BuildConfig(Target):
-    space: str = flag("efficientformerv2-nano", "search space; python -m search_spaces lists them")
+    space: str = flag(DEFAULT_SPACE, "search space; python -m search_spaces lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
     num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
     samples: int = flag(40, "undisturbed samples of every graph", minimum=2, maximum=10_000)

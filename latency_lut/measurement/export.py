@@ -10,7 +10,7 @@ from latency_lut.backends.registry import make_backend
 from latency_lut.measurement.manifest import Manifest, checksum, write_folder
 from latency_lut.tables.plan import held_out_archs, make_plan, table_jobs, validation_jobs
 from latency_lut.tables.table import LatencyTable, open_table
-from search_spaces import UserError, get_space
+from search_spaces import DEFAULT_SPACE, UserError, get_space
 from search_spaces.command import Flags, flag, flags_given
 
 
@@ -18,7 +18,7 @@ from search_spaces.command import Flags, flag, flags_given
 class ExportConfig(Flags):
     backend: str | None = flag(None, "runtime to export for (default: coreml, or the runtime of --validate)")
     precision: str | None = flag(None, "number format (default: the runtime's first)")
-    space: str | None = flag(None, "search space (default: efficientformerv2-nano); python -m search_spaces lists them")
+    space: str | None = flag(None, f"search space (default: {DEFAULT_SPACE}); python -m search_spaces lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
     num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
     validate: str | None = flag(None, "a table's file: export networks to validate it on, for its runtime")
@@ -36,7 +36,7 @@ def export(config: ExportConfig) -> Manifest:
     """
     if config.validate is None:
         backend = _file_backend(config.backend or "coreml", config.precision)
-        space = get_space(config.space or "efficientformerv2-nano", config.image_size, config.num_classes)
+        space = get_space(config.space or DEFAULT_SPACE, config.image_size, config.num_classes)
         jobs = table_jobs(space, make_plan(space))
         return write_folder(Path(config.out), jobs, backend, space, purpose="table")
     mine = ("--validate", "--num-archs", "--seed", "--out", "--python")

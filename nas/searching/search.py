@@ -46,7 +46,9 @@ class Config(RayConfig, Goals):
         None, "folder of a finished search of the run: predictor begins with its trajectory, or its front"
     )
     exact: bool = flag(False, "slimming evaluates every action on all images, also those that cannot win")
-    only: tuple[str, ...] = flag((), "choices that slimming may shrink, as in width present (default: all)")
+    only: tuple[str, ...] = flag(
+        (), "fields of choices that slimming may shrink, of those that python -m search_spaces shows (default: all)"
+    )
     winners: int = flag(3, "winners to pick, spread over the Pareto set", minimum=1)
     run: str | None = flag(None, "run of the supernet (default: the newest)")
     name: str | None = flag(

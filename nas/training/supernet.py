@@ -24,7 +24,7 @@ from nas.runs.checkpoint import save_tensors
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_progressive, with_recipe
 from nas.training.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
 from nas.training.trainer import Backward, Criterion, Trainer, check_alike
-from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
+from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import flag
 from search_spaces.command.files import write_json
 from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
@@ -32,7 +32,7 @@ from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
 
 @dataclass(frozen=True)
 class Config(TeacherConfig, TrainConfig, DataConfig):
-    space: str = flag("efficientformerv2-nano", "search space; `python -m search_spaces` lists them")
+    space: str = flag(DEFAULT_SPACE, "search space; `python -m search_spaces` lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
     loss: Literal["ce", "kl", "alpha"] = flag(
         "kl", "what all but the largest learn from: the labels (ce) or the largest's predictions (kl, alpha)"

@@ -31,7 +31,7 @@ from nas.objective.metrics import LATENCY, METRICS
 from nas.objective.tables import load_tables, newest
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
 from nas.training.winner import make_trainer
-from search_spaces import Arch, SearchSpace, UserError, get_space
+from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
 from search_spaces.command.files import read_json, write_json
 
@@ -40,7 +40,7 @@ POOL = 8192  # random archs that the networks are picked from
 
 @dataclass(frozen=True)
 class Config(RayConfig, TrainConfig, DataConfig):
-    space: str = flag("efficientformerv2-nano", "search space; `python -m search_spaces` lists them")
+    space: str = flag(DEFAULT_SPACE, "search space; `python -m search_spaces` lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
     study: str | None = flag(None, "folder, or name under runs/studies/ (default: made of space and data)")
     count: int = flag(16, "networks, the largest and the smallest among them", minimum=5, maximum=1000)
