@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from latency_lut.backends.base import Job, blocks_job, network_job
 from latency_lut.backends.protocol import ANCHOR
+from latency_lut.tables.anchor import anchor_job
 from search_spaces import Arch, BlockSpec, SearchSpace, macs
-from search_spaces.efficientformerv2 import Ffn
 
 if TYPE_CHECKING:
     from latency_lut.tables.table import LatencyTable
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 SHORT, LONG = 2, 8  # blocks in a chain
 NUM_CALIBRATION = 10  # the error on held-out networks still fell from 6 to 10 and hardly beyond
 MIN_CALIBRATION_FOR_OFFSET = 6
-# The same graph in every table, whatever its space: it shows drift within a build, and how devices compare.
-ANCHOR_BLOCKS = (Ffn("", width=64, expansion=4, resolution=16),) * LONG
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def table_jobs(space: SearchSpace, plan: Plan) -> dict[str, Job]:
     OpenVINO ran them 4 % slower.
     """
     graphs = {name: blocks_job(blocks) for name, blocks in plan.graphs.items()}
-    return {ANCHOR: blocks_job(ANCHOR_BLOCKS), **_network_jobs(space, calibration_archs(space)), **graphs}
+    return {ANCHOR: anchor_job(), **_network_jobs(space, calibration_archs(space)), **graphs}
 
 
 def _network_jobs(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Job]:
@@ -110,7 +108,7 @@ def validation_jobs(space: SearchSpace, table: LatencyTable, archs: Sequence[Arc
     """The anchor; the table's calibration networks, which tell whether the machine is as fast as when it was built; and
     each network twice: two sessions of it tell how well anything could predict.
     """
-    jobs = {ANCHOR: blocks_job(ANCHOR_BLOCKS), **_network_jobs(space, calibrated_on(space, table))}
+    jobs = {ANCHOR: anchor_job(), **_network_jobs(space, calibrated_on(space, table))}
     for i, arch in enumerate(archs):
         jobs[f"{i} first"] = jobs[f"{i} second"] = network_job(space, arch)
     return jobs

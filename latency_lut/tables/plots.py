@@ -11,7 +11,7 @@ from typing import Any
 from latency_lut.tables.blocks import BlockCost
 from search_spaces.command.page import AXIS, CYCLE, embed, figure, log_axis, page
 
-COST_NOTE = "A point is a row of the table; a band spans what else varies at that width: expansions, input widths."
+COST_NOTE = "A point is a row of the table; a band spans what else varies at that width: a block's inside, input width."
 MACS_NOTE = "If MACs told the time, all would lie on one level; what lies high is slow for what it computes."
 COLUMNS, PANEL_HEIGHT, GAP = 2, 300, 60  # panels in a row; pixels
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from latency_lut.backends.base import Backend, Job, blocks_job
+from latency_lut.backends.base import Backend, Job
 from latency_lut.backends.protocol import ANCHOR, Measurement
 from latency_lut.measurement.sessions import measure_sessions, prepare_all
-from latency_lut.tables.plan import ANCHOR_BLOCKS
+from latency_lut.tables.anchor import anchor_job
 from nas.pruning.costs import Costs
 from nas.pruning.selection import groups
 from nas.pruning.slicing import cut
@@ -29,7 +29,7 @@ NEAR = 0.02  # of the latency aimed at: near enough
 
 def measure(models: Mapping[str, nn.Module], image_size: int, backend: Backend, samples: int) -> Measurement:
     """Times the models, by name, interleaved with one another and with the anchor of the tables."""
-    jobs = {ANCHOR: blocks_job(ANCHOR_BLOCKS), **{name: _job(model, image_size) for name, model in models.items()}}
+    jobs = {ANCHOR: anchor_job(), **{name: _job(model, image_size) for name, model in models.items()}}
     return measure_sessions(prepare_all(jobs, backend), backend, backend.settings(samples))
 
 

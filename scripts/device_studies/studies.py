@@ -14,12 +14,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from latency_lut.backends.base import Backend, DeviceGone, Job, Runtime, Session, blocks_job
+from latency_lut.backends.base import Backend, DeviceGone, Job, Runtime, Session
 from latency_lut.backends.protocol import ANCHOR, Measurement, Settings, Timing
 from latency_lut.backends.registry import Target
 from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.sessions import measure_sessions, now
-from latency_lut.tables.plan import ANCHOR_BLOCKS
+from latency_lut.tables.anchor import anchor_job
 from search_spaces import UserError
 from search_spaces.command import align, flag
 from search_spaces.command.files import slug, write_json
@@ -108,7 +108,7 @@ def _prepare(
     networks: Mapping[str, Network], backend: Backend
 ) -> tuple[dict[str, Session], dict[str, tuple[int, int]], dict[str, str]]:
     """Sessions of the networks and of the anchor, parameters and MACs, and why some networks have none."""
-    sessions, costs, errors = {ANCHOR: backend.prepare(blocks_job(ANCHOR_BLOCKS))}, {}, {}
+    sessions, costs, errors = {ANCHOR: backend.prepare(anchor_job())}, {}, {}
     for name, network in tqdm(networks.items(), desc="loading networks", disable=None, leave=False):
         try:
             costs[name] = count(network.job)
