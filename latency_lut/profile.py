@@ -2,8 +2,9 @@
 
 `--model timm/NAME` or `--arch NAME_OR_FILE` with `--space`: its operators by kind, and how much of its time goes into
 memory-bound ones (`latency_lut.backends.operator_kinds` says which). Bare, or `--space` alone: networks of a space with
-fewer and fewer attention blocks. EfficientViT (Section 2.1 and supplement A; Liu et al., CVPR 2023) finds less
-memory-bound time in networks with fewer of them, its networks being equally fast; here all else stays as it is.
+fewer and fewer blocks of one kind (`--kind`), all else staying as it is. EfficientViT (Section 2.1 and supplement A;
+Liu et al., CVPR 2023) finds less memory-bound time in networks with fewer attention blocks, its networks being equally
+fast.
 
 Profiling takes time itself, about the same for each operator. How much, the network's time without it tells: it is
 measured beside, and shares are also given corrected, with that overhead taken off every operator. Both are means over

@@ -41,7 +41,7 @@ from nas.searching.search import Config as SearchConfig
 from nas.searching.search import search
 from scripts.ablation.networks import Network, Weights, measured_ms, pruned, retrained, whole
 from scripts.ablation.report import ablations_page, markdown
-from search_spaces import Arch, UserError
+from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
 from search_spaces.command.files import slug, write_json, write_text
 
@@ -49,8 +49,7 @@ Json = dict[str, Any]
 
 # of latency and size, as in Table 6
 ALPHAS = {"joint": (1.0, 0.5), "equal alphas": (1.0, 1.0), "more of size": (0.5, 1.0)}
-DEPTH_AND_WIDTH = ("present", "attention", "width")  # all but expansions, as EfficientFormer's search
-CHANNELS = ("width", "embedding", "ffn")  # dimensions that pruning after it may shrink
+CHANNELS = ("width", "embedding", "ffn")  # dimensions that pruning after depth and width may shrink: no heads' parts
 START = 1.5  # times the parameters aimed at: from where depth and width are pruned
 NEAR = 0.05  # relative difference of latencies that count as alike
 TRIES = 2000  # random networks drawn for one of a latency
@@ -132,9 +131,9 @@ def ablations(config: Config) -> Path:
 
 def _open(config: Config, folder: Path, run_folder: Path) -> Ablations:
     """Runs the searches, and loads what their networks are evaluated with."""
-    searches = {name: _searched(config, run_folder, folder, name, of) for name, of in _searches().items()}
     info = runs.load_run_info(run_folder)
     space = info.search_space()
+    searches = {name: _searched(config, run_folder, folder, name, of) for name, of in _searches(space).items()}
     costs = Costs(space, load_tables(recorded(searches["joint"]["tables"]), space), objective_of(searches["joint"]))
     supernet, data = load_supernet(run_folder, pick_device(config.device)), runs.load_run_data(run_folder)
     count = calibration_count(supernet, config.calibration_images)
@@ -143,10 +142,20 @@ def _open(config: Config, folder: Path, run_folder: Path) -> Ablations:
     return Ablations(config, folder, weights, costs, searches, _levels(searches["joint"]["trajectory"], config.levels))
 
 
-def _searches() -> dict[str, Json]:
+def _searches(space: SearchSpace) -> dict[str, Json]:
     """Settings of each search, by name."""
     settings: dict[str, Json] = {name: _alphas(*alphas) for name, alphas in ALPHAS.items()}
-    return settings | {"depth and width": {**settings["joint"], "only": DEPTH_AND_WIDTH}}
+    return settings | {"depth and width": {**settings["joint"], "only": depth_and_width(space)}}
+
+
+def depth_and_width(space: SearchSpace) -> tuple[str, ...]:
+    """Fields of the choices that decide which blocks there are and the shapes between them, not what is inside one."""
+
+    def shapes(arch: Arch) -> list[tuple[Any, ...]]:
+        return [(block.kind, block.input_shape(), block.output_shape()) for block in space.lower(arch)]
+
+    whole = shapes(space.largest)
+    return tuple(dict.fromkeys(action.field for action in space.slim(space.largest) if shapes(action.arch) != whole))
 
 
 def _alphas(latency: float, size: float) -> Json:

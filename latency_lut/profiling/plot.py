@@ -1,4 +1,4 @@
-"""The page of `latency_lut.profile`: time by kind of operator, or memory-bound work against attention blocks."""
+"""The page of `latency_lut.profile`: time by kind of operator, or memory-bound work against blocks of a kind."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from latency_lut.profiling.report import KindTime, Profile, Report, findings
+from latency_lut.profiling.report import KindTime, Profile, Report, Varied, findings
 from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, page
 
 BAR_HEIGHT, PANEL_HEIGHT = 36, 380  # pixels
+Studied = tuple[Varied, Profile]
 
 
 def document(report: Report) -> str:
     """The whole page: the plot, and below it what it shows as text."""
-    plot = attention_figure(report.profiles) if report.is_study else kind_figure(report.profiles[0].kinds)
+    plot = study_figure(report.studied) if report.studied else kind_figure(report.profiles[0].kinds)
     head = f'<h1>{escape(report.title)}</h1>\n<p class="soft">{escape(str(report.runtime))}</p>\n'
     return page(report.title, f"{head}{embed('plot', plot)}<pre>{escape(findings(report))}</pre>\n")
 
@@ -56,24 +57,25 @@ def _hover(row: KindTime) -> str:
     )
 
 
-def attention_figure(profiles: Sequence[Profile]) -> Any:
-    """Time in memory-bound operators, and its share, against the number of attention blocks."""
-    series = [p for p in profiles if not p.network.random]
-    others = [p for p in profiles if p.network.random]
+def study_figure(studied: Sequence[Studied]) -> Any:
+    """Time in memory-bound operators, and its share, against the number of blocks of the kind that is varied."""
+    kind = studied[0][0].kind
+    series = [(varied, p) for varied, p in studied if not varied.random]
+    others = [(varied, p) for varied, p in studied if varied.random]
     traces = []
     for name, some, color, mode in (
-        ("largest network with fewer and fewer attention blocks", series, BLUE, "lines+markers"),
+        (f"largest network with fewer and fewer {kind} blocks", series, BLUE, "lines+markers"),
         ("random networks", others, ORANGE, "markers"),
     ):
         if some:
             traces += [
-                _points(name, some, [p.memory_bound.corrected_ms for p in some], color, mode, axis=""),
-                _points(name, some, [100 * p.memory_bound.corrected_share for p in some], color, mode, axis="2"),
+                _points(name, some, [p.memory_bound.corrected_ms for _, p in some], color, mode, axis=""),
+                _points(name, some, [100 * p.memory_bound.corrected_share for _, p in some], color, mode, axis="2"),
             ]
     plot = figure(traces, height=PANEL_HEIGHT)
     axis = plot.layout.xaxis.to_plotly_json()
-    most = max(p.network.attention_blocks or 0 for p in profiles)
-    blocks = {**axis, "title_text": "attention blocks", "range": [-0.05 * most - 0.2, 1.05 * most + 0.2]}
+    most = max(varied.blocks for varied, _ in studied)
+    blocks = {**axis, "title_text": f"{kind} blocks", "range": [-0.05 * most - 0.2, 1.05 * most + 0.2]}
     blocks |= {"tickformat": "d"} | ({"dtick": 1} if most <= 12 else {})
     return plot.update_layout(
         xaxis={**blocks, "domain": [0, 0.45]},
@@ -83,29 +85,29 @@ def attention_figure(profiles: Sequence[Profile]) -> Any:
     )
 
 
-def _points(name: str, profiles: Sequence[Profile], y: Sequence[float], color: str, mode: str, axis: str) -> Any:
+def _points(name: str, studied: Sequence[Studied], y: Sequence[float], color: str, mode: str, axis: str) -> Any:
     import plotly.graph_objects as go
 
     return go.Scatter(
         name=name,
         legendgroup=name,
         showlegend=not axis,
-        x=[p.network.attention_blocks for p in profiles],
+        x=[varied.blocks for varied, _ in studied],
         y=y,
         xaxis=f"x{axis}",
         yaxis=f"y{axis}",
         mode=mode,
         marker={"color": color, "size": 8},
         line={"color": color, "width": 2},
-        customdata=[_network_hover(p) for p in profiles],
+        customdata=[_network_hover(varied, p) for varied, p in studied],
         hovertemplate="%{customdata}<extra></extra>",
     )
 
 
-def _network_hover(profile: Profile) -> str:
+def _network_hover(varied: Varied, profile: Profile) -> str:
     memory = profile.memory_bound
     return (
-        f"<b>{escape(profile.network.name)}</b>, {profile.network.attention_blocks} attention blocks<br>"
+        f"<b>{escape(profile.network.name)}</b>, {varied.blocks} {varied.kind} blocks<br>"
         f"{profile.network_ms:.4f} ms<br>memory-bound {memory.corrected_ms:.4f} ms, {memory.corrected_share:.1%}<br>"
         f"as reported {memory.ms:.4f} ms, {memory.share:.1%}"
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -16,27 +17,29 @@ from latency_lut.backends.registry import Target
 from latency_lut.measurement.sessions import measure_sessions
 from latency_lut.measurement.timm_models import PREFIX, timm_job
 from latency_lut.profiling.plot import document
-from latency_lut.profiling.report import Network, Profile, Report, to_json
-from search_spaces import Arch, SearchSpace, UserError, get_space
+from latency_lut.profiling.report import Network, Profile, Report, Varied, to_json
+from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
 from search_spaces.command.files import slug, write_json, write_text
 
 PROFILES = Path("runs/profiles")
+Kinds = tuple[str, ...]  # of the blocks that a choice leaves out together, in the order of execution
 
 
 @dataclass(frozen=True)
 class ProfileConfig(Target):
     model: str | None = flag(None, "a timm model, timm/NAME, with random weights")
     arch: str | None = flag(None, "a network of the space: its name, or a JSON file")
-    space: str | None = flag(None, "search space (default: efficientformerv2-nano); python -m search_spaces lists them")
+    space: str | None = flag(None, f"search space (default: {DEFAULT_SPACE}); python -m search_spaces lists them")
     image_size: int | None = flag(
         None, "height and width of the images (default: the model's or space's own)", minimum=1
     )
     num_classes: int | None = flag(None, "number of classes (default: the model's or space's own)", minimum=2)
     repeats: int = flag(50, "profiled runs, and undisturbed samples without profiling", minimum=2, maximum=1000)
-    num_random: int = flag(
-        4, "random networks of a space, beside those with fewer and fewer attention blocks", minimum=0
+    kind: tuple[str, ...] = flag(
+        (), "kind of blocks that a space's networks have fewer and fewer of (default: of which most can be left out)"
     )
+    num_random: int = flag(4, "random networks of a space, beside those", minimum=0)
     seed: int = flag(0, "which random networks")
     out: str | None = flag(None, "page with the plot (default: in runs/profiles); the JSON is written beside it")
     json: bool = flag(False, "print JSON instead of text")
@@ -45,41 +48,65 @@ class ProfileConfig(Target):
 # ---- what to profile
 
 
-def fewer_and_fewer(space: SearchSpace) -> list[Arch]:
-    """The largest network, and it without the first attention block, the first two, …, all that can be left out.
+def fewer_and_fewer(space: SearchSpace, kinds: Kinds) -> list[Arch]:
+    """The largest network, and it without the first blocks of these kinds, the first two of each, …, all that can be
+    left out while all others stay as they are.
 
-    The first go first: the published networks have theirs in the last blocks of a stage.
+    The first go first: networks with few attention blocks are published with theirs last in a stage.
     """
     archs = [space.largest]
-    while True:
-        before = space.lower(archs[-1])
-        for action in space.slim(archs[-1]):
-            after = space.lower(action.arch)
-            gone = [block for block in before if block not in after]
-            if len(after) == len(before) - 1 and [block.kind for block in gone] == ["attention"]:
-                archs.append(action.arch)
-                break
-        else:
-            return archs
+    while following := next((arch for gone, arch in _without_blocks(space, archs[-1]) if gone == kinds), None):
+        archs.append(following)
+    return archs
 
 
-def space_networks(space: SearchSpace, num_random: int, seed: int) -> list[Network]:
-    """Networks of the space with every number of attention blocks, and random ones."""
+def _without_blocks(space: SearchSpace, arch: Arch) -> Iterator[tuple[Kinds, Arch]]:
+    """Networks that lack some blocks, all others being as they are: the kinds of those blocks, and the network."""
+    before = space.lower(arch)
+    for action in space.slim(arch):
+        after = space.lower(action.arch)
+        if len(after) < len(before):
+            kept = set(after)
+            gone = tuple(block.kind for block in before if block not in kept)
+            if len(gone) == len(before) - len(after):
+                yield gone, action.arch
+
+
+def optional_kinds(space: SearchSpace) -> dict[Kinds, list[Arch]]:
+    """`fewer_and_fewer` of the kinds that one choice leaves out together, the longest series first."""
+    together = dict.fromkeys(kinds for kinds, _ in _without_blocks(space, space.largest))
+    series = {kinds: fewer_and_fewer(space, kinds) for kinds in together}
+    return dict(sorted(series.items(), key=lambda item: -len(item[1])))
+
+
+def space_networks(space: SearchSpace, kinds: Kinds, num_random: int, seed: int) -> list[Network]:
+    """Networks of the space with every number of blocks of these kinds (of none: of which most can be left out), and
+    random ones.
+
+    Raises:
+        UserError: blocks of these kinds cannot be left out, or none of any kind.
+    """
+    series = optional_kinds(space)
+    if not series:
+        raise UserError(f"{space.name} has no block that can be left out of its largest network; name one with --arch")
+    if kinds and kinds not in series:
+        raise UserError(f"--kind is {' '.join(kinds)}; of {space.name} give {' or '.join(map(' '.join, series))}")
+    kinds, rng = kinds or next(iter(series)), random.Random(seed)
 
     def network(name: str, arch: Arch, *, random: bool) -> Network:
-        attention = sum(block.kind == "attention" for block in space.lower(arch))
-        return Network(name, network_job(space, arch), space.to_json(arch), attention, random)
+        counts = Counter(block.kind for block in space.lower(arch))
+        varied = Varied(" + ".join(kinds), min(counts[kind] for kind in kinds), random)
+        return Network(name, network_job(space, arch), space.to_json(arch), varied)
 
-    rng = random.Random(seed)
-    series = [
-        network(f"largest without {i}" if i else "largest", arch, random=False)
-        for i, arch in enumerate(fewer_and_fewer(space))
-    ]
-    return series + [network(f"random {i + 1}", space.sample(rng), random=True) for i in range(num_random)]
+    archs = series[kinds]
+    fewer = [network(f"largest without {i}" if i else "largest", arch, random=False) for i, arch in enumerate(archs)]
+    return fewer + [network(f"random {i + 1}", space.sample(rng), random=True) for i in range(num_random)]
 
 
 def _chosen(config: ProfileConfig) -> tuple[str, list[Network]]:
     """Title and networks."""
+    if config.kind and (one := config.model or config.arch):
+        raise UserError(f"--kind is {' '.join(config.kind)}, but {one} is one network; leave --kind out")
     if config.model is not None:
         for name in ("arch", "space"):
             if (value := getattr(config, name)) is not None:
@@ -87,9 +114,11 @@ def _chosen(config: ProfileConfig) -> tuple[str, list[Network]]:
         job = timm_job(config.model, config.image_size, config.num_classes)
         network = Network(f"{PREFIX}{config.model.removeprefix(PREFIX)}", job)
         return f"{network.name} at {network.job.input_shape[2]} px", [network]
-    space = get_space(config.space or "efficientformerv2-nano", config.image_size, config.num_classes)
+    space = get_space(config.space or DEFAULT_SPACE, config.image_size, config.num_classes)
     if config.arch is None:
-        return f"{space.name} at {space.image_size} px", space_networks(space, config.num_random, config.seed)
+        return f"{space.name} at {space.image_size} px", space_networks(
+            space, config.kind, config.num_random, config.seed
+        )
     name = config.arch if config.arch.lower() in space.named else Path(config.arch).stem
     network = Network(name, network_job(space, arch := space.load_arch(config.arch)), space.to_json(arch))
     return f"{name} of {space.name} at {space.image_size} px", [network]

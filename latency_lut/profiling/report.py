@@ -17,20 +17,33 @@ SLOWEST = 10  # operators that are listed
 
 
 @dataclass(frozen=True)
+class Varied:
+    """What differs between the networks of a study.
+
+    Args:
+        kind: of the blocks that they have fewer and fewer of, as "attention" or "depthwise + pointwise".
+        blocks: how many of them this network has.
+        random: not one of those that differ in nothing else.
+    """
+
+    kind: str
+    blocks: int
+    random: bool
+
+
+@dataclass(frozen=True)
 class Network:
     """What is profiled.
 
     Args:
         arch: as JSON, for a network of a space.
-        attention_blocks: those that the space can leave out; None where they are not what is looked at.
-        random: not one of those that differ in attention only.
+        varied: for a network of a study.
     """
 
     name: str
     job: Job
     arch: dict[str, Any] | None = None
-    attention_blocks: int | None = None
-    random: bool = False
+    varied: Varied | None = None
 
 
 @dataclass(frozen=True)
@@ -116,36 +129,39 @@ class Report:
     busy: bool
     profiles: tuple[Profile, ...]
 
-    @property
-    def is_study(self) -> bool:
-        return self.profiles[0].network.attention_blocks is not None
+    @cached_property
+    def studied(self) -> tuple[tuple[Varied, Profile], ...]:
+        """The profiles of a study, each with what is varied; none of one model."""
+        return tuple((p.network.varied, p) for p in self.profiles if p.network.varied)
 
     @cached_property
-    def trend(self) -> AttentionTrend | None:
-        """Of the networks that differ in attention only; None if there are not two."""
-        series = [profile for profile in self.profiles if not profile.network.random]
-        return AttentionTrend.of(series) if self.is_study and len(series) > 1 else None
+    def trend(self) -> Trend | None:
+        """Of the networks of a study that differ in the number of blocks only."""
+        series = [(varied.blocks, profile) for varied, profile in self.studied if not varied.random]
+        return Trend.of(*zip(*series, strict=True)) if series else None
 
 
 @dataclass(frozen=True)
-class AttentionTrend:
-    """Lines through corrected times against the number of attention blocks, all else being equal.
+class Trend:
+    """Lines through corrected times against the number of blocks of a kind, all else being equal.
 
     Args:
-        block_ms: that one more attention block takes, `block_memory_bound_ms` of it in memory-bound operators.
-        rest_share: memory-bound share of the network without any.
+        block_ms: that one more block takes, `block_memory_bound_ms` of it in memory-bound operators.
+        fewest: blocks of the kind that the space leaves in the network.
+        rest_share: memory-bound share of the network with the fewest.
     """
 
     block_ms: float
     block_memory_bound_ms: float
+    fewest: int
     rest_share: float
 
     @classmethod
-    def of(cls, profiles: Sequence[Profile]) -> AttentionTrend:
-        counts = [p.network.attention_blocks or 0 for p in profiles]
-        block_ms, rest_ms = np.polyfit(counts, [p.corrected_ms for p in profiles], 1)
-        memory_ms, rest_memory_ms = np.polyfit(counts, [p.memory_bound.corrected_ms for p in profiles], 1)
-        return cls(float(block_ms), float(memory_ms), float(rest_memory_ms / rest_ms))
+    def of(cls, counts: Sequence[int], profiles: Sequence[Profile]) -> Trend:
+        more = np.subtract(counts, fewest := min(counts))
+        block_ms, rest_ms = np.polyfit(more, [p.corrected_ms for p in profiles], 1)
+        memory_ms, rest_memory_ms = np.polyfit(more, [p.memory_bound.corrected_ms for p in profiles], 1)
+        return cls(float(block_ms), float(memory_ms), fewest, float(rest_memory_ms / rest_ms))
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -154,7 +170,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "backend": report.backend,
         "runtime": asdict(report.runtime),
         "busy": report.busy,
-        "attention_trend": asdict(report.trend) if report.trend else None,
+        "trend": asdict(report.trend) if report.trend else None,
         "networks": [_profile_json(profile) for profile in report.profiles],
     }
 
@@ -163,7 +179,7 @@ def _profile_json(profile: Profile) -> dict[str, Any]:
     return {
         "name": profile.network.name,
         "arch": profile.network.arch,
-        "attention_blocks": profile.network.attention_blocks,
+        "varied": asdict(profile.network.varied) if profile.network.varied else None,
         "network_ms": profile.network_ms,
         "operators_ms": profile.operators_ms,
         "overhead_ms_per_operator": profile.overhead_ms,
@@ -179,7 +195,7 @@ def text(report: Report) -> str:
 
 
 def findings(report: Report) -> str:
-    lines = _study_lines(report) if report.is_study else _lines(report)
+    lines = _study_lines(report) if report.studied else _lines(report)
     if report.busy:
         lines.append("WARNING: the machine was busy; profile again when it is quiet")
     return "\n".join(lines)
@@ -223,27 +239,26 @@ def _unknown(profiles: Sequence[Profile]) -> list[str]:
 
 def _study_lines(report: Report) -> list[str]:
     rows = [
-        ("attention", "network", "memory-bound", "", "reported", ""),
+        (report.studied[0][0].kind, "network", "memory-bound", "", "reported", ""),
         ("blocks", "ms", "ms", "share", "share", ""),
     ]
-    for profile in report.profiles:
-        memory, attention_blocks = profile.memory_bound, str(profile.network.attention_blocks)
+    for varied, profile in report.studied:
+        memory = profile.memory_bound
         times = f"{profile.network_ms:.4f}", f"{memory.corrected_ms:.4f}"
         shares = f"{memory.corrected_share:.1%}", f"{memory.share:.1%}"
-        rows.append((attention_blocks, *times, *shares, profile.network.name))
+        rows.append((str(varied.blocks), *times, *shares, profile.network.name))
     return [align(rows, ">>>>><"), "", _verdict(report), *_unknown(report.profiles)]
 
 
 def _verdict(report: Report) -> str:
-    trend = report.trend
-    if trend is None:
-        return "No attention block can be left out of this space's largest network."
+    kind, trend = report.studied[0][0].kind, report.trend
+    assert trend is not None
     block_ms, memory_ms = trend.block_ms, trend.block_memory_bound_ms
     less = "less" if memory_ms > 0 else "no less"
     share = "a smaller" if memory_ms > trend.rest_share * block_ms else "no smaller"
     return (
-        f"One attention block takes {block_ms:.4f} ms, {memory_ms:.4f} ms of it in memory-bound operators.\n"
-        f"Of the largest network without any, {trend.rest_share:.1%} is memory-bound.\n"
-        f"So with fewer attention blocks memory-bound operators take {less} time here, and {share} share of all time\n"
-        "(EfficientViT, Section 2.1: less, in networks that are equally fast)."
+        f"One {kind} block takes {block_ms:.4f} ms, {memory_ms:.4f} ms of it in memory-bound operators.\n"
+        f"With the fewest, {trend.fewest}, {trend.rest_share:.1%} of the largest network's time is memory-bound.\n"
+        f"So with fewer {kind} blocks memory-bound operators take {less} time here, and {share} share of all time\n"
+        "(EfficientViT, Section 2.1, of attention: less, in networks that are equally fast)."
     )

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# element-wise, and changes of layout
-IN_PLACE = {"add", "batch_norm", "gelu", "hardtanh", "mul", "relu", "reshape", "sigmoid", "silu", "softmax"}
+# Besides what PyTorch itself tags as pointwise: activations it forgot, norms and softmax, changes of layout.
+IN_PLACE = {"hardswish", "prelu", "batch_norm", "group_norm", "layer_norm", "softmax", "reshape"}
 
 
 class _Trace(TorchDispatchMode):
@@ -33,7 +33,7 @@ class _Trace(TorchDispatchMode):
         inputs = list(dict.fromkeys(number for number in found if number is not None))
         made = tree_leaves(output)[0]
         if inputs and self.numbers.get(made.untyped_storage()._cdata) is None:
-            in_place = function.overloadpacket.__name__ in IN_PLACE
+            in_place = torch.Tag.pointwise in function.tags or function.overloadpacket.__name__ in IN_PLACE
             self.numbers[made.untyped_storage()._cdata] = len(self.tensors)
             self.operators.append((inputs, len(self.tensors), in_place))
             self.tensors.append(made)

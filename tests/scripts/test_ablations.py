@@ -61,6 +61,10 @@ def test_all_parts_from_one_supernet(
         ablations.ablations(Config(run="r", levels=3, num_random=2, samples=5))
 
 
+def test_depth_and_width_are_all_choices_but_those_inside_of_blocks() -> None:
+    assert ablations.depth_and_width(tiny_space()) == ("width", "present", "attention")
+
+
 def test_networks_are_trained_on_and_known_by_all_that_they_depend_on(
     supernet: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

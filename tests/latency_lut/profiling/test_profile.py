@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from latency_lut.measurement.timm_models import timm_job
 from latency_lut.profile import main
 from latency_lut.profiling import profile
 from latency_lut.profiling.report import Network, Profile
-from search_spaces import SearchSpace, UserError
+from search_spaces import SearchSpace, UserError, get_space
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine
 
@@ -274,13 +275,29 @@ def test_time_between_operators_corrects_nothing() -> None:
 # ---- networks of a space
 
 
-def test_one_attention_block_after_the_other_is_left_out(nano: SearchSpace) -> None:
-    archs = profile.fewer_and_fewer(nano)
+def test_one_block_after_the_other_is_left_out(nano: SearchSpace) -> None:
+    series = profile.optional_kinds(nano)
+    assert list(series) == [("attention",), ("attention", "ffn"), ("ffn",)], "most attention can be left out"
+    archs = series["attention",]
     blocks = [nano.lower(arch) for arch in archs]
     attentions = [sum(block.kind == "attention" for block in b) for b in blocks]
     assert archs[0] == nano.largest
     assert attentions == list(range(attentions[0], -1, -1)) and attentions[0] > 3
     assert all([b for b in some if b.kind != "attention"] == list(blocks[-1]) for some in blocks)
+    for larger, smaller in pairwise(map(nano.lower, series["ffn",])):
+        (gone,) = [block for block in larger if block not in smaller]
+        assert gone.kind == "ffn" and len(smaller) == len(larger) - 1
+
+
+def test_blocks_that_go_together_are_left_out_together() -> None:
+    space = get_space("mobileone-nano")
+    series = profile.optional_kinds(space)
+    assert list(series) == [("depthwise", "pointwise")]
+    for larger, smaller in pairwise(map(space.lower, series["depthwise", "pointwise"])):
+        assert [block.kind for block in larger if block not in smaller] == ["depthwise", "pointwise"]
+    networks = profile.space_networks(space, (), num_random=0, seed=0)
+    counts = [network.varied.blocks for network in networks if network.varied]
+    assert counts == list(range(counts[0], counts[-1] - 1, -1)) and len(counts) == len(networks) > 3
 
 
 def test_less_attention_less_memory_bound_time(
@@ -289,12 +306,12 @@ def test_less_attention_less_memory_bound_time(
     backend = FakeProfiler()
     use(backend, monkeypatch, tmp_path)
     result = run_json(["--space", "tiny", "--num-random", "2", "--repeats", "3"], capsys)
-    rows = [(n["attention_blocks"], n["memory_bound"]["ms"], n["memory_bound"]["share"]) for n in result["networks"]]
+    rows = [(n["varied"]["blocks"], n["memory_bound"]["ms"], n["memory_bound"]["share"]) for n in result["networks"]]
     blocks = [row[0] for row in rows[:-2]]
     assert blocks == list(range(blocks[0], -1, -1)) and blocks[0] == 3
     assert all(share == pytest.approx(ms / (1 + ms)) and ms == pytest.approx(0.5 + 0.25 * n) for n, ms, share in rows)
-    assert result["attention_trend"] == pytest.approx(
-        {"block_ms": 0.25, "block_memory_bound_ms": 0.25, "rest_share": 1 / 3}
+    assert result["trend"] == pytest.approx(
+        {"block_ms": 0.25, "block_memory_bound_ms": 0.25, "fewest": 0, "rest_share": 1 / 3}
     )
     assert backend.profiled == [3] * len(rows)
     main(["--space", "tiny"])
@@ -356,6 +373,9 @@ def test_the_page_holds_the_figures_and_loads_nothing(
         (["--space", "tiny", "--backend", "nothing"], "choose from"),
         (["--space", "tiny", "--arch", "largest", "--out", "page.json"], "ends in .html"),
         (["--space", "tiny", "--repeats", "1"], "--repeats"),
+        (["--space", "tiny", "--kind", "stem"], "--kind is stem; of tiny give attention"),
+        (["--space", "tiny", "--arch", "largest", "--kind", "ffn"], "--kind is ffn, but largest is one network"),
+        (["--model", "timm/mobilevit_xxs", "--kind", "ffn"], "leave --kind out"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(
