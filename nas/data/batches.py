@@ -10,7 +10,9 @@ import math
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
@@ -22,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nas.data import Images
-from nas.data.sources import CORRUPT
+from nas.data.pixels import CORRUPT, why_unreadable
 from search_spaces import UserError
 
 MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -120,7 +122,7 @@ class _Samples(Dataset[Sample]):
             try:
                 image = self.images.image(position)
             except CORRUPT as error:
-                corrupt.append((self.images.name(position), str(error)))
+                corrupt.append((self.images.name(position), why_unreadable(error)))
             else:
                 return self.transform(epoch)(image), int(self.images.labels[position]), corrupt
         return self.transform(epoch)(Image.new("RGB", (8, 8))), -1, corrupt
@@ -199,10 +201,54 @@ def _batches(samples: _Samples, keys: Iterable[list[Key]], loaders: int) -> Iter
         worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_initialized(),  # and not merely there: work on the CPU leaves GPUs alone
     )
-    for batch, labels, corrupt in loader:
+    for batch, labels, corrupt in _loaded(loader):
         for name, reason in corrupt:
             samples.images.skipped.add(name, reason)
         yield batch, labels
+
+
+def _loaded(loader: DataLoader[Sample]) -> Iterator[tuple[Tensor, Tensor, list[tuple[str, str]]]]:
+    """The loader's batches.
+
+    Raises:
+        UserError: the loading processes cannot be started, or one of them dies.
+    """
+    fewer = f"give fewer --loaders than {loader.num_workers} (0 loads in this process)"
+    try:
+        with _torch_raises_only_here():
+            batches = iter(loader)
+    except OSError as error:
+        raise UserError(f"cannot start the loading processes: {error.strerror}; {fewer}") from None
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except UserError as error:  # with the traceback of the process that raised it
+            raise UserError(str(error).splitlines()[-1].rpartition("UserError: ")[2]) from None
+        except (RuntimeError, OSError) as error:
+            if not any(sign in str(error) for sign in _DEAD_LOADER):
+                raise
+            reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+            raise UserError(f"{reason}; it ran out of memory, of /dev/shm or of open files: {fewer}") from None
+        yield batch
+
+
+# What torch says of a loading process that was killed, or cannot hand over what it has read.
+_DEAD_LOADER = ("DataLoader worker", "shared memory", "ancdata", "Too many open files", "Connection reset by peer")
+
+
+@contextmanager
+def _torch_raises_only_here() -> Iterator[None]:
+    """Keeps the handler of ended processes: torch's raises wherever the program is, and the loader looks itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:

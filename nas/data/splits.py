@@ -7,18 +7,23 @@ command reads the same ones, or says that the data has changed.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from nas.data.sources import Skipped, Source, digits, is_named, open_source
+from nas.data.classes import check_class_names, read_classes
+from nas.data.drawing import Drawn, draw, draw_plainly, sizes
+from nas.data.grouping import groups_of
+from nas.data.listing import some, warn
+from nas.data.named import is_named
+from nas.data.places import NO_TEST, list_path, locate
+from nas.data.sources import Skipped, Source, digits, open_listing, open_named
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
-
-MAX_SEARCH_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,28 @@ class DataConfig(Flags):
     data_dir: str | None = flag(None, "where the dataset of that name lies")
     train_split: str = flag("train", "split of a named dataset, or subfolder, to train on")
     test_split: str | None = flag(None, "split of a named dataset, or subfolder, to test on")
-    test_data: str | None = flag(None, "folder or .tar to test on (default: test or val beside train, or else carved)")
+    test_data: str | None = flag(
+        None, "folder or .tar to test on (default: test, val, … beside train, or else carved); none always carves"
+    )
     search_fraction: float = flag(0.15, "part of the training data held out for the search", above=0, below=1)
     test_fraction: float = flag(0.2, "part of the data held out for a test if there is none", above=0, below=1)
-    strict_images: bool = flag(False, "refuse a corrupt image instead of skipping it")
     split_seed: int = flag(0, "seed of the splits", minimum=0)
+    group_by: str | None = flag(
+        None,
+        "regular expression on an image's path: images with equal groups, or equal matches if it has no groups, "
+        "stay on one side of every split (several photographs of one object)",
+    )
+    allow_duplicates: bool = flag(False, "let copies of one image lie on two sides of a split")
+    classes: str | None = flag(
+        None, "file with the classes in the order of a network's outputs: one a line, or JSON (default: sorted)"
+    )
+    class_depth: int | None = flag(
+        None, "of folders within folders, those that are classes: 1 the outermost, 2 those in them", minimum=1
+    )
+    white_level: float | None = flag(
+        None, "value of white in images of more than 8 bits (default: as the files say)", above=0
+    )
+    strict_images: bool = flag(False, "refuse a corrupt image instead of skipping it")
 
     def data_config(self) -> DataConfig:
         """These settings alone, of a command that has others too."""
@@ -84,97 +106,129 @@ class Data:
     splits: Splits
 
 
-def load_data(config: DataConfig) -> Data:
+def load_data(config: DataConfig, classes: Sequence[str] | None = None) -> Data:
     """Reads the data and draws the splits; the same config and data give the same splits.
+
+    Args:
+        classes: in the order of the labels, instead of those in the file that the config names.
 
     Raises:
         UserError: no such path, no images, fewer than two classes, too few images for three splits.
     """
+    _check(config)
     skipped = Skipped(config.strict_images)
-    if config.data == "digits":
-        return _split(config, digits(), None, skipped)
-    train, test = _locate(config)
-    source = open_source(*train, skipped)
+    if classes is None and config.classes is not None:
+        classes = read_classes(config.classes)
+    source, test = _open(config, skipped)
     if len(source.classes) < 2:
         found = len(source.classes)
         raise UserError(f"{config.data} has {found} class; give the folder above at least 2 folders of images")
-    return _split(config, source, open_source(*test, skipped) if test else None, skipped)
+    check_class_names(source.classes, config.data)
+    return _split(config, source, test, tuple(classes or source.classes), skipped)
 
 
-Place = tuple[str, str | None, str]  # name or path, data_dir, split: as open_source takes them
+def _check(config: DataConfig) -> None:
+    """UserError if a flag has nothing to act on, or no meaning."""
+    named = is_named(config.data)
+    idle: dict[str, Any] = {"--data-dir": config.data_dir} if not named else {}
+    if named or config.data == "digits":
+        idle |= {"--group-by": config.group_by, "--class-depth": config.class_depth}
+    if config.data == "digits":
+        test = None if config.test_data == NO_TEST else config.test_data
+        idle |= {"--test-split": config.test_split, "--test-data": test, "--white-level": config.white_level}
+    for flag_name, value in idle.items():
+        if value is not None:
+            raise UserError(f"{flag_name} {value} has no meaning with --data {config.data}; leave it out")
+    if config.test_data is not None and config.test_split is not None:
+        raise UserError("--test-data and --test-split name two test splits; give one of them")
+    try:
+        re.compile(config.group_by or "")
+    except re.error as error:
+        raise UserError(f"--group-by {config.group_by!r} is no regular expression: {error}") from None
 
 
-def _locate(config: DataConfig) -> tuple[Place, Place | None]:
-    """Where the training data is, and the test data if it has a place of its own."""
-    train: Place = (config.data, config.data_dir, config.train_split)
-    test: Place | None = None
-    if is_named(config.data):
-        test = (config.data, config.data_dir, config.test_split) if config.test_split else None
-    else:
-        path = _train_path(Path(config.data).expanduser(), config.train_split)
-        beside = _beside(path, config.test_split)
-        train, test = (str(path), None, ""), (str(beside), None, "") if beside else None
-    if config.test_data is not None:
-        if config.test_split is not None:
-            raise UserError("--test-data and --test-split name two test splits; give one of them")
-        test = (config.test_data, None, "")
-    if test and (Path(test[0]).resolve(), test[2]) == (Path(train[0]).resolve(), train[2]):
-        raise UserError(f"{test[2] or test[0]} is both the training and the test data; test on other images")
-    return train, test
+def _open(config: DataConfig, skipped: Skipped) -> tuple[Source, Source | None]:
+    """The training data, and the test data if it has a place of its own."""
+    depth, white = config.class_depth, config.white_level
+    if config.data == "digits":
+        return digits(), None
+    if not is_named(config.data):
+        train, test = locate(config.data, config.train_split, config.test_split, config.test_data)
+        source = open_listing(train, depth, white, skipped)
+        return source, open_listing(test, depth, white, skipped) if test else None
+    if config.test_split == config.train_split:
+        raise UserError(f"{config.test_split} is both the training and the test data; test on other images")
+    source = open_named(config.data, config.data_dir, config.train_split, white, skipped)
+    if config.test_split is not None:
+        return source, open_named(config.data, config.data_dir, config.test_split, white, skipped)
+    if config.test_data not in (None, NO_TEST):
+        return source, open_listing(list_path(str(config.test_data)), depth, white, skipped)
+    return source, None
 
 
-def _train_path(path: Path, split: str) -> Path:
-    folder = path / split
-    if folder.is_dir():
-        return folder
-    if split != "train":
-        raise UserError(f"--train-split {split}: there is no folder {folder}")
-    return path
+# ---- drawing
 
 
-def _beside(train: Path, test_split: str | None) -> Path | None:
-    """The test data beside train/ or train.tar, `test_split` or one of the usual names."""
-    if test_split is not None:
-        path = train.with_name(test_split + train.suffix)
-        if not path.exists():
-            raise UserError(f"--test-split {test_split}: there is no {path}")
-        return path
-    if train.stem != "train":
-        return None
-    usual = (train.with_name(name + train.suffix) for name in ("test", "val", "validation"))
-    return next((path for path in usual if path.exists()), None)
+def _split(config: DataConfig, source: Source, test: Source | None, classes: tuple[str, ...], skipped: Skipped) -> Data:
+    labels = _translated(source, classes, f"{config.data} has", "--classes lacks")
+    drawn = _draw(config, source, source.labels, test)
 
+    def part(rows: np.ndarray) -> Images:
+        return Images(source, rows, labels[rows], skipped)
 
-def _split(config: DataConfig, source: Source, test: Source | None, skipped: Skipped) -> Data:
-    count = len(source.labels)
-    order = np.random.default_rng(config.split_seed).permutation(count)
-    num_test = 0 if test else round(count * config.test_fraction)
-    num_search = min(round((count - num_test) * config.search_fraction), MAX_SEARCH_IMAGES)
-    carved, search, train = np.split(order, [num_test, num_test + num_search])
-    sizes = (len(train), len(search), len(test.labels) if test else num_test)
-    if min(sizes) < 1:
-        raise UserError(f"{config.data} has {count} images, too few for a train, a search and a test split")
-    sha = hashlib.sha256(repr((source.classes, sizes, source.digest(), test and test.digest())).encode())
-    sha.update(order.astype("<i8").tobytes())
-
-    def part(indices: np.ndarray) -> Images:
-        return Images(source, indices, source.labels[indices], skipped)
-
-    return Data(
-        train=part(train),
-        search=part(np.sort(search)),
-        test=_whole(test, source.classes, config, skipped) if test else part(np.sort(carved)),
-        classes=source.classes,
-        splits=Splits(*sizes, skipped=tuple(skipped.names), digest=sha.hexdigest()[:16]),
+    data = Data(
+        train=part(drawn.train),
+        search=part(np.sort(drawn.search)),
+        test=_whole(test, classes, config, skipped) if test else part(np.sort(drawn.test)),
+        classes=classes,
+        splits=Splits(0, 0, 0, tuple(skipped.names), ""),
     )
+    counts = (len(data.train), len(data.search), len(data.test))
+    if min(counts) < 1:
+        why = f" that --group-by {config.group_by!r} leaves" if config.group_by else ""
+        raise UserError(f"{config.data} has {len(labels)} images{why}, too few for a train, a search and a test split")
+    _tell_missing(data, config.data)
+    sha = hashlib.sha256(repr((classes, counts, source.digest(), test and test.digest())).encode())
+    sha.update(np.concatenate([drawn.test, drawn.search, drawn.train]).astype("<i8").tobytes())
+    return replace(data, splits=Splits(*counts, skipped=data.splits.skipped, digest=sha.hexdigest()[:16]))
+
+
+def _draw(config: DataConfig, source: Source, labels: np.ndarray, test: Source | None) -> Drawn:
+    test_fraction = 0.0 if test else config.test_fraction
+    if config.data == "digits":
+        return draw_plainly(len(labels), *sizes(len(labels), test_fraction, config.search_fraction), config.split_seed)
+    groups, tested = groups_of(source, labels, test, config.group_by, config.allow_duplicates, config.data)
+    rows = np.flatnonzero(~tested)
+    wanted = sizes(len(rows), test_fraction, config.search_fraction)
+    return Drawn(*(rows[part] for part in draw(labels[rows], groups[rows], *wanted, config.split_seed)))
 
 
 def _whole(test: Source, classes: Sequence[str], config: DataConfig, skipped: Skipped) -> Images:
     """The test data, its labels translated by the names of its classes."""
-    if unknown := [name for name in test.classes if name not in classes]:
+    subject = f"the test images of {config.test_data or config.data} have"
+    lacking = "the training images lack" if config.classes is None else "--classes lacks"
+    labels = _translated(test, classes, subject, lacking)
+    return Images(test, np.arange(len(labels)), labels, skipped)
+
+
+def _translated(source: Source, classes: Sequence[str], subject: str, lacking: str) -> np.ndarray:
+    """(n,) labels as numbers of these classes, by name.
+
+    Raises:
+        UserError: the source has others.
+    """
+    index = {name: i for i, name in enumerate(classes)}
+    if unknown := [name for name in source.classes if name not in index]:
         raise UserError(
-            f"the test images of {config.test_data or config.data} have a class that the training images lack "
-            f"({', '.join(unknown[:5])}); give others by --test-data"
+            f"{subject} classes that {lacking} ({some(unknown)}); known are {some(list(classes))}: "
+            "give others by --test-data, --data or --classes"
         )
-    index = np.array([classes.index(name) for name in test.classes])
-    return Images(test, np.arange(len(test.labels)), index[test.labels], skipped)
+    return np.array([index[name] for name in source.classes], dtype=np.int64)[source.labels]
+
+
+def _tell_missing(data: Data, name: str) -> None:
+    """Classes that a split has no image of: what cannot be, where a class has one image or two."""
+    for split, use in (("train", "to train on"), ("search", "to search with"), ("test", "to test on")):
+        labels = set(getattr(data, split).labels.tolist())
+        if missing := [found for i, found in enumerate(data.classes) if i not in labels]:
+            warn(f"{name}: {len(missing)} of {len(data.classes)} classes have no image {use}: {some(missing)}")

@@ -68,7 +68,7 @@ def prune(config: Config, source: Source, folder: Path) -> None:
     facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
     facts["network"] = source.recipe.name
     if config.resume:
-        runs.reopen(folder, config, FREE, **facts)
+        runs.reopen(folder, config, FREE, runs.MAY_MOVE, **facts)
         if (folder / "result.json").exists():
             print(f"{folder} is finished: nothing to do")
             return

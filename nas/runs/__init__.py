@@ -1,6 +1,7 @@
 """Runs on disk: their folders, checkpoints and metrics."""
 
 from nas.runs.folders import (
+    MAY_MOVE,
     RUNS,
     RunInfo,
     begin,
@@ -11,6 +12,7 @@ from nas.runs.folders import (
     command_of,
     differences,
     find_run,
+    has_moved,
     load_run_data,
     load_run_info,
     newest,
@@ -20,6 +22,7 @@ from nas.runs.folders import (
 )
 
 __all__ = [
+    "MAY_MOVE",
     "RUNS",
     "RunInfo",
     "begin",
@@ -30,6 +33,7 @@ __all__ = [
     "command_of",
     "differences",
     "find_run",
+    "has_moved",
     "load_run_data",
     "load_run_info",
     "newest",

@@ -14,11 +14,12 @@ import dataclasses
 import re
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.data import Data, DataConfig, Splits, load_data
+from nas.data.named import is_named
 from nas.distributed import process
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, try_lock, write_json
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound="DataclassInstance")
 
 RUNS = Path("runs")
+MAY_MOVE = ("data", "data_dir", "test_data", "classes")  # where the images of a run lie, not which they are
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,42 @@ def load_run_info(folder: Path) -> RunInfo:
         raise UserError(f"{path} is not a run of this version ({error}); train again with nas.train_supernet") from None
 
 
-def load_run_data(folder: Path) -> Data:
-    """The data of a run. UserError if it is not what the run began with."""
+def load_run_data(folder: Path, moved: DataConfig | None = None) -> Data:
+    """The data of a run.
+
+    Args:
+        moved: where the images lie now, which the run takes down if they are those that it began with.
+
+    Raises:
+        UserError: they are others, or are not where they were.
+    """
     info = load_run_info(folder)
-    data = load_data(info.data)
+    places = {name: getattr(moved, name) for name in MAY_MOVE} if moved else {}
+    config = replace(info.data, **places)
+    _check_there(folder, config)
+    data = load_data(config, info.classes if config.classes else None)
     if data.splits.digest != info.splits.digest:
-        raise UserError(f"{info.data.data} has changed since {folder} was begun; restore it, or train a new run")
+        if config != info.data:
+            raise UserError(f"the images of {config.data} are not those that {folder} was begun with; give these")
+        raise UserError(f"{config.data} has changed since {folder} was begun; restore it, or train a new run")
+    if config != info.data:
+        save_run_info(folder, replace(info, data=config))
     return data
+
+
+def has_moved(folder: Path, config: DataConfig) -> bool:
+    """Whether the config says another place of the images than the run."""
+    before = load_run_info(folder).data
+    return any(getattr(config, name) != getattr(before, name) for name in MAY_MOVE)
+
+
+def _check_there(folder: Path, config: DataConfig) -> None:
+    for flag, place in (("--data", config.data), ("--test-data", config.test_data)):
+        if place not in (None, "digits", "none") and not is_named(place) and not Path(place).expanduser().exists():
+            raise UserError(
+                f"the images of {folder} are no longer at {place}; say where they are now: "
+                f"python -m nas.train_supernet --resume --run {folder} {flag} PATH"
+            )
 
 
 def run_folder(name: str) -> Path:

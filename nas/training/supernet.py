@@ -67,13 +67,13 @@ def train_supernet(config: Config) -> Path:
     folder = run_of(config)
     stage = folder / "supernet"
     if config.resume:
-        runs.reopen(stage, config, FREE, MAY_MOVE, **teacher_facts(config))
-        if (stage / "result.json").exists():
+        if (found := _resume(config, folder)) is None:
             print(f"{folder} is finished: nothing to train")
             return folder
+        data = found
     else:
         runs.check_new(stage, "--run")
-    data = runs.load_run_data(folder) if config.resume else load_data(config)
+        data = load_data(config)
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
     check_progressive(config, space)
@@ -92,6 +92,15 @@ def train_supernet(config: Config) -> Path:
         )
     _finish(config, folder, trainer, data, taught)
     return folder
+
+
+def _resume(config: Config, folder: Path) -> Data | None:
+    """The run's data, wherever it lies now; None if the run is finished."""
+    stage = folder / "supernet"
+    finished = (stage / "result.json").exists()
+    data = runs.load_run_data(folder, config) if not finished or runs.has_moved(folder, config) else None
+    runs.reopen(stage, config, FREE, (*MAY_MOVE, *runs.MAY_MOVE), **teacher_facts(config))
+    return None if finished else data
 
 
 def make_trainer(

@@ -110,7 +110,9 @@ def open_study(config: Config) -> Study:
     config.check_workers()
     folder = study_folder(config)
     if (folder / "config.json").exists():
-        runs.reopen(folder, config, FREE, AMEND)
+        if runs.has_moved(folder, config):
+            runs.load_run_data(folder, config)
+        runs.reopen(folder, config, FREE, (*AMEND, *runs.MAY_MOVE))
         info = runs.load_run_info(folder)
         space = info.search_space()
         networks = [Network(space.from_json(n["arch"]), n["costs"]) for n in read_json(folder / "networks.json")]

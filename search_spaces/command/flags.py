@@ -271,6 +271,8 @@ _ENVIRONMENT = {
     errno.ENOSPC: "free some space and go on",
     errno.EDQUOT: "free some space and go on",
     errno.EROFS: "write to another folder",
+    errno.EMFILE: "raise the limit (ulimit -n), or give fewer --loaders",
+    errno.ENFILE: "end other programs, or give fewer --loaders",
     errno.EACCES: "change its permissions or give another path",
 }
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from PIL import Image
 
 from nas.data import Images, sources
 from nas.data.batches import eval_batches, eval_transform, normalize, preprocessing, train_batches, train_transform
+from search_spaces import UserError
 from tests.nas.data.test_splits import load, make_tar
 from tests.nas.tiny import make_images
 
@@ -97,6 +101,53 @@ def test_normalization_is_imagenets() -> None:
     expected = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(x[0, :, 0, 0], expected)
     assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def kill_a_loader() -> None:
+    multiprocessing.active_children()[0].kill()
+
+
+def test_a_killed_loading_process_is_one_line(images: Images) -> None:
+    """Wherever the program is when it dies, and the program's own handler of ended processes stays."""
+    before = signal.getsignal(signal.SIGCHLD)
+    transform = train_transform(16, "light", hflip=True)
+    batches = train_batches(images, transform, batch_size=8, epochs=10**6, seed=0, start=0, loaders=1)
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) == before
+    kill_a_loader()
+    time.sleep(0.5)  # torch's own handler would raise here
+    with pytest.raises(UserError, match="give fewer --loaders than 1") as caught:
+        for _ in batches:
+            pass
+    assert "\n" not in str(caught.value)
+
+
+def test_loading_processes_that_cannot_start_are_one_line(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__init__", refuse)
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__del__", lambda _: None)
+    with pytest.raises(
+        UserError, match=r"cannot start the loading processes: Too many open files; give fewer --loaders"
+    ):
+        list(eval_batches(images, 16, 8, loaders=3))
+
+
+def test_a_loading_process_at_the_machines_limits_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no image is taken for corrupt."""
+    monkeypatch.setattr(sources, "MEMORY_BYTES", 0)
+    images = load(make_images(tmp_path / "y")).train
+
+    def refuse(*_: Any) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(sources.Files, "content", refuse)
+    for loaders in (0, 1):
+        with pytest.raises(UserError, match=r"^Too many open files; raise the limit") as caught:
+            list(eval_batches(images, 16, 8, loaders))
+        assert "\n" not in str(caught.value)
+    assert not images.skipped.names
 
 
 def test_a_tar_too_large_for_memory_is_read_by_several_processes(

@@ -253,6 +253,33 @@ def test_corrupt_images_are_counted_in_the_run(
     assert "skipped 1 corrupt images: red/3.png" in capsys.readouterr().out
 
 
+def test_moved_images_are_followed_if_they_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*ARGS, "--epochs", "1", "--run", "r"])
+    digest = load_run_info(RUN).splits.digest
+    Path("images").rename("elsewhere")
+    with pytest.raises(
+        UserError, match=r"are no longer at images; .*nas.train_supernet --resume --run runs/r --data PATH"
+    ):
+        load_run_data(RUN)
+    make_images(Path("others"), seed=5)
+    before = (RUN / "run.json").read_text(), (RUN / "supernet/config.json").read_text()
+    with pytest.raises(UserError, match="the images of others are not those that runs/r was begun with"):
+        main(["--resume", "--run", "r", "--data", "others"])
+    assert before == ((RUN / "run.json").read_text(), (RUN / "supernet/config.json").read_text())
+    main(["--resume", "--run", "r", "--data", "elsewhere"])
+    assert "is finished" in capsys.readouterr().out
+    assert load_run_data(RUN).splits.digest == digest
+    assert load_run_info(RUN).data.data == "elsewhere"
+    main(["--resume", "--run", "r"])  # nothing need be said again
+
+
+def test_a_run_keeps_its_order_of_classes_without_the_file() -> None:
+    Path("list").write_text("red\ngreen\nblue\n")
+    main([*ARGS, "--epochs", "1", "--run", "r", "--classes", "list"])
+    Path("list").unlink()
+    assert load_run_data(RUN).classes == load_run_info(RUN).classes == ("red", "green", "blue")
+
+
 def test_the_test_split_is_read_only_after_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its images are gone while the supernet is trained."""
     trained = False
