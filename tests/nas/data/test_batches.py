@@ -111,7 +111,7 @@ def test_a_killed_loading_process_is_one_line(images: Images) -> None:
     """Wherever the program is when it dies, and the program's own handler of ended processes stays."""
     before = signal.getsignal(signal.SIGCHLD)
     transform = train_transform(16, "light", hflip=True)
-    batches = train_batches(images, transform, batch_size=8, epochs=10**6, seed=0, start=0, loaders=1)
+    batches = train_batches(images, lambda _: transform, batch_size=8, epochs=10**6, seed=0, start=0, loaders=1)
     next(batches)
     assert signal.getsignal(signal.SIGCHLD) == before
     kill_a_loader()
@@ -126,8 +126,7 @@ def test_loading_processes_that_cannot_start_are_one_line(images: Images, monkey
     def refuse(*_: Any) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__init__", refuse)
-    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__del__", lambda _: None)
+    monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", refuse)
     with pytest.raises(
         UserError, match=r"cannot start the loading processes: Too many open files; give fewer --loaders"
     ):
