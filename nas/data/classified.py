@@ -42,7 +42,7 @@ def classify(listing: Listing, class_depth: int | None) -> dict[str, str]:
     """
     top = listing.top_folders()
     if not top:
-        raise UserError(f"{listing.name} has {_how_many(listing)}; give a folder or .tar with a folder for each class")
+        raise UserError(f"{listing.name} has {_how_many(listing)}; give a folder or .tar with 2 class folders or more")
     if class_depth is None:
         _check_one_level(listing)
     depth = class_depth or 1

@@ -53,7 +53,7 @@ def locate(
     else:
         beside = {**_on_disk(Path(data).expanduser().absolute(), test_split), **_inside(parent, split)}
         test = _test(train, beside, test_split, test_data)
-    if test is not None and (test.root.resolve(), test.inside) == (train.root.resolve(), train.inside):
+    if test is not None and Path(test.name).resolve() == Path(train.name).resolve():
         raise UserError(f"{test.name} is both the training and the test data; test on other images")
     return unwrapped(train), unwrapped(test) if test is not None else None
 

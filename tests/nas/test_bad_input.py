@@ -77,10 +77,10 @@ def fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
     [
         ("--data nowhere", "no such path: nowhere; give an image folder, a .tar, or a name such as torch/cifar10"),
         ("--data images/red/0.png", "images/red/0.png is no .tar"),
-        ("--data empty", "cannot read empty: Found 0 images in subfolders of empty"),
+        ("--data empty", "empty has no images; give a folder or .tar with 2 class folders or more"),
         ("--data broken.tar", "cannot read broken.tar: "),
-        ("--data empty.tar", "cannot read empty.tar: "),
-        ("--data images/red", "images/red has 1 class; give the folder above at least 2 folders of images"),
+        ("--data empty.tar", "empty.tar has no images; give a folder or .tar with 2 class folders or more"),
+        ("--data images/red", "images without a folder; give a folder or .tar with 2 class folders or more"),
         ("--data corrupt --strict-images", "red/0.png cannot be read (it is no image); mend or remove it"),
         ("--data torch/cifar10", "torch/cifar10 needs --data-dir"),
         ("--data torch/cifar10 --data-dir nowhere", "--data-dir nowhere does not exist"),
