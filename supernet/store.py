@@ -147,9 +147,10 @@ class Supernet(nn.Module):
         template = _named_as_stored(space, largest)
         for name, (block, own) in weights.items():
             _register(self, name, _initial(template.get(name), self._extents[name].shape, block, own), True)
-        for name, (_, own) in norms.items():
-            value, trained = _NORM_ENTRIES[own.rpartition(".")[2]]
-            _register(self, name, value(self._extents[name].shape), trained)
+        for name, (block, own) in norms.items():
+            owner, _, entry = own.rpartition(".")
+            value, trained = _NORM_ENTRIES[entry]
+            _register(self, name, value(self._extents[name].shape, block.norm_scale(owner)), trained)
         rates = {b.name: i / (len(space.slots) - 1) for i, s in enumerate(space.slots) for b in space.slot_blocks(s)}
         self._drop_prob = {name: drop_path_rate * rate for name, rate in rates.items()}
         self._index()
@@ -268,12 +269,13 @@ class Supernet(nn.Module):
         return model.eval()
 
 
-_NORM_ENTRIES: dict[str, tuple[Callable[[torch.Size], Tensor], bool]] = {
-    "weight": (torch.ones, True),
-    "bias": (torch.zeros, True),
-    "running_mean": (torch.zeros, False),
-    "running_var": (torch.ones, False),
-    "num_batches_tracked": (lambda _: torch.tensor(0), False),
+# By name: the fresh tensor, of its shape and the norm's initial scale, and whether it is trained.
+_NORM_ENTRIES: dict[str, tuple[Callable[[torch.Size, float], Tensor], bool]] = {
+    "weight": (torch.full, True),
+    "bias": (lambda shape, _: torch.zeros(shape), True),
+    "running_mean": (lambda shape, _: torch.zeros(shape), False),
+    "running_var": (lambda shape, _: torch.ones(shape), False),
+    "num_batches_tracked": (lambda *_: torch.tensor(0), False),
 }
 
 

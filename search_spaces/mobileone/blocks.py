@@ -82,6 +82,13 @@ class Block(BlockSpec):
             in_place("out", "gate"),
         )
 
+    def norm_scale(self, norm: str) -> float:
+        """Branches beside the input begin silent (zero-init, Goyal et al. 2017): the block begins as its input.
+
+        Networks of different depths, which share weights, then begin alike. Without it no network of a supernet learns.
+        """
+        return 0.0 if self.residual and norm != "identity" else 1.0
+
     def build(self) -> nn.Module:
         from search_spaces.mobileone import modules
 

@@ -16,6 +16,7 @@ class Block(MobileOneBlock):
         layers = LayerFn(attn=get_attn("se")) if se else LayerFn()
         super().__init__(in_chs, out_chs, group_size=1 if depthwise else None, layers=layers, **arguments)
         self.drop_path = DropPath(0.0)
+        begin_as_input(self)
 
     @property
     def drop_prob(self) -> float:
@@ -32,6 +33,17 @@ def head(width: int, num_classes: int) -> nn.Module:
 
 
 def network(stages: list[list[dict[str, Any]]], stem: int, arguments: dict[str, Any]) -> ByobNet:
-    """timm's model (see `MobileOneSpace.constructor`)."""
+    """timm's model (see `MobileOneSpace.constructor`); its branches beside the input of a block begin silent."""
     blocks = tuple(tuple(ByoBlockCfg(**block) for block in stage) for stage in stages)
-    return ByobNet(ByoModelCfg(blocks=blocks, stem_type="one", stem_chs=stem), **arguments)
+    model = ByobNet(ByoModelCfg(blocks=blocks, stem_type="one", stem_chs=stem), **arguments)
+    for module in model.modules():
+        if isinstance(module, MobileOneBlock):
+            begin_as_input(module)
+    return model
+
+
+def begin_as_input(block: MobileOneBlock) -> None:
+    """Sets the norms of a fresh block's branches as `Block.norm_scale` says."""
+    branches: list[Any] = [*block.conv_kxk, *([block.conv_scale] if block.conv_scale is not None else [])]
+    for branch in branches if block.identity is not None else []:
+        nn.init.zeros_(branch.bn.weight)

@@ -59,6 +59,18 @@ class SupernetContract(ABC):
                     expected = {name: tensor.shape for name, tensor in block.build().state_dict().items()}
                 assert {name: tensor.shape for name, tensor in net.tensors(block)} == expected
 
+    def test_norms_begin_as_the_block_says(self) -> None:
+        """In a fresh supernet, which makes them itself, as in the block's module."""
+        space = self.make_tiny()
+        net = Supernet(space)
+        for block in {block.key: block for slot in space.slots for block in space.slot_blocks(slot)}.values():
+            stored = dict(net.tensors(block))
+            for name, part in block.build().named_modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    assert part.weight.unique().tolist() == [block.norm_scale(name)], (block.key, name)
+                    entries = part.state_dict(prefix=f"{name}.").items()
+                    assert all(torch.equal(stored[entry], value) for entry, value in entries), (block.key, name)
+
     @norms
     def test_gradients_are_the_extracted_networks_and_stay_inside_its_slice(self, norm: Norm) -> None:
         space = self.make_tiny()

@@ -7,7 +7,9 @@ from timm.utils import reparameterize_model
 
 from nas.networks.fvcore_macs import fvcore_macs
 from search_spaces import SearchSpace, UserError, get_space, macs, num_params
-from search_spaces.mobileone import MobileOneSpace, mobileone
+from search_spaces.mobileone import MobileOneSpace, mobileone, mobileone_nano
+from supernet import Supernet
+from supernet.store import Norm
 from tests.contracts.space import SpaceContract, image, randomized
 from tests.contracts.supernet import SupernetContract
 
@@ -54,12 +56,25 @@ class TestPublished:
         ours.load_state_dict(theirs.state_dict())
         assert torch.equal(ours(image(self.space, 1)), theirs(image(self.space, 1)))
 
-    def test_is_initialized_as_timms_model(self) -> None:
+    def test_is_initialized_as_timms_model_but_for_silent_branches(self) -> None:
         torch.manual_seed(3)
         theirs = timm.create_model("mobileone_s0").state_dict()
         torch.manual_seed(3)
         ours = self.space.build(self.space.published["s0"]).state_dict()
-        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+        silent = {name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)}
+        assert {name.rpartition(".bn.")[2] for name in silent} == {"weight"}
+        assert not any(ours[name].any() for name in silent)
+
+
+@pytest.mark.parametrize("norm", ["width", "shared"])
+def test_a_fresh_supernet_computes_the_same_at_any_depth_beyond_the_first_pairs(norm: Norm) -> None:
+    space = mobileone_nano()
+    net = Supernet(space, norm=norm).eval()
+    fields = space.to_json(space.smallest)
+    deep = space.from_json({**fields, "present": space.to_json(space.largest)["present"]})
+    x = image(space)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, deep), net(x, space.smallest), rtol=1e-3, atol=1e-4)
 
 
 def test_no_action_takes_branches_away_as_they_cost_nothing() -> None:
