@@ -55,7 +55,7 @@ class BackendContract(ABC):
         sessions = {name: backend.prepare(network_job(tiny, arch)) for name, arch in archs.items()}
         runs = {name: session.run for name, session in sessions.items()}
         timings = measure(runs, backend.settings(3), backend.clock).timings
-        assert 0 < timings["smallest"].min_ms <= timings["smallest"].median_ms < 1000
+        assert 0 < timings["smallest"].min_ms <= timings["smallest"].median_ms
         assert timings.keys() == runs.keys()
 
     def test_devices_are_shares(self, backend: Backend, tiny: SearchSpace) -> None:

@@ -24,6 +24,7 @@ from nas.pruning.slicing import prune, zero
 from nas.pruning.structure import Dimension, Kind, Structure
 from search_spaces.deployed import deployed
 from search_spaces.layout import places
+from tests.rounding import assert_equal_but_for_rounding, rounding
 
 
 def randomized(model: nn.Module, seed: int = 0, gain: float = 0.5) -> nn.Module:
@@ -71,16 +72,17 @@ class PruningContract:
         names = list(whole.state_dict())
         self.prepare(whole)
         assert list(whole.state_dict()) == names
-        torch.testing.assert_close(whole(images), before, rtol=1e-5, atol=1e-5)
+        assert_equal_but_for_rounding(whole(images), before, whole)
 
     @torch.no_grad()
-    @pytest.mark.parametrize("kind", ["embedding", "heads", "key", "value", "ffn", "width"])
-    def test_zeroed_units_can_be_sliced_away(self, kind: str, whole: nn.Module, images: Tensor) -> None:
+    def test_zeroed_units_can_be_sliced_away(self, images: Tensor) -> None:
         """Layer norms, whose means and variances zeros would change, take them over the remaining units."""
+        assert {d.kind for d in self.prepare(self.model()).dimensions} == set(self.kinds)
+        for kind in self.kinds:
+            self.check_zeroed_is_sliced(kind, randomized(self.model(), gain=self.gain), images)
+
+    def check_zeroed_is_sliced(self, kind: Kind, whole: nn.Module, images: Tensor) -> None:
         structure = self.prepare(whole)
-        assert {d.kind for d in structure.dimensions} == set(self.kinds)
-        if kind not in self.kinds:
-            return
         before = whole(images)
         kept, removed = split(structure, lambda d: d.kind == kind)
         masked = copy.deepcopy(whole)
@@ -90,8 +92,9 @@ class PruningContract:
                 norm.register_forward_hook(normalize_over(torch.from_numpy(places(axes[0], structure.sizes, kept))))
         expected = masked(images)
         prune(whole, structure, kept)
-        torch.testing.assert_close(whole(images), expected, rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(expected, before, rtol=1e-4, atol=1e-4), "the units counted"
+        assert_equal_but_for_rounding(whole(images), expected, whole)
+        limit = 10 * rounding(whole) * float(before.abs().max())
+        assert (expected - before).abs().max() > limit, f"the units of {kind} counted"
 
     @torch.no_grad()
     def test_costs_are_those_of_the_network_built(self, whole: nn.Module, images: Tensor) -> None:
@@ -140,7 +143,7 @@ class PublishedContract:
         assert costs.num_params(pruned.sizes) == num_params(deployed(whole))
         assert costs.macs(pruned.sizes) == fvcore_macs(deployed(whole), image)
 
-    @pytest.mark.slow
+    @pytest.mark.heavy
     def test_halved_it_trains_and_is_exported(self, whole: nn.Module, tmp_path: Path) -> None:
         import onnxruntime
 
@@ -157,7 +160,7 @@ class PublishedContract:
             expected = whole(images)
         assert expected.shape == (3, 1000)
         exported = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-        torch.testing.assert_close(exported, expected, rtol=0, atol=1e-4 * max(1.0, float(expected.abs().max())))
+        assert_equal_but_for_rounding(exported, expected, whole)
 
 
 def num_params(model: nn.Module) -> int:

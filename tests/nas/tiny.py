@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +89,12 @@ def make_table(space: SearchSpace, ms_per_mega_mac: float = 0.1) -> LatencyTable
 
 
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 600  # with a process that may hang, on a machine that may be busy
 
 
-def start(folder: Path, *argv: str, kill_at: str = "") -> subprocess.Popen[str]:
+def start(folder: Path, *argv: str) -> subprocess.Popen[str]:
     """This program in the folder, in a process group of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KILL_AT": kill_at}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.nas.tiny", *argv],
         cwd=folder,
@@ -103,10 +106,36 @@ def start(folder: Path, *argv: str, kill_at: str = "") -> subprocess.Popen[str]:
     )
 
 
-def run_killed(folder: Path, *argv: str, kill_at: str) -> None:
-    process = start(folder, *argv, kill_at=kill_at)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL, errors
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Returns once the process has written the file.
+
+    Raises:
+        AssertionError: the process has ended, or too much time has passed.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.05)
+
+
+def run_killed(folder: Path, command: str, *argv: str, kill_at: str) -> None:
+    """The command in a forked process, killed at that call; a process of its own would first import everything."""
+    with tempfile.TemporaryFile("w+") as output:
+
+        def process() -> None:
+            os.chdir(folder)
+            sys.stdout = sys.stderr = output
+            _kill_at(*kill_at.split(":"))
+            run(lambda: importlib.import_module(command).main(argv))
+
+        one = multiprocessing.get_context("fork").Process(target=process)
+        one.start()
+        one.join(timeout=PATIENCE_S)
+        if one.exitcode is None:
+            one.kill()
+        output.seek(0)
+        assert one.exitcode == -signal.SIGKILL, output.read()
 
 
 @dataclass(frozen=True)
@@ -136,7 +165,7 @@ def run_job(main: Callable[[int], None], count: int = 2) -> list[Ended]:
     for one in processes:
         one.start()
     for one in processes:
-        one.join(timeout=120)
+        one.join(timeout=PATIENCE_S)
     hanging = [one for one in processes if one.is_alive()]
     for one in hanging:
         one.kill()

@@ -174,7 +174,6 @@ def test_killed_and_started_again_equals_uninterrupted(folder: Path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # Ray's processes take long to start where cores are busy
 def test_ray_trains_the_same_networks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--data", "images", "--batch-size", "16", "--amp", "off", "--epochs", "1", "--seeds", "1", *SIZE]
     arguments += ["--count", "5", "--image-size", "32"]  # a space that Ray's processes know

@@ -85,7 +85,7 @@ def test_a_program_of_another_exporter_runs(tmp_path: Path) -> None:
 THREADS = """
 import os, sys
 from pathlib import Path
-from latency_lut.executorch_backend import ExecuTorchBackend
+from latency_lut.backends.executorch import ExecuTorchBackend
 def threads(): return len(os.listdir("/proc/self/task"))
 import executorch.extension.pybindings.portable_lib as lib
 lib._unsafe_reset_threadpool(1)

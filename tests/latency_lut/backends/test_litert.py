@@ -78,7 +78,7 @@ SCRIPT = """
 import os, sys
 sys.modules["torch"] = None  # cannot be imported
 from pathlib import Path
-from latency_lut.litert_backend import LiteRtBackend
+from latency_lut.backends.litert import LiteRtBackend
 threads = len(os.listdir("/proc/self/task"))
 session = LiteRtBackend(threads=3).load(Path(sys.argv[1]))
 session.run(1)

@@ -82,7 +82,7 @@ def test_build_and_validate(
     table = LatencyTable.load(path)
     table.check(make_tiny())
     assert table.provenance.runtime.runtime_version == onnxruntime.__version__
-    assert 0.01 < table.latency_ms(make_tiny(), make_tiny().largest) < 100
+    assert table.latency_ms(make_tiny(), make_tiny().largest) > 0
 
     validate.main(["--num-archs", "4", "--samples", "3"])
     text = capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_an_onnx_file_is_timed(tiny: SearchSpace, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
     minimum, median, _ = measure_onnx(path, threads=1, samples=3)
-    assert 0 < minimum <= median < 100
+    assert 0 < minimum <= median
 
 
 @pytest.mark.parametrize(("usual_ms", "busy"), [(1.1, False), (1.5, True)])

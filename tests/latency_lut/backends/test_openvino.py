@@ -15,6 +15,7 @@ from latency_lut.backends.base import FileBackend, Job, network_job
 from latency_lut.backends.openvino import OpenVinoBackend, _convolution
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract
+from tests.rounding import rounding
 
 pytest.importorskip("openvino")
 
@@ -55,14 +56,15 @@ def runs_here(precision: str) -> bool:
 
 
 def test_the_loaded_model_computes_what_the_module_does_in_float32(job: Job, tmp_path: Path) -> None:
-    assert error(OpenVinoBackend(), job, tmp_path) < 1e-5, "also where the CPU has faster, less precise instructions"
+    """Also where the CPU has faster, less precise instructions."""
+    assert error(OpenVinoBackend(), job, tmp_path) < rounding(job.module())
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_a_lower_precision_is_used_or_refused(precision: str, job: Job, tmp_path: Path) -> None:
     backend = OpenVinoBackend(precision=precision)
     if runs_here(precision):
-        assert 1e-5 < error(backend, job, tmp_path) < 0.1
+        assert rounding(job.module()) < error(backend, job, tmp_path) < 0.1
         return
     with pytest.raises(UserError, match=f"precision is '{precision}'; .*float32") as refused:
         backend.prepare(job)
@@ -85,7 +87,7 @@ def test_the_profile_is_of_the_operators_that_run(job: Job) -> None:
     assert 0 < sum(op.detail == "depthwise" for op in convolutions) <= sum(module.groups > 1 for module in modules)
     assert len(modules) / 2 < len(convolutions) <= len(modules)
     assert {"Gelu", "Parameter"}.isdisjoint(op.type for op in operators), "fused ones do not run"
-    assert all(op.ms >= 0 for op in operators) and 0 < sum(op.ms for op in operators) < 1000
+    assert all(op.ms >= 0 for op in operators) and sum(op.ms for op in operators) > 0
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from latency_lut.backends.protocol import measure
 from latency_lut.backends.pytorch import CompiledTorchBackend, EventClock, GraphRun, TorchBackend
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import BackendContract
+from tests.rounding import assert_equal_but_for_rounding
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -85,8 +86,8 @@ def test_code_is_generated_once_for_more_operators_than_onednn_keeps() -> None:
     """In a process of its own: oneDNN asks how much to keep when it generates the first."""
     script = """
 import torch
-from latency_lut.backend import Job
-from latency_lut.torch_backend import TorchBackend
+from latency_lut.backends.base import Job
+from latency_lut.backends.pytorch import TorchBackend
 session = TorchBackend().prepare(Job((8, 8, 8), lambda: torch.nn.Conv2d(8, 8, 5)))
 with torch.inference_mode():
     for width in range(9, 1109):
@@ -109,7 +110,7 @@ def test_a_compiled_module_computes_the_same_however_many_have_been_compiled(tin
         for job in (Job((3, 8, 8), nn.Hardswish), blocks_job(tiny.lower(tiny.smallest)[1:2])):
             forward, images = backend.loaded(job)
             with torch.inference_mode():
-                torch.testing.assert_close(forward(images), job.module()(images), rtol=1e-4, atol=1e-5)
+                assert_equal_but_for_rounding(forward(images), job.module()(images), job.module())
 
 
 def test_the_profile_is_of_what_the_module_calls(tiny: SearchSpace) -> None:
@@ -123,7 +124,7 @@ def test_the_profile_is_of_what_the_module_calls(tiny: SearchSpace) -> None:
     assert sum(op.detail == "depthwise" for op in convolutions) == depthwise > 0
     assert all(op.type.startswith("aten::") and op.type != op.name for op in convolutions), "what spends the time"
     assert sum(operator_kind(op) == "softmax" for op in operators) == sum(b.kind == "attention" for b in job.blocks) + 1
-    assert all(op.ms > 0 for op in operators) and sum(op.ms for op in operators) < 1000
+    assert all(op.ms > 0 for op in operators)
 
 
 def test_the_profile_of_a_compiled_module_is_of_its_kernels(tiny: SearchSpace) -> None:

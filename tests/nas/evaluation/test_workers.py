@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from nas import train_supernet
 from nas.evaluation import workers
 from nas.evaluation.forwards import first_difference
 from nas.evaluation.workers import _mendable, _work, split
 from nas.search import main
 from search_spaces import SPACES, Arch, UserError, get_space
 from tests.nas import mortal
-from tests.nas.searching.test_search import TRAIN, timeless
-from tests.nas.tiny import PUBLISHED, make_images, tiny_space
+from tests.nas.searching.test_search import timeless
+from tests.nas.tiny import tiny_space
 
 NANO = get_space("efficientformerv2-nano")
 
@@ -76,17 +75,6 @@ def test_what_actors_raise_is_one_line() -> None:
 # ---- with Ray
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", tiny_space)
-        patch.chdir(folder)
-        make_images(Path("images"))
-        train_supernet.main([*TRAIN, "--ema-decay", "0.9", "--search-fraction", "0.4", *PUBLISHED, "--run", "r"])
-    return folder
-
-
 @pytest.fixture
 def folder(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(SPACES, "tiny", tiny_space)
@@ -101,7 +89,6 @@ def result(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # Ray's processes take long to start where cores are busy
 def test_two_workers_one_of_which_is_killed_find_what_one_process_finds(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,25 +32,24 @@ from nas.runs.checkpoint import save_tensors
 from search_spaces import SPACES, Arch, UserError, macs, num_params
 from search_spaces.command.files import write_json
 from tests.nas.reporting.test_report import EVIL, Page, browse, needs_browser
-from tests.nas.tiny import PUBLISHED, make_images, make_table, tiny_space
+from tests.nas.tiny import make_table, tiny_space
 
 SPACE = tiny_space()
 CPU = torch.device("cpu")
 MIDDLE = SPACE.slim(SPACE.slim(SPACE.largest)[0].arch)[0].arch
-TRAIN = ("--space", "tiny", "--data", "images", "--batch-size", "8", "--lr", "0.3", "--amp", "off", "--clip-grad", "0")
-SPLITS = ("--search-fraction", "0.4", "--ema-decay", "0.9")
+TRAIN = ("--space", "tiny", "--data", "images", "--batch-size", "8", "--amp", "off", "--search-fraction", "0.4")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a supernet, one with shared norms, a search with a winner, and the winner's weights of its own."""
-    folder = tmp_path_factory.mktemp("trained")
+    folder = tmp_path_factory.mktemp("whole")
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SPACES, "tiny", tiny_space)
         patch.chdir(folder)
-        make_images(Path("images"))
-        train_supernet.main([*TRAIN, *SPLITS, "--epochs", "1", "--norm", "shared", "--run", "shared"])
-        train_supernet.main([*TRAIN, *SPLITS, *PUBLISHED, "--epochs", "3", "--run", "r"])
+        train_supernet.main([*TRAIN, "--epochs", "1", "--norm", "shared", "--run", "shared"])
+    (folder / "runs/r/supernet/result.json").touch()  # the newest run
     winners = {"winners": [{"name": "winner-1", "arch": SPACE.to_json(MIDDLE)}], "earlier_winners": []}
     for name, content in (
         ("search", {**winners, "objective": Objective.of(num_params=0.5).to_json(), "tables": {}}),
@@ -64,9 +63,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(SPACES, "tiny", tiny_space)
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -128,7 +127,7 @@ def test_winners_files_and_named_archs(folder: Path) -> None:
     assert [n["name"] for n in found] == ["winner-1", "mine", "smallest", "largest"]
     archs = (MIDDLE, MIDDLE, SPACE.smallest, SPACE.largest)
     assert [n["arch"] for n in found] == [SPACE.to_json(arch) for arch in archs]
-    assert found[0]["confusion"] == found[1]["confusion"] != found[3]["confusion"]
+    assert found[0]["confusion"] == found[1]["confusion"]
 
 
 def test_retrained_weights() -> None:

@@ -53,7 +53,7 @@ def test_many_archs_score_as_each_alone() -> None:
     rng = np.random.default_rng(0)
     metrics = {"latency_ms": rng.uniform(0.1, 5, 1000), "num_params": rng.uniform(1e5, 3e7, 1000)}
     alone = [PUBLISHED.mes({name: values[i] for name, values in metrics.items()}) for i in range(1000)]
-    np.testing.assert_allclose(PUBLISHED.mes(metrics), alone, rtol=1e-15)  # NumPy's vectors round powers their own way
+    np.testing.assert_allclose(PUBLISHED.mes(metrics), alone, rtol=1e-13)  # NumPy's vectors round powers their own way
 
 
 def test_limits_include_their_value() -> None:

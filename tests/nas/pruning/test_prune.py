@@ -30,7 +30,8 @@ from nas.runs.checkpoint import load_tensors, save_tensors
 from search_spaces import SPACES, UserError
 from tests.nas.tiny import json_lines, make_images, run_killed, tiny_space
 
-TRAINING = ("--batch-size", "8", "--amp", "off", "--samples", "2", "--dense-epochs", "1", "--finetune-epochs", "2")
+TIMED = ("--samples", "2", "--backend", "torch")  # which needs no export
+TRAINING = ("--batch-size", "8", "--amp", "off", "--dense-epochs", "1", "--finetune-epochs", "2", *TIMED)
 ARGS = ("--model", "test_vit", "--image-size", "32", "--data", "images", *TRAINING)
 PRUNED = Path("runs/test_vit-images/prune/test_vit-macs-0.5-taylor-global")
 

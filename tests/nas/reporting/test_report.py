@@ -21,6 +21,7 @@ from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.page import log_axis
 from tests.nas.synthetic_run import add_export, add_retrain, add_search, add_supernet, add_table, make_run, write_lines
+from tests.nas.tiny import PATIENCE_S
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
@@ -97,7 +98,7 @@ def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
         [CHROMIUM, *flags, *log, "--dump-dom", path.resolve().as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=True,
     )
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 
-from nas import train_supernet
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.evaluator import Evaluator
 from nas.evaluation.racing import Finish
@@ -35,26 +34,12 @@ from nas.searching.storage import open_storage
 from nas.searching.study import Evaluation, Study
 from search_spaces import SPACES, Arch, UserError, macs, num_params, peak_activations
 from search_spaces.command.files import sha256
-from tests.nas.tiny import PUBLISHED, make_images, make_table, run_killed, tiny_space
+from tests.nas.tiny import make_table, run_killed, tiny_space
 
 SPACE = tiny_space()
 SIZE = ("--metrics", "size")
 TABLE = Path("runs/tables/tiny.json")
 CPU = torch.device("cpu")
-TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "3", "--batch-size", "8", "--lr", "0.3", "--amp", "off")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", tiny_space)
-        patch.chdir(folder)
-        make_images(Path("images"))
-        train_supernet.main(
-            [*TRAIN, "--ema-decay", "0.9", "--clip-grad", "0", "--search-fraction", "0.4", *PUBLISHED, "--run", "r"]
-        )
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +76,8 @@ def invented(self: Evaluator, base: Arch, archs: Any) -> list[float]:
 # ---- what it finds
 
 
-def test_a_search_by_latency_and_size(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_by_latency_and_size(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
     table = make_table(SPACE)
     table.save(TABLE)
     main(["--alpha-latency", "1.0", "--alpha-size", "0.5", "--exact"])
@@ -130,20 +116,25 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
         return replace(data, train=cast(Any, None), test=cast(Any, None))
 
     monkeypatch.setattr(core.runs, "load_run_data", guarded)
-    main([*SIZE])
+    main([*SIZE, "--budget", "14"])
     assert result()["num_images"] == len(seen[0].search) == 19
     assert all(round(p["accuracy"] * 19) / 19 == p["accuracy"] for p in result()["trajectory"])
 
 
 @pytest.mark.parametrize(
-    "flags", [("--exact",), ("--strategy", "predictor", "--seed", "3")], ids=["exact", "predictor"]
+    ("flags", "kill_at"),
+    [
+        (("--exact",), "nas.searching.study:Study._record:22"),
+        (("--exact",), "nas.searching.search:write_json:1"),
+        (("--strategy", "predictor", "--seed", "3"), "nas.searching.study:Study._record:22"),
+    ],
+    ids=["exact", "exact, before the result", "predictor"],
 )
-@pytest.mark.parametrize("kill_at", ["nas.searching.study:Study._record:24", "nas.searching.search:write_json:1"])
 def test_killed_and_resumed_equals_uninterrupted(
     folder: Path, flags: tuple[str, ...], kill_at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_table(SPACE).save(Path("runs/tables/tiny.json"))
-    flags = (*flags, "--budget", "32")
+    flags = (*flags, "--budget", "24")
     main([*flags, "--name", "whole"])
     run_killed(folder, "nas.search", *flags, kill_at=kill_at)
     assert not Path("runs/r/search/result.json").exists()
@@ -166,9 +157,10 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    main([*SIZE])
-    main([*SIZE])
-    main([*SIZE, "--name", "fast", "--alpha-size", "2"])
+    short = (*SIZE, "--budget", "14")
+    main([*short])
+    main([*short])
+    main([*short, "--name", "fast", "--alpha-size", "2"])
     names = [w["name"] for n in ("search", "search-2", "search-fast") for w in result(n)["winners"][:1]]
     assert names == ["winner-1", "search-2-winner-1", "search-fast-winner-1"]
     with pytest.raises(
@@ -266,7 +258,7 @@ def test_races_are_of_one_process() -> None:
 
 
 def test_norms_may_be_recalibrated(capsys: pytest.CaptureFixture[str]) -> None:
-    main([*SIZE, "--calibration-images", "16", "--batch-size", "8"])
+    main([*SIZE, "--budget", "14", "--calibration-images", "16", "--batch-size", "8"])
     found = result()
     assert found["calibration_images"] == 16
     data, supernet = load_run_data(Path("runs/r")), load_supernet(Path("runs/r"), CPU)
@@ -282,7 +274,7 @@ def test_norms_may_be_recalibrated(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_norms_of_each_width_are_the_supernets_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.evaluation.evaluator.measure_statistics", lambda *_: pytest.fail("recalibrated"))
-    main([*SIZE])
+    main([*SIZE, "--budget", "14"])
     assert result()["calibration_images"] == 0
 
 
@@ -319,7 +311,7 @@ def test_a_strategy_evaluates_its_budget_within_the_limits(strategy: str) -> Non
 
 
 def test_slimming_stops_with_the_step_that_reaches_its_budget() -> None:
-    main([*SIZE])
+    main([*SIZE, "--budget", "40"])
     main([*SIZE, "--budget", "20"])
     whole, found = result(), result("search-2")
     assert 20 <= found["num_evaluations"] + found["num_dropped"] < whole["num_evaluations"] + whole["num_dropped"]
@@ -383,7 +375,7 @@ def test_a_limit_that_cannot_be_met_is_named_before_anything_runs() -> None:
 def test_limits_may_be_mended_until_winners_are_picked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: [0.5] * len(archs))
     with pytest.raises(UserError, match="no network found reaches accuracy"):
-        main([*SIZE, "--exact", "--min-accuracy", "0.9"])
+        main([*SIZE, "--exact", "--budget", "14", "--min-accuracy", "0.9"])
     assert result()["winners"] == [] and result()["trajectory"]  # nothing is lost
     monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
     main(["--resume", "--min-accuracy", "0.4"])
@@ -419,12 +411,15 @@ def test_a_finished_search_goes_on_with_other_limits(
     assert [w["name"] for w in result()["winners"]] == [second["winners"][0]["name"]]
 
 
-@pytest.mark.parametrize("strategy", ["random", "nsga2"])
-def test_a_finished_search_goes_on_with_a_larger_budget(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("strategy", "budget"), [("random", 15), ("nsga2", 55)])
+def test_a_finished_search_goes_on_with_a_larger_budget(
+    strategy: str, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
     flags = (*SIZE, "--strategy", strategy)
-    main([*flags, "--budget", "60", "--name", "whole"])
-    main([*flags, "--budget", "55"])
+    more = ("--budget", str(budget + 5))
+    main([*flags, *more, "--name", "whole"])
+    main([*flags, "--budget", str(budget)])
     evaluated: list[Arch] = []
 
     def counting(self: Evaluator, base: Arch, archs: Any) -> list[float]:
@@ -432,7 +427,7 @@ def test_a_finished_search_goes_on_with_a_larger_budget(strategy: str, monkeypat
         return invented(self, base, archs)
 
     monkeypatch.setattr(Evaluator, "accuracies", counting)
-    main(["--resume", "--budget", "60"])
+    main(["--resume", *more])
     assert len(evaluated) == 5
     assert [e["arch"] for e in result()["evaluations"]] == [e["arch"] for e in result("search-whole")["evaluations"]]
     main(["--resume", "--max-params", "none", "--max-latency-ms", "none"])
@@ -526,7 +521,7 @@ def test_a_bad_storage_is_found_before_the_images_are_read(monkeypatch: pytest.M
 
 def test_killed_before_there_is_a_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
-    run_killed(folder, "nas.search", *SIZE, "--exact", kill_at="nas.searching.study:Study.__init__:1")
+    run_killed(folder, "nas.search", *SIZE, "--exact", "--budget", "14", kill_at="nas.searching.study:Study.__init__:1")
     assert not Path("runs/r/search/study.log").exists()
     main(["--resume"])
     assert result()["winners"]

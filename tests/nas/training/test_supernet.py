@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,10 +24,11 @@ from nas.training.supernet import Config
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
 from supernet import Supernet
-from tests.nas.tiny import ROOT, json_lines, make_images, run_killed, start, tiny_space
+from tests.nas.tiny import PATIENCE_S, ROOT, json_lines, make_images, run_killed, start, tiny_space, wait_for
 
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "4", "--batch-size", "8")
 ARGS = (*TRAIN, "--lr", "0.5", "--ema-decay", "0.9", "--clip-grad", "0.1", "--amp", "off")
+SHORT = (*ARGS, "--epochs", "2")
 RUN = Path("runs/r")
 
 
@@ -87,7 +87,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(SPACES, "tiny", tiny_space)
         patch.chdir(folder)
         make_images(Path("images"))
-        main([*ARGS, "--run", "whole"])
+        main([*SHORT, "--run", "whole"])
     return folder / "runs/whole"
 
 
@@ -103,13 +103,13 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
 @pytest.mark.parametrize(
     "kill_at",
     [
-        "nas.training.trainer:Trainer._one:13",
+        "nas.training.trainer:Trainer._one:7",
         "safetensors.torch:serialize_file:8",  # while a checkpoint is written
-        "nas.training.supernet:extremes_accuracy:5",  # trained, not yet tested
+        "nas.training.supernet:extremes_accuracy:3",  # trained, not yet tested
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(folder: Path, whole: Path, kill_at: str) -> None:
-    run_killed(folder, "nas.train_supernet", *ARGS, "--run", "r", "--checkpoint-seconds", "0", kill_at=kill_at)
+    run_killed(folder, "nas.train_supernet", *SHORT, "--run", "r", "--checkpoint-seconds", "0", kill_at=kill_at)
     assert not (RUN / "supernet/result.json").exists()
     main(["--resume", "--run", "r"])  # nothing else need be said
     assert_equal_runs(RUN, whole)
@@ -130,11 +130,9 @@ def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, loaders: 
     arguments = (*ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0", "--loaders", loaders)
     process = start(folder, "nas.train_supernet", *arguments)
     checkpoint = RUN / "supernet/checkpoint.safetensors"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(checkpoint, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loading processes, too
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted; the files written so far are whole: go on with --resume"
@@ -192,8 +190,8 @@ def test_resume_with_other_settings_says_which(
 
 
 def test_resume_may_change_where_and_how_fast(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
-    begin(monkeypatch, *ARGS)
-    main(["--resume", *ARGS, "--loaders", "1", "--device", "cpu", "--checkpoint-seconds", "1"])
+    begin(monkeypatch, *SHORT)
+    main(["--resume", *SHORT, "--loaders", "1", "--device", "cpu", "--checkpoint-seconds", "1"])
     assert_equal_runs(RUN, whole)
 
 
@@ -233,9 +231,7 @@ def test_data_changed_since_the_run_began(monkeypatch: pytest.MonkeyPatch) -> No
 def test_two_processes_cannot_work_on_one_run(folder: Path) -> None:
     process = start(folder, "nas.train_supernet", *ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0")
     try:
-        deadline = time.monotonic() + 60
-        while not (RUN / "supernet/checkpoint.safetensors").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(RUN / "supernet/checkpoint.safetensors", process)
         with pytest.raises(UserError, match="another process is at work in runs/r/supernet"):
             main(["--resume", "--run", "r"])
     finally:

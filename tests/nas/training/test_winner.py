@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from nas import search, train_supernet
 from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import load_supernet
 from nas.reporting.report import write_report
@@ -24,7 +23,7 @@ from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, macs, num_params
 from search_spaces.command.files import write_json
-from tests.nas.tiny import PUBLISHED, json_lines, make_images, run_killed, tiny_space
+from tests.nas.tiny import json_lines, run_killed, tiny_space
 from tests.nas.training.test_supernet import timeless
 
 SPACE = tiny_space()
@@ -32,18 +31,6 @@ COMMON = ("--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off"
 ARGS = (*COMMON, "--epochs", "2", "--warmup-epochs", "0")
 RETRAINED = Path("runs/r/retrain")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("searched")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", tiny_space)
-        patch.chdir(folder)
-        make_images(Path("images"))
-        train_supernet.main(["--space", "tiny", "--data", "images", *COMMON, *PUBLISHED, "--epochs", "2", "--run", "r"])
-        search.main(["--metrics", "size", "--winners", "2"])
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +80,7 @@ def test_every_winner_is_trained_from_its_inherited_weights() -> None:
         assert found["test_accuracy"] == accuracy(loaded(winner["name"]), data.test, 16, CPU)
         assert found["inherited_test_accuracy"] == accuracy(supernet.extract(arch), data.test, 16, CPU)
         lines = json_lines(RETRAINED / winner["name"] / "metrics.jsonl")
-        assert [line["step"] for line in lines] == [5, 10] and all("accuracy" in line for line in lines)
+        assert [line["step"] for line in lines] == [3, 6] and all("accuracy" in line for line in lines)
 
 
 def first_model(monkeypatch: pytest.MonkeyPatch, *flags: str) -> dict[str, torch.Tensor]:
@@ -125,9 +112,7 @@ def test_weights_are_inherited_or_fresh(monkeypatch: pytest.MonkeyPatch) -> None
 def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
     main([*ARGS, "--suffix", "whole"])
     arguments = (*ARGS, "--checkpoint-seconds", "0")
-    run_killed(
-        folder, "nas.retrain", *arguments, kill_at="nas.training.trainer:Trainer._one:14"
-    )  # in the second winner
+    run_killed(folder, "nas.retrain", *arguments, kill_at="nas.training.trainer:Trainer._one:9")  # in the second winner
     assert (RETRAINED / "winner-1/result.json").exists() and not (RETRAINED / "winner-2/result.json").exists()
     finished = (RETRAINED / "winner-1/model.safetensors").stat().st_mtime_ns
     main(["--resume"])
@@ -292,7 +277,7 @@ def test_a_taught_winner_goes_on_with_its_teacher_and_no_other(monkeypatch: pyte
     def interrupted(self: Any, images: Any, labels: Any) -> None:
         nonlocal steps
         steps += 1
-        if steps == 7:
+        if steps == 5:
             raise KeyboardInterrupt
         train(self, images, labels)
 

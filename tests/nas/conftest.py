@@ -1,0 +1,39 @@
+"""Runs of the tiny space that several files begin with, made once for each test process: copy them, change the copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nas import search, train_supernet
+from search_spaces import SPACES
+from tests.nas.tiny import PUBLISHED, make_images, tiny_space
+
+TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "2", "--batch-size", "8", "--lr", "0.3", "--amp", "off")
+SPLITS = ("--search-fraction", "0.4", "--ema-decay", "0.9", "--clip-grad", "0")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `images`, and `runs/r`, in which a supernet is trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.chdir(folder)
+        make_images(Path("images"))
+        train_supernet.main([*TRAIN, *SPLITS, *PUBLISHED, "--run", "r"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def searched(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`trained`, in which a search by size has taken its first steps and picked two winners."""
+    folder = tmp_path_factory.mktemp("searched")
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.chdir(folder)
+        search.main(["--metrics", "size", "--budget", "20", "--winners", "2"])
+    return folder
