@@ -39,7 +39,6 @@ def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_more_workers_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
