@@ -56,6 +56,7 @@ def test_statistics_are_those_of_a_plain_network_on_the_same_images(space: Effic
             assert_equal_but_for_rounding(own, expected, model)
         for name, part in norms_of(found).items():
             means, variances = (torch.stack([f(x) for x in seen[name]]).mean(dim=0) for f in (_mean, _variance))
+            assert part.running_mean is not None and part.running_var is not None
             assert_equal_but_for_rounding(part.running_mean, means, model)
             assert_equal_but_for_rounding(part.running_var, variances, model)
 
