@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def arm_configs(study: Study) -> list[training.Config]:
         UserError: an arm that there is not.
     """
     config = study.config
-    names = [*TrainConfig.__dataclass_fields__, *DataConfig.__dataclass_fields__, "space", "image_size"]
+    names = [*(field.name for field in (*fields(TrainConfig), *fields(DataConfig))), "space", "image_size"]
     common = training.Config(**{name: getattr(config, name) for name in names})
     common = replace(common, epochs=config.supernet_epochs or config.epochs)
     return [_arm_config(study, common, arm) for arm in dict.fromkeys(config.arms)]
