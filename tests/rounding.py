@@ -23,5 +23,5 @@ def rounding(model: nn.Module, dtype: torch.dtype = torch.float32) -> float:
 
 def assert_equal_but_for_rounding(found: Tensor, expected: Tensor, model: nn.Module) -> None:
     """Outputs of one network, computed in two ways."""
-    scale = max(1.0, float(expected.abs().max()))
+    scale = max(1.0, float(expected.detach().abs().max()))
     torch.testing.assert_close(found, expected, rtol=0, atol=scale * rounding(model, expected.dtype))

@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         make_images(Path("images"))
-        main([*ARGS, "--formats", "onnx"])
+        main([*ARGS, "--formats", "onnx", "--backend", "onnxruntime"])
     return folder
 
 
@@ -50,6 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(job, "export_onnx", lambda *_: {})  # takes seconds, and `finished` has done it
+    monkeypatch.setattr(job, "stage_times_ms", lambda *_: {})  # as well
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
