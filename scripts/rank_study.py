@@ -177,7 +177,7 @@ def configure(argv: Sequence[str] | None) -> Config:
         begun = runs.begun(folder, Config)
         return fill(config, replace(begun, study=config.study, runs=(), arms=(), workers=0, ray_address=None))
     space = get_space(config.space, config.image_size)
-    return fill(config, with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS))
+    return fill(config, with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS, space.recipe))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -111,7 +111,7 @@ def retrained(weights: Weights, folder: Path, network: Network, epochs: int, see
     if path.exists():
         return float(read_json(path)["test_accuracy"])
     space, data = weights.space, weights.data
-    config = with_recipe(TrainConfig(), space.image_size, weights.dataset, epochs)
+    config = with_recipe(TrainConfig(), space.image_size, weights.dataset, epochs, space.recipe)
     batch = min(config.batch_size, len(data.train))
     config = replace(config, epochs=epochs, seed=seed, batch_size=batch, device=weights.supernet.device.type)
     trainer = make_trainer(config, folder, space.image_size, data, network.model)
