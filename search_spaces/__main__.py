@@ -55,13 +55,14 @@ def show(config: Config) -> str:
 def describe(space: SearchSpace) -> str:
     """The space's size, its choices with their options, and its named archs with their costs."""
     power = math.log10(space.size())
+    varying = [choice for choice in space.choices if len(choice.options) > 1]
     lines = [
         f"{space.name}: 10^{power:.1f} archs for images of {space.image_size} px and {space.num_classes} classes",
         "",
-        f"  {len(space.choices)} choices",
+        f"  {len(varying)} choices",
     ]
-    for field in dict.fromkeys(choice.field for choice in space.choices):
-        options = [choice.options for choice in space.choices if choice.field == field]
+    for field in dict.fromkeys(choice.field for choice in varying):
+        options = [choice.options for choice in varying if choice.field == field]
         distinct = options[:1] if len(set(options)) == 1 else options
         spelled = "  ".join("{" + ", ".join(map(str, o)) + "}" for o in distinct)
         lines.append(f"    {field:<10} {len(options):>3} x  {spelled}")
