@@ -3,7 +3,7 @@
 Bare: every winner of the newest search, starting from its inherited weights. As published, from scratch:
     python -m nas.retrain --init scratch --epochs 300
 Several at a time, the less accurate ones stopped early:
-    python -m nas.retrain --archs candidates.json --workers 4
+    python -m nas.retrain --archs candidates.json --ray-workers 4
 
 The defaults below are the published recipe; images under 128 px have the shorter one of nas.train_supernet.
 """
@@ -28,8 +28,8 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Path, list[Job]]:
     if config.resume:
         config = fill(config, to_go_on_with(config))
     config.check_workers()
-    if config.scheduler and not (config.workers or config.resume):
-        raise UserError(f"--scheduler {config.scheduler} is for --workers; give both or none")
+    if config.scheduler and not (config.ray_workers or config.resume):
+        raise UserError(f"--scheduler {config.scheduler} is for --ray-workers; give both or none")
     return config, *make_jobs(config)
 
 

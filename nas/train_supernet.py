@@ -1,9 +1,9 @@
 """Train the weight-sharing supernet of a search space.
 
 Bare: the nano space on scikit-learn's digits, under three minutes on two cores. For ImageNet on a GPU:
-    python -m nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --loaders 16
+    python -m nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --num-workers 16
 On several GPUs or machines, with torchrun's own flags before the dashes:
-    torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --loaders 16
+    torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data imagenet --num-workers 16
 
 The defaults below are the recipe adamw, that of EfficientFormerV2; --recipe progressive is MobileOne's, and a space has
 the one that suits it where no flag is given. Images under 128 px have a shorter one (30 epochs, batch 128; adamw: lr

@@ -3,7 +3,7 @@
     python scripts/bench_search.py                       # one step on the digits, and archs costed a second
     python scripts/bench_search.py --run cifar10 --num-images 500      # the strategies on a trained supernet
     python scripts/bench_search.py --run cifar10 --num-images 1000 --racing    # slimming with races, and --exact
-    python scripts/bench_search.py --run cifar10 --workers 2           # evaluations a second, against one process
+    python scripts/bench_search.py --run cifar10 --ray-workers 2           # evaluations a second, against one process
 
 The first compares a step of slimming with the shared prefix and every action evaluated alone; times are ratios of
 interleaved runs, the accuracies of both must be the same numbers. Weights are fresh: time does not depend on them, and
@@ -280,8 +280,11 @@ def bench_workers(config: Config) -> None:
         return [(space.largest, group) for group in split(space, space.largest, frontier, count)]
 
     with cluster(config, "cpu") as resources:
-        workers = RayEvaluator(make, config.workers, resources)
-        print(f"{space.name}, {here.num_images} images, evaluations a second, {config.workers} workers and one process")
+        workers = RayEvaluator(make, config.ray_workers, resources)
+        print(
+            f"{space.name}, {here.num_images} images, evaluations a second, "
+            f"{config.ray_workers} workers and one process"
+        )
         for kind in ("frontier", "random"):
             pairs = []
             for _ in range(config.pairs):
@@ -383,9 +386,9 @@ def _print_racing(
 
 def main() -> None:
     config = parse(Config, None, "python scripts/bench_search.py", __doc__ or "")
-    if config.workers and config.run is None:
-        raise UserError("--workers needs --run, the run of a supernet that they load")
-    if config.workers:
+    if config.ray_workers and config.run is None:
+        raise UserError("--ray-workers needs --run, the run of a supernet that they load")
+    if config.ray_workers:
         bench_workers(config)
     elif config.run is None:
         bench(config)

@@ -165,7 +165,7 @@ def _json(statistics: Mapping[str, Estimate]) -> Statistics:
 def _machine(config: Config) -> str:
     device = pick_device(config.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
-    threads = (config.workers and 1) or torch.get_num_threads()
+    threads = (config.ray_workers and 1) or torch.get_num_threads()
     return f"{name}, {os_name()}, torch {torch.__version__}, {threads} threads"
 
 
@@ -175,7 +175,7 @@ def configure(argv: Sequence[str] | None) -> Config:
     folder = study_folder(config)
     if (folder / "config.json").exists():
         begun = runs.begun(folder, Config)
-        return fill(config, replace(begun, study=config.study, runs=(), arms=(), workers=0, ray_address=None))
+        return fill(config, replace(begun, study=config.study, runs=(), arms=(), ray_workers=0, ray_address=None))
     space = get_space(config.space, config.image_size)
     return fill(config, with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS, space.recipe))
 

@@ -159,7 +159,7 @@ def train_batches(
     epochs: int,
     seed: int,
     start: int,
-    loaders: int,
+    num_workers: int,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 images, labels) of every step from `start` on.
@@ -172,14 +172,14 @@ def train_batches(
         UserError: 100 images in a row are corrupt.
     """
     keys = _TrainKeys(len(images), batch_size, epochs, seed, start, share)
-    for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, loaders):
+    for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, num_workers):
         if labels.min() < 0:
             raise UserError(f"{MAX_CORRUPT_RUN} images in a row, or all, cannot be read; see the warnings")
         yield batch, labels
 
 
 def eval_batches(
-    images: Images, image_size: int, batch_size: int, loaders: int = 0, share: tuple[int, int] = (0, 1)
+    images: Images, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(uint8 images, labels) of the whole split in order; a corrupt image is black and has label -1.
 
@@ -189,14 +189,14 @@ def eval_batches(
     transform = eval_transform(image_size)
     positions = range(share[0], len(images), share[1])
     keys = [[(0, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
-    yield from _batches(_Samples(images, lambda _: transform, 0, replace=False), keys, loaders)
+    yield from _batches(_Samples(images, lambda _: transform, 0, replace=False), keys, num_workers)
 
 
-def _batches(samples: _Samples, keys: Iterable[list[Key]], loaders: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(samples: _Samples, keys: Iterable[list[Key]], num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     loader = DataLoader(
         samples,
         batch_sampler=keys,
-        num_workers=loaders,
+        num_workers=num_workers,
         collate_fn=_collate,
         worker_init_fn=_leave_signals_to_the_parent,
         pin_memory=torch.cuda.is_initialized(),  # and not merely there: work on the CPU leaves GPUs alone
@@ -213,7 +213,7 @@ def _loaded(loader: DataLoader[Sample]) -> Iterator[tuple[Tensor, Tensor, list[t
     Raises:
         UserError: the loading processes cannot be started, or one of them dies.
     """
-    fewer = f"give fewer --loaders than {loader.num_workers} (0 loads in this process)"
+    fewer = f"give fewer --num-workers than {loader.num_workers} (0 loads in this process)"
     try:
         with _torch_raises_only_here():
             batches = iter(loader)

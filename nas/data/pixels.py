@@ -57,7 +57,7 @@ def why_unreadable(error: Exception) -> str:
         UserError: the machine's limits are reached.
     """
     if isinstance(error, OSError) and error.errno in _EXHAUSTED:
-        raise UserError(f"{error.strerror}; raise the limit (ulimit -n), or give fewer --loaders") from None
+        raise UserError(f"{error.strerror}; raise the limit (ulimit -n), or give fewer --num-workers") from None
     return shown(str(error)) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""A step's batch in equal parts: so many for each process, worked on one after another (`--accumulate`).
+"""A step's batch in equal parts: so many for each process, worked on one after another (`--accumulation-steps`).
 
 Each part is normalized by itself and has random draws of its own; gradients and running statistics are means over the
 parts. So a step is the same whether its parts are one process's or several's. (Normalizing over all parts, as SyncBN
@@ -20,16 +20,16 @@ from search_spaces import UserError
 class Parts:
     """
     Args:
-        accumulate: parts of each process.
+        accumulation_steps: parts of each process.
         pairs: the images of a part are mixed in pairs.
 
     Raises:
         UserError: the batch cannot be split so.
     """
 
-    def __init__(self, model: nn.Module, batch_size: int, accumulate: int, pairs: bool) -> None:
-        self.own, self.count = accumulate, accumulate * process.world_size()
-        _check(batch_size, self.count, accumulate, pairs)
+    def __init__(self, model: nn.Module, batch_size: int, accumulation_steps: int, pairs: bool) -> None:
+        self.own, self.count = accumulation_steps, accumulation_steps * process.world_size()
+        _check(batch_size, self.count, accumulation_steps, pairs)
         buffers = list(model.buffers())
         self.statistics = Flat([b for b in buffers if b.is_floating_point()])
         self.counters = Flat([b for b in buffers if b.dtype == torch.int64])
@@ -76,7 +76,7 @@ class Parts:
             self.statistics.write(collectives.mean(self.statistics.read()))
 
 
-def _check(batch_size: int, parts: int, accumulate: int, pairs: bool) -> None:
+def _check(batch_size: int, parts: int, accumulation_steps: int, pairs: bool) -> None:
     if parts == 1:
         if pairs and batch_size % 2:
             raise UserError(f"--batch-size {batch_size} is odd; mixup pairs images: give an even one")
@@ -85,7 +85,7 @@ def _check(batch_size: int, parts: int, accumulate: int, pairs: bool) -> None:
     if batch_size % unit or batch_size < 2 * parts:
         kind = "even parts, as mixup pairs images" if pairs else "equal parts of at least 2 images"
         raise UserError(
-            f"--batch-size {batch_size} does not make {parts} {kind} (processes × --accumulate: "
-            f"{parts // accumulate} × {accumulate}); give a multiple of {unit}, such as "
+            f"--batch-size {batch_size} does not make {parts} {kind} (processes × --accumulation-steps: "
+            f"{parts // accumulation_steps} × {accumulation_steps}); give a multiple of {unit}, such as "
             f"{max(batch_size // unit * unit, 2 * parts)}"
         )

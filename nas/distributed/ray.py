@@ -30,18 +30,18 @@ ANSWER_SECONDS = 30.0  # most of which Ray takes to start asking
 class RayConfig(Flags):
     """Flags of a command that works through Ray."""
 
-    workers: int = flag(0, "processes that work at a time, one thread each, through Ray (0: this one)", minimum=0)
+    ray_workers: int = flag(0, "processes that work at a time, one thread each, through Ray (0: this one)", minimum=0)
     ray_address: str | None = flag(None, "host:port of a Ray cluster, or auto (default: this machine alone)")
 
     def check_workers(self) -> None:
         """UserError if there is a cluster and nothing is to run on it."""
-        if self.ray_address and not self.workers:
-            raise UserError(f"--ray-address {self.ray_address} is for --workers; give both or none")
+        if self.ray_address and not self.ray_workers:
+            raise UserError(f"--ray-address {self.ray_address} is for --ray-workers; give both or none")
 
 
 @contextmanager
 def cluster(config: RayConfig, device: str) -> Iterator[dict[str, float]]:
-    """Ray for `config.workers` processes; yields what each of them takes: one CPU, its share of the GPUs.
+    """Ray for `config.ray_workers` processes; yields what each of them takes: one CPU, its share of the GPUs.
 
     Raises:
         UserError: no cluster at the address, or one with too few CPUs.
@@ -50,7 +50,7 @@ def cluster(config: RayConfig, device: str) -> Iterator[dict[str, float]]:
 
     options: dict[str, Any] = {"address": config.ray_address}
     if config.ray_address is None:
-        options = {"address": "local", "num_cpus": config.workers, "object_store_memory": STORE_BYTES}
+        options = {"address": "local", "num_cpus": config.ray_workers, "object_store_memory": STORE_BYTES}
         options["include_dashboard"] = False
     elif config.ray_address != "auto":
         check_address(config.ray_address)
@@ -66,11 +66,13 @@ def cluster(config: RayConfig, device: str) -> Iterator[dict[str, float]]:
         raise UserError(f"Ray did not start on this machine: {reason} Try again when it is less busy") from None
     try:
         resources = ray.cluster_resources()
-        if (cpus := int(resources.get("CPU", 0))) < config.workers:
-            raise UserError(f"--workers is {config.workers}, the Ray cluster has {cpus} CPUs; give at most that")
+        if (cpus := int(resources.get("CPU", 0))) < config.ray_workers:
+            raise UserError(
+                f"--ray-workers is {config.ray_workers}, the Ray cluster has {cpus} CPUs; give at most that"
+            )
         gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
         # Ray places a worker on one GPU: shares that do not add up to whole GPUs would leave the last one waiting
-        yield {"num_cpus": 1, "num_gpus": 1 / ceil(config.workers / gpus) if gpus else 0}
+        yield {"num_cpus": 1, "num_gpus": 1 / ceil(config.ray_workers / gpus) if gpus else 0}
     finally:
         ray.shutdown()
 

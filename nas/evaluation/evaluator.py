@@ -54,12 +54,12 @@ class Evaluator:
         images: Images,
         image_size: int,
         batch_size: int = 256,
-        loaders: int = 0,
+        num_workers: int = 0,
         calibration: Sequence[Tensor] = (),
     ) -> None:
         self.supernet = supernet
         self.space = supernet.space
-        batches = eval_batches(images, image_size, batch_size, loaders)
+        batches = eval_batches(images, image_size, batch_size, num_workers)
         read = [(batch[labels >= 0], labels[labels >= 0]) for batch, labels in batches]  # corrupt ones have no label
         self.images = torch.cat([batch for batch, _ in read])  # uint8, decoded and resized once
         self.labels = torch.cat([labels for _, labels in read])

@@ -36,7 +36,7 @@ class EvaluatorConfig:
     calibration_images: int | None = None
     batch_size: int = 256
     device: str = "auto"
-    loaders: int = 0
+    num_workers: int = 0
 
 
 def make_evaluator(config: EvaluatorConfig) -> Evaluator:
@@ -50,9 +50,9 @@ def make_evaluator(config: EvaluatorConfig) -> Evaluator:
     supernet = load_supernet(config.run_folder, pick_device(config.device))
     size = supernet.space.image_size
     count = calibration_count(supernet, config.calibration_images)
-    calibration = calibration_batches(data.train, size, count, supernet.device, config.loaders)
+    calibration = calibration_batches(data.train, size, count, supernet.device, config.num_workers)
     images = data.search.spread(config.num_images or len(data.search))
-    return Evaluator(supernet, images, size, config.batch_size, config.loaders, calibration)
+    return Evaluator(supernet, images, size, config.batch_size, config.num_workers, calibration)
 
 
 class LocalEvaluator:
@@ -107,11 +107,11 @@ class RayEvaluator:
 def evaluators(config: RayConfig, evaluator: EvaluatorConfig) -> Iterator[LocalEvaluator | RayEvaluator]:
     """This process, or as many actors as there are to be workers."""
     make = partial(make_evaluator, evaluator)
-    if not config.workers:
+    if not config.ray_workers:
         yield LocalEvaluator(make)
         return
     with cluster(config, evaluator.device) as resources:
-        yield RayEvaluator(make, config.workers, resources)
+        yield RayEvaluator(make, config.ray_workers, resources)
 
 
 class _Actor:
@@ -152,7 +152,7 @@ def _mendable() -> Iterator[None]:
     except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
         raise UserError(
             f"{TRIES} workers have died of the same networks, perhaps of memory; go on with --resume and fewer "
-            "--workers or a smaller --batch-size"
+            "--ray-workers or a smaller --batch-size"
         ) from None
 
 

@@ -53,7 +53,7 @@ class Config(Flags):
     name: str | None = flag(None, "of the files written (default: made of the networks and the split)")
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
-    loaders: int = flag(0, "processes that load the images (0: this one)", minimum=0)
+    num_workers: int = flag(0, "processes that load the images (0: this one)", minimum=0)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def evaluate(config: Config) -> Path:
     split = data.search if config.split == "search" else data.test
     images = split.spread(config.num_images or len(split))
     networks, calibration_images = _networks(config, folder, archs, data.train, device)
-    found = confusions(networks, images, space, device, config.batch_size, config.loaders)
+    found = confusions(networks, images, space, device, config.batch_size, config.num_workers)
     path = folder / "evaluate" / f"{config.name or _name(networks, config.split)}.json"
     result = {
         "command": runs.command_line(),
@@ -163,7 +163,7 @@ def _networks(
     if archs:
         supernet = load_supernet(folder, device)
         count = calibration_count(supernet, config.calibration_images)
-        calibration = calibration_batches(train, supernet.space.image_size, count, device, config.loaders)
+        calibration = calibration_batches(train, supernet.space.image_size, count, device, config.num_workers)
         count = sum(map(len, calibration))
         networks = [Network(n, "inherited", arch, inherited(supernet, arch, calibration)) for n, arch in archs.items()]
     for winner in trained:
@@ -179,7 +179,7 @@ def confusions(
     space: SearchSpace,
     device: torch.device,
     batch_size: int,
-    loaders: int = 0,
+    num_workers: int = 0,
 ) -> list[Confusion]:
     """What each network takes for what; every image is read once, for all of them.
 
@@ -188,7 +188,7 @@ def confusions(
     """
     found = [Confusion(space.num_classes) for _ in networks]
     with tqdm(total=len(images), desc="evaluate", unit="image") as bar:
-        for batch, labels in eval_batches(images, space.image_size, batch_size, loaders):
+        for batch, labels in eval_batches(images, space.image_size, batch_size, num_workers):
             x = normalize(batch, device)
             for network, confusion in zip(networks, found, strict=True):
                 confusion.add(network.model(x), labels)

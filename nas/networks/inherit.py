@@ -48,13 +48,13 @@ def calibration_count(supernet: Supernet, wanted: int | None) -> int:
 
 
 def calibration_batches(
-    images: Images, image_size: int, count: int, device: torch.device, loaders: int = 0
+    images: Images, image_size: int, count: int, device: torch.device, num_workers: int = 0
 ) -> tuple[Tensor, ...]:
     """`calibration_images` on the device, normalized, channels last."""
-    return tuple(normalize(batch, device) for batch in calibration_images(images, image_size, count, loaders))
+    return tuple(normalize(batch, device) for batch in calibration_images(images, image_size, count, num_workers))
 
 
-def calibration_images(images: Images, image_size: int, count: int, loaders: int = 0) -> tuple[Tensor, ...]:
+def calibration_images(images: Images, image_size: int, count: int, num_workers: int = 0) -> tuple[Tensor, ...]:
     """`count` of the (training) images, or all if there are fewer, without the corrupt ones: uint8, on the CPU.
 
     In whole batches of 256 (or one smaller): all count alike in the mean of their statistics.
@@ -69,7 +69,7 @@ def calibration_images(images: Images, image_size: int, count: int, loaders: int
     count = min(count, len(images))
     if count > BATCH_SIZE:
         count -= count % BATCH_SIZE
-    batches = eval_batches(images.spread(count), image_size, BATCH_SIZE, loaders)
+    batches = eval_batches(images.spread(count), image_size, BATCH_SIZE, num_workers)
     read = [batch[labels >= 0] for batch, labels in batches]
     if not any(len(batch) > 1 for batch in read):
         raise UserError(f"none of {count} training images to recalibrate norms on can be read; see the warnings")

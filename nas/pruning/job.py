@@ -183,9 +183,9 @@ class Job:
     def accuracies(self, network: Network) -> dict[str, float]:
         """Of the search and the test split, fractions."""
         model = _renormalized(network).to(self.device).eval()
-        size, loaders = network.recipe.image_size, self.config.loaders
+        size, num_workers = network.recipe.image_size, self.config.num_workers
         splits = {"search": self.data.search, "test": self.data.test}
-        return {name: accuracy(model, images, size, self.device, loaders) for name, images in splits.items()}
+        return {name: accuracy(model, images, size, self.device, num_workers) for name, images in splits.items()}
 
     # ---- pruning
 
@@ -234,7 +234,7 @@ class Job:
             return
         images, size = self.data.train.spread(count), max(1, min(TAYLOR_BATCH, count // 8))
         scale, shift = (tensor.to(self.device) for tensor in renormalization(recipe.mean, recipe.std))
-        for batch, labels in eval_batches(images, recipe.image_size, size, self.config.loaders):
+        for batch, labels in eval_batches(images, recipe.image_size, size, self.config.num_workers):
             if bool((read := labels >= 0).any()):  # without corrupt ones
                 yield normalize(batch[read], self.device) * scale + shift, labels[read].to(self.device)
 

@@ -65,11 +65,11 @@ class Config(RayConfig, Goals):
     )
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
-    loaders: int = flag(0, "processes that load the images (0: this one)", minimum=0)
+    num_workers: int = flag(0, "processes that load the images (0: this one)", minimum=0)
     resume: bool = flag(False, "go on with the search named, or the newest of the run")
 
 
-FREE = ("device", "loaders", "workers", "ray_address", "run", "name", "resume")
+FREE = ("device", "num_workers", "ray_workers", "ray_address", "run", "name", "resume")
 # A search is a function of its settings and asks its study first, so these may change.
 AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
 
@@ -103,7 +103,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
         return folder
     if config.storage:
         check_storage(config.storage, None if config.resume else _study_name(folder))
-    of = (config.num_images, config.calibration_images, config.batch_size, config.device, config.loaders)
+    of = (config.num_images, config.calibration_images, config.batch_size, config.device, config.num_workers)
     with evaluators(config, EvaluatorConfig(run_folder, *of)) as evaluator:
         images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
         if not config.resume:
@@ -162,7 +162,7 @@ def _study_name(folder: Path) -> str:
 
 def _is_finished(folder: Path, config: Config, facts: Json) -> bool:
     """Whether winners have been picked with these settings. UserError if one that may not change differs."""
-    free = tuple(name for name in FREE if name != "workers" or config.strategy not in SEQUENTIAL)
+    free = tuple(name for name in FREE if name != "ray_workers" or config.strategy not in SEQUENTIAL)
     runs.reopen(folder, config, free, AMENDABLE, **facts)
     path = folder / "result.json"
     settings = read_json(path).get("settings") if path.exists() else None  # none: winners are not picked yet
@@ -232,15 +232,17 @@ def _explore(
 
 def _at_once(config: Config) -> int:
     """Archs that the strategy asks for before it is told of any, where that changes what it finds: else 1."""
-    return max(1, config.workers) if config.strategy in SEQUENTIAL else 1
+    return max(1, config.ray_workers) if config.strategy in SEQUENTIAL else 1
 
 
 def _check_flags(config: Config, space: SearchSpace) -> None:
     config.check_workers()
     if config.exact and config.strategy != "slimming":
         raise UserError(f"--exact is for --strategy slimming, {config.strategy} has no races; leave it out")
-    if config.strategy == "slimming" and config.workers and not config.exact:
-        raise UserError(f"--workers is {config.workers}, but the actions of a race wait for one another; add --exact")
+    if config.strategy == "slimming" and config.ray_workers and not config.exact:
+        raise UserError(
+            f"--ray-workers is {config.ray_workers}, but the actions of a race wait for one another; add --exact"
+        )
     known = dict.fromkeys(choice.field for choice in space.choices)
     if config.only and config.strategy != "slimming":
         raise UserError(f"--only is for --strategy slimming, not {config.strategy}; leave it out")

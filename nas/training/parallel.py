@@ -36,7 +36,7 @@ _SETTINGS = {
 
 
 def train_parallel(config: RayConfig, run_folder: Path, jobs: Sequence[Job], scheduler: str) -> None:
-    """Trains them `config.workers` at a time, and writes `retrain/result.json`: which were stopped, and when.
+    """Trains them `config.ray_workers` at a time, and writes `retrain/result.json`: which were stopped, and when.
 
     Args:
         jobs: begun, of the same number of epochs; also those that are over, which ASHA compares the others with.
@@ -51,7 +51,7 @@ def train_parallel(config: RayConfig, run_folder: Path, jobs: Sequence[Job], sch
     problems: list[str] = []
     if not all(job.is_over for job in jobs):
         with cluster(config, jobs[0].config.device) as resources:
-            problems = _fit(run_folder, jobs, scheduler, config.workers, resources)
+            problems = _fit(run_folder, jobs, scheduler, config.ray_workers, resources)
     rows = [{"name": j.folder.name, "test_accuracy": j.test_accuracy, "stopped": j.stopped} for j in jobs]
     result = {"command": runs.command_line(), "scheduler": scheduler, "epochs": jobs[0].config.epochs}
     write_json(run_folder / "retrain/result.json", {**result, "networks": rows})
@@ -145,7 +145,7 @@ def _problems(results: Any) -> Iterator[str]:
     for result in results:
         if result.error is not None:
             died = f"the process of {result.config['name']} has died {TRIES} times, perhaps of memory"
-            yield f"{died}; go on with --resume and fewer --workers"
+            yield f"{died}; go on with --resume and fewer --ray-workers"
         elif message := (result.metrics or {}).get("message"):
             yield message
 

@@ -14,7 +14,7 @@ class StepConfig(Flags):
     """Flags of a training run, but its length. These defaults are the recipe adamw."""
 
     batch_size: int = flag(256, "images of a step, of all processes together", minimum=1)
-    accumulate: int = flag(1, "parts, one after another, of each process's share of a batch", minimum=1)
+    accumulation_steps: int = flag(1, "parts, one after another, of each process's share of a batch", minimum=1)
     lr: float = flag(1e-3, "peak learning rate, at a batch of 1024 (scaled linearly with the batch)", above=0)
     optimizer: Literal["adamw", "sgd"] = flag("adamw", "sgd: with a momentum of 0.9")
     weight_decay: float = flag(0.025, "weight decay", minimum=0)
@@ -37,7 +37,7 @@ class StepConfig(Flags):
         "auto", "mixed precision; auto: bf16 (fp16 on older GPUs), on a CPU only where that is faster"
     )
     device: str = flag("auto", "cpu, cuda, cuda:1, …; auto: CUDA if there is one")
-    loaders: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
+    num_workers: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
     seed: int = flag(0, "of initialization, order, augmentation and sampling", minimum=0)
     checkpoint_seconds: float = flag(60.0, "time between checkpoints", minimum=0)
 
@@ -141,5 +141,5 @@ def check_progressive(config: TrainConfig, space: SearchSpace) -> None:
         )
 
 
-LOCAL = ("device", "loaders", "checkpoint_seconds")  # of a process; the others are the job's
-FREE_ON_RESUME = (*LOCAL, "accumulate", "amp")
+LOCAL = ("device", "num_workers", "checkpoint_seconds")  # of a process; the others are the job's
+FREE_ON_RESUME = (*LOCAL, "accumulation_steps", "amp")

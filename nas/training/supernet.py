@@ -78,7 +78,7 @@ def train_supernet(config: Config) -> Path:
     space = get_space(config.space, config.image_size, len(data.classes))
     check_progressive(config, space)
     teacher = load_teacher(config, data.classes, pick_device(config.device))
-    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.loaders)} if teacher else {}
+    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.num_workers)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
     if config.resume:
         trainer.resume()
@@ -182,11 +182,11 @@ def _progress(config: Config, epoch: float) -> float:
 
 def extremes_accuracy(supernet: Any, images: Images, trainer: Trainer) -> dict[str, float]:
     size, device = trainer.image_size, trainer.device
-    loaders = trainer.config.loaders
+    num_workers = trainer.config.num_workers
     calibration = [normalize(batch, device) for batch in trainer.calibration] if default_calibration(supernet) else []
     archs = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
     return {
-        f"{name}_accuracy": accuracy(inherited(supernet, arch, calibration), images, size, device, loaders)
+        f"{name}_accuracy": accuracy(inherited(supernet, arch, calibration), images, size, device, num_workers)
         for name, arch in archs.items()
     }
 
@@ -224,7 +224,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
         "images_per_s": trainer.step * config.batch_size / trainer.seconds,
         "amp": trainer.amp,
         "processes": process.world_size(),
-        "accumulate": config.accumulate,
+        "accumulation_steps": config.accumulation_steps,
         "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
         "search_accuracy": {n.removesuffix("_accuracy"): a for n, a in search.items()},
         "test_accuracy": {n.removesuffix("_accuracy"): a for n, a in test.items()},

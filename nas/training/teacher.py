@@ -140,14 +140,14 @@ def teacher_facts(config: TeacherConfig) -> dict[str, str]:
     return {"teacher_sha256": sha256(path)} if path else {}
 
 
-def teacher_result(teacher: Teacher, search: Images, image_size: int, loaders: int = 0) -> dict[str, Any]:
+def teacher_result(teacher: Teacher, search: Images, image_size: int, num_workers: int = 0) -> dict[str, Any]:
     """What a `result.json` says of the teacher. Prints its accuracy, a fraction: classes in another order show there.
 
     Args:
         search: the search split; it takes the teacher less time than a few epochs of training do.
     """
     config = teacher.config
-    found = accuracy(teacher, search, image_size, teacher.network.scale.device, loaders)
+    found = accuracy(teacher, search, image_size, teacher.network.scale.device, num_workers)
     print(f"teacher {config.teacher}: {100 * found:.2f} % of the search split", flush=True)
     sha256 = teacher_facts(config)["teacher_sha256"]
     return {

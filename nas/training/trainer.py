@@ -40,7 +40,7 @@ from search_spaces import UserError
 from supernet.strided_pointwise import mend_strided_pointwise
 
 MIN_LOSS_SCALE = 2.0**-14
-_CHECKPOINT = {"step", "seconds", "amp", "scaler", "processes", "accumulate", "code"}  # beside the tensors
+_CHECKPOINT = {"step", "seconds", "amp", "scaler", "processes", "accumulation_steps", "code"}  # beside the tensors
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 # What a step calls for each of its losses instead of `loss.backward()`: scales the loss and adds up gradients.
@@ -97,7 +97,7 @@ class Trainer:
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
         published = self.augment == "published"
-        self.parts = Parts(self.model, config.batch_size, config.accumulate, pairs=published)
+        self.parts = Parts(self.model, config.batch_size, config.accumulation_steps, pairs=published)
         self.parameters = list(self.model.parameters())
         self.optimization = Optimization(self.model, config, self.total, self.steps_per_epoch)
         self.optimizer = self.optimization.optimizer
@@ -121,7 +121,7 @@ class Trainer:
     @cached_property
     def calibration(self) -> tuple[Tensor, ...]:
         """Images that shared norms are recalibrated on at each evaluation, read once; as bytes, to hold little."""
-        return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.loaders)
+        return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.num_workers)
 
     # ---- checkpoint
 
@@ -143,7 +143,7 @@ class Trainer:
             "amp": self.amp,
             "scaler": self.scaler.state_dict(),
             "processes": process.world_size(),
-            "accumulate": self.config.accumulate,
+            "accumulation_steps": self.config.accumulation_steps,
             "code": code_digest(),
         }
         save_tensors(self.path, tensors, info)
@@ -164,7 +164,7 @@ class Trainer:
         load_optimizer(self.optimizer, self.model, part["optimizer"])
         self.step, self.seconds = info["step"], info["seconds"]
         self._go_on_with_amp(info)
-        if (before := info["processes"] * info["accumulate"]) != self.parts.count:
+        if (before := info["processes"] * info["accumulation_steps"]) != self.parts.count:
             print(f"a batch is now normalized in {self.parts.count} parts ({before} before): other figures will follow")
         if info["code"] != code_digest():
             print(f"warning: the code has changed since {self.path} was written")
@@ -205,7 +205,7 @@ class Trainer:
             epochs=config.epochs,
             seed=config.seed,
             start=self.step,
-            loaders=config.loaders,
+            num_workers=config.num_workers,
             share=(process.rank(), process.world_size()),
         )
         for images, labels in batches:
@@ -286,7 +286,7 @@ class Trainer:
         return x, target
 
     def _backward(self, loss: Tensor) -> None:
-        parts = self.config.accumulate
+        parts = self.config.accumulation_steps
         self.scaler.scale(loss / parts if parts > 1 else loss).backward()
 
     def _mean_loss(self, loss: float, num_gradients: int) -> float:
@@ -302,7 +302,7 @@ class Trainer:
         """Process 0 does, on a part of its own."""
         chosen = ""
         if process.is_primary():
-            size = len(images) // self.config.accumulate
+            size = len(images) // self.config.accumulation_steps
             x, target = self._prepared(0, images[:size], labels[:size])
 
             def step() -> Tensor:
@@ -347,7 +347,7 @@ class Trainer:
             "images_per_s": round(images_per_s, 1),
             "elapsed_s": round(self.seconds, 1),
             "processes": process.world_size(),
-            "accumulate": self.config.accumulate,
+            "accumulation_steps": self.config.accumulation_steps,
             **accuracies,
         }
 

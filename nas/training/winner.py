@@ -36,14 +36,14 @@ class Config(RayConfig, TeacherConfig, TrainConfig):
         None, "train these instead: JSON, a search's result or a list of networks, each with its name and arch"
     )
     scheduler: Literal["asha", "none"] | None = flag(
-        None, "with --workers: whether the less accurate are stopped (default: asha for --archs, none for winners)"
+        None, "with --ray-workers: whether the less accurate are stopped (default: asha for --archs, none for winners)"
     )
     suffix: str | None = flag(None, "train the winners once more, as <winner>-<suffix>")
     resume: bool = flag(False, "go on with the newest command that was interrupted: its networks, by its settings")
 
 
 DIGITS_EPOCHS = 8
-FREE = (*FREE_ON_RESUME, "workers", "ray_address", "run", "search", "winners", "archs", "scheduler", "resume")
+FREE = (*FREE_ON_RESUME, "ray_workers", "ray_address", "run", "search", "winners", "archs", "scheduler", "resume")
 Report = Callable[[float, float], None]  # epoch and accuracy on the search split, a fraction
 
 
@@ -97,9 +97,9 @@ def train_winner(
     arch = space.from_json(winner["arch"])
     device = pick_device(config.device)
     teacher = load_teacher(config, data.classes, device)
-    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.loaders)} if teacher else {}
-    origin = _inherited(run_folder, arch, data, device, config.loaders)
-    inherited_accuracy = accuracy(origin, data.test, space.image_size, device, config.loaders)
+    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.num_workers)} if teacher else {}
+    origin = _inherited(run_folder, arch, data, device, config.num_workers)
+    inherited_accuracy = accuracy(origin, data.test, space.image_size, device, config.num_workers)
     torch.manual_seed(config.seed)  # here: reading images draws from the global generator
     model = space.build(arch, config.drop_path)
     if config.init == "inherit":
@@ -112,7 +112,7 @@ def train_winner(
         trainer.resume()
     trainer.fit(f"retrain {name}")
     best = trainer.ema.module.eval()
-    test_accuracy = accuracy(best, data.test, space.image_size, device, config.loaders)
+    test_accuracy = accuracy(best, data.test, space.image_size, device, config.num_workers)
     if not process.is_primary():
         return folder
     save_tensors(folder / "model.safetensors", best.state_dict(), {"space": space.name})
@@ -156,7 +156,7 @@ def make_trainer(
         return loss.detach()
 
     def evaluate(ema: nn.Module) -> dict[str, float]:
-        found = accuracy(ema.eval(), data.search, image_size, trainer.device, config.loaders)
+        found = accuracy(ema.eval(), data.search, image_size, trainer.device, config.num_workers)
         if report is not None:
             report(trainer.step / trainer.steps_per_epoch, found)
         return {"accuracy": found}
@@ -165,8 +165,8 @@ def make_trainer(
     return trainer
 
 
-def _inherited(run_folder: Path, arch: Arch, data: Data, device: torch.device, loaders: int) -> nn.Module:
+def _inherited(run_folder: Path, arch: Arch, data: Data, device: torch.device, num_workers: int) -> nn.Module:
     supernet = load_supernet(run_folder, device)
     count = default_calibration(supernet)
-    calibration = calibration_batches(data.train, supernet.space.image_size, count, device, loaders)
+    calibration = calibration_batches(data.train, supernet.space.image_size, count, device, num_workers)
     return inherited(supernet, arch, calibration)

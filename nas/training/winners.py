@@ -133,8 +133,8 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
 
 
 def train_all(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
-    """Trains what is not trained yet, `config.workers` at a time."""
-    if config.workers:
+    """Trains what is not trained yet, `config.ray_workers` at a time."""
+    if config.ray_workers:
         _train_parallel(config, run_folder, jobs)
         return
     data = runs.load_run_data(run_folder)
@@ -145,7 +145,7 @@ def train_all(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
 
 def _train_parallel(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
     if process.world_size() > 1:
-        raise UserError("--workers trains several networks, torchrun one in several processes; use one of them")
+        raise UserError("--ray-workers trains several networks, torchrun one in several processes; use one of them")
     if len({job.config.epochs for job in jobs}) > 1:
         raise UserError("the networks were begun with different --epochs; name those of one number with --winners")
     _begin(jobs)

@@ -53,7 +53,7 @@ class Config(RayConfig, TrainConfig, DataConfig):
     calibration_images: int = flag(2048, "training images that norms are recalibrated on", minimum=2)
 
 
-FREE = (*FREE_ON_RESUME, "study", "runs", "arms", "workers", "ray_address")
+FREE = (*FREE_ON_RESUME, "study", "runs", "arms", "ray_workers", "ray_address")
 AMEND = ("seeds", "supernet_epochs", "calibration_images")
 
 
@@ -177,7 +177,7 @@ def train_all(study: Study) -> np.ndarray:
     every = [(number, seed) for seed in study.seeds for number in range(len(study.networks))]
     todo = [job for job in every if not _finished(study, *job)]
     if todo:
-        done = _train_through_ray(study, todo) if study.config.workers else _train_here(study, todo)
+        done = _train_through_ray(study, todo) if study.config.ray_workers else _train_here(study, todo)
         for number, seed in done:
             result = read_json(study.training(number, seed) / "result.json")
             tqdm.write(
@@ -222,7 +222,7 @@ def train_one(study: Study, number: int, seed: int, data: Data, description: str
     result: dict[str, Any] = {
         "arch": space.to_json(arch),
         "seed": seed,
-        "test_accuracy": accuracy(model, data.test, space.image_size, trainer.device, config.loaders),
+        "test_accuracy": accuracy(model, data.test, space.image_size, trainer.device, config.num_workers),
         "minutes": trainer.seconds / 60,
     }
     write_json(folder / "result.json", result)
@@ -243,7 +243,9 @@ def _train_through_ray(study: Study, todo: list[tuple[int, int]]) -> Iterator[tu
                 try:
                     message = ray.get(done)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                    message = f"the process of network {job[0]} has died, perhaps of memory; go on with fewer --workers"
+                    message = (
+                        f"the process of network {job[0]} has died, perhaps of memory; go on with fewer --ray-workers"
+                    )
                 if message:
                     raise UserError(message)
                 bar.update()

@@ -271,8 +271,8 @@ _ENVIRONMENT = {
     errno.ENOSPC: "free some space and go on",
     errno.EDQUOT: "free some space and go on",
     errno.EROFS: "write to another folder",
-    errno.EMFILE: "raise the limit (ulimit -n), or give fewer --loaders",
-    errno.ENFILE: "end other programs, or give fewer --loaders",
+    errno.EMFILE: "raise the limit (ulimit -n), or give fewer --num-workers",
+    errno.ENFILE: "end other programs, or give fewer --num-workers",
     errno.EACCES: "change its permissions or give another path",
 }
 

@@ -116,7 +116,7 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
         ),
         ("--budget 0", "--budget is 0; give a number at least 1"),
         ("--seed-search x", "--seed-search is for --strategy predictor, not slimming; leave it out"),
-        ("--ray-address host:1", "--ray-address host:1 is for --workers; give both or none"),
+        ("--ray-address host:1", "--ray-address host:1 is for --ray-workers; give both or none"),
         ("--exact --strategy random", "--exact is for --strategy slimming, random has no races; leave it out"),
         (
             "--alpha-memory 5",

@@ -179,7 +179,7 @@ def test_ray_trains_the_same_networks(folder: Path, monkeypatch: pytest.MonkeyPa
     arguments += ["--count", "5", "--image-size", "32"]  # a space that Ray's processes know
     main([*arguments, "--study", "one"])
     monkeypatch.setenv("PYTHONPATH", "")
-    main([*arguments, "--study", "two", "--workers", "2"])
+    main([*arguments, "--study", "two", "--ray-workers", "2"])
     one, two = (result(Path("runs/studies") / name) for name in ("one", "two"))
     assert one["networks"] == two["networks"]
     assert "network 0, seed 0" in (folder / "runs/studies/two/scratch/00-seed0/progress.log").read_text()
@@ -238,7 +238,7 @@ def test_trainings_share_what_ray_has(workers: int, gpus: int, share: float, mon
     before = result()
     shutil.rmtree(STUDY / "scratch/04-seed1")
     shutil.rmtree(STUDY / "scratch/02-seed1")
-    main(["--study", "s", "--workers", str(workers)])
+    main(["--study", "s", "--ray-workers", str(workers)])
     assert len(ray.calls) == 2 and not ray.running
     assert (ray.asked["num_cpus"], ray.asked["num_gpus"], ray.asked["max_retries"]) == (1, share, 0)
     assert result()["networks"] == before["networks"]
@@ -251,7 +251,7 @@ def test_a_process_of_ray_that_dies_loses_only_its_own_network(monkeypatch: pyte
     monkeypatch.setattr(networks, "_train_task", train_in_this_process)
     shutil.rmtree(STUDY / "scratch")
     with pytest.raises(UserError, match=r"the process of network 3 has died, perhaps of memory; go on with fewer --wo"):
-        main(["--study", "s", "--seeds", "1", "--workers", "2"])
+        main(["--study", "s", "--seeds", "1", "--ray-workers", "2"])
     assert not ray.running
     assert [path.parent.name for path in STUDY.glob("scratch/*/result.json")] == ["04-seed0"]
 

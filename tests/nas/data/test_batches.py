@@ -26,11 +26,13 @@ def images(tmp_path: Path) -> Images:
 
 
 def batches_of(
-    images: Images, start: int = 0, loaders: int = 0, seed: int = 0
+    images: Images, start: int = 0, num_workers: int = 0, seed: int = 0
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     transform = train_transform(16, "published", hflip=True)
     return list(
-        train_batches(images, lambda _: transform, batch_size=8, epochs=3, seed=seed, start=start, loaders=loaders)
+        train_batches(
+            images, lambda _: transform, batch_size=8, epochs=3, seed=seed, start=start, num_workers=num_workers
+        )
     )
 
 
@@ -41,7 +43,7 @@ def equal(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor
 
 
 def test_loaders_change_nothing(images: Images) -> None:
-    assert equal(batches_of(images), batches_of(images, loaders=2))
+    assert equal(batches_of(images), batches_of(images, num_workers=2))
 
 
 @pytest.mark.parametrize("start", [1, 5, 7, 14, 15])
@@ -67,9 +69,9 @@ def test_every_epoch_has_its_own_order_and_augmentation(images: Images) -> None:
     assert not equal(batches, batches_of(images, seed=1))
 
 
-@pytest.mark.parametrize("loaders", [0, 2])
-def test_evaluation_sees_every_image_once_and_unchanged(images: Images, loaders: int) -> None:
-    batches = list(eval_batches(images, 16, 8, loaders))
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation_sees_every_image_once_and_unchanged(images: Images, num_workers: int) -> None:
+    batches = list(eval_batches(images, 16, 8, num_workers))
     assert [len(labels) for _, labels in batches] == [8, 8, 8, 8, 8, 1]
     found = torch.cat([batch for batch, _ in batches])
     assert found.dtype == torch.uint8
@@ -82,7 +84,7 @@ def test_evaluation_sees_every_image_once_and_unchanged(images: Images, loaders:
 def test_shares_make_the_batch(images: Images, augment: Any) -> None:
     def batches(share: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         transform = train_transform(16, augment, hflip=True)
-        options: Any = {"batch_size": 8, "epochs": 2, "seed": 0, "start": 3, "loaders": 0}
+        options: Any = {"batch_size": 8, "epochs": 2, "seed": 0, "start": 3, "num_workers": 0}
         return list(train_batches(images, lambda _: transform, **options, share=share))
 
     halves = zip(batches((0, 2)), batches((1, 2)), strict=True)
@@ -111,12 +113,12 @@ def test_a_killed_loading_process_is_one_line(images: Images) -> None:
     """Wherever the program is when it dies, and the program's own handler of ended processes stays."""
     before = signal.getsignal(signal.SIGCHLD)
     transform = train_transform(16, "light", hflip=True)
-    batches = train_batches(images, lambda _: transform, batch_size=8, epochs=10**6, seed=0, start=0, loaders=1)
+    batches = train_batches(images, lambda _: transform, batch_size=8, epochs=10**6, seed=0, start=0, num_workers=1)
     next(batches)
     assert signal.getsignal(signal.SIGCHLD) == before
     kill_a_loader()
     time.sleep(0.5)  # torch's own handler would raise here
-    with pytest.raises(UserError, match="give fewer --loaders than 1") as caught:
+    with pytest.raises(UserError, match="give fewer --num-workers than 1") as caught:
         for _ in batches:
             pass
     assert "\n" not in str(caught.value)
@@ -128,9 +130,9 @@ def test_loading_processes_that_cannot_start_are_one_line(images: Images, monkey
 
     monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", refuse)
     with pytest.raises(
-        UserError, match=r"cannot start the loading processes: Too many open files; give fewer --loaders"
+        UserError, match=r"cannot start the loading processes: Too many open files; give fewer --num-workers"
     ):
-        list(eval_batches(images, 16, 8, loaders=3))
+        list(eval_batches(images, 16, 8, num_workers=3))
 
 
 def test_a_loading_process_at_the_machines_limits_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +144,9 @@ def test_a_loading_process_at_the_machines_limits_is_one_line(tmp_path: Path, mo
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(sources.Files, "content", refuse)
-    for loaders in (0, 1):
+    for num_workers in (0, 1):
         with pytest.raises(UserError, match=r"^Too many open files; raise the limit") as caught:
-            list(eval_batches(images, 16, 8, loaders))
+            list(eval_batches(images, 16, 8, num_workers))
         assert "\n" not in str(caught.value)
     assert not images.skipped.names
 
@@ -157,7 +159,7 @@ def test_a_tar_too_large_for_memory_is_read_by_several_processes(
     shutil.rmtree(tmp_path / "x")
     data = load(tar)
     alone = list(eval_batches(data.train, 16, 4))
-    assert equal(alone, list(eval_batches(data.train, 16, 4, loaders=2)))
+    assert equal(alone, list(eval_batches(data.train, 16, 4, num_workers=2)))
     assert not data.train.skipped.names
     sent = pickle.loads(pickle.dumps(data.train))  # noqa: S301 (ours; an open file could not be sent, nor shared)
     assert sent.image(0).tobytes() == data.train.image(0).tobytes()

@@ -176,7 +176,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path: Path) -> None:
 
 
 def test_too_many_open_files_is_no_fault_of_an_image() -> None:
-    with pytest.raises(UserError, match=r"Too many open files; .*--loaders"):
+    with pytest.raises(UserError, match=r"Too many open files; .*--num-workers"):
         why_unreadable(OSError(24, "Too many open files"))
     assert why_unreadable(OSError("it is no image")) == "it is no image"
     assert why_unreadable(ValueError()) == "ValueError"

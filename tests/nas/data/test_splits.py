@@ -322,9 +322,9 @@ def test_corrupt_images_are_refused_on_demand(with_corrupt: Path) -> None:
         load(with_corrupt, strict_images=True)
 
 
-@pytest.mark.parametrize("loaders", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_corrupt_images_of_a_set_too_large_for_memory(
-    with_corrupt: Path, loaders: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    with_corrupt: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sources, "MEMORY_BYTES", 0)
     data = load(with_corrupt, search_fraction=0.5)
@@ -332,14 +332,14 @@ def test_corrupt_images_of_a_set_too_large_for_memory(
     corrupt = {"green/3.png", "red/7.png"}
     for split in (data.train, data.search, data.test):
         readable = sum(split.name(i) not in corrupt for i in range(len(split)))
-        assert sum(int((labels >= 0).sum()) for _, labels in eval_batches(split, 16, 8, loaders)) == readable
+        assert sum(int((labels >= 0).sum()) for _, labels in eval_batches(split, 16, 8, num_workers)) == readable
     assert set(data.train.skipped.names) == corrupt
 
     bad = np.array([i for i in range(60) if data.train.source.name(i) in corrupt])
     rows = np.concatenate([bad, data.train.indices[:10]])
     train = Images(data.train.source, rows, data.train.source.labels[rows], data.train.skipped)
     batches = train_batches(
-        train, lambda _: eval_transform(16), batch_size=6, epochs=2, seed=0, start=0, loaders=loaders
+        train, lambda _: eval_transform(16), batch_size=6, epochs=2, seed=0, start=0, num_workers=num_workers
     )
     for images, labels in batches:
         assert images.shape == (6, 3, 16, 16) and labels.min() >= 0
@@ -349,7 +349,7 @@ def test_corrupt_images_of_a_set_too_large_for_memory(
     with pytest.raises(UserError, match=r"cannot be read .*--strict-images") as caught:
         list(
             train_batches(
-                strict, lambda _: eval_transform(16), batch_size=6, epochs=1, seed=0, start=0, loaders=loaders
+                strict, lambda _: eval_transform(16), batch_size=6, epochs=1, seed=0, start=0, num_workers=num_workers
             )
         )
     assert "\n" not in str(caught.value)
@@ -361,7 +361,9 @@ def test_a_split_of_nothing_but_corrupt_images_ends(with_corrupt: Path, monkeypa
     bad = np.array([i for i in range(60) if source.name(i) in ("green/3.png", "red/7.png")])
     images = Images(source, bad, source.labels[bad], Skipped(strict=False))
     with pytest.raises(UserError, match="100 images in a row, or all, cannot be read"):
-        list(train_batches(images, lambda _: eval_transform(16), batch_size=2, epochs=1, seed=0, start=0, loaders=0))
+        list(
+            train_batches(images, lambda _: eval_transform(16), batch_size=2, epochs=1, seed=0, start=0, num_workers=0)
+        )
 
 
 def test_a_set_of_nothing_but_corrupt_images(tmp_path: Path) -> None:

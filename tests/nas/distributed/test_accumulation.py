@@ -18,7 +18,7 @@ __all__ = ["images"]  # a fixture
 
 def test_gradients_and_statistics_are_means_over_the_parts(tmp_path: Path, images: Images) -> None:
     """By hand: each part through the network as it was, by itself."""
-    trainer = make(tmp_path, images, replace(CONFIG, accumulate=2, clip_grad=0.0, weight_decay=0.0))
+    trainer = make(tmp_path, images, replace(CONFIG, accumulation_steps=2, clip_grad=0.0, weight_decay=0.0))
     pixels, labels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     gradients: list[dict[str, Tensor]] = []
     statistics: list[dict[str, Tensor]] = []
@@ -75,7 +75,7 @@ def test_every_part_has_its_images(tmp_path: Path, images: Images) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "augment", "message"),
+    ("batch_size", "accumulation_steps", "augment", "message"),
     [
         (10, 3, "none", "--batch-size 10 does not make 3 equal parts of at least 2 images .*: 1 × 3.; give a multiple"),
         (4, 4, "none", "give a multiple of 4, such as 8"),
@@ -84,8 +84,8 @@ def test_every_part_has_its_images(tmp_path: Path, images: Images) -> None:
     ],
 )
 def test_a_batch_that_cannot_be_split(
-    tmp_path: Path, images: Images, batch_size: int, accumulate: int, augment: Any, message: str
+    tmp_path: Path, images: Images, batch_size: int, accumulation_steps: int, augment: Any, message: str
 ) -> None:
-    config = replace(CONFIG, batch_size=batch_size, accumulate=accumulate, augment=augment)
+    config = replace(CONFIG, batch_size=batch_size, accumulation_steps=accumulation_steps, augment=augment)
     with pytest.raises(UserError, match=message):
         make(tmp_path, images, config)

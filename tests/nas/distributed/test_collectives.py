@@ -68,7 +68,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(SPACES, "tiny", tiny_space)
         patch.chdir(folder)
         make_images(Path("images"), per_class=12)
-        train_supernet.main([*ARGS, "--run", "one", "--accumulate", "2"])
+        train_supernet.main([*ARGS, "--run", "one", "--accumulation-steps", "2"])
         ended = run_job(lambda rank: train_supernet.main([*ARGS, "--run", "two"]))
         Path("ended.json").write_text(json.dumps([vars(process) for process in ended]))
     return folder
@@ -78,8 +78,8 @@ def test_two_processes_train_as_one_in_two_parts(whole: Path) -> None:
     one, two = whole / "runs/one", whole / "runs/two"
     assert_nearly_equal(one, two)
     facts = [json.loads((run / "supernet/result.json").read_text()) for run in (one, two)]
-    assert [(f["processes"], f["accumulate"]) for f in facts] == [(1, 2), (2, 1)]
-    assert [(line["processes"], line["accumulate"]) for line in json_lines(two / "supernet/metrics.jsonl")] == [
+    assert [(f["processes"], f["accumulation_steps"]) for f in facts] == [(1, 2), (2, 1)]
+    assert [(line["processes"], line["accumulation_steps"]) for line in json_lines(two / "supernet/metrics.jsonl")] == [
         (2, 1)
     ] * 2
 
@@ -123,13 +123,13 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_any_number(
     assert "Traceback" not in survivor.errors
     shutil.copytree("runs/r", "runs/copy")
 
-    again = run_job(lambda rank: train_supernet.main(["--resume", "--run", "r", "--loaders", "1"]))
+    again = run_job(lambda rank: train_supernet.main(["--resume", "--run", "r", "--num-workers", "1"]))
     assert [process.code for process in again] == [0, 0]
     left, right = supernet(Path("runs/r")), supernet(whole / "runs/two")
     assert all(torch.equal(left[name], right[name]) for name in right)
 
     capsys.readouterr()
-    train_supernet.main(["--resume", "--run", "copy", "--accumulate", "2"])
+    train_supernet.main(["--resume", "--run", "copy", "--accumulation-steps", "2"])
     assert "is now normalized" not in capsys.readouterr().out
     assert_nearly_equal(Path("runs/copy"), whole / "runs/two")
 
@@ -222,7 +222,7 @@ def test_retraining_by_two_processes(whole: Path) -> None:
     ended = run_job(lambda rank: retrain.main(arguments))
     assert [process.code for process in ended] == [0, 0], ended
     assert ended[0].out.count("w: test accuracy") == 1 and not ended[1].out
-    retrain.main([*arguments, "--suffix", "b", "--accumulate", "2"])
+    retrain.main([*arguments, "--suffix", "b", "--accumulation-steps", "2"])
     two, one = (json.loads(Path(f"runs/r/retrain/{name}/result.json").read_text()) for name in ("w", "w-b"))
     assert two["inherited_test_accuracy"] == one["inherited_test_accuracy"]
     lines = [json_lines(Path(f"runs/r/retrain/{name}/metrics.jsonl"))[-1]["loss"] for name in ("w", "w-b")]

@@ -42,9 +42,9 @@ def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_more_workers_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    with cluster(RayConfig(workers=1), "cpu") as resources:
+    with cluster(RayConfig(ray_workers=1), "cpu") as resources:
         assert resources == {"num_cpus": 1, "num_gpus": 0}
         monkeypatch.setattr(ray, "init", lambda **options: None)
-        few = r"--workers is 7, the Ray cluster has 1 CPUs; give at most that"
-        with pytest.raises(UserError, match=few), cluster(RayConfig(workers=7), "cpu"):
+        few = r"--ray-workers is 7, the Ray cluster has 1 CPUs; give at most that"
+        with pytest.raises(UserError, match=few), cluster(RayConfig(ray_workers=7), "cpu"):
             pass

@@ -56,7 +56,7 @@ def test_there_are_no_more_groups_than_archs() -> None:
 
 def test_a_search_on_a_cluster_that_is_not_there_begins_nothing(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no Ray cluster at --ray-address 127\.0\.0\.1:1: "):
-        main(["--metrics", "size", "--exact", "--workers", "2", "--ray-address", "127.0.0.1:1"])
+        main(["--metrics", "size", "--exact", "--ray-workers", "2", "--ray-address", "127.0.0.1:1"])
     assert not list(folder.glob("runs/r/search*"))
 
 
@@ -65,7 +65,7 @@ def test_what_actors_raise_is_one_line() -> None:
 
     with pytest.raises(UserError, match=r"^images has changed$"), _mendable():
         raise RayTaskError("load", "Traceback", UserError("images has changed")).as_instanceof_cause()
-    died = r"^4 workers have died of the same networks, perhaps of memory; go on with --resume and fewer --workers"
+    died = r"^4 workers have died of the same networks, perhaps of memory; go on with --resume and fewer --ray-workers"
     with pytest.raises(UserError, match=died), _mendable():
         raise ActorDiedError
     with pytest.raises(ZeroDivisionError), _mendable():
@@ -96,9 +96,9 @@ def test_two_workers_one_of_which_is_killed_find_what_one_process_finds(
     main([*flags, "--name", "here"])
     monkeypatch.setattr(workers, "make_evaluator", mortal.mortal_evaluator)
     Path("die").touch()
-    main([*flags, "--name", "killed", "--workers", "2"])
+    main([*flags, "--name", "killed", "--ray-workers", "2"])
     assert not Path("die").exists()  # a worker has found it
     assert timeless(result("killed")) == timeless(result("here"))
     Path("images/red/0.png").unlink()
     with pytest.raises(UserError, match=r"^images has changed since runs/r was begun"):
-        main([*flags, "--name", "changed", "--workers", "1"])
+        main([*flags, "--name", "changed", "--ray-workers", "1"])

@@ -208,7 +208,7 @@ def test_again_it_overwrites_with_the_same() -> None:
     paths = [Path("runs/r/evaluate/largest.json"), Path("runs/r/evaluate/largest.html")]
     before = [path.read_bytes() for path in paths]
     paths[0].write_text("old")
-    main(["--arch", "largest", "--loaders", "1"])
+    main(["--arch", "largest", "--num-workers", "1"])
     assert [path.read_bytes() for path in paths] == before
     assert len(list(Path("runs/r/evaluate").iterdir())) == 2
 

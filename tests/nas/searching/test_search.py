@@ -249,8 +249,10 @@ def test_a_race_killed_while_it_is_recorded_is_run_again(recorded: int, monkeypa
 
 
 def test_races_are_of_one_process() -> None:
-    with pytest.raises(UserError, match="--workers is 2, but the actions of a race wait for one another; add --exact"):
-        main([*SIZE, "--workers", "2"])
+    with pytest.raises(
+        UserError, match="--ray-workers is 2, but the actions of a race wait for one another; add --exact"
+    ):
+        main([*SIZE, "--ray-workers", "2"])
     assert not list(Path("runs/r").glob("search*"))
 
 
@@ -560,13 +562,13 @@ def test_a_sequential_search_by_several_workers_says_so_and_keeps_to_their_numbe
     )
     flags = (*SIZE, "--strategy", "tpe", "--budget", "14")
     main([*flags, "--name", "alone"])
-    main([*flags, "--name", "three", "--workers", "3"])
+    main([*flags, "--name", "three", "--ray-workers", "3"])
     assert result("search-alone")["asynchronous"] is None and result("search-three")["asynchronous"] == 3
     with pytest.raises(UserError, match=r"cannot resume runs/r/search-three with other settings: workers was 3, now 2"):
-        main(["--resume", "--name", "three", "--workers", "2"])
-    main([*SIZE, "--strategy", "random", "--budget", "14", "--name", "random", "--workers", "3"])
+        main(["--resume", "--name", "three", "--ray-workers", "2"])
+    main([*SIZE, "--strategy", "random", "--budget", "14", "--name", "random", "--ray-workers", "3"])
     assert result("search-random")["asynchronous"] is None
-    main(["--resume", "--name", "random", "--workers", "2"])
+    main(["--resume", "--name", "random", "--ray-workers", "2"])
 
 
 def test_a_table_changed_since_the_search_began(monkeypatch: pytest.MonkeyPatch) -> None:

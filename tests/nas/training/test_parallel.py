@@ -150,7 +150,7 @@ def test_two_at_a_time_after_a_kill_and_with_another_one(monkeypatch: pytest.Mon
     assert not list(RETRAINED.glob("winner-?/result.json")) and (RETRAINED / "winner-1/checkpoint.safetensors").exists()
     monkeypatch.setattr(parallel, "_train", mortal.train_mortal)
     Path("die").touch()
-    main([*ARGS, "--checkpoint-seconds", "0", "--resume", "--workers", "2"])
+    main([*ARGS, "--checkpoint-seconds", "0", "--resume", "--ray-workers", "2"])
     assert not Path("die").exists()  # a trial has found it
     for name in ("winner-1", "winner-2"):
         ours, whole = (load_tensors(RETRAINED / n / "model.safetensors")[0] for n in (name, f"{name}-whole"))
@@ -160,9 +160,9 @@ def test_two_at_a_time_after_a_kill_and_with_another_one(monkeypatch: pytest.Mon
     found = read_json(RETRAINED / "result.json")
     assert [(n["name"], n["stopped"]) for n in found["networks"]] == [("winner-1", None), ("winner-2", None)]
     assert not (RETRAINED / ".tune").exists()
-    main([*ARGS, "--resume", "--workers", "2"])  # nothing is left to do, and no Ray is needed
+    main([*ARGS, "--resume", "--ray-workers", "2"])  # nothing is left to do, and no Ray is needed
     before = result("winner-1")
     (RETRAINED / "winner-1/result.json").unlink()  # as after a kill in its test: no accuracy is left to be told
-    main(["--resume", "--workers", "1", "--scheduler", "asha"])
+    main(["--resume", "--ray-workers", "1", "--scheduler", "asha"])
     assert result("winner-1") == before
     assert not list(RETRAINED.glob("*/stopped.json"))

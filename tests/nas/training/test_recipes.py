@@ -189,5 +189,5 @@ def test_a_shrunken_network_is_estimated_as_it_would_be_trained(
 
 def test_all_parts_of_a_step_train_the_same_networks(trained: list[tuple[Arch, ...]]) -> None:
     """Though each would choose others by its own images."""
-    train("--accumulate", "2", "--sampling", "best-up", "--epochs", "2")
+    train("--accumulation-steps", "2", "--sampling", "best-up", "--epochs", "2")
     assert trained[0::2] == trained[1::2] and len(set(trained)) == 10

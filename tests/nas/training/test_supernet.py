@@ -125,9 +125,9 @@ def test_parameters_have_one_order_in_every_process() -> None:
     assert printed.stdout.split() == list(dict(Supernet(tiny_space()).named_parameters()))
 
 
-@pytest.mark.parametrize("loaders", ["0", "2"])
-def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, loaders: str) -> None:
-    arguments = (*ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0", "--loaders", loaders)
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, num_workers: str) -> None:
+    arguments = (*ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0", "--num-workers", num_workers)
     process = start(folder, "nas.train_supernet", *arguments)
     checkpoint = RUN / "supernet/checkpoint.safetensors"
     wait_for(checkpoint, process)
@@ -191,7 +191,7 @@ def test_resume_with_other_settings_says_which(
 
 def test_resume_may_change_where_and_how_fast(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
     begin(monkeypatch, *SHORT)
-    main(["--resume", *SHORT, "--loaders", "1", "--device", "cpu", "--checkpoint-seconds", "1"])
+    main(["--resume", *SHORT, "--num-workers", "1", "--device", "cpu", "--checkpoint-seconds", "1"])
     assert_equal_runs(RUN, whole)
 
 

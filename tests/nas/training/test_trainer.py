@@ -125,7 +125,9 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path, images: Images
 def test_a_checkpoint_of_an_older_version_is_named(tmp_path: Path, images: Images) -> None:
     trainer = make(tmp_path, images)
     checkpoint.save_tensors(trainer.path, {"model.0.weight": torch.zeros(1)}, {"step": 1, "seconds": 1.0, "amp": False})
-    with pytest.raises(UserError, match=r"checkpoint.safetensors is not of this version \(accumulate is missing\)"):
+    with pytest.raises(
+        UserError, match=r"checkpoint.safetensors is not of this version \(accumulation_steps is missing\)"
+    ):
         trainer.resume()
 
 
@@ -385,7 +387,7 @@ def test_a_resumed_run_says_what_has_changed(
     make(tmp_path, images).resume()
     assert not capsys.readouterr().out
     monkeypatch.setattr(loop, "code_digest", lambda: "other")
-    make(tmp_path, images, replace(CONFIG, accumulate=2)).resume()
+    make(tmp_path, images, replace(CONFIG, accumulation_steps=2)).resume()
     normalized, code = capsys.readouterr().out.splitlines()
     assert normalized == "a batch is now normalized in 2 parts (1 before): other figures will follow"
     assert code == f"warning: the code has changed since {tmp_path}/checkpoint.safetensors was written"

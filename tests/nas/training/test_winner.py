@@ -201,9 +201,9 @@ def test_resume_with_other_settings_says_which(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_winners_that_are_not_there() -> None:
-    with pytest.raises(UserError, match="--scheduler asha is for --workers; give both or none"):
+    with pytest.raises(UserError, match="--scheduler asha is for --ray-workers; give both or none"):
         main(["--scheduler", "asha"])
-    with pytest.raises(UserError, match="--ray-address auto is for --workers; give both or none"):
+    with pytest.raises(UserError, match="--ray-address auto is for --ray-workers; give both or none"):
         main(["--ray-address", "auto"])
     with pytest.raises(UserError, match="--suffix is 'a/b'; give letters"):
         main([*ARGS, "--suffix", "a/b"])
