@@ -110,7 +110,7 @@ _DIGITS: dict[str, Any] = {
 # What small images change in a recipe beside that.
 _SMALL_OWN: dict[str, dict[str, Any]] = {
     "adamw": {},
-    "progressive": {"augment": "auto", "lr": 0.8, "weight_decay": 1e-4, "clip_grad": 0.0},
+    "progressive": {"augment": "auto", "lr": 1.6, "weight_decay": 1e-4, "clip_grad": 0.0},
 }
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 
