@@ -130,7 +130,7 @@ def _peak_memory_mib(config: Config, what: str) -> float:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     static = mend_strided_pointwise(space.build(space.largest)) if what == "static" else None
     supernet = None if static else Supernet(space)
-    (static or supernet).to(memory_format=torch.channels_last)  # type: ignore[union-attr, call-overload]
+    (static or supernet).to(memory_format=torch.channels_last)  # type: ignore[union-attr]
     for _ in range(3):
         if static:
             static.train().zero_grad(set_to_none=True)
