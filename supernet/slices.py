@@ -74,12 +74,10 @@ class Part:
         self.shape = torch.Size(map(len, indices))
         runs = [len(index) == 0 or index[-1] - index[0] + 1 == len(index) for index in indices]
         self._box = torch.Size(n if run else whole for n, run, whole in zip(self.shape, runs, full, strict=True))
-        self._starts = [int(index[0]) if run and len(index) else 0 for index, run in zip(indices, runs, strict=True)]
+        starts = [int(index[0]) if run and len(index) else 0 for index, run in zip(indices, runs, strict=True)]
+        self._starts = starts if any(starts) else None
         self._listed = [(i, torch.from_numpy(indices[i]).to(device)) for i, run in enumerate(runs) if not run]
-
-    @property
-    def is_view(self) -> bool:
-        return not self._listed
+        self.is_view = not self._listed
 
     def of(self, tensor: Tensor) -> Tensor:
         """Its entries: a view of the tensor if `is_view`, else a copy."""
@@ -87,6 +85,9 @@ class Part:
         for i, index in self._listed:
             part = part.index_select(i, index)
         return part
+
+    def copy_of(self, tensor: Tensor) -> Tensor:
+        return self._view(tensor).clone() if self.is_view else self.of(tensor)
 
     def padded(self, values: Tensor, full: torch.Size, stride: Sequence[int]) -> Tensor:
         """A tensor of that shape and those strides with these entries, and 0 elsewhere."""
@@ -100,7 +101,7 @@ class Part:
 
     def _view(self, tensor: Tensor) -> Tensor:
         stride, offset = tensor.stride(), tensor.storage_offset()
-        if any(self._starts):
+        if self._starts:
             offset += sum(start * step for start, step in zip(self._starts, stride, strict=True))
         return tensor.as_strided(self._box, stride, offset)
 
@@ -112,10 +113,9 @@ class Slices(torch.autograd.Function):
     def forward(ctx: Any, parts: Sequence[Part], *full: Tensor) -> tuple[Tensor, ...]:
         ctx.parts = parts
         ctx.full = [(tensor.shape, tensor.stride()) for tensor in full]
-        taken = ((part.of(tensor), part.is_view) for tensor, part in zip(full, parts, strict=True))
-        return tuple(tensor.clone() if is_view else tensor for tensor, is_view in taken)
+        return tuple([part.copy_of(tensor) for tensor, part in zip(full, parts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows = zip(grads, ctx.parts, ctx.full, strict=True)
-        return None, *(part.padded(grad, full, stride) for grad, part, (full, stride) in rows)
+        return None, *[part.padded(grad, full, stride) for grad, part, (full, stride) in rows]
