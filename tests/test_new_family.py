@@ -16,6 +16,7 @@ from scripts.ablations import depth_and_width
 from search_spaces import SPACES, SearchSpace, UserError, get_space, space_names
 from search_spaces.command.files import read_json
 from tests.contracts.space import SpaceContract
+from tests.contracts.supernet import SupernetContract
 from tests.latency_lut.fake import FakeMachine
 from tests.nas.tiny import make_images
 from tests.toy_family import ToySpace
@@ -60,7 +61,7 @@ def test_a_new_family_goes_from_images_to_a_report(monkeypatch: pytest.MonkeyPat
     assert 'aria-label="channels 16; bottle neck 2"' in page
 
 
-class TestToyFamily(SpaceContract):
+class TestToyFamily(SpaceContract, SupernetContract):
     """The contract itself knows no family."""
 
     @classmethod
