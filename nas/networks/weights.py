@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,22 +10,14 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from nas import runs
 from nas.data.batches import MEAN, STD
-from nas.runs.checkpoint import load_module, load_tensors, mismatch
+from nas.networks.checkpoints import TIMM_ERRORS, check_finite, check_fits, fitted, read_state, reason
+from nas.runs.checkpoint import load_module, load_tensors
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json
-
-TIMM_ERRORS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
-
-
-def reason(error: Exception) -> str:
-    """The first sentence."""
-    return re.split(r"\n|\. ", str(error))[0].rstrip(".") or type(error).__name__
 
 
 def renormalization(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
@@ -51,11 +42,6 @@ class Renormalized(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images * self.scale + self.shift)
         return logits
-
-
-def check_finite(state: dict[str, Tensor], path: Path) -> None:
-    if broken := next((name for name, tensor in state.items() if not tensor.isfinite().all()), None):
-        raise UserError(f"{path}: {broken} is not finite; give a checkpoint of a training that went well")
 
 
 # ---- timm's networks
@@ -104,40 +90,9 @@ def load_timm(network: Any, name: str, path: Path, num_classes: int, size: int, 
     Raises:
         UserError: a file that cannot be read, weights of another network or number of classes, or not finite.
     """
-    state = read_state(path)
-    theirs = _num_classes(network.pretrained_cfg["classifier"], state)
-    if theirs is not None and theirs != num_classes:
-        raise UserError(
-            f"{path} has {theirs} classes, the data {num_classes}; give a checkpoint trained on these classes"
-        )
-    if any(".reparam_conv" in tensor for tensor in state):
-        raise UserError(f"{path} is already fused for inference; give the checkpoint from before, with all branches")
-    if found := mismatch(network, state):
-        raise UserError(
-            f"{path} does not fit {name} at {size} px: {found}; give that network's weights, or the size they were "
-            f"trained at with {size_flag}"
-        )
-    check_finite(state, path)
+    state = fitted(network, name, read_state(path), path)
+    check_fits(network, name, state, path, num_classes, size, size_flag)
     network.load_state_dict(state)
-
-
-def _num_classes(classifier: str | tuple[str, ...] | None, state: dict[str, Tensor]) -> int | None:
-    """Rows of the (first) classifier in a checkpoint, if timm knows its name and it is there."""
-    name = classifier if isinstance(classifier, str) else next(iter(classifier or ()), "")
-    weight = state.get(f"{name}.weight")
-    return None if weight is None or weight.ndim == 0 else len(weight)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, averaged ones if it has both, without the prefixes of wrappers."""
-    remedy = "save the network's state_dict() alone, best as .safetensors"
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except (*TIMM_ERRORS, EOFError, KeyError, OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read, or not without executing it ({reason(error)}); {remedy}") from None
-    if not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise UserError(f"{path} holds {', '.join(state)[:80] or 'nothing'}, no tensors by name; {remedy}")
-    return state
 
 
 # ---- our networks

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.batches import MEAN, STD
-from nas.networks.weights import check_finite, check_timm_name, create_timm, load_timm, load_winner, timm_options
+from nas.networks.checkpoints import check_finite
+from nas.networks.weights import check_timm_name, create_timm, load_timm, load_winner, timm_options
 from nas.pruning.families.registry import prepare
 from nas.pruning.slicing import prune
 from nas.pruning.structure import Structure

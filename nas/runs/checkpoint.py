@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,20 +59,37 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load_module(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """`load_state_dict`, with the first difference named instead of all."""
-    if found := mismatch(module, state):
+    if found := differences(module, state):
         raise UserError(f"{path} is of another space or size: {found}")
     module.load_state_dict(state)
 
 
-def mismatch(module: nn.Module, state: dict[str, Tensor]) -> str:
-    """How many tensors of `state` are not the module's, and one of them; empty if all are."""
+@dataclass(frozen=True)
+class Differences:
+    """Names of a module's tensors that a state dict lacks, that it has beside them, and that have another shape."""
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.missing) + len(self.extra) + len(self.shapes)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __str__(self) -> str:
+        counts = f"{len(self.missing)} tensors missing, {len(self.extra)} unknown, {len(self.shapes)} of another shape"
+        return f"{counts} (such as {min([*self.missing, *self.extra, *self.shapes])})"
+
+
+def differences(module: nn.Module, state: Mapping[str, Tensor]) -> Differences:
+    """False if the module can load the state."""
     own = module.state_dict()
-    missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
-    shapes = [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
-    if not (missing or extra or shapes):
-        return ""
-    example = min([*missing, *extra, *shapes])
-    return f"{len(missing)} tensors missing, {len(extra)} unknown, {len(shapes)} of another shape (such as {example})"
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+    return Differences(tuple(missing), tuple(extra), tuple(shapes))
 
 
 def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:

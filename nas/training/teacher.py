@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from nas.data import Images
 from nas.evaluation.accuracy import accuracy
+from nas.networks.checkpoints import TIMM_ERRORS, reason
 from nas.networks.weights import (
-    TIMM_ERRORS,
     Renormalized,
     check_timm_name,
     create_timm,
     load_timm,
     load_winner,
-    reason,
     timm_options,
     winner_file,
 )
