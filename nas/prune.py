@@ -71,6 +71,8 @@ def _source(config: Config, *, named: bool) -> Source:
         config.data_config(),
         named=named,
         describe_limit_s=limit_s,
+        mean=config.mean,
+        std=config.std,
     )
 
 

@@ -49,11 +49,12 @@ def _problem(name: str) -> str | None:
     return None
 
 
-def read_classes(file: str) -> tuple[str, ...]:
+def read_classes(file: str, flag: str = "--classes") -> tuple[str, ...]:
     """The classes of a network in the order of its outputs.
 
     Args:
         file: a text with a name on each line; or JSON: a list of names, their `class_to_idx`, or names by number.
+        flag: that gave it, for the messages.
 
     Raises:
         UserError: no such file; a name twice, or none; numbers that are not 0, 1, 2, …
@@ -62,26 +63,26 @@ def read_classes(file: str) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"--classes {file} is not UTF-8; give a text with one class a line, or JSON") from None
+        raise UserError(f"{flag} {file} is not UTF-8; give a text with one class a line, or JSON") from None
     except OSError as error:
-        raise UserError(f"--classes {file}: {error.strerror}; give a text with one class a line, or JSON") from None
-    found = _from_json(file, text) if text.lstrip()[:1] in ("[", "{") else text.rstrip().split("\n")
+        raise UserError(f"{flag} {file}: {error.strerror}; give a text with one class a line, or JSON") from None
+    found = _from_json(f"{flag} {file}", text) if text.lstrip()[:1] in ("[", "{") else text.rstrip().split("\n")
     names = tuple(map(class_name, found))
-    check_class_names(names, f"--classes {file}")
+    check_class_names(names, f"{flag} {file}")
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise UserError(f"--classes {file} has '{shown(twice[0])}' twice; name each class once")
+        raise UserError(f"{flag} {file} has '{shown(twice[0])}' twice; name each class once")
     return names
 
 
-def _from_json(file: str, text: str) -> list[str]:
+def _from_json(where: str, text: str) -> list[str]:
     remedy = 'give a list of names, or {"name": number, …} with numbers from 0'
     try:
         raw = json.loads(text)
     except ValueError as error:
-        raise UserError(f"--classes {file} is no JSON ({error}); {remedy}") from None
+        raise UserError(f"{where} is no JSON ({error}); {remedy}") from None
     names = _by_number(raw) if isinstance(raw, dict) else raw
     if not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"--classes {file} is no list of classes; {remedy}")
+        raise UserError(f"{where} is no list of classes; {remedy}")
     return list(names)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import nn
 
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
+from nas.data.listing import warn
 from nas.distributed import collectives, process
+
+FAR = 0.05  # of the way from chance to every image right: what a network that was trained surely has
 
 
 @torch.inference_mode()
@@ -24,3 +29,16 @@ def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.de
         count += int((labels >= 0).sum())
     correct, count = collectives.total(correct, count)
     return correct / max(count, 1)
+
+
+def warn_near_chance(what: str, found: float, num_images: int, num_classes: int, remedy: str) -> None:
+    """Warns of an accuracy that a network trained on these classes does not have, but one with them in another order.
+
+    Args:
+        what: the network, for the message.
+        found: its accuracy on so many images, a fraction.
+    """
+    chance = 1 / num_classes
+    spread = 3 * sqrt(chance * (1 - chance) / max(num_images, 1))
+    if found <= chance + max(FAR * (1 - chance), spread):
+        warn(f"{what} is right for {100 * found:.2f} % of the images, chance is {100 * chance:.2g} %: {remedy}")

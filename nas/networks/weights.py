@@ -18,6 +18,7 @@ from nas.networks.checkpoints import TIMM_ERRORS, check_finite, check_fits, fitt
 from nas.runs.checkpoint import load_module, load_tensors
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json
+from search_spaces.command.typed import read_typed
 
 
 def renormalization(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
@@ -71,6 +72,57 @@ def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
     registered = timm.get_pretrained_cfg(name)  # none of a name that timm has given up
     sized = image_size and registered and registered.fixed_input_size
     return {"img_size": image_size} if sized else {}
+
+
+def normalization(
+    name: str, checkpoint: Path, mean: tuple[float, ...], std: tuple[float, ...], flags: tuple[str, str]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of a checkpoint's images: those given, or of a config.json beside it, or timm's for the network.
+
+    Says where they are from, unless they were given: weights do not tell, and with others accuracy is silently lower.
+
+    Args:
+        flags: that give them.
+
+    Raises:
+        UserError: one of the two alone, or other than three numbers.
+    """
+    if mean or std:
+        if len(mean) != 3 or len(std) != 3:
+            raise UserError(
+                f"{flags[0]} and {flags[1]} are {len(mean)} and {len(std)} numbers; give 3 each, of R, G, B"
+            )
+        return mean, std
+    config, file = timm.get_pretrained_cfg(name), checkpoint.with_name("config.json")
+    if told := _told_normalization(name, file):
+        print(f"images of {checkpoint} have mean {told[0]} and std {told[1]} taken off, as {file} says", flush=True)
+        return told
+    assumed = (tuple(config.mean), tuple(config.std)) if config else (MEAN, STD)
+    print(
+        f"images of {checkpoint} are assumed to have mean {assumed[0]} and std {assumed[1]} taken off, as timm's "
+        f"{name} has; give {flags[0]} and {flags[1]} if it was trained with others",
+        flush=True,
+    )
+    return assumed
+
+
+def _told_normalization(name: str, file: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """By the config.json that timm saves beside weights for the Hugging Face Hub, if it is of this network."""
+    if not file.is_file():
+        return None
+    try:
+        found = read_json(file)
+        config = read_typed(_HubConfig, {key: found["pretrained_cfg"][key] for key in ("mean", "std")}, file.name)
+        same = found["architecture"] == name.partition(".")[0]
+    except (KeyError, TypeError, ValueError, UserError):  # of something else
+        return None
+    return (config.mean, config.std) if same and len(config.mean) == len(config.std) == 3 else None
+
+
+@dataclass(frozen=True)
+class _HubConfig:
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def create_timm(flag: str, name: str, num_classes: int, options: dict[str, Any]) -> Any:

@@ -17,6 +17,10 @@ from search_spaces.command import flag
 class Config(StepConfig, DataConfig):
     model: str = flag("deit_tiny_patch16_224", "timm name, or folder of a pruned, retrained or exported network")
     checkpoint: str | None = flag(None, "a timm network's weights: .safetensors, or a state dict in .pth or .pt")
+    mean: tuple[float, ...] = flag(
+        (), "R, G, B of 0 to 1 that the checkpoint's images had taken off (default: as timm says)", minimum=0, maximum=1
+    )
+    std: tuple[float, ...] = flag((), "and that they were divided by", above=0, maximum=1)
     image_size: int | None = flag(None, "pixels of a timm network (default: timm's, 32 for digits)", minimum=1)
     structure: Literal["known", "torch-pruning"] = flag(
         "known",

@@ -19,7 +19,7 @@ from nas import runs
 from nas.data import Data, load_data
 from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
-from nas.evaluation.accuracy import accuracy
+from nas.evaluation.accuracy import accuracy, warn_near_chance
 from nas.exporting.export import export_coreml, export_onnx, write_classes
 from nas.exporting.winner import file_metadata
 from nas.networks.weights import Renormalized, renormalization
@@ -45,6 +45,10 @@ from search_spaces.deployed import deployed
 
 FREE = (*FREE_ON_RESUME, "run", "name", "resume", "model", "checkpoint", "structure_limit_s")
 FEW_IMAGES = 64
+OTHER_ORDER = (
+    "was it trained on these classes, in this order, on images normalized like this? --classes FILE gives its order of "
+    "the classes, --mean and --std its normalization"
+)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,9 @@ class Job:
         dense = self.dense()
         before = self.accuracies(dense)
         print(f"{dense.recipe.name}: test accuracy {100 * before['test']:.2f} %", flush=True)
+        if self.dense_folder is None:
+            count, classes = len(self.data.test), len(self.data.classes)
+            warn_near_chance(dense.recipe.name, before["test"], count, classes, OTHER_ORDER)
         pruned, rounds = self.prune(dense)
         seconds = sum(entry["seconds"] for entry in rounds)
         cut = self.accuracies(pruned)

@@ -11,7 +11,7 @@ from torch import nn
 
 from nas import runs
 from nas.data import Data, DataConfig
-from nas.networks.weights import create_timm, winner_file
+from nas.networks.weights import create_timm, normalization, winner_file
 from nas.pruning import recipe as recipes
 from nas.pruning.families.registry import prepare
 from nas.pruning.recipe import Recipe
@@ -100,9 +100,12 @@ def find(
     *,
     named: bool,
     describe_limit_s: float | None = None,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
 ) -> Source:
     """
     Args:
+        mean, std: of the checkpoint's images; empty: as its config or timm says.
         describe_limit_s: for a network of no known family, seconds that Torch-Pruning may take to describe it.
         named: whether the flags name the data; if not, or if they name the same, its run's settings are taken.
 
@@ -111,9 +114,11 @@ def find(
     """
     path = Path(model).expanduser()
     if not path.exists() or timm.is_model(model):
-        return _timm(model, checkpoint, image_size, data, describe_limit_s)
-    torch_pruning = None if describe_limit_s is None else "torch-pruning"
-    for name, value in (("--checkpoint", checkpoint), ("--image-size", image_size), ("--structure", torch_pruning)):
+        found = _timm(model, checkpoint, image_size, data, describe_limit_s)
+        return _normalized(found, mean, std)
+    timms = {"--checkpoint": checkpoint, "--image-size": image_size, "--mean": mean or None, "--std": std or None}
+    timms["--structure"] = None if describe_limit_s is None else "torch-pruning"
+    for name, value in timms.items():
         if value is not None:
             raise UserError(f"{name} is for timm's networks; {path} says its own: leave it out")
     run, config, digest = _run_of(path)
@@ -144,6 +149,16 @@ def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataC
             if limit_s is not None:
                 raise UserError(f"--structure torch-pruning is for other families than that of {name}; leave it out")
     return Source(recipe, weights, data, None, limit_s=limit_s)
+
+
+def _normalized(source: Source, mean: tuple[float, ...], std: tuple[float, ...]) -> Source:
+    """With the mean and deviation that its checkpoint was trained with."""
+    if source.weights is None:
+        if mean or std:
+            raise UserError("--mean and --std are of a checkpoint; give --checkpoint too, or leave them out")
+        return source
+    mean, std = normalization(source.recipe.name, source.weights, mean, std, ("--mean", "--std"))
+    return replace(source, recipe=replace(source.recipe, mean=mean, std=std))
 
 
 def _run_of(path: Path) -> tuple[Path | None, DataConfig | None, str | None]:

@@ -78,7 +78,7 @@ def train_supernet(config: Config) -> Path:
     space = get_space(config.space, config.image_size, len(data.classes))
     check_progressive(config, space)
     teacher = load_teacher(config, data.classes, pick_device(config.device))
-    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.num_workers)} if teacher else {}
+    taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
     if config.resume:
         trainer.resume()

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.data import Images
-from nas.evaluation.accuracy import accuracy
+from nas.data import Data
+from nas.data.classes import read_classes
+from nas.evaluation.accuracy import accuracy, warn_near_chance
 from nas.networks.checkpoints import TIMM_ERRORS, reason
 from nas.networks.weights import (
     Renormalized,
@@ -25,6 +26,7 @@ from nas.networks.weights import (
     create_timm,
     load_timm,
     load_winner,
+    normalization,
     timm_options,
     winner_file,
 )
@@ -47,12 +49,23 @@ class TeacherConfig(Flags):
     teacher_image_size: int | None = flag(
         None, "pixels a timm teacher was trained at (default: as timm says)", minimum=1
     )
+    teacher_mean: tuple[float, ...] = flag(
+        (), "R, G, B of 0 to 1 that its images had taken off (default: as timm says)", minimum=0, maximum=1
+    )
+    teacher_std: tuple[float, ...] = flag((), "and that they were divided by", above=0, maximum=1)
+    teacher_classes: str | None = flag(
+        None, "file with a timm teacher's classes in the order of its outputs (default: in that of the data)"
+    )
     distillation: Literal["soft", "hard"] = flag("soft", "learn the teacher's distribution, or its most likely class")
     distillation_weight: float = flag(0.5, "share of the teacher in the loss; labels have the rest", above=0, maximum=1)
 
 
 # A resumed run may find the checkpoint elsewhere: `teacher_facts` say whether it is the same.
-MAY_MOVE = ("teacher_checkpoint",)
+MAY_MOVE = ("teacher_checkpoint", "teacher_classes")
+OTHER_ORDER = (
+    "was it trained on these classes, in this order, on images normalized like this? --teacher-classes FILE gives its "
+    "order of the classes, --teacher-mean and --teacher-std its normalization"
+)
 
 
 class Teacher(nn.Module):
@@ -115,7 +128,8 @@ def load_teacher(config: TeacherConfig, classes: tuple[str, ...], device: torch.
     """The teacher that the flags name, on the device; None if they name none.
 
     Args:
-        classes: of the data; a timm teacher's logits must be in this order, which its checkpoint does not tell.
+        classes: of the data; a timm teacher's logits are taken to be in this order, unless `teacher_classes` says
+            another: its checkpoint does not tell.
 
     Raises:
         UserError: no such network or file; weights of another network or number of classes, or not finite; a winner of
@@ -125,29 +139,36 @@ def load_teacher(config: TeacherConfig, classes: tuple[str, ...], device: torch.
     if path is None:
         return None
     ours = config.teacher_checkpoint is None
-    teacher = _our_teacher(config, path, classes) if ours else _timm_teacher(config, path, len(classes))
+    teacher = _our_teacher(config, path, classes) if ours else _timm_teacher(config, path, classes)
     return teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def teacher_facts(config: TeacherConfig) -> dict[str, str]:
-    """What `runs.begin` notes and `runs.reopen` compares besides the flags: the checksum of the teacher's weights.
+    """What `runs.begin` notes and `runs.reopen` compares besides the flags: checksums of the teacher's files.
 
     Raises:
         UserError: no such network or file; flags that do not go together.
     """
     path = _weights_file(config)
-    return {"teacher_sha256": sha256(path)} if path else {}
+    if path is None:
+        return {}
+    facts = {"teacher_sha256": sha256(path)}
+    if config.teacher_classes:
+        facts["teacher_classes_sha256"] = sha256(Path(config.teacher_classes).expanduser())
+    return facts
 
 
-def teacher_result(teacher: Teacher, search: Images, image_size: int, num_workers: int = 0) -> dict[str, Any]:
+def teacher_result(teacher: Teacher, data: Data, image_size: int, num_workers: int = 0) -> dict[str, Any]:
     """What a `result.json` says of the teacher. Prints its accuracy, a fraction: classes in another order show there.
 
     Args:
-        search: the search split; it takes the teacher less time than a few epochs of training do.
+        data: its search split takes the teacher less time than a few epochs of training do.
     """
     config = teacher.config
-    found = accuracy(teacher, search, image_size, teacher.network.scale.device, num_workers)
+    found = accuracy(teacher, data.search, image_size, teacher.network.scale.device, num_workers)
     print(f"teacher {config.teacher}: {100 * found:.2f} % of the search split", flush=True)
+    remedy = OTHER_ORDER if config.teacher_checkpoint else "give another --teacher"
+    warn_near_chance(f"teacher {config.teacher}", found, len(data.search), len(data.classes), remedy)
     sha256 = teacher_facts(config)["teacher_sha256"]
     return {
         "name": config.teacher,
@@ -179,21 +200,26 @@ def _weights_file(config: TeacherConfig) -> Path | None:
 
 
 def _winner_file(path: Path, config: TeacherConfig) -> Path:
-    if config.teacher_image_size is not None:
-        raise UserError(f"--teacher-image-size is for timm's networks; {path} says its own: leave it out")
+    for name in ("teacher_image_size", "teacher_mean", "teacher_std", "teacher_classes"):
+        if getattr(config, name):
+            raise UserError(f"--{name.replace('_', '-')} is for timm's networks; {path} says its own: leave it out")
     return winner_file(path, "--teacher")
 
 
 # ---- timm's networks
 
 
-def _timm_teacher(config: TeacherConfig, path: Path, num_classes: int) -> Teacher:
-    name, pixels = str(config.teacher), config.teacher_image_size
+def _timm_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -> Teacher:
+    name, pixels, num_classes = str(config.teacher), config.teacher_image_size, len(classes)
+    theirs = read_classes(config.teacher_classes, "--teacher-classes") if config.teacher_classes else classes
+    order = _order(theirs, classes)
     network = create_timm("--teacher", name, num_classes, timm_options(name, pixels))
     cfg = network.pretrained_cfg
     size = (pixels, pixels) if pixels else tuple(cfg["input_size"][1:])
     load_timm(network, name, path, num_classes, size[0], "--teacher-image-size")
-    teacher = Teacher(network, config, size, cfg["mean"], cfg["std"])
+    flags = ("--teacher-mean", "--teacher-std")
+    mean, std = normalization(name, path, config.teacher_mean, config.teacher_std, flags)
+    teacher = Teacher(network, config, size, mean, std, order)
     _try(teacher, name, num_classes)
     return teacher
 

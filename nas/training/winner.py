@@ -97,7 +97,7 @@ def train_winner(
     arch = space.from_json(winner["arch"])
     device = pick_device(config.device)
     teacher = load_teacher(config, data.classes, device)
-    taught = {"teacher": teacher_result(teacher, data.search, space.image_size, config.num_workers)} if teacher else {}
+    taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
     origin = _inherited(run_folder, arch, data, device, config.num_workers)
     inherited_accuracy = accuracy(origin, data.test, space.image_size, device, config.num_workers)
     torch.manual_seed(config.seed)  # here: reading images draws from the global generator

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.evaluation.accuracy import accuracy
+from nas.evaluation.accuracy import accuracy, warn_near_chance
 
 
 class Brightness(nn.Module):
@@ -29,3 +29,15 @@ def test_corrupt_images_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_images_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.evaluation.accuracy.eval_batches", lambda *_: iter(()))
     assert accuracy(Brightness(), cast(Any, None), 4, torch.device("cpu")) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("found", "num_classes", "warned"),
+    [(0.0, 2, True), (0.5, 2, True), (0.9, 2, False), (0.1, 10, True), (0.3, 10, False), (0.004, 1000, True)],
+)
+def test_what_classes_in_another_order_do_is_warned_of(
+    found: float, num_classes: int, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_near_chance("net", found, 400, num_classes, "give --classes FILE")
+    assert ("warning: net is right for" in (said := capsys.readouterr().err)) is warned
+    assert ("give --classes FILE" in said) is warned
