@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,11 @@ from search_spaces.command import Flags, flag
 from search_spaces.command.files import atomic_folder, write_json, write_text
 
 Format = Literal["onnx", "coreml", "timm"]
+# What converters and the runtimes that check them raise of a network that they cannot express, or not exactly enough.
+CONVERTER_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    UserError,
+)
 
 
 @dataclass(frozen=True)
@@ -40,20 +47,50 @@ def export(config: Config) -> list[dict[str, Any]]:
             results.append(export_winner(winner, target, config))
             write_json(target / "result.json", results[-1])
         print(f"  in {folder / 'export' / winner.name}")
+    if failed := [f"{result['name']} as {failures(result)}" for result in results if result["failed"]]:
+        raise UserError(f"not exported: {'; '.join(failed)}; all else is written, leave these out of --formats")
     return results
 
 
 def export_winner(winner: Winner, folder: Path, config: Config) -> dict[str, Any]:
-    """Writes the formats asked for into `folder`."""
-    result: dict[str, Any] = {"command": runs.command_line(), "name": winner.name}
+    """Writes the formats asked for into `folder`. UserError if none of them can be."""
     write_classes(folder, winner.info)
-    if "onnx" in config.formats:
-        result["onnx"] = export_onnx(winner, folder, config.opset, config.threads)
-    if "coreml" in config.formats:
-        result["coreml"] = export_coreml(winner, folder)
-    if "timm" in config.formats:
-        result["timm"] = export_timm(winner, folder)
+    formats: dict[Format, Callable[[], dict[str, Any]]] = {
+        "onnx": lambda: export_onnx(winner, folder, config.opset, config.threads),
+        "coreml": lambda: export_coreml(winner, folder),
+        "timm": lambda: export_timm(winner, folder),
+    }
+    result = attempted({name: write for name, write in formats.items() if name in config.formats}, folder)
+    if len(result["failed"]) == len(set(config.formats)):
+        raise UserError(f"nothing was exported: {failures(result)}")
+    return {"command": runs.command_line(), "name": winner.name, **result}
+
+
+def attempted(formats: Mapping[Format, Callable[[], dict[str, Any]]], folder: Path) -> dict[str, Any]:
+    """What each format's function says, and under `failed` why not: a format that fails costs that format alone."""
+    result: dict[str, Any] = {"failed": {}}
+    for name, write in formats.items():
+        before = set(folder.iterdir())
+        try:
+            result[name] = write()
+        except CONVERTER_ERRORS as error:
+            result["failed"][name] = " ".join(str(error).split())[:300] or type(error).__name__
+            print(f"  WARNING: not exported as {name}: {result['failed'][name]}", flush=True)
+            _remove(set(folder.iterdir()) - before)
     return result
+
+
+def failures(result: Mapping[str, Any]) -> str:
+    """The formats that failed, each with the reason."""
+    return ", ".join(f"{name} ({reason})" for name, reason in result["failed"].items())
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_classes(folder: Path, info: runs.RunInfo) -> None:

@@ -32,7 +32,7 @@ def run_program(program: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if op.op_type == "classify":
             return {"probabilities": arguments["probabilities"]}
         if op.op_type not in OPERATORS:
-            raise NotImplementedError(f"MIL operator {op.op_type}; add it to nas/mil.py")
+            raise NotImplementedError(f"MIL operator {op.op_type}; add it to nas/exporting/mil.py")
         result = OPERATORS[op.op_type](arguments)
         for output, tensor in zip(op.outputs, result if isinstance(result, tuple) else (result,), strict=True):
             assert tuple(tensor.shape) == tuple(output.shape), (op.name, tensor.shape, output.shape)
@@ -135,6 +135,7 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "avg_pool": _avg_pool,
     "batch_norm": _batch_norm,
     "cast": lambda a: a["x"].to({"fp16": torch.float16, "fp32": torch.float32}[a["dtype"]]),
+    "clip": lambda a: a["x"].clamp(float(a["alpha"]), float(a["beta"])),
     "concat": lambda a: torch.cat(a["values"], dim=a["axis"]),
     "conv": _conv,
     "expand_dims": _expand_dims,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from nas.data import Data, load_data
 from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy, warn_near_chance
-from nas.exporting.export import export_coreml, export_onnx, write_classes
+from nas.exporting.export import Format, attempted, export_coreml, export_onnx, failures, write_classes
 from nas.exporting.winner import file_metadata
 from nas.networks.weights import Renormalized, renormalization
 from nas.objective.mes import PUBLISHED
@@ -72,15 +73,56 @@ def prune(config: Config, source: Source, folder: Path) -> None:
     facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
     facts["network"] = source.recipe.name
     if config.resume:
-        runs.reopen(folder, config, FREE, runs.MAY_MOVE, **facts)
+        runs.reopen(folder, config, FREE, (*runs.MAY_MOVE, "formats"), **facts)
         if (folder / "result.json").exists():
-            print(f"{folder} is finished: nothing to do")
+            _finished(config, folder, data)
             return
     job = Job(config, folder, source, data)
     source.check_splits(data)
     if not config.resume:  # what cannot be done leaves no folder behind
         runs.begin(folder, config, **facts)
     job.run()
+
+
+def _finished(config: Config, folder: Path, data: Data) -> None:
+    """Exports a finished pruning in the formats that it has not been exported in."""
+    result = read_json(folder / "result.json")
+    if not (formats := [name for name in config.formats if name not in result["export"]]):
+        print(f"{folder} is finished: nothing to do")
+        return
+    recipe = recipes.read(folder)
+    network = Network(recipe, *recipes.load_prunable(recipe, folder))
+    test_accuracy = result["accuracy"]["finetuned"]["test"]
+    exported = export(network, folder, replace(config, formats=tuple(formats)), data, test_accuracy)
+    result["export"] = {**result["export"], **exported}
+    write_json(folder / "result.json", result)
+    _check_exported(folder, exported)
+
+
+def export(network: Network, folder: Path, config: Config, data: Data, test_accuracy: float) -> dict[str, Any]:
+    """Adds files to the export folder and returns what is known of each."""
+    shipped = _Shipped(network, _run_info(network.recipe, config, data), test_accuracy)
+    with atomic_folder(folder / "export") as target:
+        if (before := folder / "export").exists():
+            shutil.copytree(before, target, dirs_exist_ok=True)
+        write_classes(target, shipped.info)
+        formats: dict[Format, Callable[[], dict[str, Any]]] = {
+            "onnx": lambda: export_onnx(shipped, target, None, config.threads or 1),
+            "coreml": lambda: export_coreml(shipped, target),
+        }
+        return attempted({name: write for name, write in formats.items() if name in config.formats}, target)
+
+
+def _check_exported(folder: Path, exported: dict[str, Any]) -> None:
+    if exported["failed"]:
+        raise UserError(f"{folder} is finished, but not exported as {failures(exported)}; --formats can leave that out")
+
+
+def _run_info(recipe: Recipe, config: Config, data: Data) -> runs.RunInfo:
+    count, where = len(recipe.classes), config.data_config()
+    return runs.RunInfo(
+        recipe.name, recipe.image_size, count, recipe.classes, recipe.mean, recipe.std, where, data.splits
+    )
 
 
 class Job:
@@ -152,11 +194,12 @@ class Job:
             "rounds": rounds,
             "accuracy": {"dense": before, "pruned": cut, "finetuned": (after := self.accuracies(tuned))},
             **self.measured(dense, tuned),
-            "export": self.export(tuned, after["test"]),
+            "export": export(tuned, folder, config, self.data, after["test"]),
         }
         page = write_page(folder, result, dense.structure, tuned.structure, self.data.splits.digest)
         write_json(folder / "result.json", result)
         print(_summary(result) + f"\nwrote {page}")
+        _check_exported(folder, result["export"])
 
     # ---- networks
 
@@ -271,23 +314,6 @@ class Job:
             except UserError:  # this runtime does not report operators
                 rows[name]["stages_ms"] = {}
         return {"networks": rows, "device": asdict(self.backend.describe()), "busy": measurement.busy}
-
-    def export(self, network: Network, test_accuracy: float) -> dict[str, Any]:
-        shipped = _Shipped(network, self._info(network.recipe), test_accuracy)
-        result: dict[str, Any] = {}
-        with atomic_folder(self.folder / "export") as target:
-            write_classes(target, shipped.info)
-            if "onnx" in self.config.formats:
-                result["onnx"] = export_onnx(shipped, target, None, self.config.threads or 1)
-            if "coreml" in self.config.formats:
-                result["coreml"] = export_coreml(shipped, target)
-        return result
-
-    def _info(self, recipe: Recipe) -> runs.RunInfo:
-        count, data = len(recipe.classes), self.config.data_config()
-        return runs.RunInfo(
-            recipe.name, recipe.image_size, count, recipe.classes, recipe.mean, recipe.std, data, self.data.splits
-        )
 
 
 @dataclass(frozen=True)

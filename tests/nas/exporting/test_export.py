@@ -220,10 +220,24 @@ def test_an_export_that_differs_is_refused_and_leaves_the_last_one(
         onnx.save(proto, path)
 
     monkeypatch.setattr("nas.exporting.export.write_onnx", corrupt)
-    with pytest.raises(UserError, match=r"logits differ .* nothing was exported"):
-        export(Config(run=str(run_folder), winners=("one",), formats=("timm", "onnx")))
+    with pytest.raises(UserError, match=r"nothing was exported: onnx \(.* logits differ"):
+        export(Config(run=str(run_folder), winners=("one",), formats=("onnx",)))
     assert {p: p.stat().st_mtime_ns for p in exported.rglob("*")} == before
     assert [p.name for p in exported.parent.iterdir()] == ["one"]
+
+
+def test_a_format_that_fails_costs_that_format_alone(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: nn.Module, path: Path, *__: object) -> None:
+        path.mkdir()
+        raise NotImplementedError("MIL operator cumsum")
+
+    monkeypatch.setattr("nas.exporting.export.write_coreml", unknown)
+    with pytest.raises(UserError, match=r"not exported: two as coreml \(MIL operator cumsum\); all else is written"):
+        export(Config(run=str(run_folder), winners=("two",), formats=("coreml", "timm")))
+    found = {path.name for path in (run_folder / "export/two").iterdir()}
+    assert found == {"classes.txt", "model.py", "model.safetensors", "result.json"}
+    assert read_json(run_folder / "export/two/result.json")["failed"] == {"coreml": "MIL operator cumsum"}
+    shutil.rmtree(run_folder / "export/two")
 
 
 def test_an_interrupted_export_leaves_nothing(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +253,7 @@ def test_an_interrupted_export_leaves_nothing(run_folder: Path, monkeypatch: pyt
 
 def test_formats_not_asked_for_are_not_written(run_folder: Path) -> None:
     (result,) = export(Config(run=str(run_folder), winners=("two",), formats=("timm",)))
-    assert set(result) == {"command", "name", "timm"}
+    assert set(result) == {"command", "name", "timm", "failed"}
     written = {p.name for p in (run_folder / "export/two").iterdir()}
     assert written == {"classes.txt", "model.py", "model.safetensors", "result.json"}
 

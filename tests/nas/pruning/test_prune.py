@@ -144,6 +144,21 @@ def test_what_is_begun_or_finished_is_left_alone(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_format_that_fails_costs_that_format_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(*_: Any) -> Any:
+        raise UserError("beyond float16")
+
+    monkeypatch.setattr(job, "export_coreml", overflow)
+    with pytest.raises(UserError, match=r"is finished, but not exported as coreml \(beyond float16\)"):
+        main(["--resume", "--formats", "coreml"])
+    assert result()["export"]["failed"] == {"coreml": "beyond float16"}
+    assert (PRUNED / "export/model.onnx").exists() and "onnx" in result()["export"]
+    monkeypatch.setattr(job, "export_coreml", lambda *_: {"file": "model.mlpackage"})
+    main(["--resume"])  # with the formats named last
+    assert result()["export"]["coreml"] == {"file": "model.mlpackage"} and not result()["export"]["failed"]
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

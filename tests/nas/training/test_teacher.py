@@ -306,7 +306,7 @@ def test_classes_in_another_order_are_put_in_ours(our_run: Path) -> None:
 def test_a_timm_teachers_own_order_of_classes_is_respected() -> None:
     path, images = saved("w.safetensors", network()), torch.randn(4, 3, 160, 160)
     Path("classes.txt").write_text("red\nblue\ngreen\n")
-    flags = {"teacher": "test_resnet", "teacher_checkpoint": path}
+    flags: dict[str, Any] = {"teacher": "test_resnet", "teacher_checkpoint": path}
     plain, ordered = load(**flags)(images), load(**flags, teacher_classes="classes.txt")(images)
     assert torch.equal(ordered, plain[:, [1, 2, 0]])
     before = teacher_facts(TeacherConfig(**flags, teacher_classes="classes.txt"))
@@ -317,7 +317,7 @@ def test_a_timm_teachers_own_order_of_classes_is_respected() -> None:
 def test_a_timm_teachers_own_normalization_is_respected() -> None:
     model, raw = network(), example_images(4, 160)
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-    flags = {"teacher": "test_resnet", "teacher_checkpoint": saved("w.safetensors", model)}
+    flags: dict[str, Any] = {"teacher": "test_resnet", "teacher_checkpoint": saved("w.safetensors", model)}
     logits = load(**flags, teacher_mean=mean, teacher_std=std)(normalize(raw, CPU))
     torch.testing.assert_close(logits, model(normalized(raw, mean, std)), rtol=0, atol=1e-4)
 
