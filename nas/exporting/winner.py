@@ -100,7 +100,11 @@ def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:
         raise UserError(f"{folder} has no retrained {missing[0]!r}; choose from {', '.join(found)}, or run nas.retrain")
     winners = []
     for name in names or found:
-        result = read_json(folder / "retrain" / name / "result.json")
-        arch = space.from_json(result["arch"])
-        winners.append(Winner(name, folder / "retrain" / name, info, space, arch, result["test_accuracy"]))
+        path = folder / "retrain" / name / "result.json"
+        try:
+            result = read_json(path)
+            arch, test_accuracy = space.from_json(result["arch"]), float(result["test_accuracy"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is no result of nas.retrain ({error}); restore it or retrain") from None
+        winners.append(Winner(name, path.parent, info, space, arch, test_accuracy))
     return winners

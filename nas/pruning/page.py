@@ -62,10 +62,10 @@ def newest_search(data_digest: str) -> tuple[Path, Json] | None:
 def _summary(folder: Path, result: Json) -> Iterator[str]:
     accuracy, networks, method = result["accuracy"], result["networks"], result["method"]
     yield f"<h1>{escape(folder.resolve().name)}</h1>\n"
-    normalized = "" if method["normalize"] == "none" else f" per {method['normalize']} saved"
+    normalized = "" if method["normalize"] == "none" else f" per {escape(method['normalize'])} saved"
     yield (
-        f'<p class="soft">{escape(result["model"])} pruned to {escape(result["target"])} by {method["criterion"]} '
-        f"importance{normalized}, {method['scope']}, in {result['pruning_seconds']:.1f} s; fine-tuned "
+        f'<p class="soft">{escape(result["model"])} pruned to {escape(result["target"])} by {escape(method["criterion"])} '
+        f"importance{normalized}, {escape(method['scope'])}, in {result['pruning_seconds']:.1f} s; fine-tuned "
         f"{result['finetune_epochs']} epochs in {result['finetune_minutes']:.1f} minutes</p>\n"
     )
     rows = [
@@ -88,7 +88,7 @@ def _summary(folder: Path, result: Json) -> Iterator[str]:
     device = result["device"]
     yield (
         f'<p class="soft">Latency: both networks in one interleaved run, {escape(device["runtime"])} '
-        f"{escape(device['runtime_version'])}, {device['precision']}, {device['threads']} thread(s), "
+        f"{escape(device['runtime_version'])}, {escape(device['precision'])}, {device['threads']} thread(s), "
         f"{escape(device['device'])}. MES = 100 · (latency / 1 ms)<sup>−1</sup> · (parameters / 3 M)<sup>−0.5</sup>"
         "</p>\n"
     )

@@ -30,6 +30,9 @@ from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import read_typed
 
 FILE, WEIGHTS = "pruned.json", "model.safetensors"
+MOST_PIXELS = 4096
+# Allowed of timm's options: what a network's tensors follow from.
+SIZES = ("img_size", "patch_size", "window_size", "embed_dim", "depth", "depths", "num_heads")
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,34 @@ def read(folder: Path) -> Recipe:
     """UserError if the folder holds no recipe of this version."""
     path = folder / FILE
     try:
-        found = read_json(path)
-        if isinstance(found, dict):
-            found.setdefault("layouts", None)  # of before there were unknown families
-        return read_typed(Recipe, found, FILE)
+        recipe = read_typed(Recipe, read_json(path), FILE)
+        _check_buildable(recipe)
+        return recipe
     except ValueError as error:
         raise UserError(f"{path} is no recipe of this version: {error}; prune again") from None
+
+
+def _check_buildable(recipe: Recipe) -> None:
+    """ValueError unless it names a network and nothing else: of timm's options, others load files or call the network.
+
+    The file may be from someone else.
+    """
+    if (recipe.model is None) == (recipe.arch is None):
+        raise ValueError(f"{FILE} names not one of model and arch")
+    if recipe.model is not None and not timm.is_model(recipe.model):
+        raise ValueError(f"{FILE}.model is {recipe.model!r}, no network of timm {timm.__version__}")
+    if recipe.arch is not None and not isinstance(recipe.arch.get("space"), str):
+        raise ValueError(f"{FILE}.arch has no space")
+    if other := [name for name, value in recipe.options.items() if name not in SIZES or not _is_size(value)]:
+        raise ValueError(f"{FILE}.options has {other[0]!r}; allowed are whole numbers for {', '.join(SIZES)}")
+    if not 0 < recipe.image_size <= MOST_PIXELS:
+        raise ValueError(f"{FILE}.image_size is {recipe.image_size}, not of 1 to {MOST_PIXELS}")
+    if not recipe.classes or len(recipe.mean) != 3 or len(recipe.std) != 3:
+        raise ValueError(f"{FILE} has no classes, or no mean and std of R, G, B")
+
+
+def _is_size(value: Any) -> bool:
+    return all(map(_is_size, value)) if isinstance(value, list) else type(value) is int and 0 < value <= MOST_PIXELS
 
 
 def load(folder: Path | str) -> nn.Module:

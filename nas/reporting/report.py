@@ -191,8 +191,9 @@ def _training(a: Artifacts) -> Iterator[str]:
             s = a.supernet
             norms = {"width": "norms for each width", "shared": "shared norms"}
             recipe = f"{s['loss']} loss, {s['sampling']} sampling, {norms[s['norm']]} · " if "norm" in s else ""
+            epochs = escape(str(s["epochs"]))
             yield (
-                f'<p class="soft">{recipe}{s["epochs"]} epochs in {s["minutes"]:.1f} minutes, '
+                f'<p class="soft">{escape(recipe)}{epochs} epochs in {s["minutes"]:.1f} minutes, '
                 f"{s['images_per_s']:.0f} images/s; accuracy on the search split</p>\n"
             )
         accuracies = {
@@ -277,7 +278,7 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
         )
         rows = [list(row) for row in zip(*columns, strict=True)]
         yield (
-            f"<details><summary>{escape(name)}: {len(points)} steps of {search['strategy']}, "
+            f"<details><summary>{escape(name)}: {len(points)} steps of {escape(str(search['strategy']))}, "
             f"{search['num_evaluations']:,} networks "
             f"evaluated in {search['minutes']:.1f} minutes</summary>\n"
         )

@@ -23,6 +23,7 @@ from nas.data.named import is_named
 from nas.distributed import process
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, try_lock, write_json
+from search_spaces.command.typed import read_typed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound="DataclassInstance")
 
 RUNS = Path("runs")
+MOST_BYTES = 200  # of a name: file systems take 255, and files of a stage have longer names than its folder
 MAY_MOVE = ("data", "data_dir", "test_data", "classes")  # where the images of a run lie, not which they are
 
 
@@ -58,20 +60,16 @@ def save_run_info(folder: Path, info: RunInfo) -> None:
 
 def load_run_info(folder: Path) -> RunInfo:
     path = folder / "run.json"
-    raw = read_json(path)
+    remedy = "restore it, or train again with nas.train_supernet"
     try:
-        return RunInfo(
-            **{
-                **raw,
-                "classes": tuple(raw["classes"]),
-                "mean": tuple(raw["mean"]),
-                "std": tuple(raw["std"]),
-                "data": DataConfig(**raw["data"]),
-                "splits": Splits(**{**raw["splits"], "skipped": tuple(raw["splits"]["skipped"])}),
-            }
+        info = read_typed(RunInfo, read_json(path), path.name)
+    except ValueError as error:
+        raise UserError(f"{path} is not a run of this version ({error}); {remedy}") from None
+    if info.num_classes != len(info.classes) or len(info.mean) != 3 or len(info.std) != 3 or min(info.std) <= 0:
+        raise UserError(
+            f"{path} has {info.num_classes} classes of other names, or no mean and std of R, G, B; {remedy}"
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a run of this version ({error}); train again with nas.train_supernet") from None
+    return info
 
 
 def load_run_data(folder: Path, moved: DataConfig | None = None) -> Data:
@@ -113,8 +111,13 @@ def _check_there(folder: Path, config: DataConfig) -> None:
 
 
 def run_folder(name: str) -> Path:
-    """`runs/<name>`, or the path itself if it is one."""
-    return Path(name) if "/" in name else RUNS / name
+    """`runs/<name>`, or the path itself if it is one. UserError if it can be neither."""
+    if "/" not in name:
+        check_name("--run", name)
+        return RUNS / name
+    if not name.isprintable() or max(len(part.encode()) for part in Path(name).parts) > MOST_BYTES:
+        raise UserError(f"--run is {name[:80]!r}; give a name under {RUNS}/, or a path of printable, shorter names")
+    return Path(name)
 
 
 def find_run(run: str | None, needs: str, remedy: str) -> Path:
@@ -157,10 +160,18 @@ def check_new(folder: Path, flag: str) -> None:
         raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
 
 
-def check_name(flag: str, name: str | None) -> None:
-    """UserError if the name cannot be a part of a folder's."""
-    if name is not None and not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"{flag} is {name!r}; give letters, digits, dots and dashes")
+def check_name(flag: str, name: Any) -> None:
+    """UserError if the name cannot be a folder's in its place: it comes from flags and from files that someone sent.
+
+    Args:
+        flag: or where else the name is from, for the message.
+    """
+    if name is None or (
+        isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name) and len(name.encode()) <= MOST_BYTES
+    ):
+        return
+    given = repr(name) if len(str(name)) <= 80 else f"{str(name)[:80]!r}…"
+    raise UserError(f"{flag} is {given}; give letters, digits, dots (not the first) and dashes, {MOST_BYTES} at most")
 
 
 def begin(folder: Path, config: Any, **facts: Any) -> None:
@@ -178,17 +189,28 @@ def begin(folder: Path, config: Any, **facts: Any) -> None:
 def begun(folder: Path, config_type: type[Config]) -> Config:
     """The config that a stage was begun with."""
     path = folder / "config.json"
-    raw = read_json(path)
+    raw = _config(folder)
+    values = {f.name: raw[f.name] for f in dataclasses.fields(config_type) if f.name in raw}
     try:
-        values = {f.name: raw[f.name] for f in dataclasses.fields(config_type)}
-    except (KeyError, TypeError):
-        raise UserError(f"{path} is not of this version; begin anew under another name, or move it away") from None
-    return config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return read_typed(config_type, values, path.name)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not of this version ({error}); begin anew under another name, or move it away"
+        ) from None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The JSON of a stage's `config.json`."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    if not isinstance(raw, dict) or not isinstance(raw.get("command"), str):
+        raise UserError(f"{path} has no command that a stage was begun with; restore it, or move {folder} away")
+    return raw
 
 
 def differences(folder: Path, config: Any, free: tuple[str, ...], **facts: Any) -> dict[str, Any]:
     """Settings, but the `free` ones, that are not those which the stage was begun with."""
-    before = read_json(folder / "config.json")
+    before = _config(folder)
     after = {k: list(v) if isinstance(v, tuple) else v for k, v in {**asdict(config), **facts}.items()}
     return {name: value for name, value in after.items() if name not in free and before.get(name) != value}
 
@@ -206,7 +228,7 @@ def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, .
     if process.is_primary():
         _claim(folder)
     path = folder / "config.json"
-    before, changed = read_json(path), differences(folder, config, free, **facts)
+    before, changed = _config(folder), differences(folder, config, free, **facts)
     if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
     if changed and process.is_primary():  # of two equal flags the last counts
@@ -217,7 +239,7 @@ def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, .
 
 def command_of(folder: Path) -> str:
     """The command that a stage was begun with."""
-    return str(read_json(folder / "config.json")["command"])
+    return str(_config(folder)["command"])
 
 
 _claimed: dict[Path, BaseFileLock] = {}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from search_spaces import UserError
 from search_spaces.command.files import read_json_lines, write_text
 
 
@@ -16,7 +17,7 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in read_json_lines(self.path) if line["step"] <= step]
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = self.path.open("a")
         self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else 0)
@@ -37,3 +38,12 @@ class MetricsLog:
     def __exit__(self, *_: object) -> None:
         self.file.close()
         self.events.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, none if there is no file. UserError if one is not a step and its metrics."""
+    lines = read_json_lines(path)
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, dict) or type(line.get("step")) is not int:
+            raise UserError(f"{path}, line {number}, is no step with its metrics; restore it or cut the line")
+    return lines

@@ -18,6 +18,8 @@ from search_spaces import UserError
 from search_spaces.command import amend, fill
 from search_spaces.command.files import read_json
 
+NO_NETWORKS = 'names no networks; give a search\'s result.json, or [{"name": …, "arch": …}, …]'
+
 
 def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, Any]]]:
     """The run's folder, the name of its search (None with `archs`) and the winners to train, by name.
@@ -31,7 +33,8 @@ def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, 
     run_folder = runs.find_run(config.run, pattern, "python -m nas.search")
     found = runs.newest(run_folder, pattern)
     assert found is not None
-    winners = {winner["name"]: winner for winner in read_json(found)["winners"]}
+    result = read_json(found)
+    winners = dict(_networks(result.get("winners") if isinstance(result, dict) else None, found))
     if not winners:
         raise UserError(f"{found.parent} picked no winner; go on with nas.search --resume and limits that can be met")
     return run_folder, found.parent.name, _named(config.winners, winners, found.parent)
@@ -52,20 +55,28 @@ def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[
     run = config.run or (str(of_run.resolve()) if of_run else None)
     run_folder = runs.find_run(run, "supernet/result.json", "python -m nas.train_supernet")
     space, found = runs.load_run_info(run_folder).search_space(), read_json(path)
-    networks = found.get("winners") if isinstance(found, dict) else found
-    try:
-        pairs = [(str(network["name"]), network) for network in networks or ()]
-        archs = [network["arch"] for _, network in pairs]
-    except (KeyError, TypeError):
-        pairs, archs = [], []
+    pairs = _networks(found.get("winners") if isinstance(found, dict) else found, path)
     if not pairs:
-        raise UserError(f'{path} names no networks; give a search\'s result.json, or [{{"name": …, "arch": …}}, …]')
-    for (name, _), arch in zip(pairs, archs, strict=True):
-        runs.check_name(f"a name in {path}", name)
-        space.from_json(arch)
+        raise UserError(f"{path} {NO_NETWORKS}")
+    for _, network in pairs:
+        space.from_json(network["arch"])
     if len(dict(pairs)) < len(pairs):
         raise UserError(f"two networks in {path} have the same name; give each its own")
     return run_folder, None, _named(config.winners, dict(pairs), path)
+
+
+def _networks(found: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(name, network) of each in a list from a file. UserError if it is no such list, or a name is no folder's."""
+    try:
+        pairs = [(network["name"], network) for network in found]
+        archs = [network["arch"] for _, network in pairs]
+    except (KeyError, TypeError):
+        raise UserError(f"{path} {NO_NETWORKS}") from None
+    for name, _ in pairs:
+        runs.check_name(f"a name in {path}", name)
+    if not all(isinstance(arch, dict) for arch in archs):
+        raise UserError(f"{path} {NO_NETWORKS}")
+    return pairs
 
 
 def to_go_on_with(given: Config) -> Config:
@@ -94,7 +105,10 @@ def to_go_on_with(given: Config) -> Config:
 
 
 def folder_name(winner: str, suffix: str | None) -> str:
-    return f"{winner}-{suffix}" if suffix else winner
+    """UserError if it is none, as of names in a config.json that someone sent."""
+    name = f"{winner}-{suffix}" if suffix else winner
+    runs.check_name("a winner, with --suffix,", name)
+    return name
 
 
 def _begin(jobs: Sequence[Job]) -> None:

@@ -141,10 +141,27 @@ def drop_torn_line(path: Path) -> None:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """The lines of a log, none if there is no file; the last is left out if a kill has cut it."""
+    """The lines of a log, none if there is no file; the last is left out if a kill has cut it.
+
+    Raises:
+        UserError: it cannot be read, or a line is not JSON.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no log: it is not a text file; restore it or move it away") from None
+    return [_json_line(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _json_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}, line {number}, is not JSON ({error}); restore it or cut the line") from None
 
 
 def _no_constant(name: str) -> None:

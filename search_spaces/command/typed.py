@@ -29,7 +29,9 @@ def _read(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
-    if origin is types.UnionType:
+    if origin is typing.Literal and value in arguments:
+        return value
+    if origin in (types.UnionType, typing.Union):
         return None if value is None else _read(arguments[0], value, where, problems)
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return _read_fields(hint, value, where, problems)
@@ -46,7 +48,8 @@ def _read(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
 
 
 def _read_fields(hint: Any, value: dict[str, Any], where: str, problems: list[str]) -> Any:
-    hints, before = typing.get_type_hints(hint), len(problems)
+    known, before = typing.get_type_hints(hint), len(problems)
+    hints = {field.name: known[field.name] for field in dataclasses.fields(hint)}
     missing, unknown = hints.keys() - value.keys(), value.keys() - hints.keys()
     problems += [f"{where} has no {name}" for name in hints if name in missing]
     problems += [f"{where} has an unknown {name}" for name in value if name in unknown]

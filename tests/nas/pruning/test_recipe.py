@@ -84,7 +84,13 @@ def test_twice_pruned_keeps_the_scale_of_its_attention(tmp_path: Path) -> None:
         ({"kept": {"blocks.0.ffn": []}}, "not ascending numbers from 0 to 95"),
         ({"kept": {}}, "of another shape"),
         ({"image_size": "32"}, "pruned.json.image_size is '32', not a valid int; prune again"),
-        ({"model": "deit_mini"}, "timm cannot build deit_mini"),
+        ({"model": "deit_mini"}, "pruned.json.model is 'deit_mini', no network of timm"),
+        ({"model": "hf-hub:someone/something"}, "pruned.json.model is 'hf-hub:someone/something', no network of timm"),
+        ({"options": {"checkpoint_path": "/etc/passwd"}}, "options has 'checkpoint_path'; allowed are whole numbers"),
+        ({"options": {"pretrained": True}}, "options has 'pretrained'; allowed are whole numbers for img_size"),
+        ({"options": {"img_size": "/etc/passwd"}}, "options has 'img_size'; allowed are whole numbers"),
+        ({"image_size": 10**9}, "image_size is 1000000000, not of 1 to 4096"),
+        ({"classes": []}, "has no classes"),
     ],
 )
 def test_a_damaged_recipe_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
