@@ -63,8 +63,9 @@ def _summary(folder: Path, result: Json) -> Iterator[str]:
     accuracy, networks, method = result["accuracy"], result["networks"], result["method"]
     yield f"<h1>{escape(folder.resolve().name)}</h1>\n"
     normalized = "" if method["normalize"] == "none" else f" per {escape(method['normalize'])} saved"
+    criterion = escape(method["criterion"])
     yield (
-        f'<p class="soft">{escape(result["model"])} pruned to {escape(result["target"])} by {escape(method["criterion"])} '
+        f'<p class="soft">{escape(result["model"])} pruned to {escape(result["target"])} by {criterion} '
         f"importance{normalized}, {escape(method['scope'])}, in {result['pruning_seconds']:.1f} s; fine-tuned "
         f"{result['finetune_epochs']} epochs in {result['finetune_minutes']:.1f} minutes</p>\n"
     )

@@ -61,8 +61,11 @@ def save_run_info(folder: Path, info: RunInfo) -> None:
 def load_run_info(folder: Path) -> RunInfo:
     path = folder / "run.json"
     remedy = "restore it, or train again with nas.train_supernet"
+    raw = read_json(path)
+    if isinstance(raw, dict) and isinstance(raw.get("data"), dict):
+        raw["data"] = {**asdict(DataConfig()), **raw["data"]}  # flags that are newer than the run
     try:
-        info = read_typed(RunInfo, read_json(path), path.name)
+        info = read_typed(RunInfo, raw, path.name)
     except ValueError as error:
         raise UserError(f"{path} is not a run of this version ({error}); {remedy}") from None
     if info.num_classes != len(info.classes) or len(info.mean) != 3 or len(info.std) != 3 or min(info.std) <= 0:
