@@ -180,11 +180,14 @@ def load_winner(path: Path) -> Winner:
         arch, pixels, classes = info["arch"], info["image_size"], tuple(info["classes"])
         space = get_space(arch["space"], pixels, len(classes))
         network = space.build(space.from_json(arch))
+        mean, std = (tuple(map(float, info[name])) for name in ("mean", "std"))
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError("it has no mean and std of R, G, B")
     except (IndexError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is no winner, retrained in its run or exported: {error}; give its folder") from None
     load_module(network, tensors, path)
     check_finite(tensors, path)
-    return Winner(network, arch, pixels, classes, tuple(info["mean"]), tuple(info["std"]))
+    return Winner(network, arch, pixels, classes, mean, std)
 
 
 def winner_file(path: Path, flag: str) -> Path:

@@ -50,6 +50,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             info = json.loads((file.metadata() or {})["info"])
+            if not isinstance(info, dict):
+                raise ValueError("its header is no JSON object")
             return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
@@ -104,7 +106,8 @@ def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Te
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, entry = key.rpartition(".")
-        parameter = parameters[name]
+        if (parameter := parameters.get(name)) is None:
+            raise UserError(f"the checkpoint has an optimizer's {key}, of no parameter here; restore it or train again")
         if value.shape == parameter.shape:  # in the parameter's memory format, or foreach kernels leave their fast path
             value = torch.empty_like(parameter, device="cpu").copy_(value)
         state.setdefault(numbers[parameter], {})[entry] = value

@@ -69,9 +69,7 @@ def load_run_info(folder: Path) -> RunInfo:
     except ValueError as error:
         raise UserError(f"{path} is not a run of this version ({error}); {remedy}") from None
     if info.num_classes != len(info.classes) or len(info.mean) != 3 or len(info.std) != 3 or min(info.std) <= 0:
-        raise UserError(
-            f"{path} has {info.num_classes} classes of other names, or no mean and std of R, G, B; {remedy}"
-        )
+        raise UserError(f"{path} has not as many names as classes, or no mean and std of R, G, B; {remedy}")
     return info
 
 

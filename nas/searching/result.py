@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nas import runs
 from nas.objective.costs import Costs
 from nas.objective.mes import Objective, Term, pareto
 from nas.objective.metrics import LATENCY, columns, shown, unit_of
@@ -31,11 +32,18 @@ def read_result(folder: Path) -> Json:
         UserError: there is none, or it is not of this version.
     """
     path = folder / "result.json"
-    result = read_json(path)
+    found = read_json(path)
     try:
-        return result if "objective" in result else _of_one_table(result, folder)
-    except (KeyError, TypeError):
-        raise UserError(f"{path} is not a search's result of this version; search again") from None
+        result: Json = found if "objective" in found else _of_one_table(found, folder)
+        kinds = {"objective": dict, "tables": dict, "winners": list, "earlier_winners": list}
+        if wrong := [name for name, kind in kinds.items() if not isinstance(result[name], kind)]:
+            raise TypeError(f"{wrong[0]} is {result[wrong[0]]!r:.80}")
+        names = [winner["name"] for winner in (*result["winners"], *result["earlier_winners"])]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a search's result of this version ({error}); search again") from None
+    for name in names:
+        runs.check_name(f"a winner in {path}", name)
+    return result
 
 
 def objective_of(result: Json) -> Objective:

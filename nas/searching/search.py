@@ -21,7 +21,7 @@ from nas.objective.goals import LIMITS, Goals
 from nas.objective.mes import Objective
 from nas.objective.metrics import LATENCY
 from nas.objective.tables import load_tables, newest, record
-from nas.searching.result import Json, as_text, found
+from nas.searching.result import Json, as_text, found, read_result
 from nas.searching.samplers import SEQUENTIAL
 from nas.searching.slimming import Step, slim
 from nas.searching.storage import check_address, check_storage
@@ -139,7 +139,7 @@ def _costs(config: Config, space: SearchSpace) -> tuple[Costs, dict[str, Path]]:
 def _pick(config: Config, folder: Path, objective: Objective, result: Json) -> None:
     """Writes the result, at first without winners: limits that none meets lose nothing."""
     path = folder / "result.json"
-    before = read_json(path) if path.exists() else {"winners": [], "earlier_winners": []}
+    before = read_result(folder) if path.exists() else {"winners": [], "earlier_winners": []}
     earlier = [*before["winners"], *before["earlier_winners"]]
     write_json(path, {**result, "winners": [], "earlier_winners": earlier})
     points = result["trajectory"] if "trajectory" in result else result["evaluations"]

@@ -163,7 +163,8 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     make_run(run, classes=[EVIL, "1"])
     add_supernet(run)
     result = read_json(run / "supernet/result.json")
-    write_json(run / "supernet/result.json", {**result, "command": f"python {EVIL}"})
+    texts = {"command": f"python {EVIL}", "loss": EVIL, "sampling": EVIL, "norm": "shared"}
+    write_json(run / "supernet/result.json", {**result, **texts})
     html = write_report(run).read_text(encoding="utf-8")
     assert EVIL not in html
     assert "<i>" not in html

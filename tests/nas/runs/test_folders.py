@@ -1,0 +1,123 @@
+"""Names and files of runs that someone sent: nothing is written elsewhere, and what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas import runs
+from nas.runs.metrics import read_metrics
+from nas.searching.result import read_result
+from nas.training.winner import Config
+from nas.training.winners import find_winners, folder_name
+from search_spaces import UserError, get_space
+from search_spaces.command.files import read_json, write_json
+from tests.nas.synthetic_run import run_info
+
+BAD_NAMES = ("..", ".", ".hidden", "../x", "/etc/x", "a/b", "a\\b", "a\nb", "a\0b", "", "x" * 300, 3, ["a"])
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_what_is_no_folders_name_is_refused_in_a_line(name: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"^--name is .*give letters, digits, dots \(not the first\) and dashes"
+    ) as error:
+        runs.check_name("--name", name)
+    assert len(str(error.value)) < 250 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["winner-1", "größe_2.5", "-x", "a..b"])
+def test_other_names_are_taken(name: str) -> None:
+    runs.check_name("--name", name)
+
+
+@pytest.mark.parametrize("run", ["..", ".", "", "a\nb", "x" * 300, "a/" + "x" * 300, "a/\x1b[2J"])
+def test_a_run_lies_where_it_says(run: str) -> None:
+    with pytest.raises(UserError, match="--run is "):
+        runs.run_folder(run)
+
+
+@pytest.mark.parametrize("name", ["../../../../X", "..", "a/b", 3])
+def test_names_of_winners_do_not_lead_out_of_the_run(
+    name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "runs/r/search/result.json"
+    write_json(path, {"winners": [{"name": name, "arch": {}}], "earlier_winners": [], "objective": {}, "tables": {}})
+    with pytest.raises(UserError, match=r"a name in .*result.json is"):
+        find_winners(Config(run="r"))
+    with pytest.raises(UserError, match=r"a winner in .*result.json is"):
+        read_result(path.parent)
+    with pytest.raises(UserError):
+        folder_name("winner-1", "/../../x")
+
+
+def test_results_of_other_kinds_are_named(tmp_path: Path) -> None:
+    contents: tuple[Any, ...] = ([], 3, "objective", {"objective": {}}, {"objective": [], "tables": 1}, {"winners": 3})
+    for content in contents:
+        write_json(tmp_path / "result.json", content)
+        with pytest.raises(UserError, match=r"result.json is not a search's result of this version"):
+            read_result(tmp_path)
+
+
+def info(**changes: Any) -> dict[str, Any]:
+    return {**run_info(get_space("efficientformerv2-nano", 32, 2), ["a", "b"]), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ([], "not a valid RunInfo"),
+        ({"space": 3}, "run.json.space is 3, not a valid str"),
+        ({"classes": "ab"}, "run.json.classes is 'ab'"),
+        ({"num_classes": 10**9}, "not as many names as classes"),
+        ({"mean": [0.5]}, "no mean and std of R, G, B"),
+        ({"std": [0, 0, 0]}, "no mean and std of R, G, B"),
+        ({"data": {"data": 3}}, "run.json.data.data is 3, not a valid str"),
+        ({"data": {"data": "digits", "x": 1}}, "run.json.data has an unknown x"),
+        ({"data": {"data": "digits", "search_fraction": 7}}, "--search-fraction is 7"),
+        ({"splits": {}}, "run.json.splits has no train"),
+        ({"image_size": None}, "run.json.image_size is None"),
+    ],
+)
+def test_a_run_of_other_types_is_named(changed: Any, message: str, tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", info(**changed) if isinstance(changed, dict) else changed)
+    with pytest.raises(UserError, match=message):
+        runs.load_run_info(tmp_path)
+
+
+def test_flags_that_are_newer_than_the_run_have_their_defaults(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", info())
+    assert read_json(tmp_path / "run.json")["data"] == {"data": "digits"}
+    assert runs.load_run_info(tmp_path).data.search_fraction == 0.15
+
+
+@dataclass(frozen=True)
+class Settings:
+    epochs: int
+    names: tuple[str, ...]
+
+
+@pytest.mark.parametrize(
+    "content", [[], {}, {"command": 3}, {"command": "c"}, {"command": "c", "epochs": "3", "names": []}]
+)
+def test_a_config_of_other_types_is_named(content: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", content)
+    with pytest.raises(UserError, match=r"config.json (has no command|is not of this version)"):
+        runs.begun(tmp_path, Settings)
+
+
+def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"command": "c", "epochs": 3, "names": ["a"], "fact": 1})
+    assert runs.begun(tmp_path, Settings) == Settings(3, ("a",))
+
+
+@pytest.mark.parametrize("line", ["{", "3", "{}", '{"step": "1"}', "[" * 100_000])
+def test_a_broken_line_of_metrics_is_named_by_its_number(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + f"\n{line}\n")
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is no"):
+        read_metrics(tmp_path / "metrics.jsonl")
