@@ -165,7 +165,7 @@ def read_folder(folder: Path) -> Manifest:
     problems = []
     for entry in dict.fromkeys((e.file, e.sha256) for e in manifest.jobs.values()):
         file, sha256 = entry
-        if Path(file).name != file:
+        if Path(file).name != file or file in ("", "..") or (folder / file).is_symlink():
             problems.append(f"{file!r} lies outside")
         elif not (folder / file).exists():
             problems.append(f"{file} is missing")
