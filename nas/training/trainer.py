@@ -155,7 +155,7 @@ class Trainer:
         tensors, info = load_tensors(self.path)
         if missing := _CHECKPOINT - info.keys():
             raise UserError(f"{self.path} is not of this version ({min(missing)} is missing); train a new run")
-        if wrong := [n for n in ("step", "processes", "accumulate") if type(info[n]) is not int or info[n] < 0]:
+        if wrong := [n for n in ("step", "processes", "accumulation_steps") if type(info[n]) is not int or info[n] < 0]:
             raise UserError(
                 f"{self.path} says {wrong[0]} {info[wrong[0]]!r}, no whole number; restore it or train a new run"
             )
