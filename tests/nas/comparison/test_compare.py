@@ -244,7 +244,7 @@ def test_asynchronous_searches_are_no_seeds_of_sequential_ones(space: SearchSpac
     cases = [("tpe", 0, None), ("tpe", 4, 4), ("tpe", 0, None), ("tpe", 4, 4), ("nsga2", 0, None), ("nsga2", 4, None)]
     for seed, (strategy, workers, at_once) in enumerate(cases):
         folder = runs.RUNS / f"one/search-{seed}"
-        write_search(folder, strategy, points_at(space, (0.6, 1.0)), seed=seed, workers=workers)
+        write_search(folder, strategy, points_at(space, (0.6, 1.0)), seed=seed, ray_workers=workers)
         write_json(folder / "result.json", {**read_json(folder / "result.json"), "asynchronous": at_once})
     searches = find_searches(["one"])
     groups = {g.label: [s.seed for s in g.searches] for g in make_groups(searches, reference_of(searches))}
