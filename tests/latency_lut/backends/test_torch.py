@@ -48,7 +48,10 @@ class TestTorchOnGpu(BackendContract):
 
 
 class Witness(nn.Module):
-    """Notes under what conditions it is run."""
+    """Notes under what conditions it, or its deployed copy, is run."""
+
+    def __deepcopy__(self, _: object) -> Witness:
+        return self
 
     def __init__(self) -> None:
         super().__init__()
