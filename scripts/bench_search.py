@@ -282,8 +282,7 @@ def bench_workers(config: Config) -> None:
     with cluster(config, "cpu") as resources:
         workers = RayEvaluator(make, config.ray_workers, resources)
         print(
-            f"{space.name}, {here.num_images} images, evaluations a second, "
-            f"{config.ray_workers} workers and one process"
+            f"{space.name}, {here.num_images} images, evaluations a second of {config.ray_workers} workers and of one"
         )
         for kind in ("frontier", "random"):
             pairs = []

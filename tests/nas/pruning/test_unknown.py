@@ -114,16 +114,6 @@ def test_a_recipe_that_is_none(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_recipe_of_before_is_read(tmp_path: Path) -> None:
-    base = timm_recipe("test_vit", 32, tuple("abc"), ours=True)
-    model, _ = base.build()
-    save(tmp_path, base, model)
-    raw = json.loads((tmp_path / FILE).read_text())
-    del raw["layouts"]
-    (tmp_path / FILE).write_text(json.dumps(raw))
-    assert read(tmp_path) == base
-
-
 @pytest.mark.usefixtures("here")
 def test_what_the_network_does_not_agree_with_stays_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
