@@ -14,8 +14,7 @@ The second runs each strategy from several seeds. An arch is evaluated once for 
 guessing and of the logarithm of MES above that of the largest network. Overhead is all that a search computes beside
 forward passes, with what recording an evaluation takes; both are CPU seconds.
 
-The third slims with races and without (`--exact`), and takes every step of the second also with a race, to compare what
-both choose from the same state.
+The third slims with races and without (`--exact`), and compares what both choose from the states of the second.
 
 The fourth evaluates the same archs in one process and in Ray's workers, each with one thread, by turns: the frontier of
 the largest network, as slimming does, and random archs one by one, as the other strategies do.
