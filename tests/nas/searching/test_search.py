@@ -566,7 +566,9 @@ def test_a_sequential_search_by_several_workers_says_so_and_keeps_to_their_numbe
     main([*flags, "--name", "alone"])
     main([*flags, "--name", "three", "--ray-workers", "3"])
     assert result("search-alone")["asynchronous"] is None and result("search-three")["asynchronous"] == 3
-    with pytest.raises(UserError, match=r"cannot resume runs/r/search-three with other settings: ray_workers was 3, now 2"):
+    with pytest.raises(
+        UserError, match=r"cannot resume runs/r/search-three with other settings: ray_workers was 3, now 2"
+    ):
         main(["--resume", "--name", "three", "--ray-workers", "2"])
     main([*SIZE, "--strategy", "random", "--budget", "14", "--name", "random", "--ray-workers", "3"])
     assert result("search-random")["asynchronous"] is None

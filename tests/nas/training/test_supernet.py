@@ -176,7 +176,6 @@ def test_resume_alone_keeps_every_setting(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (("--epochs", "5"), "epochs was 4, now 5"),
         (("--lr", "0.1", "--seed", "1"), "lr was 0.5, now 0.1; seed was 0, now 1"),
-        (("--data", "digits"), "data was 'images', now 'digits'"),  # digits is the default, and still another setting
         (("--space", "efficientformerv2-nano"), "space was 'tiny', now 'efficientformerv2-nano'"),
     ],
 )
@@ -187,6 +186,13 @@ def test_resume_with_other_settings_says_which(
     with pytest.raises(UserError) as caught:
         main(["--resume", "--run", "r", *flags])
     assert str(caught.value) == f"cannot resume runs/r/supernet with other settings: {message}"
+
+
+def test_resume_with_other_images_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they are the default: it was given."""
+    begin(monkeypatch, *ARGS)
+    with pytest.raises(UserError, match="the images of digits are not those that runs/r was begun with; give these"):
+        main(["--resume", "--run", "r", "--data", "digits"])
 
 
 def test_resume_may_change_where_and_how_fast(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
@@ -200,8 +206,11 @@ def test_flags_come_before_the_recipe_that_suits_the_images() -> None:
     assert (digits.epochs, digits.batch_size, digits.hflip) == (core.DIGITS_EPOCHS, 64, False)
     assert (small.epochs, small.batch_size, small.hflip) == (30, 128, True)
     imagenet = ("--space", "efficientformerv2", "--data", "imagenet")
-    assert configure(imagenet) == Config(space="efficientformerv2", data="imagenet")
+    assert configure(imagenet) == Config(space="efficientformerv2", data="imagenet", recipe="adamw")
     assert configure(["--batch-size", "256"]).batch_size == 256  # though it is the general default
+    mobile = configure(["--space", "mobileone-nano"])
+    assert (mobile.recipe, mobile.optimizer, mobile.norm, mobile.lr) == ("progressive", "sgd", "shared", 1.6)
+    assert configure(["--space", "mobileone-nano", "--recipe", "adamw"]).optimizer == "adamw"
 
 
 def test_a_new_run_does_not_touch_one_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
