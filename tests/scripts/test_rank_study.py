@@ -250,7 +250,9 @@ def test_a_process_of_ray_that_dies_loses_only_its_own_network(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setattr(networks, "_train_task", train_in_this_process)
     shutil.rmtree(STUDY / "scratch")
-    with pytest.raises(UserError, match=r"the process of network 3 has died, perhaps of memory; go on with fewer --ray-wo"):
+    with pytest.raises(
+        UserError, match=r"the process of network 3 has died, perhaps of memory; go on with fewer --ray-wo"
+    ):
         main(["--study", "s", "--seeds", "1", "--ray-workers", "2"])
     assert not ray.running
     assert [path.parent.name for path in STUDY.glob("scratch/*/result.json")] == ["04-seed0"]
