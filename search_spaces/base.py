@@ -305,6 +305,16 @@ def arch_label(space: SearchSpace, arch: Arch) -> str:
     return names.get(arch) or json.dumps(space.to_json(arch), separators=(",", ":"))
 
 
+def check_images(name: str, image_size: int, num_classes: int, multiple: int) -> None:
+    """UserError unless the space of that name can be made for such images: `multiple` is the stride of its networks."""
+    if image_size % multiple or not multiple <= image_size <= 1024:
+        raise UserError(
+            f"image size {image_size} does not fit {name}: give a multiple of {multiple} from {multiple} to 1024"
+        )
+    if not 2 <= num_classes <= 1_000_000:
+        raise UserError(f"{num_classes} classes: give a number from 2 to 1000000")
+
+
 def _key(block: BlockSpec | None) -> str | None:
     return None if block is None else block.key
 

@@ -109,6 +109,28 @@ class BlockSpec(ABC):
 
 
 @dataclass(frozen=True)
+class HeadSpec(BlockSpec):
+    """The last block of a classifier: (`width`, `resolution`, `resolution`) to (`num_classes`,) logits."""
+
+    width: int
+    num_classes: int
+    resolution: int
+
+    kind = "head"
+    chainable = False
+
+    @property
+    def variant(self) -> str:
+        return f"w{self.width}"
+
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.width, self.resolution, self.resolution
+
+    def output_shape(self) -> tuple[int]:
+        return (self.num_classes,)
+
+
+@dataclass(frozen=True)
 class Slot:
     """A place in the network: the block there as a function of the choices it depends on, None if there is none."""
 

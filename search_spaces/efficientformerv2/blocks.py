@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from search_spaces.block import BlockSpec
+from search_spaces.block import BlockSpec, HeadSpec
 from search_spaces.cost import Activation, Conv, Linear, Matmul, Op, Weights, in_place
 
 if TYPE_CHECKING:
@@ -259,25 +259,8 @@ class Downsample(BlockSpec):
 
 
 @dataclass(frozen=True)
-class Head(BlockSpec):
+class Head(HeadSpec):
     """Norm, average pool and two linear classifiers whose logits are averaged (the second is for distillation)."""
-
-    width: int
-    num_classes: int
-    resolution: int
-
-    kind = "head"
-    chainable = False
-
-    @property
-    def variant(self) -> str:
-        return f"w{self.width}"
-
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.width, self.resolution, self.resolution
-
-    def output_shape(self) -> tuple[int]:
-        return (self.num_classes,)
 
     def ops(self) -> tuple[Op, ...]:
         classifier = Linear(self.width, self.num_classes)

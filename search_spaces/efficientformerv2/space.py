@@ -13,9 +13,8 @@ from functools import cached_property, partial
 from math import comb
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.base import Arch, Choice, SearchSpace
+from search_spaces.base import Arch, Choice, SearchSpace, check_images
 from search_spaces.block import BlockSpec, Slot
-from search_spaces.command import UserError
 from search_spaces.efficientformerv2.blocks import Attention, Downsample, Ffn, Head, Stem
 
 if TYPE_CHECKING:
@@ -56,13 +55,7 @@ class EfficientFormerV2Space(SearchSpace):
         stem_stride: int = 4,
         layer_scale_init: float = 1e-5,
     ) -> None:
-        multiple = 8 * stem_stride
-        if image_size % multiple or not multiple <= image_size <= 1024:
-            raise UserError(
-                f"image size {image_size} does not fit {name}: give a multiple of {multiple} from {multiple} to 1024"
-            )
-        if not 2 <= num_classes <= 1_000_000:
-            raise UserError(f"{num_classes} classes: give a number from 2 to 1000000")
+        check_images(name, image_size, num_classes, multiple=8 * stem_stride)
         self.name = name
         self.image_size = image_size
         self.num_classes = num_classes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from search_spaces.block import BlockSpec
+from search_spaces.block import BlockSpec, HeadSpec
 from search_spaces.cost import Activation, Conv, Linear, Op, in_place
 
 if TYPE_CHECKING:
@@ -104,25 +104,8 @@ class Block(BlockSpec):
 
 
 @dataclass(frozen=True)
-class Head(BlockSpec):
+class Head(HeadSpec):
     """Average pool and a linear classifier."""
-
-    width: int
-    num_classes: int
-    resolution: int
-
-    kind = "head"
-    chainable = False
-
-    @property
-    def variant(self) -> str:
-        return f"w{self.width}"
-
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.width, self.resolution, self.resolution
-
-    def output_shape(self) -> tuple[int]:
-        return (self.num_classes,)
 
     def ops(self) -> tuple[Op, ...]:
         return (Linear(self.width, self.num_classes),)

@@ -14,9 +14,8 @@ from functools import cached_property, partial
 from math import comb
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.base import Arch, Choice, SearchSpace
+from search_spaces.base import Arch, Choice, SearchSpace, check_images
 from search_spaces.block import BlockSpec, Slot
-from search_spaces.command import UserError
 from search_spaces.mobileone.blocks import Block, Head
 
 if TYPE_CHECKING:
@@ -67,13 +66,7 @@ class MobileOneSpace(SearchSpace):
         image_size: int,
         num_classes: int,
     ) -> None:
-        multiple = 16 * first_stride
-        if image_size % multiple or not multiple <= image_size <= 1024:
-            raise UserError(
-                f"image size {image_size} does not fit {name}: give a multiple of {multiple} from {multiple} to 1024"
-            )
-        if not 2 <= num_classes <= 1_000_000:
-            raise UserError(f"{num_classes} classes: give a number from 2 to 1000000")
+        check_images(name, image_size, num_classes, multiple=16 * first_stride)
         self.name = name
         self.image_size = image_size
         self.num_classes = num_classes

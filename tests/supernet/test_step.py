@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
 from supernet import SAMPLERS, Supernet, train_step
 from supernet.losses import soft_cross_entropy
-from tests.supernet.test_store import images, shaken, some_archs, tiny_space
+from tests.contracts.supernet import drawn, shaken
+from tests.supernet.test_store import images, tiny_space
 
 TARGET = torch.tensor([0, 1, 2, 3])
 
@@ -51,7 +52,7 @@ def test_sandwich_adds_the_gradients_of_every_arch(net: Supernet, space: Efficie
 
 
 def test_without_distillation_all_learn_from_the_labels(net: Supernet, space: EfficientFormerV2Space) -> None:
-    x, archs = images(space, 4), some_archs(space, 1)
+    x, archs = images(space, 4), drawn(space, 1)
     state = copy.deepcopy(net.state_dict())
     given: list[Tensor] = []
     losses = train_step(net, x, TARGET, archs, F.cross_entropy, backward=given.append)

@@ -16,9 +16,8 @@ from search_spaces import Arch, BlockSpec, SearchSpace, get_space
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
 from supernet import Supernet
 from supernet.store import Norm
+from tests.contracts.supernet import drawn, norms, shaken
 from tests.rounding import assert_equal_but_for_rounding
-
-norms = pytest.mark.parametrize("norm", ["width", "shared"])
 
 
 def tiny_space(layer_scale_init: float = 0.5) -> EfficientFormerV2Space:
@@ -38,33 +37,16 @@ def net(space: EfficientFormerV2Space) -> Supernet:
     return shaken(Supernet(space))
 
 
-def shaken(net: Supernet) -> Supernet:
-    """Every entry random, so that no part of a network hides behind its initial ones and zeros."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, tensor in net.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 2.0, generator=generator)
-            elif tensor.is_floating_point():
-                tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.1)
-    return net.eval()
-
-
 def images(space: SearchSpace, count: int = 3) -> Tensor:
     size = space.image_size
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(2))
-
-
-def some_archs(space: SearchSpace, count: int) -> list[Arch]:
-    rng = random.Random(3)
-    return [space.largest, space.smallest, *(space.sample(rng) for _ in range(count))]
 
 
 @torch.no_grad()
 def test_extracted_network_is_timms_and_computes_the_same(net: Supernet, space: EfficientFormerV2Space) -> None:
     x = images(space)
     outputs = []
-    for arch in some_archs(space, 6):
+    for arch in drawn(space, 6):
         model = net.extract(arch)
         assert isinstance(model, EfficientFormerV2)
         assert torch.equal(net(x, arch), model(x))
@@ -87,7 +69,7 @@ def test_extracted_network_shares_nothing_with_the_store(net: Supernet, space: E
 def test_slicing_equals_masking_the_largest_network(net: Supernet, space: EfficientFormerV2Space) -> None:
     """The subnet at its own size against the largest network whose inactive channels and blocks are zero."""
     x = images(space)
-    for arch in some_archs(space, 6):
+    for arch in drawn(space, 6):
         masked = masked_largest(net, space, arch)
         assert_equal_but_for_rounding(net(x, arch), masked(x), masked)
 
@@ -180,7 +162,7 @@ def test_shared_norms_are_sliced_like_everything_else(space: EfficientFormerV2Sp
     net = shaken(Supernet(space, norm="shared"))
     stored = net.state_dict()
     assert set(stored) == set(space.build(space.largest).state_dict())
-    for arch in some_archs(space, 3):
+    for arch in drawn(space, 3):
         for own, tensor in net.extract(arch).state_dict().items():
             name = stored_name(space, arch, own)
             torch.testing.assert_close(tensor, stored[name][tuple(slice(0, n) for n in tensor.shape)], rtol=0, atol=0)
@@ -196,7 +178,7 @@ def stored_name(space: EfficientFormerV2Space, arch: Arch, own: str) -> str:
 @norms
 def test_in_training_a_subnet_is_the_extracted_network(space: EfficientFormerV2Space, norm: Norm) -> None:
     net, x = shaken(Supernet(space, norm=norm)), images(space)
-    for arch in some_archs(space, 2):
+    for arch in drawn(space, 2):
         model = net.extract(arch)
         assert not torch.equal(net.train()(x, arch), net.eval()(x, arch))
         assert_equal_but_for_rounding(net.train()(x, arch), model.train()(x), model)
@@ -209,7 +191,7 @@ def changed(before: dict[str, Tensor], net: Supernet) -> set[str]:
 def test_statistics_of_shared_norms_are_of_no_network_and_stay(space: EfficientFormerV2Space) -> None:
     net = Supernet(space, norm="shared").train()
     before = copy.deepcopy(net.state_dict())
-    for arch in some_archs(space, 2):
+    for arch in drawn(space, 2):
         net(images(space), arch).sum().backward()
     assert changed(before, net) == set()
     assert net.get_parameter("stages.0.blocks.0.mlp.fc1.bn.weight").grad is not None
@@ -234,7 +216,7 @@ def test_frozen_statistics_stay_and_nothing_else_differs(net: Supernet, space: E
 def test_checkpointed_activations_change_no_gradient_and_no_statistic(
     space: EfficientFormerV2Space, norm: Norm, bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archs, calls = some_archs(space, 1), 0
+    archs, calls = drawn(space, 1), 0
     run_block = Supernet.run_block
 
     def counting(self: Supernet, block: BlockSpec, x: Tensor) -> Tensor:
