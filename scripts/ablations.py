@@ -107,10 +107,12 @@ def ablations(config: Config) -> Path:
     run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
     folder = run_folder / "ablations"
     if (folder / "config.json").exists():
-        runs.reopen(folder, config, FREE, AMEND)
+        changed = runs.reopen(folder, config, FREE, AMEND)
     else:
+        changed = {}
         runs.begin(folder, config)
     parts = _open(config, folder, run_folder)
+    runs.record(folder, changed)
     result: Json = {
         "command": runs.command_of(folder),
         "space": parts.weights.space.name,

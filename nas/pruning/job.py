@@ -44,7 +44,9 @@ from search_spaces import UserError
 from search_spaces.command.files import atomic_folder, read_json, write_json
 from search_spaces.deployed import deployed
 
-FREE = (*FREE_ON_RESUME, "run", "name", "resume", "model", "checkpoint", "structure_limit_s")
+FREE = (*FREE_ON_RESUME, "run", "name", "resume", "structure_limit_s")
+# Where the images and the network lie, of which digests are kept, and what is written beside the network.
+AMENDABLE = (*runs.MAY_MOVE, "model", "checkpoint", "formats")
 FEW_IMAGES = 64
 OTHER_ORDER = (
     "was it trained on these classes, in this order, on images normalized like this? --classes FILE gives its order of "
@@ -72,21 +74,23 @@ def prune(config: Config, source: Source, folder: Path) -> None:
     data = load_data(config)
     facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
     facts["network"] = source.recipe.name
-    if config.resume:
-        runs.reopen(folder, config, FREE, (*runs.MAY_MOVE, "formats"), **facts)
-        if (folder / "result.json").exists():
-            _finished(config, folder, data)
-            return
+    changed = runs.reopen(folder, config, FREE, AMENDABLE, **facts) if config.resume else {}
+    if config.resume and (folder / "result.json").exists():
+        _finished(config, folder, data, changed)
+        return
     job = Job(config, folder, source, data)
     source.check_splits(data)
-    if not config.resume:  # what cannot be done leaves no folder behind
+    if config.resume:
+        runs.record(folder, changed)
+    else:  # what cannot be done leaves no folder behind
         runs.begin(folder, config, **facts)
     job.run()
 
 
-def _finished(config: Config, folder: Path, data: Data) -> None:
+def _finished(config: Config, folder: Path, data: Data, changed: dict[str, Any]) -> None:
     """Exports a finished pruning in the formats that it has not been exported in."""
     result = read_json(folder / "result.json")
+    runs.record(folder, changed)
     if not (formats := [name for name in config.formats if name not in result["export"]]):
         print(f"{folder} is finished: nothing to do")
         return

@@ -22,7 +22,7 @@ from nas.data import Data, DataConfig, Splits, load_data
 from nas.data.named import is_named
 from nas.distributed import process
 from search_spaces import SearchSpace, UserError, get_space
-from search_spaces.command.files import read_json, try_lock, write_json
+from search_spaces.command.files import drop_leftovers, read_json, try_lock, write_json
 from search_spaces.command.typed import read_typed
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 Config = TypeVar("Config", bound="DataclassInstance")
+Value = TypeVar("Value")
+Json = dict[str, Any]
 
 RUNS = Path("runs")
 MOST_BYTES = 200  # of a name: file systems take 255, and files of a stage have longer names than its folder
@@ -77,29 +79,37 @@ def load_run_data(folder: Path, moved: DataConfig | None = None) -> Data:
     """The data of a run.
 
     Args:
-        moved: where the images lie now, which the run takes down if they are those that it began with.
+        moved: where the images lie now, if not where the run says; `record_place` takes it down.
 
     Raises:
         UserError: they are others, or are not where they were.
     """
     info = load_run_info(folder)
-    places = {name: getattr(moved, name) for name in MAY_MOVE} if moved else {}
-    config = replace(info.data, **places)
+    config = _moved(info.data, moved) if moved else info.data
     _check_there(folder, config)
     data = load_data(config, info.classes if config.classes else None)
     if data.splits.digest != info.splits.digest:
         if config != info.data:
             raise UserError(f"the images of {config.data} are not those that {folder} was begun with; give these")
         raise UserError(f"{config.data} has changed since {folder} was begun; restore it, or train a new run")
-    if config != info.data:
-        save_run_info(folder, replace(info, data=config))
     return data
 
 
 def has_moved(folder: Path, config: DataConfig) -> bool:
     """Whether the config says another place of the images than the run."""
     before = load_run_info(folder).data
-    return any(getattr(config, name) != getattr(before, name) for name in MAY_MOVE)
+    return _moved(before, config) != before
+
+
+def record_place(folder: Path, config: DataConfig) -> None:
+    """Takes down where the images of the run lie now, once `load_run_data` has found that they are the same."""
+    if has_moved(folder, config):
+        info = load_run_info(folder)
+        save_run_info(folder, replace(info, data=_moved(info.data, config)))
+
+
+def _moved(before: DataConfig, now: DataConfig) -> DataConfig:
+    return replace(before, **{name: getattr(now, name) for name in MAY_MOVE})
 
 
 def _check_there(folder: Path, config: DataConfig) -> None:
@@ -200,7 +210,7 @@ def begun(folder: Path, config_type: type[Config]) -> Config:
         ) from None
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> Json:
     """The JSON of a stage's `config.json`."""
     path = folder / "config.json"
     raw = read_json(path)
@@ -209,38 +219,55 @@ def _config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def differences(folder: Path, config: Any, free: tuple[str, ...], **facts: Any) -> dict[str, Any]:
+def differences(folder: Path, config: Any, free: tuple[str, ...], **facts: Any) -> Json:
     """Settings, but the `free` ones, that are not those which the stage was begun with."""
     before = _config(folder)
     after = {k: list(v) if isinstance(v, tuple) else v for k, v in {**asdict(config), **facts}.items()}
     return {name: value for name, value in after.items() if name not in free and before.get(name) != value}
 
 
-def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, ...] = (), **facts: Any) -> None:
-    """Checks that a resumed stage has the settings that it was begun with.
+def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, ...] = (), **facts: Any) -> Json:
+    """Checks that a resumed stage has the settings that it was begun with, and changes nothing.
 
     Args:
         free: fields that may differ (where and how fast, not what).
         amend: fields that may differ and are then recorded.
+
+    Returns:
+        Those that differ and are to be recorded, by `record`, when it is certain that the stage can go on.
 
     Raises:
         UserError: another setting differs, the message says which; or another process works on the stage.
     """
     if process.is_primary():
         _claim(folder)
-    path = folder / "config.json"
     before, changed = _config(folder), differences(folder, config, free, **facts)
     if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
-    if changed and process.is_primary():  # of two equal flags the last counts
-        values = ((name, v) for name, value in changed.items() for v in (value if isinstance(value, list) else [value]))
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in values]
-        write_json(path, {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})
+    return changed
+
+
+def record(folder: Path, changed: Json) -> None:
+    """Takes down in a stage's `config.json` what `reopen` has found to differ: of two equal flags the last counts."""
+    if not changed or not process.is_primary():
+        return
+    before = _config(folder)
+    values = ((name, v) for name, value in changed.items() for v in (value if isinstance(value, list) else [value]))
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in values]
+    write_json(folder / "config.json", {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})
 
 
 def command_of(folder: Path) -> str:
     """The command that a stage was begun with."""
-    return str(_config(folder)["command"])
+    return fact(folder, "command", str)
+
+
+def fact(folder: Path, name: str, kind: type[Value]) -> Value:
+    """What `begin` was given by this name. UserError if it is not of this type."""
+    value = _config(folder).get(name)
+    if not isinstance(value, kind):
+        raise UserError(f"{folder / 'config.json'} has no {name} ({value!r:.80}); restore it, or move {folder} away")
+    return value
 
 
 _claimed: dict[Path, BaseFileLock] = {}
@@ -256,3 +283,4 @@ def _claim(folder: Path) -> None:
     if lock is None:
         raise UserError(f"another process is at work in {folder}; wait for it, or end it")
     _claimed[path] = lock
+    drop_leftovers(folder)

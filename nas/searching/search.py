@@ -72,6 +72,7 @@ class Config(RayConfig, Goals):
 FREE = ("device", "num_workers", "ray_workers", "ray_address", "run", "name", "resume")
 # A search is a function of its settings and asks its study first, so these may change.
 AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
+MAY_MOVE = ("table",)  # their digests are kept
 
 
 def search(config: Config, folder: Path | None = None) -> Path:
@@ -98,20 +99,25 @@ def search(config: Config, folder: Path | None = None) -> Path:
     if start:
         facts["seed_archs_sha256"] = hashlib.sha256(repr(start).encode()).hexdigest()
     facts["supernet_sha256"] = sha256(run_folder / "supernet/supernet.safetensors")
-    if config.resume and _is_finished(folder, config, facts):
+    changed = _reopen(folder, config, facts) if config.resume else {}
+    if config.resume and _is_finished(folder, config):
+        runs.record(folder, changed)
         print(f"{folder} is finished: nothing to search")
         return folder
+    name = _study_name(folder, config)
     if config.storage:
-        check_storage(config.storage, None if config.resume else _study_name(folder))
+        check_storage(config.storage, None if config.resume else name)
     of = (config.num_images, config.calibration_images, config.batch_size, config.device, config.num_workers)
     with evaluators(config, EvaluatorConfig(run_folder, *of)) as evaluator:
         images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
         if not config.resume:
             runs.check_new(folder, "--name")  # once more: reading images takes a while
-            runs.begin(folder, config, **facts)  # before there is a study: a kill between the two leaves what can go on
+            # before there is a study: a kill between the two leaves what can go on
+            runs.begin(folder, config, **facts, study=name)
         place = config.storage or folder / "study.log"
         terms = costs.objective.to_json()["terms"]
-        study = Study(place, _study_name(folder), space, costs.one, {**facts, **images, "objective": terms})
+        study = Study(place, name, space, costs.one, {**facts, **images, "objective": terms})
+        runs.record(folder, changed)
         forwards = Forwards(space, evaluator.num_images, evaluator.calibration)
         steps = _slim(config, costs, evaluator, study, forwards) if config.strategy == "slimming" else []
         if not steps:
@@ -156,14 +162,21 @@ def _pick(config: Config, folder: Path, objective: Objective, result: Json) -> N
         print(f"no longer winners, what was trained of them stays: {', '.join(w['name'] for w in others)}")
 
 
-def _study_name(folder: Path) -> str:
+def _study_name(folder: Path, config: Config) -> str:
+    """As it was begun with, wherever the run or the search has moved since."""
+    if config.resume:
+        return runs.fact(folder, "study", str)
     return f"{folder.parent.resolve().name}/{folder.name}"
 
 
-def _is_finished(folder: Path, config: Config, facts: Json) -> bool:
-    """Whether winners have been picked with these settings. UserError if one that may not change differs."""
+def _reopen(folder: Path, config: Config, facts: Json) -> Json:
+    """What is to be recorded. UserError if a setting differs that may not change."""
     free = tuple(name for name in FREE if name != "ray_workers" or config.strategy not in SEQUENTIAL)
-    runs.reopen(folder, config, free, AMENDABLE, **facts)
+    return runs.reopen(folder, config, free, (*AMENDABLE, *MAY_MOVE), **facts)
+
+
+def _is_finished(folder: Path, config: Config) -> bool:
+    """Whether winners have been picked with these settings."""
     path = folder / "result.json"
     settings = read_json(path).get("settings") if path.exists() else None  # none: winners are not picked yet
     return settings == {n: list(v) if isinstance(v := getattr(config, n), tuple) else v for n in AMENDABLE}

@@ -66,8 +66,10 @@ def train_supernet(config: Config) -> Path:
     check_recipe(config)
     folder = run_of(config)
     stage = folder / "supernet"
+    changed: dict[str, Any] = {}
     if config.resume:
-        if (found := _resume(config, folder)) is None:
+        found, changed = _resume(config, folder)
+        if found is None:
             print(f"{folder} is finished: nothing to train")
             return folder
         data = found
@@ -82,6 +84,7 @@ def train_supernet(config: Config) -> Path:
     trainer = make_trainer(config, stage, space, data, teacher)
     if config.resume:
         trainer.resume()
+        _record(config, folder, changed)
     else:
         runs.save_run_info(folder, _run_info(config, space, data))
         runs.begin(stage, config, **teacher_facts(config))
@@ -94,13 +97,20 @@ def train_supernet(config: Config) -> Path:
     return folder
 
 
-def _resume(config: Config, folder: Path) -> Data | None:
-    """The run's data, wherever it lies now; None if the run is finished."""
+def _resume(config: Config, folder: Path) -> tuple[Data | None, dict[str, Any]]:
+    """The run's data, wherever it lies now, and the settings to record; of a finished run None, all recorded."""
     stage = folder / "supernet"
+    changed = runs.reopen(stage, config, FREE, (*MAY_MOVE, *runs.MAY_MOVE), **teacher_facts(config))
     finished = (stage / "result.json").exists()
     data = runs.load_run_data(folder, config) if not finished or runs.has_moved(folder, config) else None
-    runs.reopen(stage, config, FREE, (*MAY_MOVE, *runs.MAY_MOVE), **teacher_facts(config))
-    return None if finished else data
+    if finished:
+        _record(config, folder, changed)
+    return None if finished else data, changed
+
+
+def _record(config: Config, folder: Path, changed: dict[str, Any]) -> None:
+    runs.record_place(folder, config)
+    runs.record(folder / "supernet", changed)
 
 
 def make_trainer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,11 +49,16 @@ Report = Callable[[float, float], None]  # epoch and accuracy on the search spli
 
 @dataclass(frozen=True)
 class Job:
-    """A network to train, in its folder."""
+    """A network to train, in its folder.
+
+    Args:
+        changed: settings of one that is resumed that are to be recorded.
+    """
 
     config: Config
     folder: Path
     winner: dict[str, Any]
+    changed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_begun(self) -> bool:
@@ -106,10 +111,10 @@ def train_winner(
         model.load_state_dict(origin.state_dict())
 
     trainer = make_trainer(config, folder, space.image_size, data, model, teacher, report)
-    if begin is not None:
-        begin()
     if config.resume:
         trainer.resume()
+    if begin is not None:
+        begin()
     trainer.fit(f"retrain {name}")
     best = trainer.ema.module.eval()
     test_accuracy = accuracy(best, data.test, space.image_size, device, config.num_workers)

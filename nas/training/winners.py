@@ -114,7 +114,9 @@ def folder_name(winner: str, suffix: str | None) -> str:
 def _begin(jobs: Sequence[Job]) -> None:
     """Begins all at once: --resume goes on with the same networks and settings, whichever was being trained."""
     for job in jobs:
-        if not job.is_begun:
+        if job.is_begun:
+            runs.record(job.folder, job.changed)
+        else:
             runs.begin(job.folder, job.config, arch=job.winner["arch"], **teacher_facts(job.config))
 
 
@@ -137,7 +139,8 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         job = Job(new, folder, winner)
         if config.resume and job.is_begun:
             job = replace(job, config=fill(config, runs.begun(folder, Config)))
-            runs.reopen(folder, job.config, FREE, MAY_MOVE, arch=winner["arch"], **teacher_facts(job.config))
+            facts = {"arch": winner["arch"], **teacher_facts(job.config)}
+            job = replace(job, changed=runs.reopen(folder, job.config, FREE, MAY_MOVE, **facts))
         else:
             runs.check_new(folder, "--suffix, or name others with --winners")
         jobs.append(job)

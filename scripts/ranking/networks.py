@@ -110,12 +110,14 @@ def open_study(config: Config) -> Study:
     config.check_workers()
     folder = study_folder(config)
     if (folder / "config.json").exists():
+        changed = runs.reopen(folder, config, FREE, (*AMEND, *runs.MAY_MOVE))
         if runs.has_moved(folder, config):
             runs.load_run_data(folder, config)
-        runs.reopen(folder, config, FREE, (*AMEND, *runs.MAY_MOVE))
         info = runs.load_run_info(folder)
         space = info.search_space()
         networks = [Network(space.from_json(n["arch"]), n["costs"]) for n in read_json(folder / "networks.json")]
+        runs.record_place(folder, config)
+        runs.record(folder, changed)
         return Study(config, folder, info, tuple(networks))
     data = load_data(config)
     space = get_space(config.space, config.image_size, len(data.classes))

@@ -30,14 +30,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("r+b") as file:  # Windows flushes only what is open for writing
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; make room or give another folder, nothing is lost") from error
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("r+b") as file:  # Windows flushes only what is open for writing
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -47,27 +45,78 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """An empty temporary folder beside `folder` that replaces it when the block ends without an error.
 
+    What a killed process has left of writing `folder` is removed, or put back where it had moved the old one away.
+
     Raises:
         UserError: the disk is full or the folder cannot be written; `folder` is as it was.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    temporary, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    with _told(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        drop_leftovers(folder.parent, folder.name)
+        temporary.mkdir()
+        lock = try_lock(temporary / _LOCK)
+        try:
+            yield temporary
+            _remove_lock(lock, temporary)
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
+        finally:
+            _remove_lock(lock, temporary)
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
+        yield
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(
-            f"cannot write {folder}: {reason}; make room or give another folder, nothing is lost"
-        ) from error
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"cannot write {path}: {reason}; make room or give another folder, nothing is lost") from error
+
+
+_LOCK = ".lock"  # in a temporary folder: held by the process that writes it
+
+
+def _remove_lock(lock: BaseFileLock | None, folder: Path) -> None:
+    if lock is not None:
+        lock.release()
+    (folder / _LOCK).unlink(missing_ok=True)
+
+
+def drop_leftovers(folder: Path, name: str | None = None) -> None:
+    """Removes from the folder what killed processes were writing there, and puts back what they had moved away.
+
+    A process id may be taken again, in a container it often is, so it does not tell whether a process is alive.
+
+    Args:
+        name: only what was to become this folder, and only if no process is still writing it; None: all, files too, by
+            a caller who knows that no other process writes in the folder.
+    """
+    kind = re.compile(rf"\.({'.+' if name is None else re.escape(name)})\.\d+\.(tmp|old)")
+    for path in list(folder.iterdir()):
+        if (match := kind.fullmatch(path.name)) is None or (name is not None and _is_held(path)):
+            continue
+        if match[2] == "old" and not (folder / match[1]).exists():
+            path.rename(folder / match[1])
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a process writes this temporary folder."""
+    if not (folder / _LOCK).exists():
+        return False
+    if (lock := try_lock(folder / _LOCK)) is None:
+        return True
+    lock.release()
+    return False
 
 
 def try_lock(path: Path) -> BaseFileLock | None:
