@@ -25,7 +25,7 @@ from nas.pruning.config import Config
 from nas.pruning.job import prune
 from nas.pruning.source import Source, find
 from nas.training.recipe import StepConfig, TrainConfig, with_recipe
-from search_spaces.command import fill, given, parse, run
+from search_spaces.command import amend, fill, given, parse, run
 from search_spaces.command.files import slug
 
 DIGITS_EPOCHS = {"dense_epochs": 12, "finetune_epochs": 10}  # two minutes in all, on two cores
@@ -44,6 +44,7 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
         folder = runs.newest(runs.find_run(config.run, pattern, "python -m nas.prune"), pattern)
         assert folder is not None
         config = fill(config, runs.begun(folder.parent, Config))
+        config = amend(config, model=runs.follow(config.model, folder.parents[2]))
         return config, _source(config, named=True), folder.parent
     config.check()
     found = _source(config, named="data" in given(config))

@@ -23,7 +23,10 @@ def configure(argv: Sequence[str] | None) -> Config:
         return config
     folder = folder_of(config, runs.find_run(config.run, "search*/config.json", "python -m nas.search"))
     name = folder.name.removeprefix("search").removeprefix("-") or None
-    return amend(fill(config, runs.begun(folder, Config)), run=str(folder.parent), name=name)
+    config = fill(config, runs.begun(folder, Config))
+    tables = (text.rpartition("=") for text in config.table)
+    table = tuple(f"{label}{sign}{runs.follow(path, folder.parent)}" for label, sign, path in tables)
+    return amend(config, run=str(folder.parent), name=name, table=table)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

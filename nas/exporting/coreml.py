@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
 
 from nas.data.batches import preprocessing
 from nas.exporting.mil import run_program
@@ -23,6 +24,7 @@ from nas.runs import RunInfo
 from search_spaces import UserError
 from search_spaces.command import quiet
 
+UNKNOWN = (torch.ops.aten.addcmul.default,)  # to coremltools 9: what it is made of is converted instead
 NUM_IMAGES = 8
 TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.004
 
@@ -49,7 +51,8 @@ def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, 
         import coremltools as ct
 
         size = (1, 3, info.image_size, info.image_size)
-        program = torch.export.export(Classifier(model, info).eval(), (torch.zeros(size),)).run_decompositions({})
+        program = torch.export.export(Classifier(model, info).eval(), (torch.zeros(size),))
+        program = program.run_decompositions(get_decompositions(UNKNOWN))
         _remove_aliases(program.graph)
         package = ct.convert(
             program,

@@ -52,20 +52,37 @@ def _argument(source: Any, values: dict[Any, Any]) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
+def _padding(a: Values) -> list[int]:
+    """On each side of each axis."""
+    kind, pad = a["pad_type"], a["pad"] if a["pad_type"] == "custom" else [0] * len(a["pad"])
+    assert kind in ("custom", "valid") and pad[::2] == pad[1::2], kind
+    return list(pad[::2])
+
+
 def _conv(a: Values) -> Tensor:
-    top, bottom, left, right = a["pad"] if a["pad_type"] == "custom" else (0, 0, 0, 0)
-    assert a["pad_type"] in ("custom", "valid") and (top, left) == (bottom, right), a["pad_type"]
-    return F.conv2d(a["x"], a["weight"], a.get("bias"), a["strides"], (top, left), a["dilations"], a["groups"])
+    conv = {3: F.conv1d, 4: F.conv2d}[a["x"].ndim]
+    return conv(a["x"], a["weight"], a.get("bias"), a["strides"], _padding(a), a["dilations"], a["groups"])
+
+
+def _max_pool(a: Values) -> Tensor:
+    return F.max_pool2d(a["x"], a["kernel_sizes"], a["strides"], _padding(a), ceil_mode=a["ceil_mode"])
 
 
 def _avg_pool(a: Values) -> Tensor:
-    assert not any(a["pad"]) and not a["ceil_mode"]
-    return F.avg_pool2d(a["x"], a["kernel_sizes"], a["strides"])
+    counted = not a["exclude_padding_from_average"]
+    return F.avg_pool2d(a["x"], a["kernel_sizes"], a["strides"], _padding(a), a["ceil_mode"], counted)
 
 
-def _upsample(a: Values) -> Tensor:
-    scale = (float(a["scale_factor_height"]), float(a["scale_factor_width"]))
-    return F.interpolate(a["x"], scale_factor=scale, mode="bilinear", align_corners=a["align_corners"])
+def _upsample_bilinear(a: Values) -> Tensor:
+    return F.interpolate(a["x"], scale_factor=_scale(a), mode="bilinear", align_corners=a["align_corners"])
+
+
+def _upsample_nearest(a: Values) -> Tensor:
+    return F.interpolate(a["x"], scale_factor=_scale(a), mode="nearest")
+
+
+def _scale(a: Values) -> tuple[float, float]:
+    return float(a["scale_factor_height"]), float(a["scale_factor_width"])
 
 
 def _batch_norm(a: Values) -> Tensor:
@@ -144,18 +161,31 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "layer_norm": _layer_norm,
     "linear": lambda a: F.linear(a["x"], a["weight"], a.get("bias")),
     "matmul": _matmul,
+    "max_pool": _max_pool,
+    "maximum": lambda a: a["x"].maximum(a["y"]),
     "mul": lambda a: a["x"] * a["y"],
     "pad": _pad,
+    "real_div": lambda a: a["x"] / a["y"],
+    "reduce_l2_norm": lambda a: a["x"].norm(dim=a["axes"], keepdim=a["keep_dims"]),
     "reduce_mean": lambda a: a["x"].mean(a["axes"], keepdim=a["keep_dims"]),
+    "reduce_sum": lambda a: a["x"].sum(a["axes"], keepdim=a["keep_dims"]),
     "relu": lambda a: a["x"].relu(),
     "reshape": lambda a: a["x"].reshape(a["shape"]),
+    "rsqrt": lambda a: (a["x"] + a["epsilon"]).rsqrt(),
     "sigmoid": lambda a: a["x"].sigmoid(),
+    "sigmoid_hard": lambda a: (float(a["alpha"]) * a["x"] + float(a["beta"])).clamp(0, 1),
     "silu": lambda a: F.silu(a["x"]),
     "slice_by_index": _slice,
     "softmax": lambda a: a["x"].softmax(a["axis"]),
     "split": _split,
+    "sqrt": lambda a: a["x"].sqrt(),
+    "square": lambda a: a["x"].square(),
     "squeeze": lambda a: a["x"].squeeze(a["axes"]),
+    "stack": lambda a: torch.stack(a["values"], dim=a["axis"]),
     "sub": lambda a: a["x"] - a["y"],
+    "thresholded_relu": lambda a: a["x"].where(a["x"] >= float(a["alpha"]), 0),
+    "tile": lambda a: a["x"].tile(a["reps"]),
     "transpose": lambda a: a["x"].permute(a["perm"]),
-    "upsample_bilinear": _upsample,
+    "upsample_bilinear": _upsample_bilinear,
+    "upsample_nearest_neighbor": _upsample_nearest,
 }

@@ -133,6 +133,25 @@ def create_timm(flag: str, name: str, num_classes: int, options: dict[str, Any])
         raise UserError(f"timm cannot build {name}: {reason(error)}; give another {flag} or its image size") from None
 
 
+def check_takes(network: nn.Module, name: str, size: tuple[int, int], num_classes: int, flags: tuple[str, str]) -> None:
+    """Runs one black image, so that what the network cannot take is said before anything else is done with it.
+
+    Args:
+        size: height and width, in pixels.
+        flags: that name the network, and its size.
+
+    Raises:
+        UserError: it cannot, or its output is not a logit a class.
+    """
+    try:
+        with torch.no_grad():
+            logits = network(torch.zeros(1, 3, *size))
+    except TIMM_ERRORS as error:
+        raise UserError(f"{name} cannot take {size[0]} px: {reason(error)}; give another {flags[1]}") from None
+    if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
+        raise UserError(f"{name} is no classifier; give another {flags[0]}")
+
+
 def load_timm(network: Any, name: str, path: Path, num_classes: int, size: int, size_flag: str) -> None:
     """Loads a checkpoint into timm's network, made with that number of classes.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from nas import runs
 from nas.data import Data, DataConfig
-from nas.networks.weights import create_timm, normalization, winner_file
+from nas.networks.weights import check_takes, create_timm, normalization, winner_file
 from nas.pruning import recipe as recipes
 from nas.pruning.families.registry import prepare
 from nas.pruning.recipe import Recipe
@@ -138,16 +138,16 @@ def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataC
         raise UserError(f"--checkpoint {checkpoint!r} is no file; give the weights of {name}")
     size = image_size or (DIGITS_SIZE if weights is None and data.data == "digits" else None)
     recipe = recipes.timm_recipe(name, size, (), ours=weights is None)
-    with torch.device("meta"):
-        model = create_timm("--model", name, 2, recipe.options)
-        try:
-            prepare(model)
-        except UserError as error:
-            if limit_s is None:
-                raise UserError(f"{name}: {error}") from None
-        else:
-            if limit_s is not None:
-                raise UserError(f"--structure torch-pruning is for other families than that of {name}; leave it out")
+    model = create_timm("--model", name, 2, recipe.options).eval()
+    check_takes(model, name, (recipe.image_size, recipe.image_size), 2, ("--model", "--image-size"))
+    try:
+        prepare(model)
+    except UserError as error:
+        if limit_s is None:
+            raise UserError(f"{name}: {error}") from None
+    else:
+        if limit_s is not None:
+            raise UserError(f"--structure torch-pruning is for other families than that of {name}; leave it out")
     return Source(recipe, weights, data, None, limit_s=limit_s)
 
 

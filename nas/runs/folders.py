@@ -150,6 +150,16 @@ def find_run(run: str | None, needs: str, remedy: str) -> Path:
     return folder
 
 
+def follow(place: str, run: Path) -> str:
+    """A path that a run has recorded, or where it is now if the run has moved and took it along, or its folder did."""
+    path = Path(place).expanduser()
+    if path.exists():
+        return place
+    ends = (path.parts[i:] for i in range(1, len(path.parts)))
+    found = (folder.joinpath(*end) for end in ends for folder in (run, run.parent))
+    return next((str(path) for path in found if path.exists()), place)
+
+
 def newest(folder: Path, pattern: str) -> Path | None:
     """The most recently written path of the pattern."""
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)

@@ -22,7 +22,7 @@ from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import default_calibration, inherited
 from nas.runs.checkpoint import save_tensors
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_progressive, with_recipe
-from nas.training.teacher import MAY_MOVE, Teacher, TeacherConfig, load_teacher, teacher_facts, teacher_result
+from nas.training.teacher import Teacher, TeacherConfig, load_teacher, may_move, teacher_facts, teacher_result
 from nas.training.trainer import Backward, Criterion, Trainer, check_alike
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import flag
@@ -100,7 +100,7 @@ def train_supernet(config: Config) -> Path:
 def _resume(config: Config, folder: Path) -> tuple[Data | None, dict[str, Any]]:
     """The run's data, wherever it lies now, and the settings to record; of a finished run None, all recorded."""
     stage = folder / "supernet"
-    changed = runs.reopen(stage, config, FREE, (*MAY_MOVE, *runs.MAY_MOVE), **teacher_facts(config))
+    changed = runs.reopen(stage, config, FREE, (*may_move(config), *runs.MAY_MOVE), **teacher_facts(config))
     finished = (stage / "result.json").exists()
     data = runs.load_run_data(folder, config) if not finished or runs.has_moved(folder, config) else None
     if finished:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from nas.data import Data
 from nas.data.classes import read_classes
 from nas.evaluation.accuracy import accuracy, warn_near_chance
-from nas.networks.checkpoints import TIMM_ERRORS, reason
 from nas.networks.weights import (
     Renormalized,
+    check_takes,
     check_timm_name,
     create_timm,
     load_timm,
@@ -60,8 +60,6 @@ class TeacherConfig(Flags):
     distillation_weight: float = flag(0.5, "share of the teacher in the loss; labels have the rest", above=0, maximum=1)
 
 
-# A resumed run may find the checkpoint elsewhere: `teacher_facts` say whether it is the same.
-MAY_MOVE = ("teacher_checkpoint", "teacher_classes")
 OTHER_ORDER = (
     "was it trained on these classes, in this order, on images normalized like this? --teacher-classes FILE gives its "
     "order of the classes, --teacher-mean and --teacher-std its normalization"
@@ -158,6 +156,12 @@ def teacher_facts(config: TeacherConfig) -> dict[str, str]:
     return facts
 
 
+def may_move(config: TeacherConfig) -> tuple[str, ...]:
+    """Flags that a resumed run may have others of: files, of which `teacher_facts` say whether they are the same."""
+    files = ("teacher_checkpoint", "teacher_classes")
+    return files if config.teacher_checkpoint else (*files, "teacher")
+
+
 def teacher_result(teacher: Teacher, data: Data, image_size: int, num_workers: int = 0) -> dict[str, Any]:
     """What a `result.json` says of the teacher. Prints its accuracy, a fraction: classes in another order show there.
 
@@ -220,19 +224,8 @@ def _timm_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -
     flags = ("--teacher-mean", "--teacher-std")
     mean, std = normalization(name, path, config.teacher_mean, config.teacher_std, flags)
     teacher = Teacher(network, config, size, mean, std, order)
-    _try(teacher, name, num_classes)
+    check_takes(teacher, name, size, num_classes, ("--teacher", "--teacher-image-size"))
     return teacher
-
-
-def _try(teacher: Teacher, name: str, num_classes: int) -> None:
-    """One image through it, so that what it cannot take is said before the student trains."""
-    try:
-        logits = teacher(torch.zeros(1, 3, *teacher.size))
-    except TIMM_ERRORS as error:
-        size = teacher.size[0]
-        raise UserError(f"{name} cannot take {size} px: {reason(error)}; give another --teacher-image-size") from None
-    if not isinstance(logits, Tensor) or logits.shape != (1, num_classes):
-        raise UserError(f"{name} is no classifier; give another --teacher")
 
 
 # ---- our networks

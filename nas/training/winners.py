@@ -12,7 +12,7 @@ from nas import runs
 from nas.distributed import process
 from nas.training.parallel import train_parallel
 from nas.training.recipe import check_progressive, with_recipe
-from nas.training.teacher import MAY_MOVE, teacher_facts
+from nas.training.teacher import may_move, teacher_facts
 from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
 from search_spaces import UserError
 from search_spaces.command import amend, fill
@@ -38,6 +38,22 @@ def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, 
     if not winners:
         raise UserError(f"{found.parent} picked no winner; go on with nas.search --resume and limits that can be met")
     return run_folder, found.parent.name, _named(config.winners, winners, found.parent)
+
+
+def _begun_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, Any]]] | None:
+    """What `find_winners` has found for a resumed command, if its search or file of networks is there no more.
+
+    The networks are in their folders, all of them: they are begun at once.
+    """
+    if not config.resume:
+        return None
+    run_folder = runs.find_run(config.run, "retrain/*/config.json", "python -m nas.retrain")
+    source = Path(config.archs) if config.archs else run_folder / str(config.search) / "result.json"
+    folders = {name: run_folder / "retrain" / folder_name(name, config.suffix) for name in config.winners}
+    if source.exists() or not all((folder / "config.json").exists() for folder in folders.values()):
+        return None
+    winners = {name: {"name": name, "arch": runs.fact(folder, "arch", dict)} for name, folder in folders.items()}
+    return run_folder, config.search, winners
 
 
 def _named(names: Sequence[str], winners: dict[str, dict[str, Any]], where: Path) -> dict[str, dict[str, Any]]:
@@ -125,7 +141,7 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
 
     What was not given is as the winner was begun with, or suits the images.
     """
-    run_folder, search, winners = find_winners(config)
+    run_folder, search, winners = _begun_winners(config) or find_winners(config)
     info = runs.load_run_info(run_folder)
     space = info.search_space()
     new = config
@@ -138,15 +154,23 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         folder = run_folder / "retrain" / folder_name(name, config.suffix)
         job = Job(new, folder, winner)
         if config.resume and job.is_begun:
-            job = replace(job, config=fill(config, runs.begun(folder, Config)))
-            facts = {"arch": winner["arch"], **teacher_facts(job.config)}
-            job = replace(job, changed=runs.reopen(folder, job.config, FREE, MAY_MOVE, **facts))
+            job = _reopen(job, run_folder)
         else:
             runs.check_new(folder, "--suffix, or name others with --winners")
         jobs.append(job)
         if job.test_accuracy is not None:
             print(f"{folder} is finished: nothing to train")
     return run_folder, jobs
+
+
+def _reopen(job: Job, run_folder: Path) -> Job:
+    """The job with the settings that it was begun with, but those that were given and may differ."""
+    config = fill(job.config, runs.begun(job.folder, Config))
+    if config.teacher:
+        config = amend(config, teacher=runs.follow(config.teacher, run_folder))
+    facts = {"arch": job.winner["arch"], **teacher_facts(config)}
+    changed = runs.reopen(job.folder, config, FREE, may_move(config), **facts)
+    return replace(job, config=config, changed=changed)
 
 
 def train_all(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:

@@ -259,7 +259,8 @@ def run(main: Callable[[], None], after_interrupt: str = "start it again") -> ty
     except OSError as error:
         if error.errno not in _ENVIRONMENT:
             raise
-        _leave(2, f"error: {error.filename or 'output'}: {error.strerror}; {_ENVIRONMENT[error.errno]}")
+        place = f"{error.filename or 'output':.100}"
+        _leave(2, f"error: {place}: {error.strerror}; {_ENVIRONMENT[error.errno]}")
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
@@ -270,10 +271,14 @@ def run(main: Callable[[], None], after_interrupt: str = "start it again") -> ty
 _ENVIRONMENT = {
     errno.ENOSPC: "free some space and go on",
     errno.EDQUOT: "free some space and go on",
+    errno.EFBIG: "write to another disk, or raise the limit of a file (ulimit -f)",
+    errno.EIO: "the disk fails, or is no longer there: use another",
     errno.EROFS: "write to another folder",
     errno.EMFILE: "raise the limit (ulimit -n), or give fewer --num-workers",
     errno.ENFILE: "end other programs, or give fewer --num-workers",
     errno.EACCES: "change its permissions or give another path",
+    errno.ENAMETOOLONG: "give a shorter name or path",
+    errno.ELOOP: "its links lead in a circle; give another path",
 }
 
 

@@ -34,7 +34,7 @@ from nas.searching.storage import open_storage
 from nas.searching.study import Evaluation, Study
 from search_spaces import SPACES, Arch, UserError, macs, num_params, peak_activations
 from search_spaces.command.files import sha256
-from tests.nas.tiny import make_table, run_killed, tiny_space
+from tests.nas.tiny import make_table, move_run, run_killed, tiny_space
 
 SPACE = tiny_space()
 SIZE = ("--metrics", "size")
@@ -529,6 +529,32 @@ def test_killed_before_there_is_a_study(folder: Path, monkeypatch: pytest.Monkey
     assert not Path("runs/r/search/study.log").exists()
     main(["--resume"])
     assert result()["winners"]
+
+
+@pytest.mark.parametrize("storage", [(), ("--storage", "sqlite:///study.db")], ids=["journal", "database"])
+def test_a_renamed_search_of_a_renamed_run_goes_on_with_its_study(
+    storage: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    make_table(SPACE).save(TABLE)
+    main(["--exact", "--budget", "14", "--winners", "1", *storage])
+    shutil.move("runs/r/search", "runs/r/search-first")
+    move_run("runs/r", "moved/s")
+    shutil.move("runs/tables", "moved/tables")
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
+    main(["--resume", "--run", "moved/s", "--winners", "2"])
+    found = json.loads(Path("moved/s/search-first/result.json").read_text())
+    assert len(found["winners"]) == 2 and found["tables"]["latency_ms"]["path"] == "moved/tables/tiny.json"
+
+
+def test_a_refused_resume_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    main([*SIZE, "--exact", "--budget", "14", "--winners", "1"])
+    Path("runs/r/search/study.log").write_text("no study,\nbut two lines\n")
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds no study of this version"):
+        main(["--resume", "--winners", "3"])
+    assert {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()} == before
 
 
 def test_a_table_that_does_not_fit() -> None:

@@ -27,7 +27,7 @@ from nas.exporting.export import export
 from nas.exporting.parity import example_images, normalized
 from nas.exporting.winner import Winner, load_winners
 from nas.runs.checkpoint import load_tensors, save_tensors
-from nas.training.teacher import MAY_MOVE, Teacher, TeacherConfig, distilled, load_teacher, teacher_facts
+from nas.training.teacher import Teacher, TeacherConfig, distilled, load_teacher, may_move, teacher_facts
 from search_spaces import UserError
 from search_spaces.command import parse
 from search_spaces.command.files import read_json, write_json
@@ -373,12 +373,12 @@ def test_a_resumed_run_refuses_another_teacher_and_finds_a_moved_one() -> None:
     sha256 = hashlib.sha256(Path("w.safetensors").read_bytes()).hexdigest()
     assert teacher_facts(begun) == {"teacher_sha256": sha256}
     runs.begin(Path("stage"), begun, **teacher_facts(begun))
-    runs.reopen(Path("stage"), begun, (), MAY_MOVE, **teacher_facts(begun))
+    runs.reopen(Path("stage"), begun, (), may_move(begun), **teacher_facts(begun))
     moved = replace(begun, teacher_checkpoint=shutil.move("w.safetensors", "moved.safetensors"))
-    runs.reopen(Path("stage"), moved, (), MAY_MOVE, **teacher_facts(moved))
+    runs.record(Path("stage"), runs.reopen(Path("stage"), moved, (), may_move(moved), **teacher_facts(moved)))
     assert read_json(Path("stage/config.json"))["teacher_checkpoint"] == "moved.safetensors"
     saved("moved.safetensors", network())
     with pytest.raises(
         UserError, match=rf"cannot resume stage with other settings: teacher_sha256 was '{sha256}', now"
     ):
-        runs.reopen(Path("stage"), moved, (), MAY_MOVE, **teacher_facts(moved))
+        runs.reopen(Path("stage"), moved, (), may_move(moved), **teacher_facts(moved))
