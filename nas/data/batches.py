@@ -10,10 +10,13 @@ import math
 import os
 import random
 import signal
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -198,7 +201,7 @@ def _batches(samples: _Samples, keys: Iterable[list[Key]], num_workers: int) -> 
         batch_sampler=keys,
         num_workers=num_workers,
         collate_fn=_collate,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=_leave_talking_to_the_parent,
         pin_memory=torch.cuda.is_initialized(),  # and not merely there: work on the CPU leaves GPUs alone
     )
     for batch, labels, corrupt in _loaded(loader):
@@ -218,6 +221,7 @@ def _loaded(loader: DataLoader[Sample]) -> Iterator[tuple[Tensor, Tensor, list[t
         with _torch_raises_only_here():
             batches = iter(loader)
     except OSError as error:
+        _forget(error)
         raise UserError(f"cannot start the loading processes: {error.strerror}; {fewer}") from None
     while True:
         try:
@@ -238,6 +242,15 @@ def _loaded(loader: DataLoader[Sample]) -> Iterator[tuple[Tensor, Tensor, list[t
 _DEAD_LOADER = ("DataLoader worker", "shared memory", "ancdata", "Too many open files", "Connection reset by peer")
 
 
+def _forget(error: BaseException) -> None:
+    """Frees what the error's frames hold: the end of a loader that has not quite begun is an error too, on stderr."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
+
+
 @contextmanager
 def _torch_raises_only_here() -> Iterator[None]:
     """Keeps the handler of ended processes: torch's raises wherever the program is, and the loader looks itself."""
@@ -256,7 +269,8 @@ def _collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[tuple[str,
     return torch.stack(images), torch.tensor(labels), [entry for entries in corrupt for entry in entries]
 
 
-def _leave_signals_to_the_parent(_: int) -> None:
-    """Ctrl-C and torchrun's SIGTERM reach all; it is for the parent to say something."""
+def _leave_talking_to_the_parent(_: int) -> None:
+    """Ctrl-C and torchrun's SIGTERM reach all, and what goes wrong in a loading process is sent to the parent."""
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 (as long as the process lives)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

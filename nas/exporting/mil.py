@@ -52,8 +52,10 @@ def _argument(source: Any, values: dict[Any, Any]) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
-def _padding(a: Values) -> list[int]:
-    """On each side of each axis."""
+def _padding(a: Values) -> Any:
+    """On each side of each axis, or what torch calls "same" too."""
+    if a["pad_type"] == "same":
+        return "same"
     kind, pad = a["pad_type"], a["pad"] if a["pad_type"] == "custom" else [0] * len(a["pad"])
     assert kind in ("custom", "valid") and pad[::2] == pad[1::2], kind
     return list(pad[::2])

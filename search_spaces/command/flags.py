@@ -247,25 +247,33 @@ def run(main: Callable[[], None], after_interrupt: str = "start it again") -> ty
     """
     start.stay_offline()  # also what was not started by `python -m`
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    code, message = _ended(main, after_interrupt)  # and what an error held, open files say, is free
+    if code:
+        _leave(code, message)
+    sys.exit(0)
+
+
+def _ended(main: Callable[[], None], after_interrupt: str) -> tuple[int, str]:
+    """The exit code of `main`, and what to say."""
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        _leave(2, f"error: {error}")
+        return 2, f"error: {error}"
     except KeyboardInterrupt:
-        _leave(130, f"interrupted; the files written so far are whole: {after_interrupt}")
+        return 130, f"interrupted; the files written so far are whole: {after_interrupt}"
     except BrokenPipeError:  # the reader of our output, `head` say, has left
-        _leave(1)
+        return 1, ""
     except OSError as error:
         if error.errno not in _ENVIRONMENT:
             raise
         place = f"{error.filename or 'output':.100}"
-        _leave(2, f"error: {place}: {error.strerror}; {_ENVIRONMENT[error.errno]}")
+        return 2, f"error: {place}: {error.strerror}; {_ENVIRONMENT[error.errno]}"
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        _leave(2, "error: out of memory; give a smaller --batch-size, --image-size or space")
-    sys.exit(0)
+        return 2, "error: out of memory; give a smaller --batch-size, --image-size or space"
+    return 0, ""
 
 
 _ENVIRONMENT = {
@@ -282,7 +290,7 @@ _ENVIRONMENT = {
 }
 
 
-def _leave(code: int, message: str = "") -> typing.NoReturn:
+def _leave(code: int, message: str) -> typing.NoReturn:
     try:
         sys.stdout.flush()
     except OSError:  # what is left in the buffer would raise once more at exit
