@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 LOCK_SECONDS = 5.0  # to wait for another process that writes to a SQLite file; Optuna then tries some times more
+# Of a disk, as the system, SQLite and servers of databases say it.
+FULL = ("No space left", "Disk quota exceeded", "File too large", "disk is full", "disk I/O error", "table is full")
 EXAMPLE = "give --storage 'postgresql://me:$PASSWORD@host/nas' or sqlite:///FILE"
 
 
@@ -91,6 +93,9 @@ def readable(place: str | Path) -> Iterator[None]:
     failures = (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError)
     try:
         yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot use the study {place}: {reason}; {_remedy(error, reason)}") from None
     except failures as error:
         cause = error.__cause__ or error
         reason = (str(getattr(cause, "orig", None) or cause).splitlines() or [""])[0]
@@ -107,6 +112,10 @@ def _remedy(cause: BaseException, reason: str) -> str:
         return EXAMPLE
     if isinstance(cause, ImportError):
         return "install the Python package that it names"
+    if any(sign in reason for sign in FULL):
+        return "free some space and go on with --resume, nothing is lost"
+    if isinstance(cause, OSError):
+        return "mend that and go on with --resume, nothing is lost"
     if "locked" in reason:
         return "end what holds it and go on with --resume, nothing is lost"
     if "unable to open" in reason:

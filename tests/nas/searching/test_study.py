@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -250,6 +253,32 @@ def test_a_locked_database(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         impatient.accuracies([SPACE.largest], tenth, 0)
     other.execute("ROLLBACK")
     assert study.accuracies([SPACE.largest], tenth, 0) == [0.1 + 0.2]
+
+
+def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remedy = "free some space and go on with --resume, nothing is lost"
+    study = open_study(tmp_path / "study.log")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        with pytest.raises(UserError, match=rf"cannot use the study .*study.log: No space left on device; {remedy}"):
+            study.accuracies([SPACE.largest], tenth, 0)
+    assert open_study(tmp_path / "study.log").accuracies([SPACE.largest], tenth, 0) == [0.1 + 0.2]
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_database_on_a_full_disk_is_not_damaged(url: str) -> None:
+    study = open_study(url)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"disk.*; free some space and go on with --resume, nothing is lost"):
+            study.accuracies([SPACE.largest], tenth, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert open_study(url).accuracies([SPACE.largest], tenth, 0) == [0.1 + 0.2]
 
 
 def test_a_file_of_another_program(tmp_path: Path) -> None:
