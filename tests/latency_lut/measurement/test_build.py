@@ -16,6 +16,7 @@ from latency_lut.tables.table import LatencyTable
 from latency_lut.tables.text import summary
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract
+from tests.killing import assert_kills_change_nothing
 from tests.latency_lut.fake import FakeMachine, Killed, MortalMachine, cost_ns
 
 SETTINGS = Settings(samples=5, min_sample_ms=0.001)
@@ -59,6 +60,17 @@ def test_a_killed_build_goes_on(tiny: SearchSpace, tmp_path: Path) -> None:
 
     uninterrupted = rebuild(tiny, tmp_path / "whole.json")
     assert replace(table, provenance=uninterrupted.provenance) == uninterrupted
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_it_ends_with_the_same_table(seed: int, tiny: SearchSpace, tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+
+    def work() -> None:
+        rebuild(tiny, Path("runs/t.json"))
+
+    assert_kills_change_nothing(tmp_path / "start", tmp_path, work, work, seed)
 
 
 def test_samples_that_give_no_table_are_answered_in_one_line(tiny: SearchSpace, tmp_path: Path) -> None:

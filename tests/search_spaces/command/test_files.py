@@ -13,6 +13,7 @@ from search_spaces.command import UserError
 from search_spaces.command.files import (
     atomic_folder,
     atomic_path,
+    drop_leftovers,
     drop_torn_line,
     read_json,
     try_lock,
@@ -133,6 +134,29 @@ def test_a_folder_that_cannot_be_written_is_as_it_was(
         if failing == "block":
             full_disk()
     assert [p.name for p in tmp_path.rglob("*")] == ["x", "old"]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["before", "after the old one was moved away"])
+def test_a_killed_writer_hinders_nobody(tmp_path: Path, there: bool) -> None:
+    """Also where its number has been given to this process; another one that is still writing is left alone."""
+    folder, number = tmp_path / "x", os.getpid()
+    for name in ("x" if there else f".x.{number}.old", f".x.{number}.tmp", ".x.1.tmp", ".x.2.tmp", ".xx.1.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    held = try_lock(tmp_path / ".x.2.tmp" / ".lock")
+    with pytest.raises(RuntimeError), atomic_folder(folder):
+        raise RuntimeError
+    assert held is not None and [p.name for p in folder.iterdir()] == ["old"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".x.2.tmp", ".xx.1.tmp", "x"]
+
+
+def test_whoever_is_alone_in_a_folder_removes_all_that_is_left_there(tmp_path: Path) -> None:
+    for name in (".export.7.old", ".export.7.tmp"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+    for name in (".checkpoint.safetensors.12.tmp", ".lock", "events.1.tmp", ".study.log.lock"):
+        (tmp_path / name).touch()
+    drop_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", ".study.log.lock", "events.1.tmp", "export"]
 
 
 LOCKED = "import sys; from search_spaces.command.files import try_lock; sys.exit(try_lock(sys.argv[1]) is None)"

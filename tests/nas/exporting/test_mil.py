@@ -1,0 +1,76 @@
+"""Operators of Core ML's intermediate language against PyTorch's own, each in a program of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nas.exporting.mil import run_program
+
+SHAPE = (1, 4, 5, 7)
+POOL = {"kernel_sizes": [3, 3], "strides": [2, 2]}
+PADDED = {**POOL, "pad_type": "custom", "pad": [1, 1, 1, 1]}
+KERNEL = torch.arange(27.0).reshape(1, 1, 27).numpy() / 27
+
+# The builder's call, by `mb` and the images; and what it is in PyTorch.
+OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]]] = {
+    "avg_pool": (
+        lambda mb, x: mb.avg_pool(x=x, **PADDED, exclude_padding_from_average=True),
+        lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+    ),
+    "avg_pool, ceil": (
+        lambda mb, x: mb.avg_pool(x=x, kernel_sizes=[2, 2], strides=[2, 2], pad_type="valid", ceil_mode=True),
+        lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
+    ),
+    "clip": (lambda mb, x: mb.clip(x=x, alpha=-0.25, beta=0.5), lambda x: x.clamp(-0.25, 0.5)),
+    "conv, one axis": (
+        lambda mb, x: mb.conv(
+            x=mb.reshape(x=x, shape=[1, 1, 140]), weight=KERNEL, pad_type="custom", pad=[13, 13], strides=[1]
+        ),
+        lambda x: F.conv1d(x.reshape(1, 1, 140), torch.from_numpy(KERNEL), padding=13),
+    ),
+    "conv, same": (
+        lambda mb, x: mb.conv(x=x, weight=KERNEL.reshape(1, 1, 3, 9).repeat(4, 1), pad_type="same"),
+        lambda x: F.conv2d(x, torch.from_numpy(KERNEL).reshape(1, 1, 3, 9).repeat(1, 4, 1, 1), padding="same"),
+    ),
+    "max_pool": (lambda mb, x: mb.max_pool(x=x, **PADDED), lambda x: F.max_pool2d(x, 3, 2, 1)),
+    "max_pool, ceil": (
+        lambda mb, x: mb.max_pool(x=x, **POOL, pad_type="valid", ceil_mode=True),
+        lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
+    ),
+    "maximum": (lambda mb, x: mb.maximum(x=x, y=0.1), lambda x: x.clamp(min=0.1)),
+    "real_div": (lambda mb, x: mb.real_div(x=x, y=3.0), lambda x: x / 3),
+    "reduce_l2_norm": (
+        lambda mb, x: mb.reduce_l2_norm(x=x, axes=[1], keep_dims=True),
+        lambda x: x.norm(dim=1, keepdim=True),
+    ),
+    "reduce_sum": (lambda mb, x: mb.reduce_sum(x=x, axes=[2, 3], keep_dims=False), lambda x: x.sum((2, 3))),
+    "rsqrt": (lambda mb, x: mb.rsqrt(x=mb.square(x=x), epsilon=0.5), lambda x: (x**2 + 0.5).rsqrt()),
+    "sigmoid_hard": (lambda mb, x: mb.sigmoid_hard(x=x, alpha=1 / 6, beta=0.5), F.hardsigmoid),
+    "sqrt": (lambda mb, x: mb.sqrt(x=mb.square(x=x)), Tensor.abs),
+    "stack": (lambda mb, x: mb.stack(values=(x, x), axis=2), lambda x: torch.stack((x, x), 2)),
+    "thresholded_relu": (lambda mb, x: mb.thresholded_relu(x=x, alpha=0.2), lambda x: F.threshold(x, 0.2, 0)),
+    "tile": (lambda mb, x: mb.tile(x=x, reps=[1, 2, 1, 3]), lambda x: x.repeat(1, 2, 1, 3)),
+    "upsample_nearest_neighbor": (
+        lambda mb, x: mb.upsample_nearest_neighbor(x=x, scale_factor_height=2, scale_factor_width=3),
+        lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_is_that_of_pytorch(name: str) -> None:
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mb  # noqa: N813 (its documentation's name)
+
+    ours, theirs = OPERATORS[name]
+    spec = [mb.TensorSpec(shape=SHAPE)]
+    program = mb.program(input_specs=spec, opset_version=ct.target.iOS16)(lambda x: ours(mb, x))
+    images = torch.randn(SHAPE)
+    (found,) = run_program(program, {next(iter(program.functions["main"].inputs)): images}).values()
+    torch.testing.assert_close(found, theirs(images))

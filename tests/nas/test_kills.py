@@ -1,0 +1,95 @@
+"""Every command that takes long, killed at random moments and gone on with, as its user would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas import prune, retrain, search, train_supernet
+from nas.evaluation.evaluator import Evaluator
+from search_spaces import SPACES, Arch, num_params
+from tests.killing import assert_kills_change_nothing
+from tests.nas.conftest import SPLITS, TRAIN
+from tests.nas.tiny import PUBLISHED, tiny_space
+
+OFTEN = ("--checkpoint-seconds", "0")
+SHORT = ("--epochs", "2", "--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off", *OFTEN)
+DENSE = ("--model", "test_vit", "--image-size", "32", "--data", "images", "--batch-size", "8", "--amp", "off", *OFTEN)
+PRUNE = (*DENSE, "--dense-epochs", "1", "--finetune-epochs", "1", "--samples", "2", "--backend", "torch")
+SEEDS = pytest.mark.parametrize("seed", range(3))
+Main = Callable[[list[str]], None]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+
+
+def assert_equal_after_kills(
+    start: Path, folder: Path, main: Main, flags: tuple[str, ...], config: str, seed: int
+) -> None:
+    """Of a command whose settings are then in `config`, a pattern: before they are there, it is begun once more."""
+
+    def go_on() -> None:
+        main(["--resume"] if list(Path().glob(config)) else [*flags])
+
+    assert_kills_change_nothing(start, folder, lambda: main([*flags]), go_on, seed)
+
+
+SLIMMING = ("--exact", "--budget", "24")
+PREDICTOR = ("--strategy", "predictor", "--budget", "28", "--seed", "3")
+
+
+@pytest.mark.parametrize(
+    ("flags", "seed"),
+    [
+        (SLIMMING, 0),
+        *(pytest.param(flags, seed, marks=pytest.mark.heavy) for flags in (SLIMMING, PREDICTOR) for seed in (1, 2, 3)),
+    ],
+)
+def test_a_search(
+    flags: tuple[str, ...], seed: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def invented(_: Any, base: Arch, archs: list[Arch]) -> list[float]:
+        return [0.9 - 5e3 / num_params(tiny_space(), arch) for arch in archs]
+
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    flags = ("--metrics", "size", *flags)
+    assert_equal_after_kills(trained, tmp_path, search.main, flags, "runs/r/search/config.json", seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_a_search_with_races(seed: int, trained: Path, tmp_path: Path) -> None:
+    flags = ("--metrics", "size", "--budget", "30")
+    assert_equal_after_kills(trained, tmp_path, search.main, flags, "runs/r/search/config.json", seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_training_a_supernet(seed: int, trained: Path, tmp_path: Path) -> None:
+    flags = (*TRAIN, *SPLITS, *PUBLISHED, *OFTEN, "--run", "new")
+    config = "runs/new/supernet/config.json"
+
+    def go_on() -> None:
+        train_supernet.main(["--resume", "--run", "new"] if Path(config).exists() else [*flags])
+
+    assert_kills_change_nothing(trained, tmp_path, lambda: train_supernet.main([*flags]), go_on, seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_retraining(seed: int, searched: Path, tmp_path: Path) -> None:
+    config = "runs/r/retrain/*/config.json"
+    assert_equal_after_kills(searched, tmp_path, retrain.main, SHORT, config, seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_pruning(seed: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.pruning.job.export_onnx", lambda *_: {})  # a thread of torch's exporter; has its own test
+    flags = (*PRUNE, "--formats", "onnx")
+    assert_equal_after_kills(trained, tmp_path, prune.main, flags, "runs/*/prune/*/config.json", seed)
