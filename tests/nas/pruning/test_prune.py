@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
 from nas.runs.checkpoint import load_tensors, save_tensors
 from search_spaces import SPACES, UserError
-from tests.nas.tiny import json_lines, make_images, run_killed, tiny_space
+from tests.nas.tiny import json_lines, make_images, move_run, run_killed, tiny_space
 
 TIMED = ("--samples", "2", "--backend", "torch")  # which needs no export
 TRAINING = ("--batch-size", "8", "--amp", "off", "--dense-epochs", "1", "--finetune-epochs", "2", *TIMED)
@@ -136,6 +137,21 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_renamed_run_is_gone_on_with_and_a_killed_export_hinders_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = ("--model", str(PRUNED), "--target", "macs=0.8", "--name", "again", *TRAINING, "--formats", "onnx")
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
+        patch.setattr(job, "export", lambda *_: pytest.fail("interrupted"))
+        main(again)
+    moved = Path("runs/moved")
+    move_run(str(PRUNED.parents[1]), str(moved))
+    (moved / f"prune/again/.export.{os.getpid()}.tmp").mkdir()
+    main(["--resume", "--name", "again"])
+    config = json.loads((moved / "prune/again/config.json").read_text())
+    assert config["model"] == str(moved / "prune" / PRUNED.name)
+    assert sorted(path.name for path in (moved / "prune/again").glob("*export*")) == ["export"]
+
+
+@pytest.mark.usefixtures("folder")
 def test_what_is_begun_or_finished_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="exists; go on with it by --resume, or make another with --name"):
         main([*ARGS])
@@ -165,6 +181,11 @@ def test_a_format_that_fails_costs_that_format_alone(monkeypatch: pytest.MonkeyP
         (("--model", "test_vitt"), "--model test_vitt is neither a folder here nor a network of timm .*; the nearest"),
         (("--model", "resnet18"), "resnet18: cannot prune this ResNet; known are timm's ViT"),
         (("--model", str(PRUNED), "--checkpoint", "w"), "--checkpoint is for timm's networks"),
+        (
+            ("--model", "efficientformerv2_s0", "--image-size", "100"),
+            "efficientformerv2_s0 cannot take 100 px: .*; give another --image-size",
+        ),
+        (("--model", "deit_tiny_patch16_224", "--image-size", "1"), "cannot take 1 px: .*; give another --image-size"),
         (("--model", "images"), "--model images has no model.safetensors"),
         (("--model", "images/blue/0.png"), "does not say which network it is of; give --model NAME --checkpoint"),
         (("--model", "test_vit", "--checkpoint", "w.pth"), "--checkpoint 'w.pth' is no file"),

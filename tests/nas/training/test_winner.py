@@ -22,8 +22,8 @@ from nas.runs import load_run_data
 from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, macs, num_params
-from search_spaces.command.files import write_json
-from tests.nas.tiny import json_lines, run_killed, tiny_space
+from search_spaces.command.files import read_json, write_json
+from tests.nas.tiny import json_lines, move_run, run_killed, tiny_space
 from tests.nas.training.test_supernet import timeless
 
 SPACE = tiny_space()
@@ -160,6 +160,28 @@ def test_resume_goes_on_with_the_networks_and_settings_of_the_command(monkeypatc
     assert not trained
     with pytest.raises(UserError, match=r"nothing in runs/r/retrain was begun with these --search, --archs"):
         main(["--resume", "--winners", "n1", "winner-1", "--suffix", "c"])
+
+
+@pytest.mark.parametrize("gone", ["archs.json", "runs/s/search/result.json"])
+def test_a_renamed_run_goes_on_without_what_named_its_networks(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def fit(self: Any, description: str) -> None:
+        folders.append(self.folder)
+        if len(folders) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    winners = set_winners("winner-1", "winner-2")
+    write_json(Path("archs.json"), winners)
+    with pytest.raises(KeyboardInterrupt):
+        main([*ARGS, "--init", "scratch", *(("--archs", "archs.json") if gone == "archs.json" else ())])
+    move_run("runs/r", "runs/s")
+    Path(gone).unlink()
+    main(["--resume"])
+    retrained = Path("runs/s/retrain")
+    assert folders[1:] == [retrained / "winner-1", retrained / "winner-2"]
+    assert read_json(retrained / "winner-2/result.json")["arch"] == winners[1]["arch"]
 
 
 def test_nothing_to_go_on_with() -> None:
