@@ -52,6 +52,15 @@ class BlockSpec(ABC):
         """
         return self.chainable
 
+    @property
+    def two_classifiers(self) -> bool:
+        """True of a head with one classifier for the labels and one for a teacher.
+
+        The module of such a block has a `distilled_training` to set, as timm's networks: while it trains with that, it
+        returns (logits of the first, logits of the second), and otherwise their mean.
+        """
+        return False
+
     @abstractmethod
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the input."""

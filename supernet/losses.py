@@ -8,10 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Logits = Tensor | tuple[Tensor, Tensor]  # of a head's one classifier (or its two, averaged), or of each of its two
 Distillation = Callable[[Tensor, Tensor], Tensor]  # (logits, teacher logits without gradient)
 
 ALPHAS = (-1.0, 1.0)  # AlphaNet's: one punishes over-estimated, the other under-estimated uncertainty
 CLIP = 5.0
+
+
+def of_each_classifier(loss: Distillation, logits: Logits, teacher_logits: Logits) -> Tensor:
+    """The loss, of two classifiers the mean of both: each learns from the teacher's of the same place."""
+    if isinstance(logits, Tensor):
+        assert isinstance(teacher_logits, Tensor)
+        return loss(logits, teacher_logits)
+    return torch.stack([loss(own, theirs) for own, theirs in zip(logits, teacher_logits, strict=True)]).mean()
 
 
 def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor) -> Tensor:

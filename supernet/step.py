@@ -8,12 +8,13 @@ Networks, ICCV 2019).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from search_spaces import Arch, arch_label
-from supernet.losses import Distillation
+from supernet.losses import Distillation, Logits, of_each_classifier
 from supernet.store import Supernet
 
 
@@ -22,7 +23,7 @@ def train_step(
     images: Tensor,
     target: Tensor,
     archs: Sequence[Arch],
-    criterion: Callable[[Tensor, Tensor], Tensor],
+    criterion: Callable[[Any, Tensor], Tensor],
     distillation: Distillation | None = None,
     backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Tensor:
@@ -30,7 +31,8 @@ def train_step(
 
     Args:
         images: (batch, channels, height, width).
-        target: what `criterion(logits, target)` takes, class indices or mixed distributions.
+        target: what `criterion(logits, target)` takes, class indices or mixed distributions; the logits are those of
+            each classifier in distilled training.
         archs: with a distillation, the teacher of the others first.
         distillation: of (logits, the first arch's logits); None: all learn from the labels.
         backward: called with each arch's loss.
@@ -42,15 +44,22 @@ def train_step(
         FloatingPointError: a loss is not finite; the message names the arch.
     """
     losses = []
-    teacher: Tensor | None = None
+    teacher: Logits | None = None
     for arch in archs:
-        logits = supernet(images, arch)
-        loss = criterion(logits, target) if distillation is None or teacher is None else distillation(logits, teacher)
+        logits: Logits = supernet(images, arch)
+        if distillation is None or teacher is None:
+            loss = criterion(logits, target)
+        else:
+            loss = of_each_classifier(distillation, logits, teacher)
         backward(loss)
         losses.append(loss.detach())
-        teacher = logits.detach() if teacher is None else teacher
+        teacher = _detached(logits) if teacher is None else teacher
     found = torch.stack(losses)
     if not found.isfinite().all():
         broken = int((~found.isfinite()).nonzero()[0])
         raise FloatingPointError(f"the loss of {arch_label(supernet.space, archs[broken])} is {found[broken].item()}")
     return found
+
+
+def _detached(logits: Logits) -> Logits:
+    return logits.detach() if isinstance(logits, Tensor) else (logits[0].detach(), logits[1].detach())

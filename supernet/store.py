@@ -29,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from search_spaces import Arch, BlockSpec, SearchSpace
+from supernet.losses import Logits
 from supernet.slices import Extent, Part, Slices
 from supernet.strided_pointwise import mend_strided_pointwise
 
@@ -44,7 +45,7 @@ class _Skeleton:
     places: tuple[tuple[dict[str, Tensor | None], str], ...]
     tensors: tuple[tuple[str, Extent, bool], ...]
 
-    def __call__(self, tensors: Iterable[Tensor | None], x: Tensor) -> Tensor:
+    def __call__(self, tensors: Iterable[Tensor | None], x: Tensor) -> Any:
         """Runs the module on these tensors, in the order of `tensors`.
 
         What `torch.func.functional_call` does, without resolving every name at every call (5 % of the time of a
@@ -117,7 +118,8 @@ class Supernet(nn.Module):
     """Weight store of a search space.
 
     `supernet(images, arch)` maps (batch, channels, height, width) to (batch, classes) logits with the weights of
-    `arch`; in training mode gradients and running statistics land in the store. For repeated evaluation take
+    `arch`; in training mode gradients and running statistics land in the store, and in distilled training the logits
+    are those of both classifiers, where the head has two. For repeated evaluation take
     `extract` or `block_module`, whose weights are contiguous.
 
     Args:
@@ -137,7 +139,7 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.normalization, self.checkpoint_activations = space, norm, checkpoint_activations
-        self._frozen = False
+        self._frozen = self._distilled_training = False
         largest: Any = space.build(space.largest)
         self._undecayed = frozenset(largest.no_weight_decay()) if hasattr(largest, "no_weight_decay") else frozenset()
         # not a set: the order of parameters must be the same in every process
@@ -188,6 +190,10 @@ class Supernet(nn.Module):
         """Parameters that the family trains without weight decay, for timm's optimizer factory."""
         return self._undecayed
 
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """As of timm's networks: while training, heads of two classifiers return the logits of each."""
+        self._distilled_training = enable
+
     @property
     def device(self) -> torch.device:
         return next(iter(self._tensors.values())).device
@@ -205,13 +211,15 @@ class Supernet(nn.Module):
         """(name within the block, its part of the store) of each of the block's tensors."""
         return self._plan(block).named_parts()
 
-    def run_block(self, block: BlockSpec, x: Tensor) -> Tensor:
+    def run_block(self, block: BlockSpec, x: Tensor) -> Any:
         plan = self._plan(block)
         module: Any = plan.skeleton.module
         if module.training != self.training:
             module.train(self.training)
         if block.residual:
             module.drop_prob = self._drop_prob[block.name]
+        if block.two_classifiers:
+            module.distilled_training = self._distilled_training
         tensors: list[Tensor | None] = [*plan.tensors]
         if plan.sliced:
             slices = Slices.apply(plan.sliced_parts, *(tensors[i] for i in plan.sliced))
@@ -222,7 +230,7 @@ class Supernet(nn.Module):
                 tensors[i] = None if self.normalization == "shared" else plan.tensors[i].clone()
         return plan.skeleton(tensors, x)
 
-    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+    def forward(self, x: Tensor, arch: Arch) -> Logits:
         again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
         for block in self.space.lower(arch):
             if again:

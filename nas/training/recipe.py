@@ -11,7 +11,7 @@ from search_spaces.command import Flags, flag
 
 @dataclass(frozen=True)
 class StepConfig(Flags):
-    """Flags of a training run, but its length. These defaults are the recipe adamw."""
+    """Flags of a training run, but its length. These defaults are the recipe adamw (docs/training.md)."""
 
     batch_size: int = flag(256, "images of a step, of all processes together", minimum=1)
     accumulation_steps: int = flag(1, "parts, one after another, of each process's share of a batch", minimum=1)
@@ -24,9 +24,15 @@ class StepConfig(Flags):
     warmup_epochs: float = flag(5.0, "epochs of linear warm-up", minimum=0)
     clip_grad: float = flag(0.01, "gradient clipping, 0 for none", minimum=0)
     clip_mode: Literal["norm", "value", "agc"] = flag("agc", "kind of gradient clipping")
-    ema_decay: float = flag(0.9999, "decay of the weights' moving average, reached by warm-up", minimum=0, below=1)
+    ema_decay: float = flag(0.99996, "decay of the weights' moving average, reached by warm-up", minimum=0, below=1)
     label_smoothing: float = flag(0.1, "of the labels' loss", minimum=0, below=1)
-    drop_path: float = flag(0.0, "stochastic depth of the last block", minimum=0, below=1)
+    drop_path: float | None = flag(
+        None,
+        "stochastic depth of the last block (default: 0; of a single network by the recipe adamw as published for its "
+        "size)",
+        minimum=0,
+        below=1,
+    )
     augment: Literal["auto", "light", "randaugment", "published", "none"] = flag(
         "auto",
         "light: crops of at least 60 %; randaugment: crops and 2 random operations; published: these, random erasing, "
@@ -70,7 +76,8 @@ class TrainConfig(StepConfig):
         return image_size, 1.0
 
 
-# Recipes by name, for 128 px and more. `adamw` is `StepConfig`'s defaults: Table 1 of the EfficientFormerV2 supplement.
+# Recipes by name, for 128 px and more. `adamw` is `StepConfig`'s defaults: Table 1 of the EfficientFormerV2 supplement,
+# and the EMA of its released code.
 # `progressive` is MobileOne's (Section 3.4, Appendix C.1, Tables 5 and 10), with RandAugment for AutoAugment.
 _LARGE: dict[str, dict[str, Any]] = {
     "adamw": {},
@@ -82,6 +89,7 @@ _LARGE: dict[str, dict[str, Any]] = {
         "warmup_epochs": 0.0,
         "clip_grad": 0.0,
         "ema_decay": 0.9995,
+        "drop_path": 0.0,
         "augment": "randaugment",
         "progressive": True,
     },
@@ -96,6 +104,7 @@ _SMALL: dict[str, Any] = {
     "clip_grad": 1.0,
     "clip_mode": "norm",
     "ema_decay": 0.998,
+    "drop_path": 0.0,
 }
 # The embedded digits: 8x8 pixels, 1,797 images, no mirror images.
 _DIGITS: dict[str, Any] = {

@@ -22,7 +22,15 @@ from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import default_calibration, inherited
 from nas.runs.checkpoint import save_tensors
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_progressive, with_recipe
-from nas.training.teacher import Teacher, TeacherConfig, load_teacher, may_move, teacher_facts, teacher_result
+from nas.training.teacher import (
+    Teacher,
+    TeacherConfig,
+    load_teacher,
+    may_move,
+    teacher_facts,
+    teacher_result,
+    use_both_classifiers,
+)
 from nas.training.trainer import Backward, Criterion, Trainer, check_alike
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import flag
@@ -117,7 +125,9 @@ def make_trainer(
     config: Config, folder: Path, space: SearchSpace, data: Data, teacher: Teacher | None = None
 ) -> Trainer:
     torch.manual_seed(config.seed)
-    supernet = Supernet(space, config.drop_path, config.norm, config.checkpoint_activations)
+    supernet = Supernet(space, config.drop_path or 0.0, config.norm, config.checkpoint_activations)
+    if teacher is not None:
+        use_both_classifiers(supernet)
     sampler, distillation = SAMPLERS[config.sampling](space, config.num_random), LOSSES[config.loss]
 
     def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:

@@ -7,7 +7,7 @@ nothing in a checkpoint is executed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,9 @@ from nas.training.trainer import Criterion
 from search_spaces import UserError
 from search_spaces.command import Flags, flag, flags_given
 from search_spaces.command.files import sha256
+from supernet.losses import Logits
+
+TaughtCriterion = Callable[[Logits, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,24 @@ class Teacher(nn.Module):
         logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
         return logits if self.order is None else logits[:, self.order]
 
-    def distil(self, criterion: Criterion, images: Tensor) -> Criterion:
+    def distil(self, criterion: Criterion, images: Tensor) -> TaughtCriterion:
         """The criterion for a student of these images, the teacher's part in it; good for any number of students."""
         return distilled(criterion, self(images), self.config.distillation_weight, self.config.distillation)
 
 
-def distilled(criterion: Criterion, teacher_logits: Tensor, weight: float, kind: Literal["soft", "hard"]) -> Criterion:
+def use_both_classifiers(student: nn.Module) -> None:
+    """Has a student of two classifiers (one of timm's, a supernet) return the logits of each while it trains."""
+    if enable := getattr(student, "set_distilled_training", None):
+        enable()
+
+
+def distilled(
+    criterion: Criterion, teacher_logits: Tensor, weight: float, kind: Literal["soft", "hard"]
+) -> TaughtCriterion:
     """(1 - weight) · criterion(logits, target) + weight · cross-entropy against the teacher, for the same images.
+
+    Of two classifiers the first learns from the labels and the second from the teacher: DeiT's `DistillationLoss`,
+    which EfficientFormerV2's released code has too. One learns from both.
 
     DeiT (Touvron et al. 2021): `soft` is eq. 2 at temperature 1, the KL divergence up to a constant; `hard` is eq. 3.
     The teacher's labels are not smoothed, as there.
@@ -116,8 +130,9 @@ def distilled(criterion: Criterion, teacher_logits: Tensor, weight: float, kind:
     """
     teaching = teacher_logits.argmax(dim=1) if kind == "hard" else teacher_logits.float().softmax(dim=1)
 
-    def combined(logits: Tensor, target: Tensor) -> Tensor:
-        return (1 - weight) * criterion(logits, target) + weight * F.cross_entropy(logits.float(), teaching)
+    def combined(logits: Logits, target: Tensor) -> Tensor:
+        of_labels, of_teacher = (logits, logits) if isinstance(logits, Tensor) else logits
+        return (1 - weight) * criterion(of_labels, target) + weight * F.cross_entropy(of_teacher.float(), teaching)
 
     return combined
 

@@ -18,8 +18,9 @@ from nas.distributed.ray import RayConfig
 from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.runs.checkpoint import save_tensors
+from nas.training.drop_path import drop_path_rate
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
-from nas.training.teacher import Teacher, TeacherConfig, load_teacher, teacher_result
+from nas.training.teacher import Teacher, TeacherConfig, load_teacher, teacher_result, use_both_classifiers
 from nas.training.trainer import Backward, Criterion, Trainer, check_alike
 from search_spaces import Arch, macs, num_params
 from search_spaces.command import flag
@@ -105,8 +106,12 @@ def train_winner(
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
     origin = _inherited(run_folder, arch, data, device, config.num_workers)
     inherited_accuracy = accuracy(origin, data.test, space.image_size, device, config.num_workers)
+    drop_path = drop_path_rate(config, space, arch)
+    if config.drop_path is None:
+        size = f"{macs(space, arch) / 1e9:.2f} G MACs"
+        print(f"{name}: drop path {drop_path:.3g}, as published for {size}; --drop-path sets another")
     torch.manual_seed(config.seed)  # here: reading images draws from the global generator
-    model = space.build(arch, config.drop_path)
+    model = space.build(arch, drop_path)
     if config.init == "inherit":
         model.load_state_dict(origin.state_dict())
 
@@ -127,6 +132,7 @@ def train_winner(
         "arch": space.to_json(arch),
         "init": config.init,
         "epochs": config.epochs,
+        "drop_path": drop_path,
         "minutes": trainer.seconds / 60,
         "inherited_test_accuracy": inherited_accuracy,
         "test_accuracy": test_accuracy,
@@ -152,6 +158,8 @@ def make_trainer(
     report: Report | None = None,
 ) -> Trainer:
     """Trains a network on its own, on labels and a teacher, with its search accuracy on the way."""
+    if teacher is not None:
+        use_both_classifiers(model)
 
     def step(images: Tensor, target: Tensor, _: int, criterion: Criterion, backward: Backward) -> Tensor:
         if teacher is not None:

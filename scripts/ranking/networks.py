@@ -29,6 +29,7 @@ from nas.objective.costs import Costs
 from nas.objective.mes import PUBLISHED, Objective
 from nas.objective.metrics import LATENCY, METRICS
 from nas.objective.tables import load_tables, newest
+from nas.training.drop_path import drop_path_rate
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
 from nas.training.winner import make_trainer
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, get_space
@@ -217,14 +218,15 @@ def train_one(study: Study, number: int, seed: int, data: Data, description: str
     config, space, folder = replace(study.config, seed=seed), study.space, study.training(number, seed)
     arch = study.networks[number].arch
     torch.manual_seed(seed)
-    trainer = make_trainer(config, folder, space.image_size, data, space.build(arch, config.drop_path))
+    model = space.build(arch, drop_path_rate(config, space, arch))
+    trainer = make_trainer(config, folder, space.image_size, data, model)
     trainer.resume()
     trainer.fit(description)
-    model = trainer.ema.module.eval()
+    trained = trainer.ema.module.eval()
     result: dict[str, Any] = {
         "arch": space.to_json(arch),
         "seed": seed,
-        "test_accuracy": accuracy(model, data.test, space.image_size, trainer.device, config.num_workers),
+        "test_accuracy": accuracy(trained, data.test, space.image_size, trainer.device, config.num_workers),
         "minutes": trainer.seconds / 60,
     }
     write_json(folder / "result.json", result)

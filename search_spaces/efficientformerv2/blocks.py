@@ -262,6 +262,8 @@ class Downsample(BlockSpec):
 class Head(HeadSpec):
     """Norm, average pool and two linear classifiers whose logits are averaged (the second is for distillation)."""
 
+    two_classifiers = True
+
     def ops(self) -> tuple[Op, ...]:
         classifier = Linear(self.width, self.num_classes)
         return Weights(2 * self.width), classifier, classifier

@@ -77,7 +77,9 @@ def downsample(in_chs: int, out_chs: int, resolution: int, attention: bool) -> n
 
 
 class Head(nn.Module):
-    """(B, width, R, R) to (B, num_classes) logits."""
+    """(B, width, R, R) to (B, num_classes) logits: the mean of two classifiers', or both in distilled training."""
+
+    distilled_training = False  # set by the supernet
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -85,9 +87,10 @@ class Head(nn.Module):
         self.head = nn.Linear(width, num_classes)
         self.head_dist = nn.Linear(width, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = self.norm(x).mean(dim=(2, 3))
-        return (self.head(x) + self.head_dist(x)) / 2
+        logits, distilled = self.head(x), self.head_dist(x)
+        return (logits, distilled) if self.distilled_training and self.training else (logits + distilled) / 2
 
 
 def network(arguments: dict[str, Any], edits: list[tuple[str, Any]]) -> timm_v2.EfficientFormerV2:
