@@ -104,7 +104,7 @@ def ablations(config: Config) -> Path:
     """
     if len(config.table) > 1:
         raise UserError(f"--table gives {len(config.table)} tables, the ablations are of one device; give one")
-    run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
+    run_folder = runs.find_trained(config.run)
     folder = run_folder / "ablations"
     if (folder / "config.json").exists():
         changed = runs.reopen(folder, config, FREE, AMEND)

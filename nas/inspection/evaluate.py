@@ -73,7 +73,7 @@ def evaluate(config: Config) -> Path:
         UserError: no finished supernet, an unknown network or one of another space, changed data.
     """
     runs.check_name("--name", config.name)
-    folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
+    folder = runs.find_trained(config.run)
     space = runs.load_run_info(folder).search_space()
     archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))
     objective, paths = _objective(config, folder, space)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from latency_lut.backends.registry import make_backend
@@ -36,7 +34,9 @@ from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
 from nas.pruning.structure import Structure
 from nas.pruning.traced import Layouts
+from nas.training.drop_path import drop_path_blocks, set_drop_path
 from nas.training.precision import check_amp
+from nas.training.progress import check_epochs
 from nas.training.recipe import FREE_ON_RESUME
 from nas.training.trainer import Trainer, steps_per_epoch
 from nas.training.winner import make_trainer
@@ -74,10 +74,13 @@ def prune(config: Config, source: Source, folder: Path) -> None:
     data = load_data(config)
     facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
     facts["network"] = source.recipe.name
-    changed = runs.reopen(folder, config, FREE, AMENDABLE, **facts) if config.resume else {}
-    if config.resume and (folder / "result.json").exists():
-        _finished(config, folder, data, changed)
-        return
+    changed: dict[str, Any] = {}
+    if config.resume:
+        may_change = (*AMENDABLE, *_check_epochs(config, folder, source, data))
+        changed = runs.reopen(folder, config, FREE, may_change, **facts)
+        if (folder / "result.json").exists():
+            _finished(config, folder, data, changed)
+            return
     job = Job(config, folder, source, data)
     source.check_splits(data)
     if config.resume:
@@ -85,6 +88,26 @@ def prune(config: Config, source: Source, folder: Path) -> None:
     else:  # what cannot be done leaves no folder behind
         runs.begin(folder, config, **facts)
     job.run()
+
+
+def _check_epochs(config: Config, folder: Path, source: Source, data: Data) -> list[str]:
+    """Of the flags of epochs, those that may change: of trainings that are not over.
+
+    Raises:
+        UserError: one of these trainings cannot end after so many epochs.
+    """
+    steps, dense = steps_per_epoch(data.train, config.batch_size), _dense_folder(source, folder)
+    open_ = {} if (folder / "result.json").exists() else {"finetune_epochs": folder}
+    if dense is not None and not (dense / recipes.FILE).exists():
+        open_["dense_epochs"] = dense
+    for name, place in open_.items():
+        check_epochs(place, getattr(config, name), steps, f"--{name.replace('_', '-')}")
+    return list(open_)
+
+
+def _dense_folder(source: Source, folder: Path) -> Path | None:
+    """Where the network is trained first, once for the run; None if it has weights."""
+    return None if source.weights is not None else folder.parents[1] / "dense" / source.recipe.name
 
 
 def _finished(config: Config, folder: Path, data: Data, changed: dict[str, Any]) -> None:
@@ -145,7 +168,7 @@ class Job:
         steps_per_epoch(data.train, config.batch_size)
         if (config.images or 0) > len(data.train):
             raise UserError(f"--images {config.images} is more than the {len(data.train)} training images; lower it")
-        self.dense_folder = None if source.weights is not None else folder.parents[1] / "dense" / source.recipe.name
+        self.dense_folder = _dense_folder(source, folder)
         self.given = Network(*source.open(data, config.seed, self._described()))
         if config.drop_path and not drop_path_blocks(self.given.model):
             raise UserError(f"--drop-path: {self.given.recipe.name} has no blocks that can be dropped; leave it out")
@@ -160,10 +183,15 @@ class Job:
             "data_digest": data.splits.digest,
         }
         if self.dense_folder is not None and (self.dense_folder / "config.json").exists():
-            other = runs.differences(self.dense_folder, self.dense_config, FREE_ON_RESUME, **self.dense_facts)
-            if other:
+            free = (*FREE_ON_RESUME, *self._dense_may_change())
+            if other := runs.differences(self.dense_folder, self.dense_config, free, **self.dense_facts):
                 now = ", ".join(f"{name} {value!r}" for name, value in other.items())
                 raise UserError(f"{self.dense_folder} was not trained with {now}; give another --run")
+
+    def _dense_may_change(self) -> tuple[str, ...]:
+        """Settings of the first training that may be others when it is resumed."""
+        over = self.dense_folder is None or (self.dense_folder / recipes.FILE).exists()
+        return () if over or not self.config.resume else ("epochs",)
 
     def _described(self) -> Layouts | None:
         """What was found of a network of no known family before a kill, or for another pruning of the run."""
@@ -194,6 +222,7 @@ class Job:
             "method": asdict(config.method()),
             "pruning_seconds": seconds,
             "finetune_epochs": config.finetune_epochs,
+            "planned_finetune_epochs": trainer.planned_epochs,
             "finetune_minutes": trainer.seconds / 60,
             "rounds": rounds,
             "accuracy": {"dense": before, "pruned": cut, "finetuned": (after := self.accuracies(tuned))},
@@ -213,7 +242,8 @@ class Job:
             return self.given
         if not (folder / recipes.FILE).exists():
             if (folder / "config.json").exists():
-                runs.reopen(folder, self.dense_config, FREE_ON_RESUME, **self.dense_facts)
+                free, may_change = FREE_ON_RESUME, self._dense_may_change()
+                runs.record(folder, runs.reopen(folder, self.dense_config, free, may_change, **self.dense_facts))
             else:
                 runs.begin(folder, self.dense_config, **self.dense_facts)
             name = self.given.recipe.name
@@ -347,24 +377,6 @@ class _Shipped:
 def _renormalized(network: Network) -> Renormalized:
     """A copy that takes the images of a training."""
     return Renormalized(copy.deepcopy(network.model), network.recipe.mean, network.recipe.std)
-
-
-def drop_path_blocks(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
-    """Modules with residual branches that timm can drop, and the names of the dropping layers, in order."""
-    kinds = nn.Identity | DropPath
-    found = [
-        (module, [name for name, child in module.named_children() if re.fullmatch(r"drop_path\d?", name)])
-        for module in model.modules()
-    ]
-    return [(m, names) for m, names in found if names and all(isinstance(getattr(m, n), kinds) for n in names)]
-
-
-def set_drop_path(model: nn.Module, rate: float) -> None:
-    """In place: rising linearly with depth from 0 to the rate, of the last block."""
-    blocks = drop_path_blocks(model)
-    for i, (block, names) in enumerate(blocks):
-        for name in names:
-            setattr(block, name, DropPath(rate * i / max(1, len(blocks) - 1)))
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,12 +48,24 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], info: dict[str, Any]) -
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Raises UserError if the file is missing, truncated or not one of ours."""
+    with _opened(path) as (file, info):
+        return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118
+
+
+def load_info(path: Path) -> dict[str, Any]:
+    """What `save_tensors` was given beside the tensors. Raises UserError as `load_tensors` does."""
+    with _opened(path) as (_, info):
+        return info
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         with safe_open(path, framework="pt") as file:
             info = json.loads((file.metadata() or {})["info"])
             if not isinstance(info, dict):
                 raise ValueError("its header is no JSON object")
-            return {name: file.get_tensor(name) for name in file.keys()}, info  # noqa: SIM118
+            yield file, info
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:

@@ -160,6 +160,17 @@ def follow(place: str, run: Path) -> str:
     return next((str(path) for path in found if path.exists()), place)
 
 
+def find_trained(run: str | None) -> Path:
+    """The folder of the run named, or of the newest, whose supernet is trained.
+
+    Raises:
+        UserError: there is none; with the command that goes on with its training, if that was begun, or begins it.
+    """
+    begun = newest(RUNS, "*/supernet/config.json") if run is None else run_folder(run) / "supernet/config.json"
+    flags = [*(["--resume"] if begun and begun.exists() else []), *(["--run", run] if run else [])]
+    return find_run(run, "supernet/result.json", shlex.join(["python", "-m", "nas.train_supernet", *flags]))
+
+
 def newest(folder: Path, pattern: str) -> Path | None:
     """The most recently written path of the pattern."""
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)

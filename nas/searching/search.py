@@ -84,7 +84,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
     Raises:
         UserError: nothing to search, limits that no arch meets, a study or a table of something else.
     """
-    run_folder = runs.find_run(config.run, "supernet/result.json", "python -m nas.train_supernet --resume")
+    run_folder = runs.find_trained(config.run)
     folder = folder or folder_of(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
     _check_flags(config, space)

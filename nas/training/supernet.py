@@ -108,8 +108,9 @@ def train_supernet(config: Config) -> Path:
 def _resume(config: Config, folder: Path) -> tuple[Data | None, dict[str, Any]]:
     """The run's data, wherever it lies now, and the settings to record; of a finished run None, all recorded."""
     stage = folder / "supernet"
-    changed = runs.reopen(stage, config, FREE, (*may_move(config), *runs.MAY_MOVE), **teacher_facts(config))
     finished = (stage / "result.json").exists()
+    may_change = (*may_move(config), *runs.MAY_MOVE, *(() if finished else ("epochs",)))
+    changed = runs.reopen(stage, config, FREE, may_change, **teacher_facts(config))
     data = runs.load_run_data(folder, config) if not finished or runs.has_moved(folder, config) else None
     if finished:
         _record(config, folder, changed)
@@ -239,6 +240,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
         "sampling": config.sampling,
         "norm": config.norm,
         "epochs": config.epochs,
+        "planned_epochs": trainer.planned_epochs,
         "steps": trainer.step,
         "minutes": trainer.seconds / 60,
         "images_per_s": trainer.step * config.batch_size / trainer.seconds,

@@ -35,12 +35,12 @@ from nas.runs.metrics import MetricsLog
 from nas.training.ema import Ema
 from nas.training.optimization import Optimization
 from nas.training.precision import autocast, check_amp, pick_amp
+from nas.training.progress import CHECKPOINT, check_epochs, load_progress
 from nas.training.recipe import LOCAL, TrainConfig
 from search_spaces import UserError
 from supernet.strided_pointwise import mend_strided_pointwise
 
 MIN_LOSS_SCALE = 2.0**-14
-_CHECKPOINT = {"step", "seconds", "amp", "scaler", "processes", "accumulation_steps", "code"}  # beside the tensors
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 # What a step calls for each of its losses instead of `loss.backward()`: scales the loss and adds up gradients.
@@ -71,6 +71,8 @@ def steps_per_epoch(train: Images, batch_size: int) -> int:
 
 class Trainer:
     """Trains `model` in `folder`; the averaged weights are `ema`.
+
+    `planned_epochs` are those that it was begun with: a resumed training may end earlier (`nas.training.progress`).
 
     Args:
         step: the forward and backward passes of one batch.
@@ -112,7 +114,7 @@ class Trainer:
         self.criterion: Criterion = (
             SoftTargetCrossEntropy() if self.mixup else nn.CrossEntropyLoss(label_smoothing=smoothing)
         )
-        self.step = 0
+        self.step, self.planned_epochs = 0, config.epochs
         self.seconds = 0.0  # of training, over all resumed parts
         self.amp: str | None = None  # chosen at the first step
         self.scaler = GradScaler(self.device.type, enabled=False)
@@ -127,7 +129,7 @@ class Trainer:
 
     @property
     def path(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
+        return self.folder / CHECKPOINT
 
     def save(self) -> None:
         """Raises UserError, and keeps the last checkpoint, if a weight is not finite."""
@@ -139,6 +141,8 @@ class Trainer:
             raise self._diverged(f"{broken} is not finite")
         info = {
             "step": self.step,
+            "epochs": self.config.epochs,
+            "planned_epochs": self.planned_epochs,
             "seconds": self.seconds,
             "amp": self.amp,
             "scaler": self.scaler.state_dict(),
@@ -150,15 +154,10 @@ class Trainer:
 
     def resume(self) -> None:
         """Continues from the folder's checkpoint; from the beginning if the run was killed before its first."""
-        if not self.path.exists():
+        if (info := load_progress(self.folder)) is None:
             return
-        tensors, info = load_tensors(self.path)
-        if missing := _CHECKPOINT - info.keys():
-            raise UserError(f"{self.path} is not of this version ({min(missing)} is missing); train a new run")
-        if wrong := [n for n in ("step", "processes", "accumulation_steps") if type(info[n]) is not int or info[n] < 0]:
-            raise UserError(
-                f"{self.path} says {wrong[0]} {info[wrong[0]]!r}, no whole number; restore it or train a new run"
-            )
+        check_epochs(self.folder, self.config.epochs, self.steps_per_epoch)
+        tensors, _ = load_tensors(self.path)
         part = {
             kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")}
             for kind in ("model", "ema", "optimizer")
@@ -167,6 +166,7 @@ class Trainer:
         load_module(self.ema.module, part["ema"], self.path)
         load_optimizer(self.optimizer, self.model, part["optimizer"])
         self.step, self.seconds = info["step"], info["seconds"]
+        self._go_on_with_epochs(info)
         self._go_on_with_amp(info)
         if (before := info["processes"] * info["accumulation_steps"]) != self.parts.count:
             print(f"a batch is now normalized in {self.parts.count} parts ({before} before): other figures will follow")
@@ -335,6 +335,14 @@ class Trainer:
                 return
         print(f"the precision was {before} until now and may be another from here on: other figures will follow")
 
+    def _go_on_with_epochs(self, info: dict[str, Any]) -> None:
+        if self.step == 0:
+            return
+        self.planned_epochs = info["planned_epochs"]
+        if self.config.epochs != info["epochs"]:
+            done, now = self.step / self.steps_per_epoch, self.config.epochs
+            print(f"{self.folder} ends after {now} epochs instead of {info['epochs']}; {done:.4g} are trained")
+
     def _diverged(self, what: str) -> UserError:
         last = self.path if self.path.exists() else "none yet"
         return UserError(
@@ -346,6 +354,7 @@ class Trainer:
         return {
             "step": self.step,
             "epoch": self.step / self.steps_per_epoch,
+            "epochs": self.config.epochs,
             "loss": self.loss,
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_s": round(images_per_s, 1),

@@ -132,6 +132,7 @@ def train_winner(
         "arch": space.to_json(arch),
         "init": config.init,
         "epochs": config.epochs,
+        "planned_epochs": trainer.planned_epochs,
         "drop_path": drop_path,
         "minutes": trainer.seconds / 60,
         "inherited_test_accuracy": inherited_accuracy,

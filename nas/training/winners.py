@@ -11,6 +11,7 @@ from typing import Any
 from nas import runs
 from nas.distributed import process
 from nas.training.parallel import train_parallel
+from nas.training.progress import check_epochs
 from nas.training.recipe import check_progressive, with_recipe
 from nas.training.teacher import may_move, teacher_facts
 from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
@@ -69,7 +70,7 @@ def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[
         raise UserError(f"--archs {path} and --search {config.search} are two sources of networks; give one of them")
     of_run = path.parent.parent if path.name == "result.json" and (path.parent.parent / "run.json").exists() else None
     run = config.run or (str(of_run.resolve()) if of_run else None)
-    run_folder = runs.find_run(run, "supernet/result.json", "python -m nas.train_supernet")
+    run_folder = runs.find_trained(run)
     space, found = runs.load_run_info(run_folder).search_space(), read_json(path)
     pairs = _networks(found.get("winners") if isinstance(found, dict) else found, path)
     if not pairs:
@@ -154,7 +155,7 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         folder = run_folder / "retrain" / folder_name(name, config.suffix)
         job = Job(new, folder, winner)
         if config.resume and job.is_begun:
-            job = _reopen(job, run_folder)
+            job = _reopen(job, run_folder, info.splits.train)
         else:
             runs.check_new(folder, "--suffix, or name others with --winners")
         jobs.append(job)
@@ -163,13 +164,21 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
     return run_folder, jobs
 
 
-def _reopen(job: Job, run_folder: Path) -> Job:
-    """The job with the settings that it was begun with, but those that were given and may differ."""
-    config = fill(job.config, runs.begun(job.folder, Config))
+def _reopen(job: Job, run_folder: Path, num_images: int) -> Job:
+    """The job with the settings that it was begun with, but those that were given and may differ.
+
+    Args:
+        num_images: to train on.
+    """
+    begun = runs.begun(job.folder, Config)
+    config = fill(job.config, begun)
+    if job.test_accuracy is not None:  # others may end earlier
+        config = amend(config, epochs=begun.epochs)
+    check_epochs(job.folder, config.epochs, max(1, num_images // config.batch_size))
     if config.teacher:
         config = amend(config, teacher=runs.follow(config.teacher, run_folder))
     facts = {"arch": job.winner["arch"], **teacher_facts(config)}
-    changed = runs.reopen(job.folder, config, FREE, may_move(config), **facts)
+    changed = runs.reopen(job.folder, config, FREE, (*may_move(config), "epochs"), **facts)
     return replace(job, config=config, changed=changed)
 
 

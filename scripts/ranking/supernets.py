@@ -86,7 +86,7 @@ def check_runs(study: Study) -> list[Path]:
 
 
 def _check_run(study: Study, name: str) -> Path:
-    folder = runs.find_run(name, "supernet/result.json", f"python -m nas.train_supernet --resume --run {name}")
+    folder = runs.find_trained(name)
     info = runs.load_run_info(folder)
     for what, own, its in (
         ("space", study.info.space, info.space),

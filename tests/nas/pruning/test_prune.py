@@ -23,11 +23,11 @@ from nas.prune import configure, main
 from nas.pruning import job, rounds
 from nas.pruning.costs import Costs
 from nas.pruning.families.registry import prepare
-from nas.pruning.job import set_drop_path
 from nas.pruning.latency import Trial
 from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
 from nas.runs.checkpoint import load_tensors, save_tensors
+from nas.training.drop_path import set_drop_path
 from search_spaces import SPACES, UserError
 from tests.nas.tiny import json_lines, make_images, move_run, run_killed, tiny_space
 
