@@ -10,7 +10,7 @@ Torch-Pruning tells what can be pruned, and running the network whether that is 
 The default, Taylor importance with all units in one ranking, is NViT's (Yang et al., CVPR 2023), divided by the MACs
 that removal saves instead of by latency. With isomorphic groups (Fang et al., ECCV 2024) every structure loses the same
 share, which cost 10 to 30 points (docs/results.md, "Pruning"). The training flags are for both trainings; their
-defaults are nas.retrain's.
+defaults are nas.retrain's, but for --drop-path. Either can end earlier: --resume --finetune-epochs 18.
 """
 
 from __future__ import annotations

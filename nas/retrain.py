@@ -5,7 +5,11 @@ Bare: every winner of the newest search, starting from its inherited weights. As
 Several at a time, the less accurate ones stopped early:
     python -m nas.retrain --archs candidates.json --ray-workers 4
 
-The defaults below are the published recipe; images under 128 px have the shorter one of nas.train_supernet.
+Ended earlier than planned, from where it is:
+    python -m nas.retrain --resume --epochs 18
+
+The defaults below are the published recipe, as docs/training.md says item by item; images under 128 px have the shorter
+one of nas.train_supernet.
 """
 
 from __future__ import annotations

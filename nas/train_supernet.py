@@ -5,6 +5,9 @@ Bare: the nano space on scikit-learn's digits, under three minutes on two cores.
 On several GPUs or machines, with torchrun's own flags before the dashes:
     torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data imagenet --num-workers 16
 
+Ended earlier than planned, from where it is:
+    python -m nas.train_supernet --resume --epochs 18
+
 The defaults below are the recipe adamw, that of EfficientFormerV2; --recipe progressive is MobileOne's, and a space has
 the one that suits it where no flag is given. Images under 128 px have a shorter one (30 epochs, batch 128; adamw: lr
 0.016, weight decay 0.05, clipping at norm 1; and the loss, sampling and norm whose ranking of networks is nearest to

@@ -191,7 +191,8 @@ def _training(a: Artifacts) -> Iterator[str]:
             s = a.supernet
             norms = {"width": "norms for each width", "shared": "shared norms"}
             recipe = f"{s['loss']} loss, {s['sampling']} sampling, {norms[s['norm']]} · " if "norm" in s else ""
-            epochs = escape(str(s["epochs"]))
+            shortened = f" of {s['planned_epochs']} planned" if s["planned_epochs"] != s["epochs"] else ""
+            epochs = escape(f"{s['epochs']}{shortened}")
             yield (
                 f'<p class="soft">{escape(recipe)}{epochs} epochs in {s["minutes"]:.1f} minutes, '
                 f"{s['images_per_s']:.0f} images/s; accuracy on the search split</p>\n"

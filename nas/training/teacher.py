@@ -60,7 +60,12 @@ class TeacherConfig(Flags):
         None, "file with a timm teacher's classes in the order of its outputs (default: in that of the data)"
     )
     distillation: Literal["soft", "hard"] = flag("soft", "learn the teacher's distribution, or its most likely class")
-    distillation_weight: float = flag(0.5, "share of the teacher in the loss; labels have the rest", above=0, maximum=1)
+    distillation_weight: float = flag(
+        0.5,
+        "share of the teacher in the loss; labels have the rest (of two classifiers each learns one of them)",
+        above=0,
+        maximum=1,
+    )
 
 
 OTHER_ORDER = (

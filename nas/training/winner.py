@@ -22,7 +22,7 @@ from nas.training.drop_path import drop_path_rate
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
 from nas.training.teacher import Teacher, TeacherConfig, load_teacher, teacher_result, use_both_classifiers
 from nas.training.trainer import Backward, Criterion, Trainer, check_alike
-from search_spaces import Arch, macs, num_params
+from search_spaces import Arch, SearchSpace, macs, num_params
 from search_spaces.command import flag
 from search_spaces.command.files import read_json, write_json
 
@@ -110,8 +110,7 @@ def train_winner(
     if config.drop_path is None:
         size = f"{macs(space, arch) / 1e9:.2f} G MACs"
         print(f"{name}: drop path {drop_path:.3g}, as published for {size}; --drop-path sets another")
-    torch.manual_seed(config.seed)  # here: reading images draws from the global generator
-    model = space.build(arch, drop_path)
+    model = fresh(config, space, arch)
     if config.init == "inherit":
         model.load_state_dict(origin.state_dict())
 
@@ -147,6 +146,12 @@ def train_winner(
         f"{100 * result['test_accuracy']:.2f} % after {config.epochs} epochs; wrote {folder}"
     )
     return folder
+
+
+def fresh(config: TrainConfig, space: SearchSpace, arch: Arch) -> nn.Module:
+    """The network to train, its weights drawn by the seed: whatever was drawn before, as by reading images."""
+    torch.manual_seed(config.seed)
+    return space.build(arch, drop_path_rate(config, space, arch))
 
 
 def make_trainer(

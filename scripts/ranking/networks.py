@@ -29,9 +29,8 @@ from nas.objective.costs import Costs
 from nas.objective.mes import PUBLISHED, Objective
 from nas.objective.metrics import LATENCY, METRICS
 from nas.objective.tables import load_tables, newest
-from nas.training.drop_path import drop_path_rate
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
-from nas.training.winner import make_trainer
+from nas.training.winner import fresh, make_trainer
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
 from search_spaces.command.files import read_json, write_json
@@ -217,16 +216,14 @@ def train_one(study: Study, number: int, seed: int, data: Data, description: str
     """Trains the network, or goes on with it, and writes its result."""
     config, space, folder = replace(study.config, seed=seed), study.space, study.training(number, seed)
     arch = study.networks[number].arch
-    torch.manual_seed(seed)
-    model = space.build(arch, drop_path_rate(config, space, arch))
-    trainer = make_trainer(config, folder, space.image_size, data, model)
+    trainer = make_trainer(config, folder, space.image_size, data, fresh(config, space, arch))
     trainer.resume()
     trainer.fit(description)
-    trained = trainer.ema.module.eval()
+    model = trainer.ema.module.eval()
     result: dict[str, Any] = {
         "arch": space.to_json(arch),
         "seed": seed,
-        "test_accuracy": accuracy(trained, data.test, space.image_size, trainer.device, config.num_workers),
+        "test_accuracy": accuracy(model, data.test, space.image_size, trainer.device, config.num_workers),
         "minutes": trainer.seconds / 60,
     }
     write_json(folder / "result.json", result)

@@ -82,6 +82,7 @@ def add_supernet(folder: Path, epochs: int = 30) -> None:
             "sampling": "sandwich",
             "norm": "width",
             "epochs": epochs,
+            "planned_epochs": epochs,
             "steps": 20 * epochs,
             "minutes": 2.4,
             "images_per_s": 410.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -69,3 +70,44 @@ def test_a_loss_that_is_not_finite_names_its_network(net: Supernet, space: Effic
         net.get_parameter("stages.3.blocks.1.mlp.fc1.conv.weight").fill_(torch.inf)
     with pytest.raises(FloatingPointError, match=r"^the loss of largest is nan$"):
         train_step(net, images(space, 4), TARGET, archs, F.cross_entropy)
+
+
+# ---- two classifiers
+
+
+def test_in_distilled_training_a_network_has_the_logits_that_it_has_alone(
+    net: Supernet, space: EfficientFormerV2Space
+) -> None:
+    x = images(space, 4)
+    net.set_distilled_training()
+    for arch in drawn(space, 2):
+        alone: Any = net.extract(arch).train()
+        alone.set_distilled_training(True)
+        for found, expected in zip(net(x, arch), alone(x), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert isinstance(net.eval()(x, arch), Tensor)
+        net.train().set_distilled_training(False)
+        assert isinstance(net(x, arch), Tensor)
+        net.set_distilled_training()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_each_classifier_learns_from_the_largest_networks_own(space: EfficientFormerV2Space, again: bool) -> None:
+    """As the largest's first learns from the labels and its second from a teacher."""
+    net = shaken(Supernet(space, checkpoint_activations=again)).train()
+    net.set_distilled_training()
+    x, seen = images(space, 4), []
+
+    def criterion(logits: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        seen.append(logits)
+        return F.cross_entropy(logits[0], target) + logits[1].square().mean()
+
+    state = copy.deepcopy(net.state_dict())
+    losses = train_step(net, x, TARGET, (space.largest, space.smallest), criterion, soft_cross_entropy)
+    weights: dict[str, Any] = dict(net.named_parameters())
+    assert not torch.equal(weights["head.weight"].grad, weights["head_dist.weight"].grad)
+    net.load_state_dict(state)
+    (theirs,), _ = seen, net(x, space.largest)
+    own = net(x, space.smallest)
+    first, second = (soft_cross_entropy(mine, teacher.detach()) for mine, teacher in zip(own, theirs, strict=True))
+    torch.testing.assert_close(losses[1], ((first + second) / 2).detach())

@@ -435,7 +435,9 @@ def test_flags_that_cannot_be() -> None:
 def test_runs_that_cannot_be_evaluated() -> None:
     fails(r"no run runs/nowhere; see `ls runs`", "--run", "nowhere")
     Path("runs/r/supernet/result.json").unlink()
-    fails("runs/r has no supernet/result.json; make it with: python -m nas.train_supernet --resume", "--run", "r")
+    fails(
+        "runs/r has no supernet/result.json; make it with: python -m nas.train_supernet --resume --run r", "--run", "r"
+    )
 
 
 def test_data_changed_since_the_run() -> None:

@@ -28,6 +28,7 @@ from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
 from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.drop_path import set_drop_path
+from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
 from tests.nas.tiny import json_lines, make_images, move_run, run_killed, tiny_space
 
@@ -149,6 +150,33 @@ def test_a_renamed_run_is_gone_on_with_and_a_killed_export_hinders_nobody(monkey
     config = json.loads((moved / "prune/again/config.json").read_text())
     assert config["model"] == str(moved / "prune" / PRUNED.name)
     assert sorted(path.name for path in (moved / "prune/again").glob("*export*")) == ["export"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_both_trainings_can_be_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, dense, stop = Trainer._one, PRUNED.parents[1] / "dense/test_vit", 6
+
+    def one(self: Trainer, *batch: Any) -> None:
+        if self.step == stop:
+            raise KeyboardInterrupt
+        train(self, *batch)
+
+    monkeypatch.setattr(Trainer, "_one", one)
+    shutil.rmtree("runs")
+    with pytest.raises(KeyboardInterrupt):
+        main([*ARGS, "--dense-epochs", "3", "--finetune-epochs", "3", "--checkpoint-seconds", "0", "--formats", "onnx"])
+    before = {path: path.read_bytes() for path in Path("runs").rglob("config.json")}
+    with pytest.raises(UserError, match=r"--dense-epochs 1: .*dense/test_vit has trained 1.2 of 3 epochs, .* give 2"):
+        main(["--resume", "--dense-epochs", "1"])
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("config.json")}
+    stop = 11  # of the fine-tuning
+    with pytest.raises(KeyboardInterrupt):
+        main(["--resume", "--dense-epochs", "2"])
+    assert json.loads((dense / "config.json").read_text())["epochs"] == 2 and (dense / "pruned.json").exists()
+    assert json.loads((PRUNED / "config.json").read_text())["dense_epochs"] == 2
+    for flag in ("--dense-epochs", "--finetune-epochs"):
+        with pytest.raises(UserError, match=r"dense_epochs was 2, now 1|--finetune-epochs 1: .* has trained 2.2 of 3"):
+            main(["--resume", flag, "1"])
 
 
 @pytest.mark.usefixtures("folder")

@@ -41,6 +41,23 @@ def test_a_run_lies_where_it_says(run: str) -> None:
         runs.run_folder(run)
 
 
+def test_a_supernet_that_is_missing_is_begun_or_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder has nothing to go on with."""
+    monkeypatch.chdir(tmp_path)
+
+    def remedy(run: str | None) -> str:
+        with pytest.raises(UserError) as error:
+            runs.find_trained(run)
+        return str(error.value).partition("make it with: python -m nas.train_supernet")[2]
+
+    Path("runs/r").mkdir(parents=True)
+    assert (remedy(None), remedy("r")) == ("", " --run r")
+    write_json(Path("runs/r/supernet/config.json"), {})
+    assert (remedy(None), remedy("r")) == (" --resume", " --resume --run r")
+    write_json(Path("runs/r/supernet/result.json"), {})
+    assert runs.find_trained(None) == runs.find_trained("r") == Path("runs/r")
+
+
 @pytest.mark.parametrize("name", ["../../../../X", "..", "a/b", 3])
 def test_names_of_winners_do_not_lead_out_of_the_run(
     name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

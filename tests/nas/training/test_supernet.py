@@ -12,8 +12,10 @@ from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from nas.networks.inherit import calibration_batches, calibration_images, inherited, load_supernet
 from nas.runs import RunInfo, load_run_data, load_run_info
@@ -174,7 +176,6 @@ def test_resume_alone_keeps_every_setting(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--epochs", "5"), "epochs was 4, now 5"),
         (("--lr", "0.1", "--seed", "1"), "lr was 0.5, now 0.1; seed was 0, now 1"),
         (("--space", "efficientformerv2-nano"), "space was 'tiny', now 'efficientformerv2-nano'"),
     ],
@@ -186,6 +187,51 @@ def test_resume_with_other_settings_says_which(
     with pytest.raises(UserError) as caught:
         main(["--resume", "--run", "r", *flags])
     assert str(caught.value) == f"cannot resume runs/r/supernet with other settings: {message}"
+
+
+def test_a_training_can_be_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Trainer._one
+
+    def until_the_fourth(self: Trainer, *batch: Any) -> None:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        one(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_one", until_the_fourth)
+        with pytest.raises(KeyboardInterrupt):
+            main([*SHORT, "--run", "r", "--checkpoint-seconds", "0"])
+    before = (RUN / "supernet/config.json").read_text()
+    with pytest.raises(UserError, match=r"--epochs 3: runs/r/supernet has trained 0.6 of 2 epochs, .* give 1 to 2"):
+        main(["--resume", "--epochs", "3"])
+    with pytest.raises(UserError, match=r"--largest-epochs 0.0 and --shrink-epochs 2.0 are more than the 1 epochs"):
+        main(["--resume", "--epochs", "1", "--shrink-epochs", "2"])
+    assert before == (RUN / "supernet/config.json").read_text()
+    main(["--resume", "--epochs", "1"])
+    result, config = (json.loads((RUN / f"supernet/{name}.json").read_text()) for name in ("result", "config"))
+    assert (result["epochs"], result["planned_epochs"], result["steps"], config["epochs"]) == (1, 2, 5, 1)
+    with pytest.raises(UserError, match="cannot resume runs/r/supernet with other settings: epochs was 1, now 2"):
+        main(["--resume", "--epochs", "2"])
+
+
+@pytest.mark.parametrize("loss", ["ce", "kl"])
+def test_a_teacher_has_a_classifier_of_its_own(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), "teacher.safetensors")
+    teacher = ["--teacher", "test_resnet", "--teacher-checkpoint", "teacher.safetensors", "--teacher-image-size", "32"]
+    alike: dict[str, bool] = {}
+
+    def one_step(self: Any, description: str) -> None:
+        next(self.steps())
+        first, second = (self.model.get_parameter(f"{name}.bias") for name in ("head", "head_dist"))
+        alike[self.folder.parent.name] = torch.equal(first.grad, second.grad)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", one_step)
+    for name, flags in (("alone", ()), ("taught", (*teacher, "--distillation", "hard"))):
+        with pytest.raises(KeyboardInterrupt):
+            main([*ARGS, "--loss", loss, "--run", name, *flags])
+    assert alike == {"alone": True, "taught": False}
 
 
 def test_resume_with_other_images_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

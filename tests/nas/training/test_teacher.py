@@ -27,7 +27,15 @@ from nas.exporting.export import export
 from nas.exporting.parity import example_images, normalized
 from nas.exporting.winner import Winner, load_winners
 from nas.runs.checkpoint import load_tensors, save_tensors
-from nas.training.teacher import Teacher, TeacherConfig, distilled, load_teacher, may_move, teacher_facts
+from nas.training.teacher import (
+    Teacher,
+    TeacherConfig,
+    distilled,
+    load_teacher,
+    may_move,
+    teacher_facts,
+    use_both_classifiers,
+)
 from search_spaces import UserError
 from search_spaces.command import parse
 from search_spaces.command.files import read_json, write_json
@@ -134,6 +142,39 @@ def test_hard_distillation_is_equation_3_of_deit(weight: float) -> None:
     loss = distilled(smoothed, teaching, weight, "hard")(logits, labels)
     picked = -logits.log_softmax(dim=1)[torch.arange(8), teaching.argmax(dim=1)].mean()
     torch.testing.assert_close(loss, (1 - weight) * smoothed(logits, labels) + weight * picked)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_of_two_classifiers_one_learns_the_labels_and_the_other_the_teacher(kind: Any) -> None:
+    """DeiT's `DistillationLoss`, as in EfficientFormerV2's released code; its soft loss per image, as in the paper."""
+    (first, teaching, labels), (second, _, _) = batch(), batch()
+    loss = distilled(nn.CrossEntropyLoss(label_smoothing=0.1), teaching, 0.25, kind)((first, second), labels)
+    of_labels = F.cross_entropy(first, labels, label_smoothing=0.1)
+    wanted = F.one_hot(teaching.argmax(dim=1), 5) if kind == "hard" else teaching.softmax(dim=1)
+    torch.testing.assert_close(loss, 0.75 * of_labels - 0.25 * (wanted * second.log_softmax(dim=1)).sum(dim=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("efficientformerv2_s0", {"img_size": 32}),
+        ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 1}),
+        ("test_resnet", {}),
+    ],
+)
+def test_both_classifiers_of_a_student_learn(name: str, options: dict[str, Any]) -> None:
+    student: Any = timm.create_model(name, num_classes=5, **options)
+    _, teaching, labels = batch()
+    images, criterion = torch.randn(8, 3, 32, 32), distilled(nn.CrossEntropyLoss(), teaching, 0.5, "hard")
+    two = name != "test_resnet"
+    for both in (False, True):
+        if both:
+            use_both_classifiers(student)
+        student.train().zero_grad()
+        criterion(student(images), labels).backward()
+        if two:
+            assert torch.equal(student.head.bias.grad, student.head_dist.bias.grad) is not both, "the second is of use"
+    assert isinstance(student.eval()(images), Tensor), "averaged at inference"
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])

@@ -17,6 +17,7 @@ from nas.data import Images
 from nas.data.sources import Decoded, Skipped
 from nas.runs import checkpoint
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
+from nas.runs.metrics import read_metrics
 from nas.training import trainer as loop
 from nas.training.precision import pick_amp
 from nas.training.recipe import TrainConfig
@@ -90,6 +91,73 @@ def test_resumed_at_any_step_equals_uninterrupted(tmp_path: Path, images: Images
     resumed.fit("")
     assert equal(state(resumed), state(whole))
     assert equal(load_tensors(resumed.path)[0], load_tensors(whole.path)[0])
+
+
+def stopped(folder: Path, images: Images, at: int, config: TrainConfig = CONFIG) -> None:
+    """Trains up to that step, or goes on to it."""
+
+    def stop(number: int, loss: Tensor) -> Tensor:
+        if number == at:
+            raise KeyboardInterrupt
+        return loss
+
+    trainer = make(folder, images, config, spoil=stop)
+    trainer.resume()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit("")
+
+
+def test_a_training_can_be_shortened(tmp_path: Path, images: Images, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the checkpoint on it goes as if it had been planned so; killed once more, too."""
+    short = replace(CONFIG, epochs=2)
+    ends = []
+    for name, stops in (("once", ()), ("twice", (8,))):
+        stopped(tmp_path / name, images, 6)
+        for step in stops:
+            stopped(tmp_path / name, images, step, short)
+        trainer = make(tmp_path / name, images, short)
+        capsys.readouterr()
+        trainer.resume()
+        said = f"{tmp_path / name} ends after 2 epochs instead of 3; 1.2 are trained" in capsys.readouterr().out
+        assert said is not bool(stops)
+        trainer.fit("")
+        assert (trainer.step, trainer.planned_epochs) == (10, 3)
+        ends.append(state(trainer))
+    assert equal(*ends)
+    make(tmp_path / "whole", images, short).fit("")
+    lines, planned = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("once", "whole"))
+    assert [(line["step"], line["epochs"]) for line in lines] == [(5, 3), (10, 2)]
+    assert lines[-1]["lr"] == planned[-1]["lr"], "the schedule ends there"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "message"),
+    [
+        (1, "--epochs 1: .* has trained 1.2 of 3 epochs, .*; give 2 to 3, or train anew"),
+        (4, "--epochs 4: .* has trained 1.2 of 3 epochs, and its learning rate has fallen with them; give 2 to 3, or"),
+    ],
+)
+def test_a_training_ends_no_earlier_than_it_is_and_no_later_than_planned(
+    tmp_path: Path, images: Images, epochs: int, message: str
+) -> None:
+    stopped(tmp_path, images, 6)
+    with pytest.raises(UserError, match=message):
+        make(tmp_path, images, replace(CONFIG, epochs=epochs)).resume()
+
+
+def test_a_training_can_end_where_it_is(tmp_path: Path, images: Images) -> None:
+    stopped(tmp_path, images, 5)
+    trainer = make(tmp_path, images, replace(CONFIG, epochs=1))
+    trainer.resume()
+    trainer.fit("")
+    assert trainer.step == 5
+
+
+def test_before_its_first_step_a_training_can_have_any_length(tmp_path: Path, images: Images) -> None:
+    make(tmp_path, images).save()
+    trainer = make(tmp_path, images, replace(CONFIG, epochs=4))
+    trainer.resume()
+    assert (trainer.planned_epochs, trainer.total) == (4, 20)
 
 
 def test_metrics_have_each_step_once_after_a_resume_from_an_older_checkpoint(tmp_path: Path, images: Images) -> None:

@@ -214,12 +214,42 @@ def test_the_next_command_of_the_report_trains_what_is_missing() -> None:
 def test_resume_with_other_settings_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     first_model(monkeypatch)
     with pytest.raises(
-        UserError, match=r"cannot resume runs/r/retrain/winner-2 with other settings: epochs was 2, now 3"
+        UserError, match=r"cannot resume runs/r/retrain/winner-2 with other settings: lr was 0.3, now 0.4"
     ):
-        main(["--resume", "--epochs", "3"])
+        main(["--resume", "--lr", "0.4"])
     set_winners("winner-2", "winner-1")  # a search of that name has since picked another network
     with pytest.raises(UserError, match=r"cannot resume runs/r/retrain/winner-2 with other settings: arch was"):
         main(["--resume"])
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, *flags: str) -> None:
+    train, steps = Trainer._one, 0
+
+    def one(self: Any, *batch: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            raise KeyboardInterrupt
+        train(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_one", one)
+        with pytest.raises(KeyboardInterrupt):
+            main([*flags, "--checkpoint-seconds", "0"])
+
+
+def test_what_is_not_yet_trained_can_be_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, 9, *ARGS)  # in the second winner, after 2 of 6 steps
+    before = {path: path.read_bytes() for path in RETRAINED.rglob("*.json")}
+    with pytest.raises(UserError, match=r"--epochs 3: runs/r/retrain/winner-2 has trained .* give 1 to 2, or train"):
+        main(["--resume", "--epochs", "3"])
+    assert before == {path: path.read_bytes() for path in RETRAINED.rglob("*.json")}
+    main(["--resume", "--epochs", "1"])
+    for name, epochs in (("winner-1", 2), ("winner-2", 1)):
+        found, config = result(name), json.loads((RETRAINED / name / "config.json").read_text())
+        assert (found["epochs"], found["planned_epochs"], config["epochs"]) == (epochs, 2, epochs)
+    assert result("winner-2")["command"].endswith("--epochs=1")
+    main(["--resume"])  # finished, with different numbers
 
 
 def test_winners_that_are_not_there() -> None:
@@ -283,6 +313,21 @@ def test_a_teacher_takes_part_from_the_first_step(monkeypatch: pytest.MonkeyPatc
     assert "teacher" not in result("winner-2-alone")
 
 
+def test_a_teacher_has_a_classifier_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    alike: dict[str, bool] = {}
+
+    def one_step(self: Any, description: str) -> None:
+        next(self.steps())
+        alike[self.folder.name] = torch.equal(self.model.head.bias.grad, self.model.head_dist.bias.grad)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", one_step)
+    for suffix, flags in (("alone", ()), ("taught", (*make_teacher(0), "--distillation", "hard"))):
+        with pytest.raises(KeyboardInterrupt):
+            main([*ARGS, "--winners", "winner-2", "--suffix", suffix, *flags])
+    assert alike == {"winner-2-alone": True, "winner-2-taught": False}
+
+
 def test_a_winner_teaches_the_next_and_is_seen_as_accurate_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     main([*ARGS, "--winners", "winner-1"])
     main([*ARGS, "--winners", "winner-2", "--teacher", str(RETRAINED / "winner-1")])
@@ -294,19 +339,7 @@ def test_a_winner_teaches_the_next_and_is_seen_as_accurate_as_it_is(capsys: pyte
 def test_a_taught_winner_goes_on_with_its_teacher_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = (*ARGS, "--winners", "winner-2", *make_teacher(0))
     main([*flags, "--suffix", "whole"])
-    train, steps = Trainer._one, 0
-
-    def interrupted(self: Any, images: Any, labels: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 5:
-            raise KeyboardInterrupt
-        train(self, images, labels)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_one", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            main([*flags, "--checkpoint-seconds", "0"])
+    interrupt_at(monkeypatch, 5, *flags)
     content = Path("teacher.safetensors").read_bytes()
     make_teacher(1)
     with pytest.raises(
