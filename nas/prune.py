@@ -5,7 +5,7 @@ Bare: DeiT-T, trained on scikit-learn's digits first, to half its MACs. A networ
     python -m nas.prune --model deit_tiny_patch16_224 --checkpoint deit.safetensors --data /path/to/imagenet
 A timm network without a checkpoint is trained first (--dense-epochs), once for all prunings of its run. The target is a
 share of what the network given costs; a pruned network can be pruned again. Of other families than the known ones,
-Torch-Pruning tells what can be pruned, and running the network whether that is so (--structure torch-pruning).
+what can be pruned is found by following its channels, and by running it without some.
 
 The default, Taylor importance with all units in one ranking, is NViT's (Yang et al., CVPR 2023), divided by the MACs
 that removal saves instead of by latency. With isomorphic groups (Fang et al., ECCV 2024) every structure loses the same
@@ -64,14 +64,12 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Source, Path]:
 
 
 def _source(config: Config, *, named: bool) -> Source:
-    limit_s = config.structure_limit_s if config.structure == "torch-pruning" else None
     return find(
         config.model,
         config.checkpoint,
         config.image_size,
         config.data_config(),
         named=named,
-        describe_limit_s=limit_s,
         mean=config.mean,
         std=config.std,
     )

@@ -2,6 +2,8 @@
 
 Bare: the nano space on scikit-learn's digits, under three minutes on two cores. For ImageNet on a GPU:
     python -m nas.train_supernet --space efficientformerv2 --data /path/to/imagenet --num-workers 16
+The parts of a pretrained network, in the run in which nas.finetune has trained it:
+    python -m nas.train_supernet --run my-run
 On several GPUs or machines, with torchrun's own flags before the dashes:
     torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data imagenet --num-workers 16
 
@@ -20,7 +22,7 @@ from collections.abc import Sequence
 
 from nas import runs
 from nas.distributed import collectives
-from nas.training.supernet import Config, run_of, suited, train_supernet
+from nas.training.supernet import Config, of_run, run_of, suited, train_supernet
 from search_spaces.command import amend, fill, parse, run
 
 
@@ -30,6 +32,7 @@ def configure(argv: Sequence[str] | None) -> Config:
     if config.resume:
         folder = run_of(config)
         return amend(fill(config, runs.begun(folder / "supernet", Config)), run=str(folder))
+    config = of_run(config)
     return fill(config, suited(config))
 
 

@@ -37,18 +37,18 @@ from torch import nn
 from latency_lut.backends.registry import make_backend
 from nas.data import Data, DataConfig, load_data
 from nas.evaluation.accuracy import accuracy
-from nas.pruning.child import Child, ChildFailed
-from nas.pruning.costs import Costs
-from nas.pruning.families.registry import prepare
 from nas.pruning.latency import measure, ms_per_mac, reach
-from nas.pruning.unknown import INSTALL, installed
 from nas.training.recipe import TrainConfig, with_recipe
+from scripts.pruning_peers.child import Child, ChildFailed
 from scripts.pruning_peers.methods import METHODS, PEERS, Task, calibration
 from scripts.pruning_peers.networks import IMAGE_SIZE, NETWORKS, train, trained
 from scripts.pruning_peers.times import bench_times
+from scripts.pruning_peers.torch_pruning_peer import INSTALL, installed
 from search_spaces import UserError
 from search_spaces.command import align, flag, parse, run
 from search_spaces.command.files import read_json, read_json_lines
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.families.registry import prepare
 
 DIGITS_EPOCHS = 40
 LEAST_SHARE = 0.1  # of the MACs, that methods are tried from on the way to a latency

@@ -24,7 +24,9 @@ from search_spaces.base import (
 from search_spaces.block import BlockSpec
 from search_spaces.command import UserError
 from search_spaces.efficientformerv2 import efficientformerv2, efficientformerv2_nano
+from search_spaces.efficientformerv2.drop_path import published_drop_path
 from search_spaces.mobileone import mobileone, mobileone_nano
+from search_spaces.timm_network import PREFIX, timm_space
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {
     "efficientformerv2": efficientformerv2,
@@ -44,6 +46,8 @@ def space_names() -> list[str]:
 def get_space(name: str, image_size: int | None = None, num_classes: int | None = None) -> SearchSpace:
     """The space of that name, for the images and classes given (None: the space's own).
 
+    `timm/NAME` is the space around timm's network of that name (`search_spaces.timm_network`).
+
     A package of your own adds one by an entry point, with the space's `name` and a function of these two arguments:
 
         [project.entry-points.search_spaces]
@@ -52,12 +56,16 @@ def get_space(name: str, image_size: int | None = None, num_classes: int | None 
     Raises:
         UserError: no such space, or one that cannot take the image size or number of classes.
     """
+    if name.startswith(PREFIX):
+        return timm_space(name, image_size, num_classes)
     if name in SPACES:
         make = SPACES[name]
     elif plugins := entry_points(group=PLUGINS, name=name):
         make = next(iter(plugins)).load()
     else:
-        raise UserError(f"no space {name!r}; choose from {', '.join(space_names())}")
+        raise UserError(
+            f"no space {name!r}; choose from {', '.join(space_names())}, or timm/NAME for one around a network of timm"
+        )
     given = {"image_size": image_size, "num_classes": num_classes}
     return make(**{k: v for k, v in given.items() if v is not None})
 
@@ -77,5 +85,6 @@ __all__ = [
     "macs",
     "num_params",
     "peak_activations",
+    "published_drop_path",
     "space_names",
 ]

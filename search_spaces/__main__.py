@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params, space_names
@@ -66,6 +67,7 @@ def describe(space: SearchSpace) -> str:
         distinct = options[:1] if len(set(options)) == 1 else options
         spelled = "  ".join("{" + ", ".join(map(str, o)) + "}" for o in distinct)
         lines.append(f"    {field:<10} {len(options):>3} x  {spelled}")
+    lines += [f"    {line}" for remark in space.remarks for line in wrap(remark, 100)]
     rows = [("", "blocks", "params (M)", "MACs (M)")]
     rows += [
         (name, str(len(space.lower(arch))), _millions(num_params(space, arch)), _millions(macs(space, arch)))

@@ -77,8 +77,11 @@ class SearchSpace(ABC):
     A family declares `choices`, `slots`, `published` and the rules that generic code cannot know (`canonical`,
     `sample`, `size`, `build`); everything else follows.
 
+    `mean` and `std` are what its networks want taken off images of 0 to 1, and these divided by: R, G, B.
+
     `recipe` is the one of `nas.training.recipe` by which its networks are trained where no other is asked for,
     `any_size` whether they also run on other images than of `image_size`, as networks of convolutions alone do.
+    `remarks` are lines for who looks at the space.
     """
 
     name: str
@@ -87,8 +90,11 @@ class SearchSpace(ABC):
     image_size: int
     num_classes: int
     in_chans: int = 3
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     recipe: Literal["adamw", "progressive"] = "adamw"
     any_size: bool = False
+    remarks: tuple[str, ...] = ()
 
     # ---- what a family adds
 

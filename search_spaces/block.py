@@ -48,7 +48,7 @@ class BlockSpec(ABC):
     def residual(self) -> bool:
         """True if the input is added to what the block makes of it, so that training may drop the latter at random.
 
-        The module of such a block has a `drop_prob` to set.
+        The module of such a block has a `drop_prob` to set, or the difference between output and input is dropped.
         """
         return self.chainable
 

@@ -89,6 +89,11 @@ class Part:
     def copy_of(self, tensor: Tensor) -> Tensor:
         return self._view(tensor).clone() if self.is_view else self.of(tensor)
 
+    def write(self, tensor: Tensor, values: Tensor) -> None:
+        """Puts these entries into the tensor, in place."""
+        inside = self.padded(torch.ones_like(values, dtype=torch.bool), tensor.shape, tensor.stride())
+        tensor.copy_(torch.where(inside, self.padded(values, tensor.shape, tensor.stride()), tensor))
+
     def padded(self, values: Tensor, full: torch.Size, stride: Sequence[int]) -> Tensor:
         """A tensor of that shape and those strides with these entries, and 0 elsewhere."""
         for i, index in reversed(self._listed):

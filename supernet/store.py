@@ -17,13 +17,14 @@ the store. There are no elastic layers and there is no current subnet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
 import torch
+from timm.layers import drop_path
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -194,6 +195,17 @@ class Supernet(nn.Module):
         """As of timm's networks: while training, heads of two classifiers return the logits of each."""
         self._distilled_training = enable
 
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The place of a parameter's block in the network, for timm's layer-wise decay of the learning rate."""
+        places = {block.name: i for i, slot in enumerate(self.space.slots) for block in self.space.slot_blocks(slot)}
+
+        def place(name: str) -> int:
+            while name not in places:
+                name = name.rpartition(".")[0]
+            return places[name]
+
+        return place
+
     @property
     def device(self) -> torch.device:
         return next(iter(self._tensors.values())).device
@@ -216,8 +228,9 @@ class Supernet(nn.Module):
         module: Any = plan.skeleton.module
         if module.training != self.training:
             module.train(self.training)
-        if block.residual:
-            module.drop_prob = self._drop_prob[block.name]
+        drop_prob = self._drop_prob[block.name] if block.residual else 0.0
+        if hasattr(module, "drop_prob"):
+            module.drop_prob, drop_prob = drop_prob, 0.0
         if block.two_classifiers:
             module.distilled_training = self._distilled_training
         tensors: list[Tensor | None] = [*plan.tensors]
@@ -228,7 +241,9 @@ class Supernet(nn.Module):
         if self.training and (self._frozen or self.normalization == "shared"):
             for i in plan.statistics:  # a checkpointed block must save as many tensors in its second run: a copy
                 tensors[i] = None if self.normalization == "shared" else plan.tensors[i].clone()
-        return plan.skeleton(tensors, x)
+        y = plan.skeleton(tensors, x)
+        # of a block that does not drop paths itself: what it adds to its input
+        return x + drop_path(y - x, drop_prob, training=True) if self.training and drop_prob else y
 
     def forward(self, x: Tensor, arch: Arch) -> Logits:
         again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
@@ -251,6 +266,42 @@ class Supernet(nn.Module):
             yield
         finally:
             self._frozen = before
+
+    @torch.no_grad()
+    def load_network(self, arch: Arch, state: Mapping[str, Tensor]) -> None:
+        """Takes over the weights of a network of the space, named as `space.build(arch)` names them.
+
+        Norms of other variants of its blocks start as its own, cut to them; blocks that it lacks stay as they are, but
+        for their layer scales: these are 0, so that such a block begins as the identity.
+        """
+        prefixes = self.space.module_names(arch)
+        blocks = {block.name: block for block in self.space.lower(arch)}
+        for block in blocks.values():
+            plan = self._plan(block)
+            for i, (own, _, is_norm) in enumerate(plan.skeleton.tensors):
+                value = state[_join(prefixes[block.name], own)].to(self.device)
+                plan.parts[i].write(self._tensors[self._stored_name(block, own, is_norm)], value)
+        for other in dict.fromkeys(block for slot in self.space.slots for block in self.space.slot_blocks(slot)):
+            if other.name in blocks:
+                self._load_variant(other, blocks[other.name])
+            else:
+                self._silence(other)
+
+    def _load_variant(self, block: BlockSpec, loaded: BlockSpec) -> None:
+        """Norms that are the block's alone become those of the loaded one, where they are a part of them."""
+        if self.normalization == "shared" or block.variant == loaded.variant:
+            return
+        extents = {own: extent for own, extent, is_norm in _skeleton_of(loaded).tensors if is_norm}
+        for own, extent, is_norm in _skeleton_of(block).tensors:
+            if is_norm and own in extents and extent.joined(extents[own]) == extents[own]:
+                part = extent.within(extents[own], self.device)
+                source = self._tensors[self._stored_name(loaded, own, True)]
+                self._tensors[self._stored_name(block, own, True)].copy_(part.of(source))
+
+    def _silence(self, block: BlockSpec) -> None:
+        for own, _, is_norm in _skeleton_of(block).tensors:
+            if block.residual and own.rpartition(".")[2] == "gamma":
+                self._tensors[self._stored_name(block, own, is_norm)].zero_()
 
     @torch.no_grad()
     def block_module(self, block: BlockSpec) -> nn.Module:

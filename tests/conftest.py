@@ -19,6 +19,13 @@ pytest.register_assert_rewrite("tests.contracts")
 torch.ones(1, requires_grad=True).sum().backward()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One for all workers of a run of the tests, and none of the user's."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ["XDG_CACHE_HOME"] = str((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache")
+
+
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     random.seed(0)

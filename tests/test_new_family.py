@@ -75,7 +75,7 @@ def test_a_family_is_imported_by_itself_and_the_list_of_spaces_alone() -> None:
     root = Path(__file__).parent.parent
     for family in {make.__module__.split(".")[1] for make in SPACES.values()}:
         importing = re.compile(rf"^\s*(from|import) search_spaces\.{family}\b", re.MULTILINE)
-        own = (f"search_spaces/{family}", "search_spaces/__init__.py", "nas/pruning/families/")
+        own = (f"search_spaces/{family}", "search_spaces/__init__.py", "search_spaces/structure/families/")
         files = [
             f
             for folder in ("search_spaces", "supernet", "latency_lut", "nas", "scripts")
@@ -94,5 +94,5 @@ def test_studies_of_a_space_know_what_it_can_leave_out() -> None:
 
 def test_spaces_of_installed_packages_are_listed_and_offered() -> None:
     assert space_names()[-1] == "toy"
-    with pytest.raises(UserError, match=r"no space 'tow'; choose from .*, toy$"):
+    with pytest.raises(UserError, match=r"no space 'tow'; choose from .*, toy, or timm/NAME"):
         get_space("tow")

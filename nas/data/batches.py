@@ -22,15 +22,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nas.data import Images
 from nas.data.pixels import CORRUPT, why_unreadable
+from nas.data.splits import IMAGENET, Normalization
 from search_spaces import UserError
 
-MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+MEAN, STD = IMAGENET.mean, IMAGENET.std
 MAX_CORRUPT_RUN = 100  # training images in a row
 
 Augment = Literal["light", "randaugment", "published", "none"]
@@ -82,11 +83,11 @@ def _crop(image_size: int) -> float:
     return 0.95 if image_size >= 128 else 1.0
 
 
-def normalize(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 (B, 3, H, W) to float32 with the ImageNet mean and deviation, channels last, on the device."""
+def normalize(images: Tensor, device: torch.device, to: Normalization = IMAGENET) -> Tensor:
+    """uint8 (B, 3, H, W) to float32 with this mean and deviation, channels last, on the device."""
     x = images.to(device, non_blocking=True).float()
-    mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(STD, device=device).view(1, 3, 1, 1) * 255
+    mean = torch.tensor(to.mean, device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(to.std, device=device).view(1, 3, 1, 1) * 255
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 

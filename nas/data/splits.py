@@ -72,6 +72,17 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class Normalization:
+    """What is taken off images of 0 to 1, and what they are divided by then: R, G, B."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
 class Images:
     """One split: rows of a source, and their labels as indices of the run's classes."""
 
@@ -79,6 +90,7 @@ class Images:
     indices: np.ndarray
     labels: np.ndarray
     skipped: Skipped
+    normalization: Normalization = IMAGENET
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -104,6 +116,12 @@ class Data:
     test: Images
     classes: tuple[str, ...]
     splits: Splits
+
+    def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Data:
+        """The same images, for networks that take them with this mean and deviation taken off."""
+        to = Normalization(mean, std)
+        train, search, test = (replace(i, normalization=to) for i in (self.train, self.search, self.test))
+        return replace(self, train=train, search=search, test=test)
 
 
 def load_data(config: DataConfig, classes: Sequence[str] | None = None) -> Data:

@@ -24,7 +24,7 @@ def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.de
     correct, count = 0.0, 0.0
     share = (process.rank(), process.world_size())
     for batch, labels in eval_batches(images, image_size, 256, num_workers, share):
-        logits = model(normalize(batch, device))
+        logits = model(normalize(batch, device, images.normalization))
         correct += int((logits.argmax(dim=1).cpu() == labels).sum())
         count += int((labels >= 0).sum())
     correct, count = collectives.total(correct, count)

@@ -63,6 +63,7 @@ class Evaluator:
         read = [(batch[labels >= 0], labels[labels >= 0]) for batch, labels in batches]  # corrupt ones have no label
         self.images = torch.cat([batch for batch, _ in read])  # uint8, decoded and resized once
         self.labels = torch.cat([labels for _, labels in read])
+        self._normalization = images.normalization
         self.num_images, self.batch_size = len(self.labels), batch_size
         self.calibration = list(calibration)
         self.num_calibration_images = sum(map(len, calibration))
@@ -164,7 +165,7 @@ class Evaluator:
     def _outcomes(self, frontier: _Frontier, positions: Tensor) -> Iterator[tuple[int, Outcomes]]:
         """(number, outcomes) of each network for the images at these positions."""
         labels = self.labels[positions].to(self.supernet.device)
-        x = normalize(self.images[positions], self.supernet.device)
+        x = normalize(self.images[positions], self.supernet.device, self._normalization)
         for i, logits in frontier.outputs(self._run, x):
             right = logits.gather(1, labels[:, None])[:, 0]
             others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)

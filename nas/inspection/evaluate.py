@@ -189,7 +189,7 @@ def confusions(
     found = [Confusion(space.num_classes) for _ in networks]
     with tqdm(total=len(images), desc="evaluate", unit="image") as bar:
         for batch, labels in eval_batches(images, space.image_size, batch_size, num_workers):
-            x = normalize(batch, device)
+            x = normalize(batch, device, images.normalization)
             for network, confusion in zip(networks, found, strict=True):
                 confusion.add(network.model(x), labels)
             bar.update(len(labels))

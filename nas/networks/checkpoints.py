@@ -26,8 +26,8 @@ from nas.data.classes import shown
 from nas.distributed import process
 from nas.runs.checkpoint import Differences, differences
 from search_spaces import UserError
+from search_spaces.timm_network.timm_models import TIMM_ERRORS, reason
 
-TIMM_ERRORS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 UNREADABLE = (*TIMM_ERRORS, EOFError, KeyError, OSError, SafetensorError, pickle.UnpicklingError)
 State = dict[str, Tensor]
 
@@ -40,11 +40,6 @@ ADDED = re.compile(r"(.*\.)?(total_ops|total_params)|n_averaged")
 FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
 POSITIONS = re.compile(r"pos_embed|position|attention_bias|rel_pos")  # tensors whose shape follows the image's size
 SIZED = re.compile(rf"{POSITIONS.pattern}|patch_embed")
-
-
-def reason(error: Exception) -> str:
-    """The first sentence."""
-    return re.split(r"\n|\. ", str(error))[0].rstrip(".") or type(error).__name__
 
 
 # ---- reading
@@ -186,7 +181,7 @@ def check_fits(network: Any, name: str, state: State, path: Path, num_classes: i
     Raises:
         UserError: weights of another number of classes or channels, of another size or another network, or not finite.
     """
-    theirs = _num_classes(network, state)
+    theirs = num_classes_of(network, state)
     if theirs is not None and theirs != num_classes:
         raise UserError(
             f"{path} has {theirs} classes, the data {num_classes}; give a checkpoint trained on these classes"
@@ -222,7 +217,7 @@ def _problem(network: Any, state: State, found: Differences, size_flag: str) -> 
     return f"{found}; give that network's weights, or the size they were trained at with {size_flag}"
 
 
-def _num_classes(network: Any, state: State) -> int | None:
+def num_classes_of(network: Any, state: State) -> int | None:
     """Rows of the (first) classifier in a checkpoint, if timm knows its name and it is there."""
     name = next(iter(_names(network.pretrained_cfg.get("classifier"))), "")
     weight = state.get(f"{name}.weight")

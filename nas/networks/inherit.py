@@ -51,7 +51,8 @@ def calibration_batches(
     images: Images, image_size: int, count: int, device: torch.device, num_workers: int = 0
 ) -> tuple[Tensor, ...]:
     """`calibration_images` on the device, normalized, channels last."""
-    return tuple(normalize(batch, device) for batch in calibration_images(images, image_size, count, num_workers))
+    found = calibration_images(images, image_size, count, num_workers)
+    return tuple(normalize(batch, device, images.normalization) for batch in found)
 
 
 def calibration_images(images: Images, image_size: int, count: int, num_workers: int = 0) -> tuple[Tensor, ...]:

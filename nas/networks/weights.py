@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from nas import runs
 from nas.data.batches import MEAN, STD
-from nas.networks.checkpoints import TIMM_ERRORS, check_finite, check_fits, fitted, read_state, reason
-from nas.runs.checkpoint import load_module, load_tensors
+from nas.networks.checkpoints import check_finite, check_fits, fitted, read_state
+from nas.runs.checkpoint import differences, load_module, load_tensors
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json
 from search_spaces.command.typed import read_typed
+from search_spaces.timm_network.timm_models import TIMM_ERRORS, reason
 
 
 def renormalization(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
@@ -46,32 +47,6 @@ class Renormalized(nn.Module):
 
 
 # ---- timm's networks
-
-
-def check_timm_name(flag: str, checkpoint_flag: str, name: str) -> None:
-    """UserError with the nearest names, unless `name` is timm's, with or without a tag (`resnet18.a1_in1k`).
-
-    Args:
-        flag, checkpoint_flag: that name the network and its weights.
-    """
-    if Path(name).expanduser().is_dir() and not timm.is_model(name):
-        raise UserError(f"{flag} {name} is a folder, with weights of its own; leave out {checkpoint_flag}")
-    try:
-        if timm.is_model(name):
-            timm.get_pretrained_cfg(name)
-            return
-    except RuntimeError:  # a tag that this network does not have
-        pass
-    nearest = get_close_matches(name.lower().partition(".")[0], timm.list_models())
-    remedy = f"the nearest are {', '.join(nearest)}" if nearest else "timm.list_models() lists its networks"
-    raise UserError(f"{flag} {name} is neither a folder here nor a network of timm {timm.__version__}; {remedy}")
-
-
-def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
-    """What timm's constructor must be told of the size: networks that take any size have no such argument."""
-    registered = timm.get_pretrained_cfg(name)  # none of a name that timm has given up
-    sized = image_size and registered and registered.fixed_input_size
-    return {"img_size": image_size} if sized else {}
 
 
 def normalization(
@@ -125,14 +100,6 @@ class _HubConfig:
     std: tuple[float, ...]
 
 
-def create_timm(flag: str, name: str, num_classes: int, options: dict[str, Any]) -> Any:
-    """timm's network, freshly initialized. UserError if timm cannot build it."""
-    try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
-    except TIMM_ERRORS as error:
-        raise UserError(f"timm cannot build {name}: {reason(error)}; give another {flag} or its image size") from None
-
-
 def check_takes(network: nn.Module, name: str, size: tuple[int, int], num_classes: int, flags: tuple[str, str]) -> None:
     """Runs one black image, so that what the network cannot take is said before anything else is done with it.
 
@@ -164,6 +131,14 @@ def load_timm(network: Any, name: str, path: Path, num_classes: int, size: int, 
     state = fitted(network, name, read_state(path), path)
     check_fits(network, name, state, path, num_classes, size, size_flag)
     network.load_state_dict(state)
+
+
+def load_prepared(network: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+    """Loads tensors that `fitted` gave; what does not fit, if anything: then nothing is loaded."""
+    if found := differences(network, dict(state)):
+        return str(found)
+    network.load_state_dict(state)
+    return None
 
 
 # ---- our networks

@@ -22,12 +22,6 @@ class Config(StepConfig, DataConfig):
     )
     std: tuple[float, ...] = flag((), "and that they were divided by", above=0, maximum=1)
     image_size: int | None = flag(None, "pixels of a timm network (default: timm's, 32 for digits)", minimum=1)
-    structure: Literal["known", "torch-pruning"] = flag(
-        "known",
-        "what says which parts can be pruned: the known families, or Torch-Pruning for a timm network of another "
-        "(pip install torch-pruning==1.6.1)",
-    )
-    structure_limit_s: float = flag(120.0, "seconds that Torch-Pruning may take to describe a network", above=0)
     target: str = flag("macs=0.5", "metric and share to reach, as deployed: macs=…, params=… or latency=… (measured)")
     criterion: Literal["taylor", "magnitude", "random"] = flag("taylor", "what says which units matter")
     scope: Literal["local", "global", "isomorphic"] | None = flag(

@@ -21,19 +21,16 @@ from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy, warn_near_chance
 from nas.exporting.export import Format, attempted, export_coreml, export_onnx, failures, write_classes
 from nas.exporting.winner import file_metadata
+from nas.networks.importance import TAYLOR_BATCH
 from nas.networks.weights import Renormalized, renormalization
 from nas.objective.mes import PUBLISHED
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
-from nas.pruning.costs import Costs
-from nas.pruning.importance import TAYLOR_BATCH
 from nas.pruning.latency import measure, stage_times_ms
 from nas.pruning.page import write_page
 from nas.pruning.recipe import Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
-from nas.pruning.structure import Structure
-from nas.pruning.traced import Layouts
 from nas.training.drop_path import drop_path_blocks, set_drop_path
 from nas.training.precision import check_amp
 from nas.training.progress import check_epochs
@@ -43,8 +40,11 @@ from nas.training.winner import make_trainer
 from search_spaces import UserError
 from search_spaces.command.files import atomic_folder, read_json, write_json
 from search_spaces.deployed import deployed
+from search_spaces.structure.base import Structure
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.layouts import Layouts
 
-FREE = (*FREE_ON_RESUME, "run", "name", "resume", "structure_limit_s")
+FREE = (*FREE_ON_RESUME, "run", "name", "resume")
 # Where the images and the network lie, of which digests are kept, and what is written beside the network.
 AMENDABLE = (*runs.MAY_MOVE, "model", "checkpoint", "formats")
 FEW_IMAGES = 64

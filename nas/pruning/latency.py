@@ -18,10 +18,10 @@ from latency_lut.backends.base import Backend, Job
 from latency_lut.backends.protocol import ANCHOR, Measurement
 from latency_lut.measurement.sessions import measure_sessions, prepare_all
 from latency_lut.tables.anchor import anchor_job
-from nas.pruning.costs import Costs
 from nas.pruning.selection import groups
-from nas.pruning.slicing import cut
-from nas.pruning.structure import Structure
+from search_spaces.structure.base import Structure
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.slicing import cut
 
 MAX_TRIALS = 6  # networks measured on the way to a latency
 NEAR = 0.02  # of the latency aimed at: near enough

@@ -10,11 +10,11 @@ from typing import Any
 
 from nas import runs
 from nas.objective.mes import PUBLISHED
-from nas.pruning.structure import Structure
 from nas.searching.result import points_of
 from search_spaces import UserError
 from search_spaces.command.files import read_json, write_text
 from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table, warning
+from search_spaces.structure.base import Structure
 
 Json = dict[str, Any]
 Channels = dict[str, dict[str, int]]  # by kind and layer

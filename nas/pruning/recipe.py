@@ -19,15 +19,16 @@ from torch import Tensor, nn
 
 from nas.data.batches import MEAN, STD
 from nas.networks.checkpoints import check_finite
-from nas.networks.weights import check_timm_name, create_timm, load_timm, load_winner, timm_options
-from nas.pruning.families.registry import prepare
-from nas.pruning.slicing import prune
-from nas.pruning.structure import Structure
-from nas.pruning.traced import Layouts
+from nas.networks.weights import load_timm, load_winner
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import read_typed
+from search_spaces.structure.base import Structure
+from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.layouts import Layouts
+from search_spaces.structure.slicing import prune
+from search_spaces.timm_network.timm_models import check_timm_name, create_timm, timm_options
 
 FILE, WEIGHTS = "pruned.json", "model.safetensors"
 MOST_PIXELS = 4096

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from latency_lut.backends.base import Backend
-from nas.pruning import importance
-from nas.pruning.costs import Costs
-from nas.pruning.importance import Criterion, Scores
+from nas.networks import importance
+from nas.networks.importance import Criterion, Scores
 from nas.pruning.latency import MAX_TRIALS, Trial, measure, ms_per_mac, reach
 from nas.pruning.selection import Metric, Ranking, Scope, select
-from nas.pruning.slicing import cut
-from nas.pruning.structure import Structure
 from search_spaces import UserError
+from search_spaces.structure.base import Structure
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.slicing import cut
 
 CPU_MACS = 2e11  # of the forward passes that importance takes by default on a CPU: 20 s on two cores
 Batches = Iterable[tuple[Tensor, Tensor]]

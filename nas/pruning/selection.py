@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from nas.pruning.costs import Costs, Monomials
-from nas.pruning.importance import Criterion, Scores
-from nas.pruning.structure import Structure
+from nas.networks.importance import Criterion, Scores
+from search_spaces.structure.base import Structure
+from search_spaces.structure.costs import Costs, Monomials
 
 Metric = Literal["params", "macs"]
 Scope = Literal["local", "global", "isomorphic"]

@@ -11,15 +11,16 @@ from torch import nn
 
 from nas import runs
 from nas.data import Data, DataConfig
-from nas.networks.weights import check_takes, create_timm, normalization, winner_file
+from nas.networks.weights import check_takes, normalization, winner_file
 from nas.pruning import recipe as recipes
-from nas.pruning.families.registry import prepare
 from nas.pruning.recipe import Recipe
-from nas.pruning.structure import Structure
-from nas.pruning.traced import Layouts
-from nas.pruning.unknown import describe
 from search_spaces import UserError
 from search_spaces.command.files import read_json, sha256
+from search_spaces.structure.base import Structure
+from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.layouts import Layouts
+from search_spaces.structure.verify import describe
+from search_spaces.timm_network.timm_models import create_timm
 
 DIGITS_SIZE = 32
 
@@ -33,7 +34,7 @@ class Source:
         data: that the network was trained on if its run tells, else that of the flags.
         run: the run that the network lies in.
         digest: of the splits that it was trained with, if its run tells.
-        limit_s: seconds to describe it in, where its family is not known.
+        traced: its family is not known.
     """
 
     recipe: Recipe
@@ -41,7 +42,7 @@ class Source:
     data: DataConfig
     run: Path | None
     digest: str | None = None
-    limit_s: float | None = None
+    traced: bool = False
 
     def check_classes(self, data: Data) -> None:
         """UserError if the network was trained on others."""
@@ -78,10 +79,8 @@ class Source:
         """
         self.check_classes(data)
         recipe, weights = replace(self.recipe, classes=data.classes), self.weights
-        if self.limit_s is not None:
-            size, limit_s = recipe.image_size, self.limit_s
-            found = described or describe(recipe.name, recipe.options, len(recipe.classes), size, limit_s)
-            recipe = replace(recipe, layouts=found)
+        if self.traced:
+            recipe = replace(recipe, layouts=described or _describe(recipe))
         if weights is None:
             torch.manual_seed(seed)
             return recipe, *recipe.build()
@@ -99,14 +98,12 @@ def find(
     data: DataConfig,
     *,
     named: bool,
-    describe_limit_s: float | None = None,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
 ) -> Source:
     """
     Args:
         mean, std: of the checkpoint's images; empty: as its config or timm says.
-        describe_limit_s: for a network of no known family, seconds that Torch-Pruning may take to describe it.
         named: whether the flags name the data; if not, or if they name the same, its run's settings are taken.
 
     Raises:
@@ -114,10 +111,9 @@ def find(
     """
     path = Path(model).expanduser()
     if not path.exists() or timm.is_model(model):
-        found = _timm(model, checkpoint, image_size, data, describe_limit_s)
+        found = _timm(model, checkpoint, image_size, data)
         return _normalized(found, mean, std)
     timms = {"--checkpoint": checkpoint, "--image-size": image_size, "--mean": mean or None, "--std": std or None}
-    timms["--structure"] = None if describe_limit_s is None else "torch-pruning"
     for name, value in timms.items():
         if value is not None:
             raise UserError(f"{name} is for timm's networks; {path} says its own: leave it out")
@@ -132,7 +128,7 @@ def find(
     return Source(recipes.open_winner(file)[0], file, data, run, digest)
 
 
-def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig, limit_s: float | None) -> Source:
+def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig) -> Source:
     weights = None if checkpoint is None else Path(checkpoint).expanduser()
     if weights is not None and not weights.is_file():
         raise UserError(f"--checkpoint {checkpoint!r} is no file; give the weights of {name}")
@@ -142,13 +138,27 @@ def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataC
     check_takes(model, name, (recipe.image_size, recipe.image_size), 2, ("--model", "--image-size"))
     try:
         prepare(model)
+    except UserError:
+        return Source(recipe, weights, data, None, traced=True)
+    return Source(recipe, weights, data, None)
+
+
+def _describe(recipe: Recipe) -> Layouts:
+    """Of a network of no known family; says what was found."""
+    print(f"{recipe.name}: finding out what can be pruned, by running it without it", flush=True)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        model = create_timm("--model", recipe.name, len(recipe.classes), recipe.options)
+    try:
+        layouts, whole = describe(model, recipe.image_size)
     except UserError as error:
-        if limit_s is None:
-            raise UserError(f"{name}: {error}") from None
-    else:
-        if limit_s is not None:
-            raise UserError(f"--structure torch-pruning is for other families than that of {name}; leave it out")
-    return Source(recipe, weights, data, None, limit_s=limit_s)
+        raise UserError(f"{recipe.name}: {error}") from None
+    print(f"{recipe.name}: {len(layouts.sizes)} dimensions, verified by running it", flush=True)
+    if whole:
+        some = ", ".join(whole[:3]) + (", …" if len(whole) > 3 else "")
+        count = len(whole) + len(layouts.sizes)
+        print(f"{len(whole)} of {count} stay whole, the network does not agree: {some}", flush=True)
+    return layouts
 
 
 def _normalized(source: Source, mean: tuple[float, ...], std: tuple[float, ...]) -> Source:

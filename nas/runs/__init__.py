@@ -3,6 +3,7 @@
 from nas.runs.folders import (
     MAY_MOVE,
     RUNS,
+    WHOLE,
     RunInfo,
     begin,
     begun,
@@ -29,6 +30,7 @@ from nas.runs.folders import (
 __all__ = [
     "MAY_MOVE",
     "RUNS",
+    "WHOLE",
     "RunInfo",
     "begin",
     "begun",

@@ -34,6 +34,7 @@ Value = TypeVar("Value")
 Json = dict[str, Any]
 
 RUNS = Path("runs")
+WHOLE = "whole"  # the folder in retrain/, beside those of winners, of a network that nas.finetune has trained
 MOST_BYTES = 200  # of a name: file systems take 255, and files of a stage have longer names than its folder
 MAY_MOVE = ("data", "data_dir", "test_data", "classes")  # where the images of a run lie, not which they are
 
@@ -92,7 +93,7 @@ def load_run_data(folder: Path, moved: DataConfig | None = None) -> Data:
         if config != info.data:
             raise UserError(f"the images of {config.data} are not those that {folder} was begun with; give these")
         raise UserError(f"{config.data} has changed since {folder} was begun; restore it, or train a new run")
-    return data
+    return data.normalized(info.mean, info.std)
 
 
 def has_moved(folder: Path, config: DataConfig) -> bool:

@@ -20,8 +20,11 @@ class Optimization:
 
     def __init__(self, model: nn.Module, config: StepConfig, steps: int, steps_per_epoch: int) -> None:
         lr = config.lr * config.batch_size / 1024
+        layers: dict[str, Any] = {} if config.layer_decay is None else {"layer_decay": config.layer_decay}
         name = {"adamw": "adamw", "sgd": "momentum"}[config.optimizer]  # timm's "sgd" is Nesterov's
-        self.optimizer: Any = create_optimizer_v2(model, name, lr=lr, weight_decay=config.weight_decay, momentum=0.9)
+        self.optimizer: Any = create_optimizer_v2(
+            model, name, lr=lr, weight_decay=config.weight_decay, momentum=0.9, **layers
+        )
         warmup = min(round(config.warmup_epochs * steps_per_epoch), steps // 4)
         self._lr = CosineLRScheduler(
             self.optimizer, steps, lr_min=lr / 100, warmup_t=warmup, warmup_lr_init=lr / 100, t_in_epochs=False

@@ -16,6 +16,12 @@ class StepConfig(Flags):
     batch_size: int = flag(256, "images of a step, of all processes together", minimum=1)
     accumulation_steps: int = flag(1, "parts, one after another, of each process's share of a batch", minimum=1)
     lr: float = flag(1e-3, "peak learning rate, at a batch of 1024 (scaled linearly with the batch)", above=0)
+    layer_decay: float | None = flag(
+        None,
+        "learning rate of a layer over that of the next one, by timm (default: all alike)",
+        above=0,
+        maximum=1,
+    )
     optimizer: Literal["adamw", "sgd"] = flag("adamw", "sgd: with a momentum of 0.9")
     weight_decay: float = flag(0.025, "weight decay", minimum=0)
     weight_decay_end: float | None = flag(
@@ -52,7 +58,7 @@ class StepConfig(Flags):
 class TrainConfig(StepConfig):
     """Flags of a training run; see `with_recipe`."""
 
-    recipe: Literal["adamw", "progressive"] | None = flag(
+    recipe: Literal["adamw", "progressive", "finetune"] | None = flag(
         None, "settings that stand for flags not given (default: that of the space, adapted to small images)"
     )
     epochs: int = flag(300, "passes over the training split", minimum=1)
@@ -76,11 +82,25 @@ class TrainConfig(StepConfig):
         return image_size, 1.0
 
 
+_FINETUNE: dict[str, Any] = {
+    "batch_size": 32,
+    "lr": 0.016,  # 5e-4 at a batch of 32
+    "layer_decay": 0.9,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1.0,
+    "clip_grad": 1.0,
+    "clip_mode": "norm",
+    "ema_decay": 0.998,
+    "drop_path": 0.0,
+    "augment": "light",
+}
 # Recipes by name, for 128 px and more. `adamw` is `StepConfig`'s defaults: Table 1 of the EfficientFormerV2 supplement,
 # and the EMA of its released code.
 # `progressive` is MobileOne's (Section 3.4, Appendix C.1, Tables 5 and 10), with RandAugment for AutoAugment.
+# `finetune` is for weights that were trained before, from 300 to 50,000 images of any size (docs/results.md).
 _LARGE: dict[str, dict[str, Any]] = {
     "adamw": {},
+    "finetune": _FINETUNE,
     "progressive": {
         "optimizer": "sgd",
         "lr": 0.4,  # 0.1 at a batch of 256
@@ -120,6 +140,7 @@ _DIGITS: dict[str, Any] = {
 _SMALL_OWN: dict[str, dict[str, Any]] = {
     "adamw": {},
     "progressive": {"augment": "auto", "lr": 1.6, "weight_decay": 1e-4, "clip_grad": 0.0},
+    "finetune": _FINETUNE,
 }
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 
@@ -139,6 +160,11 @@ def with_recipe(
     if data == "digits":
         settings |= _DIGITS | _SMALL_OWN[name] | {"epochs": digits_epochs}
     return replace(config, **{**settings, "recipe": name})
+
+
+def finetune_epochs(num_images: int) -> int:
+    """Of so many training images: 60 of a few hundred, 29 of 1,200, 5 of 42,500."""
+    return min(60, max(4, round(1000 / num_images**0.5)))
 
 
 def check_progressive(config: TrainConfig, space: SearchSpace) -> None:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from nas import runs
 from nas.data import Data, DataConfig, Images, load_data
-from nas.data.batches import MEAN, STD, normalize
+from nas.data.batches import normalize
 from nas.distributed import collectives, process
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import default_calibration, inherited
+from nas.networks.start import fit_classifier, load_start, order_units, take_over
 from nas.runs.checkpoint import save_tensors
-from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_progressive, with_recipe
+from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_progressive, finetune_epochs, with_recipe
 from nas.training.teacher import (
     Teacher,
     TeacherConfig,
@@ -33,8 +34,8 @@ from nas.training.teacher import (
 )
 from nas.training.trainer import Backward, Criterion, Trainer, check_alike
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_label, get_space
-from search_spaces.command import flag
-from search_spaces.command.files import write_json
+from search_spaces.command import amend, fill, flag, given
+from search_spaces.command.files import slug, write_json
 from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
 
 
@@ -42,6 +43,14 @@ from supernet import LOSSES, SAMPLERS, Supernet, shrunk, train_step
 class Config(TeacherConfig, TrainConfig, DataConfig):
     space: str = flag(DEFAULT_SPACE, "search space; `python -m search_spaces` lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
+    init: str | None = flag(
+        None,
+        "weights to start from: a file of a timm network of the space, a folder of ours that has one, or pretrained "
+        "(timm's own, downloaded); with it, --recipe is finetune (default: fresh weights)",
+    )
+    order: Literal["taylor", "magnitude"] = flag(
+        "taylor", "with --init: what says which units matter, which the smaller networks have"
+    )
     loss: Literal["ce", "kl", "alpha"] = flag(
         "kl", "what all but the largest learn from: the labels (ce) or the largest's predictions (kl, alpha)"
     )
@@ -66,6 +75,7 @@ class Config(TeacherConfig, TrainConfig, DataConfig):
 
 FREE = (*FREE_ON_RESUME, "checkpoint_activations", "resume", "run")
 DIGITS_EPOCHS = 10
+WARM: dict[str, Any] = {"loss": "kl", "sampling": "balanced", "norm": "shared"}
 SMALL: dict[str, Any] = {"loss": "ce", "sampling": "balanced", "norm": "shared"}  # docs/results.md, Ranking
 
 
@@ -83,9 +93,12 @@ def train_supernet(config: Config) -> Path:
         data = found
     else:
         runs.check_new(stage, "--run")
-        data = load_data(config)
+        data = runs.load_run_data(folder, config) if (folder / "run.json").exists() else load_data(config)
+        if config.recipe == "finetune" and "epochs" not in given(config):
+            config = amend(config, epochs=finetune_epochs(len(data.train)))
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
+    data = data.normalized(space.mean, space.std)
     check_progressive(config, space)
     teacher = load_teacher(config, data.classes, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
@@ -94,6 +107,8 @@ def train_supernet(config: Config) -> Path:
         trainer.resume()
         _record(config, folder, changed)
     else:
+        if config.init:
+            _warm_start(config, trainer, data)
         runs.save_run_info(folder, _run_info(config, space, data))
         runs.begin(stage, config, **teacher_facts(config))
     trainer.fit(f"supernet {space.name}")
@@ -103,6 +118,22 @@ def train_supernet(config: Config) -> Path:
         )
     _finish(config, folder, trainer, data, taught)
     return folder
+
+
+def _warm_start(config: Config, trainer: Trainer, data: Data) -> None:
+    """Puts the weights that --init names into the supernet and its average; says what it did."""
+    assert config.init is not None
+    supernet: Any = trainer.model
+    space, device, workers = supernet.space, trainer.device, config.num_workers
+    arch, network, is_new = load_start(space, config.init)
+    if is_new:
+        print(f"a new classifier of {space.num_classes} classes is fitted to the features of {config.init}", flush=True)
+        fit_classifier(network, data.train, space.image_size, device, workers)
+    order_units(space, network, config.order, data.train, device, workers)
+    for store in (supernet, trainer.ema.module):
+        take_over(store, arch, network)
+    start = accuracy(network.to(device), data.search, space.image_size, device, workers)
+    print(f"{arch_label(space, arch)} starts with {100 * start:.2f} % on the search split", flush=True)
 
 
 def _resume(config: Config, folder: Path) -> tuple[Data | None, dict[str, Any]]:
@@ -165,9 +196,22 @@ def suited(config: Config) -> Config:
     digits: MobileOne's largest network had 13 % with them, and 66 % once they were measured anew.
     """
     space = get_space(config.space, config.image_size)
-    recipe = with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS, space.recipe)
+    usual = "finetune" if config.init else space.recipe
+    recipe = with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS, usual)
+    if config.init:
+        return replace(recipe, **WARM)
     small = space.image_size < 128 and (config.data != "digits" or recipe.recipe != "adamw")
     return replace(recipe, **SMALL) if small else recipe
+
+
+def of_run(config: Config) -> Config:
+    """With the space, the images and the weights of the run that --run names, where nas.finetune has begun it."""
+    folder = runs.run_folder(config.run) if config.run else None
+    if folder is None or not (folder / "retrain" / runs.WHOLE / "result.json").exists():
+        return config
+    info = runs.load_run_info(folder)
+    start = str(folder / "retrain" / runs.WHOLE)
+    return fill(config, replace(config, **vars(info.data), space=info.space, image_size=info.image_size, init=start))
 
 
 def check_recipe(config: Config) -> None:
@@ -204,7 +248,11 @@ def _progress(config: Config, epoch: float) -> float:
 def extremes_accuracy(supernet: Any, images: Images, trainer: Trainer) -> dict[str, float]:
     size, device = trainer.image_size, trainer.device
     num_workers = trainer.config.num_workers
-    calibration = [normalize(batch, device) for batch in trainer.calibration] if default_calibration(supernet) else []
+    calibration = (
+        [normalize(batch, device, images.normalization) for batch in trainer.calibration]
+        if default_calibration(supernet)
+        else []
+    )
     archs = {"largest": supernet.space.largest, "smallest": supernet.space.smallest}
     return {
         f"{name}_accuracy": accuracy(inherited(supernet, arch, calibration), images, size, device, num_workers)
@@ -217,13 +265,20 @@ def run_of(config: Config) -> Path:
     if config.resume:
         return runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
     stem = Path(config.data).name.removesuffix(".tar") or "data"
-    name = config.run or f"{config.space}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
+    name = config.run or f"{slug(config.space)}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
     return runs.run_folder(collectives.gather(name)[0])
 
 
 def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
     return runs.RunInfo(
-        space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, config.data_config(), data.splits
+        space.name,
+        space.image_size,
+        space.num_classes,
+        data.classes,
+        space.mean,
+        space.std,
+        config.data_config(),
+        data.splits,
     )
 
 

@@ -22,18 +22,16 @@ from nas.evaluation.accuracy import accuracy, warn_near_chance
 from nas.networks.weights import (
     Renormalized,
     check_takes,
-    check_timm_name,
-    create_timm,
     load_timm,
     load_winner,
     normalization,
-    timm_options,
     winner_file,
 )
 from nas.training.trainer import Criterion
 from search_spaces import UserError
 from search_spaces.command import Flags, flag, flags_given
 from search_spaces.command.files import sha256
+from search_spaces.timm_network.timm_models import check_timm_name, create_timm, timm_options
 from supernet.losses import Logits
 
 TaughtCriterion = Callable[[Logits, Tensor], Tensor]

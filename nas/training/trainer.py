@@ -282,7 +282,7 @@ class Trainer:
         Part 0 draws what a step in one part draws: a seed's missing last number is the same as 0.
         """
         seed_all(self.config.seed, self.step, part)
-        x, target = normalize(images, self.device), labels.to(self.device, non_blocking=True)
+        x, target = normalize(images, self.device, self.train.normalization), labels.to(self.device, non_blocking=True)
         if self.erase is not None:
             x = self.erase(x)
         if self.mixup is not None:

@@ -12,7 +12,7 @@ from nas import runs
 from nas.distributed import process
 from nas.training.parallel import train_parallel
 from nas.training.progress import check_epochs
-from nas.training.recipe import check_progressive, with_recipe
+from nas.training.recipe import check_progressive, finetune_epochs, with_recipe
 from nas.training.teacher import may_move, teacher_facts
 from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
 from search_spaces import UserError
@@ -147,7 +147,11 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
     space = info.search_space()
     new = config
     if not config.resume:
-        new = fill(config, with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS, space.recipe))
+        usual = "finetune" if _starts_from_weights(run_folder) else space.recipe
+        suited = with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS, usual)
+        if suited.recipe == "finetune":
+            suited = replace(suited, epochs=finetune_epochs(info.splits.train))
+        new = fill(config, suited)
     check_progressive(new, space)
     new = amend(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
     jobs = list[Job]()
@@ -180,6 +184,13 @@ def _reopen(job: Job, run_folder: Path, num_images: int) -> Job:
     facts = {"arch": job.winner["arch"], **teacher_facts(config)}
     changed = runs.reopen(job.folder, config, FREE, (*may_move(config), "epochs"), **facts)
     return replace(job, config=config, changed=changed)
+
+
+def _starts_from_weights(run_folder: Path) -> bool:
+    """Whether the run's supernet was fine-tuned: then its winners are, too."""
+    file = run_folder / "supernet" / "config.json"
+    begun = read_json(file) if file.exists() else None
+    return isinstance(begun, dict) and begun.get("recipe") == "finetune"
 
 
 def train_all(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:

@@ -15,18 +15,18 @@ from nas import runs
 from nas.data import Data
 from nas.data.batches import eval_batches, normalize
 from nas.evaluation.accuracy import accuracy
+from nas.networks.importance import TAYLOR_BATCH, magnitude, taylor
 from nas.networks.inherit import inherited
-from nas.pruning.costs import Costs
-from nas.pruning.families.registry import prepare
-from nas.pruning.importance import TAYLOR_BATCH, magnitude, taylor
 from nas.pruning.latency import measure
 from nas.pruning.selection import Ranking, default_scope, select
-from nas.pruning.slicing import prune
-from nas.pruning.structure import Structure
 from nas.training.recipe import TrainConfig, with_recipe
 from nas.training.winner import make_trainer
 from search_spaces import Arch, SearchSpace
 from search_spaces.command.files import read_json, write_json
+from search_spaces.structure.base import Structure
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.slicing import prune
 from supernet import Supernet, recalibrate
 
 Criterion = Literal["magnitude", "taylor"]

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
-from nas.networks.fvcore_macs import fvcore_macs
-from nas.pruning import importance
-from nas.pruning.child import Child
-from nas.pruning.costs import Costs
-from nas.pruning.families.attention import make_prunable
-from nas.pruning.families.registry import prepare
-from nas.pruning.importance import Scores
+from nas.networks import importance
+from nas.networks.importance import Scores
 from nas.pruning.selection import Ranking, Scope, select
-from nas.pruning.slicing import prune
+from scripts.pruning_peers.child import Child
 from scripts.pruning_peers.torch_pruning_peer import taylor_to_macs
 from search_spaces.deployed import deployed
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.families.attention import make_prunable
+from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.fvcore_macs import fvcore_macs
+from search_spaces.structure.slicing import prune
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 

@@ -8,12 +8,12 @@ import time
 import timm
 import torch
 
-from nas.networks.fvcore_macs import fvcore_macs
-from nas.pruning.child import Child, ChildFailed
 from nas.pruning.rounds import CPU_MACS
 from nas.pruning.selection import Scope
+from scripts.pruning_peers.child import Child, ChildFailed
 from scripts.pruning_peers.methods import prune_once
 from scripts.pruning_peers.torch_pruning_peer import taylor_once
+from search_spaces.structure.fvcore_macs import fvcore_macs
 
 NETWORKS = (
     "deit_tiny_patch16_224",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -12,13 +13,18 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
 
-from nas.networks.fvcore_macs import fvcore_macs
+from search_spaces.structure.fvcore_macs import fvcore_macs
 
+INSTALL = "pip install torch-pruning==1.6.1"
 TRIALS = 20  # of the pruning ratio, on the way to a number of MACs
 NEAR = 0.01  # of it: near enough
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 Scope = Literal["local", "global", "isomorphic"]
+
+
+def installed() -> bool:
+    return importlib.util.find_spec("torch_pruning") is not None
 
 
 def taylor_to_macs(

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from latency_lut.tables.table import TABLES
 from nas import runs
 from nas.data import Data, DataConfig, load_data
-from nas.data.batches import MEAN, STD
 from nas.distributed.ray import RayConfig, cluster
 from nas.evaluation.accuracy import accuracy
 from nas.objective.costs import Costs
@@ -126,7 +125,14 @@ def open_study(config: Config) -> Study:
     costs = Costs(space, load_tables(paths, space), _objective(config))
     networks = [Network(arch, costs.one(arch)) for arch in pick(space, costs, config.count, config.seed)]
     info = runs.RunInfo(
-        space.name, space.image_size, space.num_classes, data.classes, MEAN, STD, config.data_config(), data.splits
+        space.name,
+        space.image_size,
+        space.num_classes,
+        data.classes,
+        space.mean,
+        space.std,
+        config.data_config(),
+        data.splits,
     )
     runs.save_run_info(folder, info)
     write_json(folder / "networks.json", [{"arch": space.to_json(n.arch), "costs": n.costs} for n in networks])

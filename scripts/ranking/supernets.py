@@ -142,7 +142,7 @@ def _accuracies(study: Study, models: Sequence[nn.Module], device: torch.device,
     correct, count = np.zeros(len(models)), 0
     with tqdm(total=len(images), desc=description, unit="img") as bar:
         for batch, labels in eval_batches(images, study.space.image_size, 256, study.config.num_workers):
-            x = normalize(batch, device)
+            x = normalize(batch, device, images.normalization)
             correct += [int((model(x).argmax(dim=1).cpu() == labels).sum()) for model in models]
             count += int((labels >= 0).sum())
             bar.update(len(labels))

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from nas.data.batches import MEAN, STD
 from nas.exporting.onnx import write_onnx
 from nas.exporting.parity import example_images, normalized
-from nas.networks.fvcore_macs import fvcore_macs
-from nas.pruning.costs import Costs
-from nas.pruning.families.registry import prepare
-from nas.pruning.slicing import prune, zero
-from nas.pruning.structure import Dimension, Kind, Structure
 from search_spaces.deployed import deployed
 from search_spaces.layout import places
+from search_spaces.structure.base import Dimension, Kind, Structure
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.fvcore_macs import fvcore_macs
+from search_spaces.structure.slicing import prune, zero
 from tests.rounding import assert_equal_but_for_rounding, rounding
 
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.networks.fvcore_macs import fvcore_macs
 from search_spaces import Arch, CostTable, SearchSpace, UserError, macs, num_params, peak_activations
 from search_spaces.deployed import deployed
+from search_spaces.structure.fvcore_macs import fvcore_macs
 from tests.contracts.memory import traced_peak
 
 

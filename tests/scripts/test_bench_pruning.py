@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from latency_lut.backends.protocol import Measurement, Timing
-from nas.networks.fvcore_macs import fvcore_macs
 from nas.pruning import latency
-from nas.pruning.child import Child, ChildFailed
-from nas.pruning.families.attention import PrunableAttention
 from scripts import bench_pruning
 from scripts.bench_pruning import Difference
 from scripts.pruning_peers import networks, times
+from scripts.pruning_peers.child import Child, ChildFailed
 from scripts.pruning_peers.methods import Task
 from scripts.pruning_peers.times import bench_times
 from search_spaces import UserError
 from search_spaces.command.files import read_json_lines
+from search_spaces.structure.families.attention import PrunableAttention
+from search_spaces.structure.fvcore_macs import fvcore_macs
 from tests.nas.tiny import make_images
 
 

@@ -5,9 +5,9 @@ import timm
 import torch
 from timm.utils import reparameterize_model
 
-from nas.networks.fvcore_macs import fvcore_macs
 from search_spaces import SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.mobileone import MobileOneSpace, mobileone, mobileone_nano
+from search_spaces.structure.fvcore_macs import fvcore_macs
 from supernet import Supernet
 from supernet.store import Norm
 from tests.contracts.space import SpaceContract, image, randomized

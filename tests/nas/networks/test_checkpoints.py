@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.networks.weights import load_timm
-from nas.pruning.families.registry import prepare
 from search_spaces import UserError
+from search_spaces.structure.families.registry import prepare
 
 State = dict[str, Tensor]
 

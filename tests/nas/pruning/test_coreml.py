@@ -11,10 +11,10 @@ import torch
 
 from nas.data import DataConfig, Splits
 from nas.exporting.coreml import check_coreml, write_coreml
-from nas.pruning.families.registry import prepare
-from nas.pruning.slicing import prune
 from nas.runs import RunInfo
 from search_spaces.deployed import deployed
+from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.slicing import prune
 from tests.contracts.pruning import split
 
 SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (2, 2), "num_heads": (2, 4), "embed_dim": 16}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import timm
 
-from nas.pruning.families.registry import prepare
 from nas.pruning.page import channels, embeddings, newest_search
 from nas.searching.result import points_of
-from tests.nas.pruning.families.test_vit import SMALL
+from search_spaces.structure.families.registry import prepare
 from tests.nas.synthetic_run import add_search, make_run
+from tests.search_spaces.structure.families.test_vit import SMALL
 
 
 def test_channels_are_those_over_all_heads() -> None:

@@ -21,8 +21,6 @@ from nas.evaluation.accuracy import accuracy
 from nas.networks.weights import Renormalized
 from nas.prune import configure, main
 from nas.pruning import job, rounds
-from nas.pruning.costs import Costs
-from nas.pruning.families.registry import prepare
 from nas.pruning.latency import Trial
 from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
@@ -30,6 +28,8 @@ from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.drop_path import set_drop_path
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.families.registry import prepare
 from tests.nas.tiny import json_lines, make_images, move_run, run_killed, tiny_space
 
 TIMED = ("--samples", "2", "--backend", "torch")  # which needs no export
@@ -140,9 +140,10 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
 @pytest.mark.usefixtures("folder")
 def test_a_renamed_run_is_gone_on_with_and_a_killed_export_hinders_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     again = ("--model", str(PRUNED), "--target", "macs=0.8", "--name", "again", *TRAINING, "--formats", "onnx")
-    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception):
+    with monkeypatch.context() as patch:
         patch.setattr(job, "export", lambda *_: pytest.fail("interrupted"))
-        main(again)
+        with pytest.raises(pytest.fail.Exception):
+            main(again)
     moved = Path("runs/moved")
     move_run(str(PRUNED.parents[1]), str(moved))
     (moved / f"prune/again/.export.{os.getpid()}.tmp").mkdir()

@@ -15,9 +15,9 @@ from torch import nn
 
 from nas.pruning import recipe
 from nas.pruning.recipe import Recipe, load, load_prunable, open_timm, read, save, timm_recipe
-from nas.pruning.slicing import prune
-from nas.pruning.structure import Structure
 from search_spaces import UserError
+from search_spaces.structure.base import Structure
+from search_spaces.structure.slicing import prune
 from tests.contracts.pruning import randomized, split
 
 CLASSES = tuple("abc")

@@ -9,11 +9,11 @@ import timm
 import torch
 from torch import Tensor
 
-from nas.pruning.costs import Costs
-from nas.pruning.families.registry import prepare
-from nas.pruning.importance import random
+from nas.networks.importance import random
 from nas.pruning.selection import Metric, Ranking, Scope, Unreachable, groups, select
-from nas.pruning.structure import Structure
+from search_spaces.structure.base import Structure
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.families.registry import prepare
 
 Prunable = tuple[Structure, Costs]
 

@@ -1,0 +1,36 @@
+"""Fine-tune a pretrained network of timm on your images, as it is.
+
+    python -m nas.finetune --model tf_efficientnet_lite0 --data photos
+    python -m nas.finetune --model tf_efficientnet_lite0 --init lite0.safetensors --data photos --image-size 96
+
+The first thing to do with photos of your own: what it reaches is what smaller networks are compared with, and its run
+is the one that they are searched in, on the same splits: `nas.train_supernet --run` goes on with it. The classifier is
+fitted to the frozen features first, then all layers are trained, earlier ones more slowly (docs/training.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas import runs
+from nas.distributed import collectives
+from nas.training.finetune import Config, finetune, run_of, suited
+from search_spaces.command import amend, fill, parse, run
+
+
+def configure(argv: Sequence[str] | None) -> Config:
+    """The flags; what they do not say is as the run was begun with, or what suits the images."""
+    config = parse(Config, argv, "python -m nas.finetune", __doc__ or "")
+    if config.resume:
+        folder = run_of(config)
+        return amend(fill(config, runs.begun(folder / "retrain" / runs.WHOLE, Config)), run=str(folder))
+    return fill(config, suited(config))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with collectives.job():
+        finetune(configure(argv))
+
+
+if __name__ == "__main__":
+    run(main, "go on with --resume")

@@ -1,0 +1,179 @@
+"""Where a supernet starts: a network with weights, its classifier fitted to the user's classes, its units in order.
+
+Units come in the order of their importance, so that the first of each dimension, which smaller networks have, are those
+that matter; the network computes what it did.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from nas.data import Images
+from nas.data.batches import eval_batches, normalize
+from nas.networks import importance
+from nas.networks.checkpoints import check_finite, fitted, num_classes_of, read_state
+from nas.networks.weights import load_prepared
+from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.structure.base import Structure
+from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.slicing import permute
+from search_spaces.timm_network.space import TimmSpace
+from search_spaces.timm_network.timm_models import reason
+from supernet import Supernet
+
+Order = Literal["taylor", "magnitude"]
+PRETRAINED = "pretrained"
+FIT_IMAGES = 10_000
+ORDER_IMAGES = 256
+UNCHANGED = 1e-4  # of the largest logit: what another order of summation may change
+
+
+def load_start(space: SearchSpace, init: str) -> tuple[Arch, nn.Module, bool]:
+    """The network that a supernet starts from, which one of the space it is, and whether its classifier is a new one.
+
+    Args:
+        init: `pretrained`, timm's own weights; a file of weights; or a folder of ours that has some.
+
+    Raises:
+        UserError: no such weights, or of no network of the space that has a name.
+    """
+    if init == PRETRAINED:
+        return space.largest, *_downloaded(space)
+    path = Path(init).expanduser()
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"--init {init}: there is no {file}; give a file of weights, a folder of ours, or pretrained")
+    state = read_state(file)
+    problems = []
+    for name, arch in {"largest": space.largest, **space.published}.items():
+        network: Any = space.build(arch)
+        found = fitted(network, _timm_name(space, name), dict(state), file)
+        is_new = num_classes_of(network, found) not in (None, space.num_classes)
+        if is_new:
+            found |= {n: t for n, t in network.state_dict().items() if n.rpartition(".")[0] in _classifiers(network)}
+        if problem := load_prepared(network, found):
+            problems.append(problem)
+            continue
+        check_finite(found, file)
+        return arch, network.eval(), is_new
+    raise UserError(f"--init {file} has the weights of no network of {space.name}: {problems[0]}")
+
+
+def _timm_name(space: SearchSpace, arch: str) -> str:
+    """timm's name of a published network, by which it brings weights from their authors' layout into its own."""
+    return space.network.name if isinstance(space, TimmSpace) else f"{space.name.partition('-')[0]}_{arch}"
+
+
+def _classifiers(network: Any) -> tuple[str, ...]:
+    """Paths of the layers that make logits."""
+    known = (getattr(network, "pretrained_cfg", None) or {}).get("classifier")
+    if known:
+        return (known,) if isinstance(known, str) else tuple(known)
+    return tuple(name for name, part in network.named_modules() if part in _as_tuple(network.get_classifier()))
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _downloaded(space: SearchSpace) -> tuple[nn.Module, bool]:
+    if not isinstance(space, TimmSpace):
+        raise UserError(f"--init pretrained is for timm/NAME; of {space.name} give a file of weights")
+    name, options = space.network.name, space.network.options
+    config = timm.get_pretrained_cfg(name)
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=space.num_classes, **options)
+    except Exception as error:  # whatever the network and the hub's client raise
+        where = f"{config.hf_hub_id or config.url} " if config else ""
+        remedy = f"fetch {where}elsewhere and give the file with --init"
+        raise UserError(f"the weights of {name} cannot be had ({reason(error)}); {remedy}") from None
+    return network.eval(), config is None or config.num_classes != space.num_classes
+
+
+# ---- a classifier for the user's classes
+
+
+@torch.inference_mode()
+def fit_classifier(network: Any, images: Images, image_size: int, device: torch.device, num_workers: int = 0) -> None:
+    """Fits the classifiers of the network, frozen otherwise, to (at most 10,000 of) the images, in place.
+
+    A logistic regression on features that are computed once. A network whose logits are no linear layer's is left as
+    it is.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    layers = [layer for layer in _as_tuple(network.get_classifier()) if isinstance(layer, nn.Linear)]
+    if not layers:
+        return
+    network.to(device).eval()
+    features, labels = [], []
+    for batch, found in eval_batches(images.spread(FIT_IMAGES), image_size, 128, num_workers):
+        x = network.forward_features(normalize(batch[found >= 0], device, images.normalization))
+        pooled = network.forward_head(x, pre_logits=True)
+        features.append(pooled.flatten(1).float().cpu())
+        labels.append(found[found >= 0])
+    table, rows = torch.cat(features).numpy(), torch.cat(labels).numpy()
+    scale = float(table.std()) or 1.0
+    model = LogisticRegression(C=0.01, max_iter=300).fit(table / scale, rows)
+    weight, bias = torch.from_numpy(model.coef_ / scale).float(), torch.from_numpy(model.intercept_).float()
+    if len(model.classes_) == 2:  # it has one row, of the second
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    for layer in layers:
+        layer.weight.data[model.classes_] = weight.to(device)
+        if layer.bias is not None:
+            layer.bias.data[model.classes_] = bias.to(device)
+
+
+# ---- units in order
+
+
+def order_units(
+    space: SearchSpace, network: nn.Module, order: Order, images: Images, device: torch.device, num_workers: int = 0
+) -> None:
+    """Brings the units of every dimension into the order of their importance, the most important first, in place."""
+    copied = copy.deepcopy(network)
+    structure = _structure(space, copied)
+    if order == "magnitude":
+        scores = importance.magnitude(copied, structure)
+    else:
+        batches = _batches(images, space.image_size, device, num_workers)
+        scores = importance.taylor(copied.to(device), structure, batches)
+    orders = {name: torch.argsort(score, descending=True, stable=True).numpy() for name, score in scores.items()}
+    permute(network, structure, orders)
+
+
+def _structure(space: SearchSpace, network: nn.Module) -> Structure:
+    return space.network.structure if isinstance(space, TimmSpace) else prepare(network)
+
+
+def _batches(
+    images: Images, image_size: int, device: torch.device, num_workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    chosen = images.spread(ORDER_IMAGES)
+    for batch, labels in eval_batches(chosen, image_size, importance.TAYLOR_BATCH, num_workers):
+        if bool((read := labels >= 0).any()):
+            yield normalize(batch[read], device, images.normalization), labels[read].to(device)
+
+
+@torch.inference_mode()
+def take_over(supernet: Supernet, arch: Arch, network: nn.Module) -> None:
+    """Puts the network's weights into the supernet, whose network `arch` then computes the same.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    network = network.cpu().eval()
+    supernet.load_network(arch, network.state_dict())
+    size = supernet.space.image_size
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, size, size), dtype=np.float32))
+    expected, found = network(x), supernet.extract(arch)(x)
+    error = float((found - expected).abs().max() / expected.abs().max())
+    assert error <= UNCHANGED, f"the supernet's network differs from the one it starts from by {error:.1e}"

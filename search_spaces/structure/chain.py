@@ -1,0 +1,169 @@
+"""A network as the chain of its blocks: modules that, run one after another, compute what it does.
+
+It is followed symbolically (torch.fx) at the level of its blocks: wherever one tensor alone is alive, it can be cut.
+What lies before the first block becomes the stem, what follows the last one the head; both may hold operators that are
+no modules, as a class token's. Functions and conditions inside blocks do not matter, they are not followed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.fx import Graph, GraphModule, Node, Tracer
+
+STEM, HEAD = "stem", "head"
+_PLACES = nn.Sequential | nn.ModuleList
+
+
+@dataclass(frozen=True)
+class Link:
+    """
+    Args:
+        name: the block's path in the network; `STEM` and `HEAD` for what lies around the blocks, `….after` for what
+            follows a block and belongs to none.
+        prefix: of its tensors' names in the network, without which `module` has them.
+    """
+
+    name: str
+    prefix: str
+    module: nn.Module
+
+
+def chain(model: nn.Module) -> list[Link]:
+    """The blocks in the order of execution, sharing the model's tensors.
+
+    Raises:
+        ValueError: it is no chain of two blocks or more, or its forward pass cannot be followed; says why.
+    """
+    opened = {""}
+    segments = _segments(model, opened)
+    while (more := _opened_further(model, opened, segments)) != opened:
+        opened, segments = more, _segments(model, more)
+    blocks = [i for i, nodes in enumerate(segments) if (name := _only_module(nodes)) and _is_block(model, name)]
+    if len(blocks) < 2:
+        raise ValueError(f"{type(model).__name__} is no chain of blocks")
+    first, last = blocks[0], blocks[-1]
+    links = [_glue(model, STEM, segments[:first])] if first else []
+    at = first
+    while at <= last:
+        name = _only_module(segments[at])
+        if name and _is_layered(model.get_submodule(name)):
+            links.append(Link(name, name, model.get_submodule(name)))
+            at += 1
+            continue
+        end = next(i for i in range(at + 1, last + 1) if (n := _only_module(segments[i])) and _is_block(model, n))
+        links.append(_glue(model, f"{links[-1].name}.after" if links else STEM, segments[at:end]))
+        at = end
+    return [*links, _glue(model, HEAD, segments[last + 1 :])]
+
+
+class _Blocks(Tracer):
+    """Follows only the modules that are named."""
+
+    def __init__(self, opened: set[str]) -> None:
+        super().__init__()
+        self._opened = opened
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name not in self._opened
+
+
+def _segments(model: nn.Module, opened: set[str]) -> list[list[Node]]:
+    """The operators between two places where one tensor alone is alive."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    given = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
+    try:
+        graph = _Blocks(opened).trace(model, concrete_args=given)
+    except Exception as error:  # whatever its forward pass does with what is no tensor
+        raise ValueError(f"the forward pass of {type(model).__name__} cannot be followed: {error}") from None
+    for node in [node for node in graph.nodes if node.target is torch._assert]:  # that what is given is given
+        graph.erase_node(node)
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    nodes = list(graph.nodes)
+    last_use = {used: i for i, node in enumerate(nodes) for used in node.all_input_nodes}
+    image = next(node for node in nodes if node.op == "placeholder")
+    alive: set[Node] = set()
+    found: list[list[Node]] = [[]]
+    for i, node in enumerate(nodes):
+        if node.op in ("placeholder", "output") and node is not image:
+            continue
+        if node is not image:
+            found[-1].append(node)
+        if node.op != "get_attr":
+            alive.add(node)
+        alive = {other for other in alive if last_use.get(other, -1) > i}
+        if alive == {node} and found[-1]:
+            found.append([])
+    return [nodes for nodes in found if nodes]
+
+
+def _opened_further(model: nn.Module, opened: set[str], segments: list[list[Node]]) -> set[str]:
+    """With those modules in the chain that are chains of blocks themselves."""
+    for nodes in segments:
+        name = _only_module(nodes)
+        if name is None or not _holds_blocks(model.get_submodule(name)):
+            continue
+        more = opened | {name} | {f"{name}.{n}" for n, m in model.get_submodule(name).named_children() if _is_list(m)}
+        try:
+            if len(_segments(model, more)) > len(segments):
+                opened = more
+        except ValueError:
+            continue
+    return opened
+
+
+def _only_module(nodes: Sequence[Node]) -> str | None:
+    """The path of the module that the segment consists of."""
+    return str(nodes[0].target) if len(nodes) == 1 and nodes[0].op == "call_module" else None
+
+
+def _is_layered(module: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules())
+
+
+def _is_composite(module: nn.Module) -> bool:
+    return sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules()) > 1
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, _PLACES) and any(map(_is_composite, module.children()))
+
+
+def _holds_blocks(module: nn.Module) -> bool:
+    """Whether it has a list of blocks, or nothing but blocks of one kind."""
+    if _is_list(module) or any(map(_is_list, module.children())):
+        return True
+    layered = [child for child in module.children() if _is_layered(child)]
+    return len(layered) > 1 and len(set(map(type, layered))) == 1 and all(map(_is_composite, layered))
+
+
+def _is_block(model: nn.Module, name: str) -> bool:
+    """Whether it lies deeper than the network's own layers, or could do so."""
+    module = model.get_submodule(name)
+    return _is_composite(module) and ("." in name or len(list(module.children())) == 1 or _is_list(module))
+
+
+def _glue(model: nn.Module, name: str, segments: Sequence[Sequence[Node]]) -> Link:
+    """Operators as a module whose tensors are named as in the network."""
+    nodes = [node for nodes in segments for node in nodes]
+    graph = Graph()
+    inside = dict.fromkeys(nodes)
+    outer = dict.fromkeys(used for node in nodes for used in node.all_input_nodes if used not in inside)
+    assert len(outer) == 1, outer
+    copies = {next(iter(outer)): graph.placeholder("x")}
+    for node in nodes:
+        copies[node] = graph.node_copy(node, lambda used: copies[used])
+    graph.output(copies[nodes[-1]])
+    return Link(name, "", GraphModule(model, graph))
+
+
+@torch.no_grad()
+def run(links: Sequence[Link], x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What each block makes of the one before."""
+    for link in links:
+        x = link.module(x)
+        yield x

@@ -1,0 +1,63 @@
+"""timm's networks by name: which there are, and how they are made without weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from search_spaces.command import UserError
+
+TIMM_ERRORS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+
+
+def reason(error: Exception) -> str:
+    """The first sentence."""
+    return re.split(r"\n|\. ", str(error))[0].rstrip(".") or type(error).__name__
+
+
+def check_timm_name(flag: str, checkpoint_flag: str, name: str) -> None:
+    """UserError with the nearest names, unless `name` is timm's, with or without a tag (`resnet18.a1_in1k`).
+
+    Args:
+        flag, checkpoint_flag: that name the network and its weights.
+    """
+    if Path(name).expanduser().is_dir() and not timm.is_model(name):
+        raise UserError(f"{flag} {name} is a folder, with weights of its own; leave out {checkpoint_flag}")
+    if not is_timm(name):
+        raise UserError(
+            f"{flag} {name} is neither a folder here nor a network of timm {timm.__version__}; {nearest(name)}"
+        )
+
+
+def is_timm(name: str) -> bool:
+    """Whether timm has a network of that name, with or without a tag of its weights."""
+    try:
+        return bool(timm.is_model(name) and (timm.get_pretrained_cfg(name) or True))
+    except RuntimeError:  # a tag that this network does not have
+        return False
+
+
+def nearest(name: str) -> str:
+    """The remedy for a name that timm does not know."""
+    found = get_close_matches(name.lower().partition(".")[0], timm.list_models())
+    return f"the nearest are {', '.join(found)}" if found else "timm.list_models() lists its networks"
+
+
+def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
+    """What timm's constructor must be told of the size: networks that take any size have no such argument."""
+    registered = timm.get_pretrained_cfg(name)  # none of a name that timm has given up
+    sized = image_size and registered and registered.fixed_input_size
+    return {"img_size": image_size} if sized else {}
+
+
+def create_timm(flag: str, name: str, num_classes: int, options: Mapping[str, Any]) -> Any:
+    """timm's network, freshly initialized. UserError if timm cannot build it."""
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+    except TIMM_ERRORS as error:
+        raise UserError(f"timm cannot build {name}: {reason(error)}; give another {flag} or its image size") from None

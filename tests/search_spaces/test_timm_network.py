@@ -1,0 +1,82 @@
+"""Spaces around networks of timm."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from search_spaces import SearchSpace, UserError, get_space, macs
+from search_spaces.structure.fvcore_macs import fvcore_macs
+from search_spaces.timm_network import description
+from supernet import Supernet
+from tests.contracts.space import SpaceContract, image
+from tests.contracts.supernet import SupernetContract
+
+
+class TestConvolutions(SpaceContract):
+    """Layer norms and layer scales, and blocks to be removed in every stage."""
+
+    @classmethod
+    def make_space(cls) -> SearchSpace:
+        return get_space("timm/test_convnext@2x16", image_size=32, num_classes=5)
+
+
+class TestSupernet(SupernetContract):
+    @classmethod
+    def make_tiny(cls) -> SearchSpace:
+        return get_space("timm/test_resnet@2x16", image_size=32, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_efficientnet@2x16", "deit_tiny_patch16_224@2x16", "efficientformerv2_s0@2x16"]
+    + [pytest.param(name, marks=pytest.mark.heavy) for name in ("repvit_m0_9", "mobilenetv4_conv_small")],
+)
+def test_a_part_of_any_network_runs_in_the_supernet_alone_and_elsewhere(name: str, tmp_path: Path) -> None:
+    space = small(name)
+    arch = space.sample(random.Random(1))
+    supernet = Supernet(space, norm="shared").eval()
+    alone = supernet.extract(arch)
+    with torch.inference_mode():
+        x = image(space)
+        logits = alone(x)
+        torch.testing.assert_close(supernet(x, arch), logits)
+        assert macs(space, arch) == fvcore_macs(alone, x[:1])
+        scope: dict[str, Any] = {}
+        exec(space.source(arch), scope)
+        elsewhere: nn.Module = scope["create_model"]()
+        elsewhere.load_state_dict(alone.state_dict())
+        torch.testing.assert_close(elsewhere.eval()(x), logits)
+
+
+def small(name: str) -> SearchSpace:
+    return get_space(f"timm/{name}", image_size=64 if "formerv2" in name else 32, num_classes=5)
+
+
+def test_a_description_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    description.described.cache_clear()
+    first = get_space("timm/test_resnet", image_size=32, num_classes=5)
+    description.described.cache_clear()
+    monkeypatch.setattr(description, "_find", None)
+    assert get_space("timm/test_resnet", image_size=32, num_classes=3).choices == first.choices
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("timm/resnet_18", 32, "no network 'resnet_18' in timm .*; the nearest are resnet"),
+        ("timm/", 32, "'timm/' is no space; give timm/NAME, or timm/NAME@4x8"),
+        ("timm/test_resnet@1x8", 32, "give 2 to 16 parts and multiples of 1 to 64"),
+        ("timm/deit_tiny_patch16_224", 1, "cannot"),
+        ("timm/test_nfnet", 32, "test_nfnet cannot be searched: "),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(name: str, size: int, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        get_space(name, size, 5)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,133 @@
+"""A network with weights goes all the way: fine-tuned, its parts trained, searched, retrained, exported, reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from latency_lut import build
+from latency_lut.measurement.build import BuildConfig
+from nas import export, finetune, report, retrain, search, train_supernet
+from nas.data import DataConfig, load_data
+from nas.data.batches import eval_batches, normalize
+from nas.networks import start
+from nas.runs.checkpoint import save_tensors
+from search_spaces import UserError, get_space
+from search_spaces.command.files import read_json
+from supernet import Supernet
+from tests.latency_lut.fake import FakeMachine
+from tests.nas.tiny import make_images
+
+NAME = "test_resnet"
+SPACE = f"timm/{NAME}"
+SIZE = 32
+ARGS = ("--batch-size", "8", "--amp", "off")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_images(Path("images"))
+
+
+def weights(path: Path, num_classes: int = 7, name: str = NAME) -> Path:
+    save_tensors(path, timm.create_model(name, num_classes=num_classes).state_dict(), {})
+    return path
+
+
+def test_a_pretrained_network_goes_from_photos_to_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = weights(Path("resnet.safetensors")), Path("runs/r")
+    of = ("--model", NAME, "--init", str(file), "--image-size", str(SIZE), "--data", "images", "--run", "r")
+    finetune.main([*of, "--epochs", "3", *ARGS])
+    whole = read_json(folder / "retrain/whole/result.json")
+    assert "python -m nas.train_supernet --space timm/test_resnet --run r" in capsys.readouterr().out
+    finetune.main(["--run", "r", "--resume"])
+    assert "is finished: nothing to train" in capsys.readouterr().out
+
+    train_supernet.main(["--run", "r", "--epochs", "1", *ARGS])
+    settings = read_json(folder / "supernet/config.json")
+    assert settings["space"] == SPACE and settings["init"] == str(folder / "retrain/whole")
+    assert (settings["recipe"], settings["norm"], settings["layer_decay"]) == ("finetune", "shared", 0.9)
+    assert "largest starts with " in capsys.readouterr().out
+
+    monkeypatch.setattr(BuildConfig, "make_backend", lambda _: FakeMachine())
+    build.main(["--space", SPACE, "--image-size", str(SIZE), "--num-classes", "3", "--samples", "2"])
+    search.main(["--run", "r", "--winners", "1", "--calibration-images", "8"])
+    retrain.main(["--run", "r", "--epochs", "1", *ARGS])
+    export.main(["--run", "r", "--formats", "onnx", "timm"])
+    exported = read_json(folder / "export/winner-1/result.json")
+    assert exported["onnx"]["same_class"] == 1 and exported["timm"]["max_abs_diff"] == 0
+    source = (folder / "export/winner-1/model.py").read_text()
+    assert "import timm" in source and "search_spaces" not in source
+    report.main(["--run", "r"])
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "whole" in page and f"{100 * whole['test_accuracy']:.1f}" in page
+
+
+def test_the_supernets_largest_network_is_the_one_it_starts_from() -> None:
+    data = load_data(DataConfig(data="images"))
+    space = get_space(SPACE, SIZE, 3)
+    arch, network, is_new = start.load_start(space, str(weights(Path("resnet.safetensors"))))
+    assert arch == space.largest and is_new
+    start.fit_classifier(network, data.train, SIZE, CPU)
+    x = torch.randn(2, 3, SIZE, SIZE)
+    before = network(x)
+    start.order_units(space, network, "taylor", data.train, CPU)
+    torch.testing.assert_close(network(x), before, rtol=1e-4, atol=1e-4)
+    for norm in ("shared", "width"):
+        supernet = Supernet(space, norm=norm).eval()
+        start.take_over(supernet, arch, network)
+        torch.testing.assert_close(supernet(x, arch), before, rtol=1e-4, atol=1e-4)
+        part = supernet.extract(space.smallest)
+        name = "layer1.0.bn1.weight" if "layer1.0.bn1.weight" in part.state_dict() else "bn1.weight"
+        expected = network.state_dict()[name]
+        torch.testing.assert_close(part.state_dict()[name], expected[: len(part.state_dict()[name])])
+
+
+def test_the_units_that_matter_come_first() -> None:
+    data = load_data(DataConfig(data="images"))
+    space = get_space(SPACE, SIZE, 3)
+    network: Any = space.build(space.largest)
+    with torch.no_grad():
+        network.get_submodule("layer2.0.conv1").weight[:-2] *= 1e-3  # the last two matter
+        network.get_submodule("layer2.0.conv1").weight[-2:] *= 10
+    sums = network.get_submodule("layer2.0.conv1").weight.detach().abs().sum((1, 2, 3))
+    start.order_units(space, network, "magnitude", data.train, CPU)
+    after = network.get_submodule("layer2.0.conv1").weight.detach().abs().sum((1, 2, 3))
+    torch.testing.assert_close(after[:2].sort().values, sums[-2:].sort().values)
+
+
+def test_a_classifier_is_fitted_to_the_features_of_the_frozen_network() -> None:
+    data = load_data(DataConfig(data="images"))
+    network = timm.create_model(NAME, num_classes=3)
+    start.fit_classifier(network, data.train, SIZE, CPU)
+    batches = eval_batches(data.train, SIZE, 8)
+    right = [(network(normalize(images, CPU)).argmax(1) == labels).float() for images, labels in batches]
+    assert torch.cat(right).mean() > 0.6  # 0.33 by chance: the features are random, but of other colours
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("none.pth", "--init none.pth: there is no none.pth; give a file of weights, a folder of ours, or pretrained"),
+        ("images", "there is no images/model.safetensors"),
+        ("other.safetensors", "has the weights of no network of timm/test_resnet: "),
+        ("nan.safetensors", "is not finite"),
+        ("pretrained", "the weights of test_resnet cannot be had .*; fetch timm/test_resnet.* and give the file with"),
+    ],
+)
+def test_what_cannot_be_started_from_is_one_line(init: str, message: str) -> None:
+    weights(Path("other.safetensors"), 3, "test_efficientnet")
+    broken = timm.create_model(NAME, num_classes=3).state_dict()
+    broken["conv1.0.weight" if "conv1.0.weight" in broken else "conv1.weight"][0] = torch.nan
+    save_tensors(Path("nan.safetensors"), broken, {})
+    with pytest.raises(UserError, match=message) as error:
+        start.load_start(get_space(SPACE, SIZE, 3), init)
+    assert "\n" not in str(error.value)
