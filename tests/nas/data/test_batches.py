@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import pickle
 import shutil
 import signal
+import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +136,24 @@ def test_loading_processes_that_cannot_start_are_one_line(images: Images, monkey
         UserError, match=r"cannot start the loading processes: Too many open files; give fewer --num-workers"
     ):
         list(eval_batches(images, 16, 8, num_workers=3))
+
+
+def test_a_loader_that_has_half_begun_ends_silently(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started, said = BaseProcess.start, list[BaseProcess](), list[Any]()
+
+    def start_one(process: BaseProcess) -> None:
+        if started:
+            raise OSError(24, "Too many open files")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", start_one)
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with pytest.raises(UserError, match="cannot start the loading processes: Too many open files"):
+        list(eval_batches(images, 16, 8, num_workers=2))
+    started[0].kill()
+    gc.collect()
+    assert not said
 
 
 def test_a_loading_process_at_the_machines_limits_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,8 +125,12 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
     ("flags", "kill_at"),
     [
         (("--exact",), "nas.searching.study:Study._record:22"),
-        (("--exact",), "nas.searching.search:write_json:1"),
-        (("--strategy", "predictor", "--seed", "3"), "nas.searching.study:Study._record:22"),
+        pytest.param(("--exact",), "nas.searching.search:write_json:1", marks=pytest.mark.heavy),
+        pytest.param(
+            ("--strategy", "predictor", "--seed", "3"),
+            "nas.searching.study:Study._record:22",
+            marks=pytest.mark.heavy,
+        ),
     ],
     ids=["exact", "exact, before the result", "predictor"],
 )

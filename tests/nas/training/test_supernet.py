@@ -106,8 +106,8 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
     "kill_at",
     [
         "nas.training.trainer:Trainer._one:7",
-        "safetensors.torch:serialize_file:8",  # while a checkpoint is written
-        "nas.training.supernet:extremes_accuracy:3",  # trained, not yet tested
+        pytest.param("safetensors.torch:serialize_file:8", marks=pytest.mark.heavy),  # while a checkpoint is written
+        pytest.param("nas.training.supernet:extremes_accuracy:3", marks=pytest.mark.heavy),  # trained, not yet tested
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(folder: Path, whole: Path, kill_at: str) -> None:

@@ -175,6 +175,7 @@ run(main, "go on with --resume")
         ("raise UserError('--x is\\n3; give 4')", 2, "error: --x is 3; give 4\n"),
         ("raise KeyboardInterrupt", 130, "interrupted; the files written so far are whole: go on with --resume\n"),
         ("raise OSError(errno.ENOSPC, 'disk full', 'a')", 2, "error: a: disk full; free some space and go on\n"),
+        ("open('x' * 300)", 2, f"error: {'x' * 100}: File name too long; give a shorter name or path\n"),
         ("open('/', 'w')", 1, None),
         ("raise MemoryError", 2, "error: out of memory; give a smaller --batch-size, --image-size or space\n"),
         ("raise RuntimeError('a bug')", 1, None),
