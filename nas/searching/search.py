@@ -72,7 +72,7 @@ class Config(RayConfig, Goals):
 FREE = ("device", "num_workers", "ray_workers", "ray_address", "run", "name", "resume")
 # A search is a function of its settings and asks its study first, so these may change.
 AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
-MAY_MOVE = ("table",)  # their digests are kept
+MAY_MOVE = ("table", "seed_search")  # their digests are kept
 
 
 def search(config: Config, folder: Path | None = None) -> Path:
@@ -95,10 +95,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
     costs, paths = _costs(config, space)
     tables = record(paths)
     config = replace(config, table=config.table or tuple(map(str, paths.values())))
-    facts: Json = {"tables_sha256": {metric: table["sha256"] for metric, table in tables.items()}}
-    if start:
-        facts["seed_archs_sha256"] = hashlib.sha256(repr(start).encode()).hexdigest()
-    facts["supernet_sha256"] = sha256(run_folder / "supernet/supernet.safetensors")
+    facts = _facts(run_folder, tables, start)
     changed = _reopen(folder, config, facts) if config.resume else {}
     if config.resume and _is_finished(folder, config):
         runs.record(folder, changed)
@@ -106,7 +103,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
         return folder
     name = _study_name(folder, config)
     if config.storage:
-        check_storage(config.storage, None if config.resume else name)
+        check_storage(config.storage, None if config.resume else name, name if "storage" in changed else None)
     of = (config.num_images, config.calibration_images, config.batch_size, config.device, config.num_workers)
     with evaluators(config, EvaluatorConfig(run_folder, *of)) as evaluator:
         images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
@@ -162,6 +159,14 @@ def _pick(config: Config, folder: Path, objective: Objective, result: Json) -> N
         print(f"no longer winners, what was trained of them stays: {', '.join(w['name'] for w in others)}")
 
 
+def _facts(run_folder: Path, tables: Json, start: Sequence[Arch]) -> Json:
+    """What a search depends on beside its settings: digests."""
+    facts: Json = {"tables_sha256": {metric: table["sha256"] for metric, table in tables.items()}}
+    if start:
+        facts["seed_archs_sha256"] = hashlib.sha256(repr(start).encode()).hexdigest()
+    return {**facts, "supernet_sha256": sha256(run_folder / "supernet/supernet.safetensors")}
+
+
 def _study_name(folder: Path, config: Config) -> str:
     """As it was begun with, wherever the run or the search has moved since."""
     if config.resume:
@@ -172,7 +177,8 @@ def _study_name(folder: Path, config: Config) -> str:
 def _reopen(folder: Path, config: Config, facts: Json) -> Json:
     """What is to be recorded. UserError if a setting differs that may not change."""
     free = tuple(name for name in FREE if name != "ray_workers" or config.strategy not in SEQUENTIAL)
-    return runs.reopen(folder, config, free, (*AMENDABLE, *MAY_MOVE), **facts)
+    places = (*MAY_MOVE, "storage") if config.storage else MAY_MOVE
+    return runs.reopen(folder, config, free, (*AMENDABLE, *places), **facts)
 
 
 def _is_finished(folder: Path, config: Config) -> bool:

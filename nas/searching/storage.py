@@ -46,13 +46,14 @@ def check_address(url: str) -> None:
         )
 
 
-def check_storage(url: str, new: str | None) -> None:
+def check_storage(url: str, new: str | None, moved: str | None = None) -> None:
     """
     Args:
         new: name of a study that must not be there.
+        moved: name of one that must be.
 
     Raises:
-        UserError: no database can be used there, or there is such a study.
+        UserError: no database can be used there, or there is such a study, or is not.
     """
     import optuna
 
@@ -60,6 +61,8 @@ def check_storage(url: str, new: str | None) -> None:
         names = optuna.get_all_study_names(open_storage(url))
     if new in names:
         raise UserError(f"{url} holds a study {new} already; search under another --name")
+    if moved is not None and moved not in names:
+        raise UserError(f"{url} holds no study {moved}, which the search was begun with; give the --storage that does")
 
 
 def open_storage(place: str | Path) -> BaseStorage:

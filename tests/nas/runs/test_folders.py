@@ -133,6 +133,38 @@ def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert runs.begun(tmp_path, Settings) == Settings(3, ("a",))
 
 
+def test_going_on_records_only_when_told_to(tmp_path: Path) -> None:
+    runs.begin(tmp_path, Settings(3, ("a",)), study="s")
+    before = (tmp_path / "config.json").read_bytes()
+    changed = runs.reopen(tmp_path, Settings(4, ("a", "b")), (), ("epochs", "names"), study="s")
+    assert changed == {"epochs": 4, "names": ["a", "b"]} and (tmp_path / "config.json").read_bytes() == before
+    runs.record(tmp_path, changed)
+    assert runs.begun(tmp_path, Settings) == Settings(4, ("a", "b"))
+    assert runs.command_of(tmp_path).endswith(" --epochs=4 --names=a --names=b")
+    write_json(tmp_path / "config.json", {"command": "c", "study": 3})
+    with pytest.raises(UserError, match=r"config.json has no study \(3\); restore it"):
+        runs.fact(tmp_path, "study", str)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now"),
+    [
+        ("runs/r/retrain/winner-1", "moved/s/retrain/winner-1"),
+        ("/old/place/runs/tables/t.json", "moved/tables/t.json"),
+        ("runs/r/retrain/gone", "runs/r/retrain/gone"),
+        ("deit_tiny_patch16_224", "deit_tiny_patch16_224"),
+        ("moved/s", "moved/s"),
+    ],
+)
+def test_what_a_run_has_recorded_is_followed_to_where_the_run_is(
+    recorded: str, now: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moved/s/retrain/winner-1").mkdir(parents=True)
+    write_json(Path("moved/tables/t.json"), {})
+    assert runs.follow(recorded, Path("moved/s")) == now
+
+
 @pytest.mark.parametrize("line", ["{", "3", "{}", '{"step": "1"}', "[" * 100_000])
 def test_a_broken_line_of_metrics_is_named_by_its_number(line: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + f"\n{line}\n")

@@ -545,8 +545,14 @@ def test_a_renamed_search_of_a_renamed_run_goes_on_with_its_study(
     shutil.move("runs/r/search", "runs/r/search-first")
     move_run("runs/r", "moved/s")
     shutil.move("runs/tables", "moved/tables")
+    if storage:
+        shutil.move("study.db", "moved.db")
+        flags = ("--resume", "--run", "moved/s", "--winners", "2", "--storage")
+        with pytest.raises(UserError, match=r"empty\.db holds no study r/search, which the search was begun"):
+            main([*flags, "sqlite:///empty.db"])
+        storage = ("--storage", "sqlite:///moved.db")
     monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
-    main(["--resume", "--run", "moved/s", "--winners", "2"])
+    main(["--resume", "--run", "moved/s", "--winners", "2", *storage])
     found = json.loads(Path("moved/s/search-first/result.json").read_text())
     assert len(found["winners"]) == 2 and found["tables"]["latency_ms"]["path"] == "moved/tables/tiny.json"
 
