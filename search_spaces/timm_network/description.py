@@ -18,6 +18,7 @@ from search_spaces.command import UserError
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import read_typed
 from search_spaces.structure import verify
+from search_spaces.structure.chain import chain
 from search_spaces.timm_network.network import Description, Network, describe
 from search_spaces.timm_network.timm_models import TIMM_ERRORS, create_timm, is_timm, nearest, reason, timm_options
 
@@ -57,6 +58,7 @@ def _find(name: str, options: dict[str, Any], size: int) -> Description:
     except TIMM_ERRORS as error:
         raise UserError(f"{name} cannot take {size} px: {reason(error)}; give another --image-size") from None
     try:
+        chain(model)  # it takes less than the rest
         layouts, whole = verify.describe(model, size)
         return describe(model, layouts, whole, size)
     except (UserError, ValueError) as error:
