@@ -22,7 +22,7 @@ from nas.distributed import collectives
 from nas.training.winner import Config, Job
 from nas.training.winners import make_jobs, to_go_on_with, train_all
 from search_spaces import UserError
-from search_spaces.command import fill, parse, run
+from search_spaces.command import check_given, fill, parse, run
 
 
 def configure(argv: Sequence[str] | None) -> tuple[Config, Path, list[Job]]:
@@ -30,7 +30,9 @@ def configure(argv: Sequence[str] | None) -> tuple[Config, Path, list[Job]]:
     config = parse(Config, argv, "python -m nas.retrain", __doc__ or "")
     runs.check_name("--suffix", config.suffix)
     if config.resume:
-        config = fill(config, to_go_on_with(config))
+        begun = to_go_on_with(config)
+        check_given(config, begun, begun.run, ("ray_address",))
+        config = fill(config, begun)
     config.check_workers()
     if config.scheduler and not (config.ray_workers or config.resume):
         raise UserError(f"--scheduler {config.scheduler} is for --ray-workers; give both or none")

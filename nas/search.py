@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from nas import runs
 from nas.searching.search import Config, folder_of, search
-from search_spaces.command import amend, fill, parse, run
+from search_spaces.command import amend, check_given, fill, parse, run
 
 
 def configure(argv: Sequence[str] | None) -> Config:
@@ -23,7 +23,9 @@ def configure(argv: Sequence[str] | None) -> Config:
         return config
     folder = folder_of(config, runs.find_run(config.run, "search*/config.json", "python -m nas.search"))
     name = folder.name.removeprefix("search").removeprefix("-") or None
-    config = fill(config, runs.begun(folder, Config))
+    begun = runs.begun(folder, Config)
+    check_given(config, begun, folder, ("storage", "ray_address"))
+    config = fill(config, begun)
     tables = (text.rpartition("=") for text in config.table)
     table = tuple(f"{label}{sign}{runs.follow(path, folder.parent)}" for label, sign, path in tables)
     return amend(config, run=str(folder.parent), name=name, table=table)

@@ -196,7 +196,40 @@ def test_scripts_that_import_others_are_called_as_modules() -> None:
         assert "scripts" not in packages(ast.walk(ast.parse(SOURCES[f"scripts.{name}"])))
 
 
+def assembled(source: str) -> list[int]:
+    """Lines of a module that make Markup of what is not a template written there; `page.html` escapes the rest."""
+    tree = ast.parse(source)
+    constant = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    return [
+        call.lineno
+        for call in calls
+        if (name := ast.unparse(call.func)) == "Markup"
+        or (
+            name == "html"
+            and not isinstance(call.args[0], ast.Constant)
+            and not (isinstance(call.args[0], ast.Name) and call.args[0].id in constant)
+        )
+    ]
+
+
+@pytest.mark.parametrize("module", [name for name, source in SOURCES.items() if "command.page import" in source])
+def test_pages_are_made_of_templates(module: str) -> None:
+    assert not assembled(SOURCES[module])
+
+
 # ---- the checks see what they forbid
+
+
+def test_assembled_markup_is_seen() -> None:
+    assert assembled('soft = "<p>{}</p>"\nhtml(soft, x)\nhtml("<p>{}</p>", x)\nhtml("<br>" "<p>")\n') == []
+    assert assembled('html(f"<p>{x}</p>")\nMarkup(x)\nhtml(x)\nhtml("<p>" + x)\n') == [1, 2, 3, 4]
 
 
 def test_imports_are_found_where_they_are() -> None:

@@ -140,8 +140,11 @@ class Measurement:
     anchor_spread: float
 
     def __post_init__(self) -> None:
-        """ValueError on a share that is none."""
+        """ValueError on a share that is none, or a number below the least that there can be."""
         check_share("unclean_share", self.unclean_share)
+        for name, least in (("short", 0), ("anchor_spread", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least {least}")
 
     @property
     def anchor_drift(self) -> float:

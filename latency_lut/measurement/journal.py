@@ -7,12 +7,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from latency_lut.backends.base import Runtime
-from latency_lut.backends.protocol import Sample, Settings
+from latency_lut.backends.protocol import Sample, Settings, check_share, check_times
 from search_spaces import UserError
-from search_spaces.command.files import drop_torn_line, try_lock
+from search_spaces.command.files import drop_torn_line, read_json_lines, try_lock
+from search_spaces.command.typed import read_typed
+
+
+class Begun(TypedDict):
+    """The first line."""
+
+    settings: dict[str, Any]
+
+
+def _check_sample(sample: list[float | None]) -> None:
+    """ValueError unless it is the fields of a `Sample`."""
+    if len(sample) != 3:
+        raise ValueError(f"has {len(sample)} numbers, not 3")
+    ms, wait_share, mean_ms = sample
+    check_times("times", *(time or 0.0 for time in (ms, mean_ms)))
+    check_share("wait_share", wait_share)
+
+
+Taken = Annotated[list[float | None], _check_sample]
 
 
 class Journal:
@@ -34,8 +53,8 @@ class Journal:
             if len(lines := self._complete_lines()) > 1:  # else nothing was measured, whatever the settings
                 self._read(lines, settings)
                 return
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} is damaged; delete it to start over") from None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete it to start over") from None
         self._write("w", json.dumps({"settings": settings}))
 
     @classmethod
@@ -56,20 +75,19 @@ class Journal:
             yield cls(path, {**facts, **asdict(runtime), **asdict(settings)})
             path.unlink(missing_ok=True)
 
-    def _complete_lines(self) -> list[str]:
+    def _complete_lines(self) -> list[Any]:
         drop_torn_line(self.path)
-        return self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        return read_json_lines(self.path)
 
-    def _read(self, lines: list[str], settings: Mapping[str, Any]) -> None:
-        before = json.loads(lines[0])["settings"]
+    def _read(self, lines: list[Any], settings: Mapping[str, Any]) -> None:
+        before = read_typed(Begun, lines[0], "line 1")["settings"]
         differing = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
         if differing:
             what = ", ".join(f"{k} {before.get(k)!r} (now {settings.get(k)!r})" for k in differing)
             raise UserError(f"{self.path} was begun with {what}; go on with that, or start over with --no-resume")
-        for line in lines[1:]:
-            for name, samples in json.loads(line).items():
-                taken = [Sample(float(ms), wait_share, float(mean_ms)) for ms, wait_share, mean_ms in samples]
-                self.samples.setdefault(name, []).extend(taken)
+        for number, line in enumerate(lines[1:], 2):
+            for name, samples in read_typed(dict[str, list[Taken]], line, f"line {number}").items():
+                self.samples.setdefault(name, []).extend(Sample(*sample) for sample in samples)  # type: ignore[arg-type]
 
     def append(self, name: str, samples: Sequence[Sample]) -> None:
         """Adds the samples of one visit."""
@@ -96,9 +114,11 @@ def _alone(path: Path) -> Iterator[None]:
     if lock is None:
         raise UserError(f"another process measures into {path}; wait for it")
     with lock:
-        yield
-        with suppress(OSError):  # Windows removes no open file
-            beside.unlink()
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                beside.unlink()
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from tqdm import tqdm
 
@@ -21,7 +21,7 @@ from latency_lut.backends.protocol import Measurement, Settings
 from latency_lut.backends.registry import BACKENDS
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import atomic_folder, read_json, write_json
-from search_spaces.command.typed import read_typed
+from search_spaces.command.typed import Within, read_typed
 
 MANIFEST_SCHEMA, RESULT_SCHEMA = 1, 2
 MANIFEST = "manifest.json"
@@ -59,8 +59,8 @@ class Manifest:
     purpose: str
     table: str | None
     space: str
-    image_size: int
-    num_classes: int
+    image_size: Annotated[int, Within(1, 4096)]
+    num_classes: Annotated[int, Within(2, 1e6)]
     backend: str
     precision: str
     jobs: dict[str, Entry]

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from latency_lut.profiling.report import KindTime, Profile, Report, Varied, findings
-from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, page
+from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, html, page
 
 BAR_HEIGHT, PANEL_HEIGHT = 36, 380  # pixels
 Studied = tuple[Varied, Profile]
@@ -16,8 +16,8 @@ Studied = tuple[Varied, Profile]
 def document(report: Report) -> str:
     """The whole page: the plot, and below it what it shows as text."""
     plot = study_figure(report.studied) if report.studied else kind_figure(report.profiles[0].kinds)
-    head = f'<h1>{escape(report.title)}</h1>\n<p class="soft">{escape(str(report.runtime))}</p>\n'
-    return page(report.title, f"{head}{embed('plot', plot)}<pre>{escape(findings(report))}</pre>\n")
+    head = html('<h1>{}</h1>\n<p class="soft">{}</p>\n', report.title, report.runtime)
+    return page(report.title, (head, embed("plot", plot), html("<pre>{}</pre>\n", findings(report))))
 
 
 def kind_figure(rows: Sequence[KindTime]) -> Any:

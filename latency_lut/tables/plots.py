@@ -9,7 +9,7 @@ from math import ceil, log10
 from typing import Any
 
 from latency_lut.tables.blocks import BlockCost
-from search_spaces.command.page import AXIS, CYCLE, embed, figure, log_axis, page
+from search_spaces.command.page import AXIS, CYCLE, embed, figure, html, log_axis, page
 
 COST_NOTE = "A point is a row of the table; a band spans what else varies at that width: a block's inside, input width."
 MACS_NOTE = "If MACs told the time, all would lie on one level; what lies high is slow for what it computes."
@@ -24,15 +24,15 @@ def table_page(title: str, origin: str, costs: Sequence[BlockCost], text: str) -
         text: the costs as text, shown below them.
     """
     counted = [cost for cost in costs if cost.ms_per_mmac]
-    return page(
-        title,
-        f"<h1>{escape(title)}</h1>\n<pre>{escape(origin)}</pre>\n"
-        f'<h2>What a block costs</h2>\n<p class="soft">{COST_NOTE}</p>\n'
-        f"{embed('cost', cost_figure(costs, lambda cost: cost.min_ms, 'ms'))}"
-        f'<h2>What a million multiply-accumulates cost in it</h2>\n<p class="soft">{MACS_NOTE}</p>\n'
-        f"{embed('per-mac', cost_figure(counted, lambda cost: cost.ms_per_mmac or 0.0, 'ms per MMAC', log=True))}"
-        f"<h2>Every block</h2>\n<pre>{escape(text)}</pre>\n",
+    parts = (
+        html("<h1>{}</h1>\n<pre>{}</pre>\n", title, origin),
+        html('<h2>What a block costs</h2>\n<p class="soft">{}</p>\n', COST_NOTE),
+        embed("cost", cost_figure(costs, lambda cost: cost.min_ms, "ms")),
+        html('<h2>What a million multiply-accumulates cost in it</h2>\n<p class="soft">{}</p>\n', MACS_NOTE),
+        embed("per-mac", cost_figure(counted, lambda cost: cost.ms_per_mmac or 0.0, "ms per MMAC", log=True)),
+        html("<h2>Every block</h2>\n<pre>{}</pre>\n", text),
     )
+    return page(title, parts)
 
 
 def cost_figure(

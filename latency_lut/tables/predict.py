@@ -11,6 +11,7 @@ from typing import Any
 
 from latency_lut.tables.table import LatencyTable, open_table
 from latency_lut.tables.text import heading, shape_text, stage_of
+from latency_lut.tables.validation import read_validation
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 from search_spaces.command import Flags, align, flag
 from search_spaces.command.files import read_json
@@ -143,18 +144,14 @@ def load_archs(table_path: Path, space: SearchSpace, names: Sequence[str]) -> di
 def expected_error(table_path: Path, table: LatencyTable, space: SearchSpace) -> ExpectedError | None:
     """From the validation beside the table; None if there is none, or if it is of other figures or another device than
     the table's."""
-    path = table_path.with_suffix(".validation.json")
-    if not path.exists():
+    data = read_validation(table_path)
+    if data is None:
         return None
-    data = read_json(path)
-    try:
-        same = all(table.latency_ms(space, space.from_json(n["arch"])) == n["predicted_ms"] for n in data["networks"])
-        if not same or data["runtime"] != asdict(table.provenance.runtime):
-            return None
-        accuracy = {name: float(data["table"][name]) for name in ("mape", "within_10_percent")}
-        return ExpectedError(**accuracy, num_archs=len(data["networks"]), busy=bool(data["busy"]))
-    except (KeyError, TypeError, ValueError, UserError):
-        raise UserError(f"{path} is no validation; make it again with python -m latency_lut.validate") from None
+    same = all(table.latency_ms(space, space.from_json(n["arch"])) == n["predicted_ms"] for n in data["networks"])
+    if not same or data["runtime"] != asdict(table.provenance.runtime):
+        return None
+    found = data["table"]
+    return ExpectedError(found["mape"], found["within_10_percent"], len(data["networks"]), data["busy"])
 
 
 # ---- text

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -29,8 +28,20 @@ from nas.objective.metrics import latency_metrics
 from search_spaces import UserError
 from search_spaces.command import Flags, align, flag
 from search_spaces.command.files import read_json, slug, write_json, write_text
+from search_spaces.command.typed import Fraction, Positive, read_typed
 
 OUT = runs.RUNS / "compare"
+
+
+class Point(TypedDict):
+    """A network that is shown beside the fronts."""
+
+    label: str
+    accuracy: Fraction
+    mes: Positive
+    latency_ms: NotRequired[Positive | None]
+    num_params: NotRequired[Positive | None]
+    memory_mb: NotRequired[Positive | None]
 
 
 @dataclass(frozen=True)
@@ -167,20 +178,8 @@ def read_points(name: str) -> list[Json]:
     Raises:
         UserError: not a list of objects with a label, an accuracy (a fraction) and a mes above 0.
     """
-    points = read_json(Path(name))
-    if not isinstance(points, list):
-        raise UserError(f"{name} is no JSON list; give one of objects with label, accuracy and mes")
-    for i, point in enumerate(points):
-        if not _is_point(point):
-            shown = json.dumps(point)[:80]
-            raise UserError(f"{name}: entry {i} is {shown}; give a label, an accuracy from 0 to 1 and a mes above 0")
-    return points
-
-
-def _is_point(point: Any) -> bool:
-    if not isinstance(point, dict) or "label" not in point:
-        return False
-    accuracy, mes, *others = (point.get(name) for name in ("accuracy", "mes", "latency_ms", "num_params"))
-    if not (isinstance(accuracy, int | float) and isinstance(mes, int | float)):
-        return False
-    return 0 <= accuracy <= 1 and 0 < mes < math.inf and all(isinstance(o, int | float | None) for o in others)
+    try:
+        hint: Any = list[Point]
+        return list(read_typed(hint, read_json(Path(name)), "entry"))
+    except ValueError as error:
+        raise UserError(f"{name}: {error}; give a list of objects with label, accuracy and mes") from None

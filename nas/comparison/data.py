@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from nas.objective.tables import recorded
 from nas.searching.result import objective_of, read_result
 from nas.searching.search import FREE
 from search_spaces import SearchSpace, UserError
-from search_spaces.command.files import read_json, sha256
+from search_spaces.command.files import sha256
 
 Json = dict[str, Any]
 
@@ -31,6 +31,13 @@ NO_SETTINGS |= {"num_images", "calibration_images", "batch_size", "table_sha256"
 NO_SETTINGS |= {"seed_archs_sha256"}  # in short: `_settings`
 TABLE = "table of"  # begins the names of settings that say which latency table
 NUMBERS = ("accuracy", "mes", "num_params")  # of every evaluation; latencies if there are tables
+
+
+class SearchFacts(TypedDict):
+    """Of a search's `config.json`, beside its flags."""
+
+    supernet_sha256: NotRequired[str]
+    seed_archs_sha256: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ def _is_finished(folder: Path) -> bool:
 def read_search(folder: Path) -> Search:
     """Raises UserError if a file is missing or is not of this version."""
     path, run_folder = folder / "result.json", folder.parent
-    result, config = read_result(folder), read_json(folder / "config.json")
+    result, config = read_result(folder), runs.begun_with(SearchFacts, folder)
     info = runs.load_run_info(run_folder)
     try:
         points, evaluations = _points(result, info.search_space())
@@ -156,7 +163,7 @@ def read_search(folder: Path) -> Search:
     return search
 
 
-def _settings(result: Json, config: Json) -> Json:
+def _settings(result: Json, config: Mapping[str, Any]) -> Json:
     chosen = {k.replace("_", "-"): v for k, v in config.items() if k not in NO_SETTINGS}
     objective = objective_of(result)
     alphas = {f"α {shown(t.metric).name}": t.alpha for t in objective.terms}
@@ -193,7 +200,7 @@ def _check_numbers(search: Search) -> None:
 # ---- what can be compared
 
 
-def _identity(result: Json, config: Json, info: runs.RunInfo, run_folder: Path) -> Json:
+def _identity(result: Json, config: Mapping[str, Any], info: runs.RunInfo, run_folder: Path) -> Json:
     supernet = run_folder / "supernet" / "supernet.safetensors"
     return {
         "space": f"{info.space} at {info.image_size} px, {info.num_classes} classes",

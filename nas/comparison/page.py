@@ -1,7 +1,4 @@
-"""The page of `nas.compare`: hypervolume over evaluations and time, the fronts, and the tables.
-
-Text from outside is escaped: Plotly reads HTML in it.
-"""
+"""The page of `nas.compare`: hypervolume over evaluations and time, the fronts, and the tables."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from nas.comparison.groups import Group
 from nas.comparison.tables import Table
 from nas.objective.hypervolume import Progress
 from nas.objective.metrics import latency_metrics, shown
-from search_spaces.command.page import CYCLE, embed, figure, log_axis, page, table
+from search_spaces.command.page import CYCLE, Markup, embed, figure, html, log_axis, page, table
 
 RED = "#d1455f"
 BAND = (
@@ -37,28 +34,26 @@ def compare_page(groups: Sequence[Group], tables: Sequence[Table], points: Seque
     summary, *others = tables
     timed = [group for group in groups if group.over_minutes]
     parts = [
-        f"<h1>{escape(title)}</h1>\n",
+        html("<h1>{}</h1>\n", title),
         _table(summary),
-        "<h2>Hypervolume</h2>\n",
-        f'<p class="soft">{BAND}</p>\n',
+        html('<h2>Hypervolume</h2>\n<p class="soft">{}</p>\n', BAND),
         embed("evaluations", progress_figure([(g.label, g.over_evaluations) for g in groups], "evaluations"), ""),
     ]
     if timed:
-        parts.append(f'<p class="soft">{MINUTES}</p>\n')
+        parts.append(html('<p class="soft">{}</p>\n', MINUTES))
         over_time = progress_figure([(g.label, g.over_minutes) for g in groups], "minutes")
         parts.append(embed("minutes", over_time, ""))
-    parts.append("<h2>Fronts</h2>\n")
-    parts.append(embed("fronts", fronts_figure(groups, points), ""))
-    parts += [f"<h2>{escape(t.title)}</h2>\n{_table(t)}" for t in others]
-    parts.append("<h2>The searches</h2>\n" + _members(groups))
-    return page(title, "".join(parts))
+    parts.append(html("<h2>Fronts</h2>\n{}", embed("fronts", fronts_figure(groups, points), "")))
+    parts += [html("<h2>{}</h2>\n{}", t.title, _table(t)) for t in others]
+    parts.append(html("<h2>The searches</h2>\n{}", _members(groups)))
+    return page(title, parts)
 
 
-def _table(t: Table) -> str:
-    return f'{table(t.head, t.rows)}<p class="soft">{escape(t.note)}</p>\n'
+def _table(t: Table) -> Markup:
+    return html('{}<p class="soft">{}</p>\n', table(t.head, t.rows), t.note)
 
 
-def _members(groups: Sequence[Group]) -> str:
+def _members(groups: Sequence[Group]) -> Markup:
     rows = [
         [group.label, str(search.folder), "–" if search.seed is None else str(search.seed), f"{over.final:.4f}"]
         for group in groups

@@ -62,8 +62,9 @@ def create(name: str, root: str | None, split: str) -> Any:
         raise UserError(f"{name} needs --data-dir, the folder that holds it")
     if root is not None and not Path(root).exists():
         raise UserError(f"--data-dir {root} does not exist; name the folder that holds {name}")
+    place = root if root is None else str(Path(root).resolve())  # absolute: webdataset runs what begins with "pipe:"
     try:
-        return create_dataset(name, root=root, search_split=False, split=split)
+        return create_dataset(name, root=place, search_split=False, split=split)
     except ImportError as error:
         raise UserError(f"{name} needs a package ({error}); pip install 'mobile-nas[streams]'") from None
     except Exception as error:  # whatever four libraries raise on files that are not what they should be

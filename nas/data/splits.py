@@ -24,6 +24,7 @@ from nas.data.places import NO_TEST, list_path, locate
 from nas.data.sources import Skipped, Source, digits, open_listing, open_named
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
+from search_spaces.command.typed import Count
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class DataConfig(Flags):
 class Splits:
     """Sizes of the splits, the corrupt images left out, and a digest of everything the splits were drawn from."""
 
-    train: int
-    search: int
-    test: int
+    train: Count
+    search: Count
+    test: Count
     skipped: tuple[str, ...]
     digest: str
 

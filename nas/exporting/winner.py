@@ -14,8 +14,9 @@ from nas import runs
 from nas.data.batches import preprocessing
 from nas.networks.weights import check_finite
 from nas.runs.checkpoint import load_module, load_tensors
+from nas.runs.results import REMEDY, TrainedResult
 from search_spaces import Arch, SearchSpace, UserError
-from search_spaces.command.files import read_json
+from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
 
 
@@ -101,10 +102,10 @@ def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:
     winners = []
     for name in names or found:
         path = folder / "retrain" / name / "result.json"
+        result = load_typed(TrainedResult, path, REMEDY)
         try:
-            result = read_json(path)
-            arch, test_accuracy = space.from_json(result["arch"]), float(result["test_accuracy"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no result of nas.retrain ({error}); restore it or retrain") from None
-        winners.append(Winner(name, path.parent, info, space, arch, test_accuracy))
+            arch = space.from_json(result["arch"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        winners.append(Winner(name, path.parent, info, space, arch, result["test_accuracy"]))
     return winners

@@ -205,6 +205,7 @@ def _objective(config: Config, folder: Path, space: SearchSpace) -> tuple[Object
     """MES and its tables: those of a search, or the published MES by the table given or the newest that fits."""
     if config.search is not None and config.table is not None:
         raise UserError(f"--search {config.search} brings its own tables; leave out --table")
+    runs.check_name("--search", config.search)
     found = runs.newest(folder, f"{config.search or 'search*'}/result.json")
     if config.search is not None and found is None:
         raise UserError(f"{folder} has no finished search {config.search}; see `ls {folder}`")

@@ -1,4 +1,4 @@
-"""The page of `nas.evaluate`: accuracy of each class, and what is taken for what. Text from outside is escaped."""
+"""The page of `nas.evaluate`: accuracy of each class, and what is taken for what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from nas.inspection.confusion import mistakes
 from nas.inspection.text import Json, origin, percent, worst_first
 from nas.objective.metrics import latency_metrics, shown
-from search_spaces.command.page import BLUE, CYCLE, ORANGE, embed, figure, page, table, warning
+from search_spaces.command.page import BLUE, CYCLE, ORANGE, Markup, embed, figure, html, page, table, warning
 
 MAX_CLASSES = 60  # in a plot; of more, this many of the worst and of the most frequent mistakes:
 MOST = 30
@@ -36,45 +36,46 @@ def evaluation_page(result: Json) -> str:
     Args:
         result: what `nas.evaluate` writes as JSON.
     """
-    body = "".join(html for section in (_summary, _classes, _mistakes) for html in section(result))
-    return page(f"{result['run']}: {_names(result)}", body)
+    parts = (part for section in (_summary, _classes, _mistakes) for part in section(result))
+    return page(f"{result['run']}: {_names(result)}", parts)
 
 
 def _names(result: Json) -> str:
     return ", ".join(network["name"] for network in result["networks"])
 
 
-def _summary(result: Json) -> Iterator[str]:
-    yield f"<h1>{escape(result['run'])}: {escape(_names(result))}</h1>\n"
-    yield f'<p class="soft">{escape(origin(result))}</p>\n'
+def _summary(result: Json) -> Iterator[Markup]:
+    yield html("<h1>{}: {}</h1>\n", result["run"], _names(result))
+    yield html('<p class="soft">{}</p>\n', origin(result))
     latencies = latency_metrics(result["tables"])
     head = [*_COLUMNS, *(f"{shown(m).title.capitalize()}\npredicted" for m in latencies), *_COSTS]
     yield table(head, [_row(network, latencies) for network in result["networks"]], text=(0, 1), wide=True)
     yield from map(warning, result["table_warnings"])
-    yield f'<p class="soft">{NOTE}</p>\n<pre>{escape(result["command"])}</pre>\n'
+    yield html('<p class="soft">{}</p>\n<pre>{}</pre>\n', NOTE, result["command"])
 
 
-def _classes(result: Json) -> Iterator[str]:
+def _classes(result: Json) -> Iterator[Markup]:
     names, networks = result["classes"], result["networks"]
-    yield "<h2>Accuracy of each class</h2>\n"
+    yield html("<h2>Accuracy of each class</h2>\n")
     if len(names) > MAX_CLASSES:
-        yield f'<p class="soft">The {MOST} classes that {escape(networks[0]["name"])} knows least.</p>\n'
+        yield html('<p class="soft">The {} classes that {} knows least.</p>\n', MOST, networks[0]["name"])
     yield embed("classes", class_bars(result))
     rows = [
         [name, f"{size:,}", *(percent(network["per_class"][i]) for network in networks)]
         for i, (name, size) in enumerate(zip(names, result["class_sizes"], strict=True))
     ]
-    yield f"<details><summary>All {len(names)} classes</summary>\n"
-    yield table(["Class", "Images", *(network["name"] for network in networks)], rows) + "</details>\n"
+    head = ["Class", "Images", *(network["name"] for network in networks)]
+    yield html("<details><summary>All {} classes</summary>\n{}</details>\n", len(names), table(head, rows))
 
 
-def _mistakes(result: Json) -> Iterator[str]:
+def _mistakes(result: Json) -> Iterator[Markup]:
     names, counts = result["classes"], [np.array(network["confusion"]) for network in result["networks"]]
     matrix = len(names) <= MAX_CLASSES
     top = max(float(_shares(c)[~np.eye(len(names), dtype=bool)].max()) for c in counts)
-    yield f'<h2>What is taken for what</h2>\n<p class="soft">{MATRIX_NOTE if matrix else BARS_NOTE}</p>\n'
+    note = MATRIX_NOTE if matrix else BARS_NOTE
+    yield html('<h2>What is taken for what</h2>\n<p class="soft">{}</p>\n', note)
     for i, (network, count) in enumerate(zip(result["networks"], counts, strict=True)):
-        yield f"<h3>{escape(network['name'])}</h3>\n"
+        yield html("<h3>{}</h3>\n", network["name"])
         yield embed(f"mistakes-{i}", confusion_matrix(names, count, top) if matrix else mistake_bars(names, count))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,20 @@ from torch import Tensor, nn
 from nas import runs
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
+from nas.networks.checkpoints import check_finite
 from nas.runs.checkpoint import load_module, load_tensors
 from search_spaces import Arch, UserError
+from search_spaces.command.typed import read_typed
 from supernet import Supernet, recalibrate
 
 CALIBRATION_IMAGES = 2048
 BATCH_SIZE = 256
+
+
+class Header(TypedDict):
+    """Of `supernet.safetensors`."""
+
+    norm: Literal["width", "shared"]
 
 
 def load_supernet(folder: Path, device: torch.device) -> Supernet:
@@ -27,8 +36,13 @@ def load_supernet(folder: Path, device: torch.device) -> Supernet:
     """
     path = folder / "supernet" / "supernet.safetensors"
     tensors, info = load_tensors(path)
-    supernet = Supernet(runs.load_run_info(folder).search_space(), norm=info.get("norm", "width"))
+    try:
+        norm = read_typed(Header, info, "its header")["norm"]
+    except ValueError as error:
+        raise UserError(f"{path} is no supernet of this version ({error}); restore it or train again") from None
+    supernet = Supernet(runs.load_run_info(folder).search_space(), norm=norm)
     load_module(supernet, tensors, path)
+    check_finite(tensors, path)
     return supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 

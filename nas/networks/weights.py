@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from nas import runs
 from nas.data.batches import MEAN, STD
 from nas.networks.checkpoints import check_finite, check_fits, fitted, read_state
 from nas.runs.checkpoint import differences, load_module, load_tensors
+from nas.runs.results import REMEDY, TrainedResult
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json
-from search_spaces.command.typed import read_typed
+from search_spaces.command.typed import load_typed, read_typed
 from search_spaces.timm_network.timm_models import TIMM_ERRORS, reason
 
 
@@ -145,15 +147,29 @@ def load_prepared(network: nn.Module, state: Mapping[str, Tensor]) -> str | None
 
 
 @dataclass(frozen=True)
-class Winner:
-    """A network of a space of ours, retrained or exported, and what its images and classes were."""
+class Facts:
+    """What tells a network of a space of ours, retrained or exported, from others, and what its images were."""
 
-    network: nn.Module
     arch: dict[str, Any]
     image_size: int
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[runs.Mean, ...]
+    std: tuple[runs.Std, ...]
+
+    def __post_init__(self) -> None:
+        """ValueError without a space, or with other channels than R, G, B."""
+        if not isinstance(self.arch.get("space"), str):
+            raise ValueError("its arch has no space")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError("it has no mean and std of R, G, B")
+
+
+@dataclass(frozen=True)
+class Winner:
+    """Such a network, with its weights."""
+
+    network: nn.Module
+    facts: Facts
 
 
 def load_winner(path: Path) -> Winner:
@@ -166,22 +182,28 @@ def load_winner(path: Path) -> Winner:
     """
     tensors, info = load_tensors(path)
     try:
-        if "arch" in info:  # exported: the file says everything of itself
-            info = {name: json.loads(info[name]) for name in ("arch", "classes", "image_size", "mean", "std")}
-        else:
-            run = runs.load_run_info(path.parent.resolve().parents[1])
-            info = {**vars(run), "arch": read_json(path.with_name("result.json"))["arch"]}
-        arch, pixels, classes = info["arch"], info["image_size"], tuple(info["classes"])
-        space = get_space(arch["space"], pixels, len(classes))
-        network = space.build(space.from_json(arch))
-        mean, std = (tuple(map(float, info[name])) for name in ("mean", "std"))
-        if len(mean) != 3 or len(std) != 3:
-            raise ValueError("it has no mean and std of R, G, B")
-    except (IndexError, KeyError, TypeError, ValueError, UserError) as error:
+        facts = _exported_facts(info) if "arch" in info else _run_facts(path)
+        space = get_space(facts.arch["space"], facts.image_size, len(facts.classes))
+        network = space.build(space.from_json(facts.arch))
+    except (IndexError, KeyError, ValueError, RecursionError, UserError) as error:
         raise UserError(f"{path} is no winner, retrained in its run or exported: {error}; give its folder") from None
     load_module(network, tensors, path)
     check_finite(tensors, path)
-    return Winner(network, arch, pixels, classes, mean, std)
+    return Winner(network, facts)
+
+
+def _exported_facts(info: dict[str, Any]) -> Facts:
+    """By the file, which says everything of itself, each fact as JSON. KeyError or ValueError if it does not."""
+    texts = read_typed(dict[str, str], info, "its header")
+    raw = {field.name: json.loads(texts[field.name]) for field in dataclasses.fields(Facts)}
+    return read_typed(Facts, raw, "its header")
+
+
+def _run_facts(path: Path) -> Facts:
+    """By the run that the file lies in. IndexError or UserError if it lies in none."""
+    run = runs.load_run_info(path.parent.resolve().parents[1])
+    arch = load_typed(TrainedResult, path.with_name("result.json"), REMEDY)["arch"]
+    return Facts(arch, run.image_size, run.classes, run.mean, run.std)
 
 
 def winner_file(path: Path, flag: str) -> Path:

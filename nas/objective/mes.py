@@ -10,6 +10,9 @@ import numpy as np
 
 from nas.objective.metrics import shown, unit_of
 from search_spaces import UserError
+from search_spaces.command.typed import read_typed
+
+MOST_UNIT, MOST_ALPHA = 1e15, 100  # beyond them scores are no longer numbers
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,10 @@ class Term:
     alpha: float
 
     def __post_init__(self) -> None:
-        if not (self.unit > 0 and np.isfinite(self.unit)):
-            raise UserError(f"unit of {self.metric} is {self.unit}; give a number above 0")
-        if not (self.alpha >= 0 and np.isfinite(self.alpha)):
-            raise UserError(f"alpha of {self.metric} is {self.alpha}; give a number from 0 on")
+        if not 0 < self.unit <= MOST_UNIT:
+            raise UserError(f"unit of {self.metric} is {self.unit}; give a number above 0, to {MOST_UNIT:g}")
+        if not 0 <= self.alpha <= MOST_ALPHA:
+            raise UserError(f"alpha of {self.metric} is {self.alpha}; give a number from 0 to {MOST_ALPHA}")
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Objective:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Objective:
-        """The inverse of `to_json`."""
-        return cls(tuple(Term(**term) for term in data["terms"]), data["limits"])
+        """The inverse of `to_json`. ValueError on anything else."""
+        return read_typed(cls, data, "objective")
 
     def to_json(self) -> dict[str, Any]:
         return {"terms": [asdict(term) for term in self.terms], "limits": dict(self.limits)}

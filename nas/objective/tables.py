@@ -50,6 +50,9 @@ def record(paths: Mapping[str, Path]) -> dict[str, Any]:
 def recorded(tables: Mapping[str, Any]) -> dict[str, Path]:
     """The files of what `record` made. UserError if one is gone or has changed."""
     for table in tables.values():
-        if table["sha256"] not in (None, sha256(Path(table["path"]))):  # None: of old results
+        path = Path(table["path"])
+        if path.exists() and not path.is_file():  # a device, say, that can be read for ever
+            raise UserError(f"cannot read {path}: it is no file; give the table that was searched with")
+        if table["sha256"] not in (None, sha256(path)):  # None: of old results
             raise UserError(f"{table['path']} has changed since it was searched with; give the one that it was")
     return {metric: Path(table["path"]) for metric, table in tables.items()}

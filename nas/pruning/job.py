@@ -31,6 +31,7 @@ from nas.pruning.page import write_page
 from nas.pruning.recipe import Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
+from nas.runs.results import REMEDY, FinishedPruning, Selection
 from nas.training.drop_path import drop_path_blocks, set_drop_path
 from nas.training.precision import check_amp
 from nas.training.progress import check_epochs
@@ -38,7 +39,8 @@ from nas.training.recipe import FREE_ON_RESUME
 from nas.training.trainer import Trainer, steps_per_epoch
 from nas.training.winner import make_trainer
 from search_spaces import UserError
-from search_spaces.command.files import atomic_folder, read_json, write_json
+from search_spaces.command.files import atomic_folder, write_json
+from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
 from search_spaces.structure.base import Structure
 from search_spaces.structure.costs import Costs
@@ -76,10 +78,13 @@ def prune(config: Config, source: Source, folder: Path) -> None:
     facts["network"] = source.recipe.name
     changed: dict[str, Any] = {}
     if config.resume:
+        path = folder / "result.json"
+        result = load_typed(FinishedPruning, path, REMEDY) if path.exists() else None
         may_change = (*AMENDABLE, *_check_epochs(config, folder, source, data))
         changed = runs.reopen(folder, config, FREE, may_change, **facts)
-        if (folder / "result.json").exists():
-            _finished(config, folder, data, changed)
+        if result is not None:
+            runs.record(folder, changed)
+            _finished(config, folder, data, dict(result))
             return
     job = Job(config, folder, source, data)
     source.check_splits(data)
@@ -110,10 +115,8 @@ def _dense_folder(source: Source, folder: Path) -> Path | None:
     return None if source.weights is not None else folder.parents[1] / "dense" / source.recipe.name
 
 
-def _finished(config: Config, folder: Path, data: Data, changed: dict[str, Any]) -> None:
+def _finished(config: Config, folder: Path, data: Data, result: dict[str, Any]) -> None:
     """Exports a finished pruning in the formats that it has not been exported in."""
-    result = read_json(folder / "result.json")
-    runs.record(folder, changed)
     if not (formats := [name for name in config.formats if name not in result["export"]]):
         print(f"{folder} is finished: nothing to do")
         return
@@ -287,7 +290,7 @@ class Job:
             if config.round_epochs and number < config.iterative:
                 present, _ = self.train(folder, config.round_epochs, present, f"round {number}")
             pruner.model, pruner.structure = present.model, present.structure
-        return present, [read_json(folder / "selection.json") for folder in folders]
+        return present, [dict(load_typed(Selection, f / "selection.json", REMEDY)) for f in folders]
 
     def _round(self, pruner: Pruner, present: Network, number: int, folder: Path) -> Network:
         start = time.monotonic()

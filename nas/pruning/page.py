@@ -10,10 +10,24 @@ from typing import Any
 
 from nas import runs
 from nas.objective.mes import PUBLISHED
-from nas.searching.result import points_of
+from nas.searching.result import points_of, read_result
 from search_spaces import UserError
-from search_spaces.command.files import read_json, write_text
-from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, embed, figure, log_axis, page, table, warning
+from search_spaces.command.files import write_text
+from search_spaces.command.page import (
+    BLUE,
+    CYCLE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    Markup,
+    embed,
+    figure,
+    html,
+    log_axis,
+    page,
+    table,
+    warning,
+)
 from search_spaces.structure.base import Structure
 
 Json = dict[str, Any]
@@ -27,18 +41,16 @@ def write_page(folder: Path, result: Json, dense: Structure, pruned: Structure, 
         result: the pruning's `result.json`.
         data_digest: of the images: a search on others is not beside it.
     """
-    body = "".join(
-        [
-            *_summary(folder, result),
-            *_curve(result, newest_search(data_digest)),
-            *_bars(dense, pruned),
-            *_stages(result),
-            *_shapes(dense, pruned),
-            f"<h2>Command</h2>\n<pre>{escape(result['command'])}</pre>\n",
-        ]
-    )
+    parts = [
+        *_summary(folder, result),
+        *_curve(result, newest_search(data_digest)),
+        *_bars(dense, pruned),
+        *_stages(result),
+        *_shapes(dense, pruned),
+        html("<h2>Command</h2>\n<pre>{}</pre>\n", result["command"]),
+    ]
     path = folder / "report.html"
-    write_text(path, page(f"{result['model']}, {result['target']}", body))
+    write_text(path, page(f"{result['model']}, {result['target']}", parts))
     return path
 
 
@@ -47,11 +59,11 @@ def newest_search(data_digest: str) -> tuple[Path, Json] | None:
     found = []
     for path in runs.RUNS.glob("*/search*/result.json"):
         try:
-            if read_json(path.parents[1] / "run.json")["splits"]["digest"] == data_digest:
-                search = read_json(path)
+            if runs.load_run_info(path.parents[1]).splits.digest == data_digest:
+                search = read_result(path.parent)
                 if any("latency_ms" in point for point in points_of(search)):
                     found.append((path.stat().st_mtime_ns, path.parent, search))
-        except (UserError, KeyError, TypeError):  # of another version, or damaged: no reason to lose this page
+        except UserError:  # of another version, or damaged: no reason to lose this page
             continue
     return max(found)[1:] if found else None
 
@@ -59,15 +71,14 @@ def newest_search(data_digest: str) -> tuple[Path, Json] | None:
 # ---- sections
 
 
-def _summary(folder: Path, result: Json) -> Iterator[str]:
+def _summary(folder: Path, result: Json) -> Iterator[Markup]:
     accuracy, networks, method = result["accuracy"], result["networks"], result["method"]
-    yield f"<h1>{escape(folder.resolve().name)}</h1>\n"
-    normalized = "" if method["normalize"] == "none" else f" per {escape(method['normalize'])} saved"
-    criterion = escape(method["criterion"])
-    yield (
-        f'<p class="soft">{escape(result["model"])} pruned to {escape(result["target"])} by {criterion} '
-        f"importance{normalized}, {escape(method['scope'])}, in {result['pruning_seconds']:.1f} s; fine-tuned "
-        f"{result['finetune_epochs']} epochs in {result['finetune_minutes']:.1f} minutes</p>\n"
+    yield html("<h1>{}</h1>\n", folder.resolve().name)
+    normalized = "" if method["normalize"] == "none" else f" per {method['normalize']} saved"
+    yield html(
+        '<p class="soft">{model} pruned to {target} by {criterion} importance{normalized}, {scope}, in '
+        "{pruning_seconds:.1f} s; fine-tuned {finetune_epochs} epochs in {finetune_minutes:.1f} minutes</p>\n",
+        **{**result, "criterion": method["criterion"], "scope": method["scope"], "normalized": normalized},
     )
     rows = [
         [
@@ -86,22 +97,21 @@ def _summary(folder: Path, result: Json) -> Iterator[str]:
     ]
     head = ["", "Accuracy\nsearch split", "Accuracy\ntest split", "Latency, ms\nmeasured", "Parameters\nmillions"]
     yield table([*head, "MACs\nmillions", "MES"], rows, wide=True)
-    device = result["device"]
-    yield (
-        f'<p class="soft">Latency: both networks in one interleaved run, {escape(device["runtime"])} '
-        f"{escape(device['runtime_version'])}, {escape(device['precision'])}, {device['threads']} thread(s), "
-        f"{escape(device['device'])}. MES = 100 · (latency / 1 ms)<sup>−1</sup> · (parameters / 3 M)<sup>−0.5</sup>"
-        "</p>\n"
+    yield html(
+        '<p class="soft">Latency: both networks in one interleaved run, {runtime} {runtime_version}, {precision}, '
+        "{threads} thread(s), {device}. MES = 100 · (latency / 1 ms)<sup>−1</sup> · (parameters / 3 M)<sup>−0.5</sup>"
+        "</p>\n",
+        **result["device"],
     )
     if result["busy"]:
         yield warning("WARNING: the machine was busy while latencies were measured; repeat it when it is quiet")
     if trials := [trial for entry in result["rounds"] for trial in entry["latency_trials"]]:
         cells = [[f"{100 * t['macs_share']:.1f} %", f"{100 * t['latency_share']:.1f} %"] for t in trials]
-        yield "<h3>Networks measured on the way to the latency</h3>\n"
+        yield html("<h3>Networks measured on the way to the latency</h3>\n")
         yield table(["MACs", "Latency"], cells, text=())
 
 
-def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[str]:
+def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[Markup]:
     import plotly.graph_objects as go
 
     accuracy, networks = result["accuracy"], result["networks"]
@@ -118,7 +128,7 @@ def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[str]:
         ):
             pairs = sorted((m, 100 * p["accuracy"]) for m, p in zip(search_scores, points, strict=True) if chosen(p))
             traces.append(_markers(go, name, pairs, color, size))
-        origin = f"The search is {escape(str(folder))}, its latency that of its table; "
+        origin = f"The search is {folder}, its latency that of its table; "
     else:
         origin = "No search on these images has been found under runs/ to compare with; "
     path = [
@@ -128,12 +138,13 @@ def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[str]:
     ]
     texts = ["before", "pruned", "fine-tuned"]
     traces.append(_markers(go, "this network", path, ORANGE, 11, mode="lines+markers+text", text=texts))
-    yield "<h2>Accuracy against MES</h2>\n"
+    yield html("<h2>Accuracy against MES</h2>\n")
     plot = figure(traces, "MES (log scale, more is better)", "accuracy on the search split, %", xaxis=log_axis(scores))
     yield embed("curve", plot, "")
-    yield (
-        f'<p class="soft">{origin}MES of all points has the exponents and units above. A search’s accuracies are '
-        "those of the supernet’s weights, before retraining.</p>\n"
+    yield html(
+        '<p class="soft">{}MES of all points has the exponents and units above. A search’s accuracies are '
+        "those of the supernet’s weights, before retraining.</p>\n",
+        origin,
     )
 
 
@@ -187,15 +198,15 @@ def embeddings(structure: Structure) -> dict[str, str]:
     return found
 
 
-def _bars(dense: Structure, pruned: Structure) -> Iterator[str]:
+def _bars(dense: Structure, pruned: Structure) -> Iterator[Markup]:
     before, after = channels(dense), channels(pruned)
     shares = {
         kind: {layer: 100 * after[kind][layer] / count for layer, count in layers.items()}
         for kind, layers in before.items()
     }
-    yield "<h2>What remains</h2>\n"
+    yield html("<h2>What remains</h2>\n")
     yield embed("remaining", _grouped(shares, "channels that remain, %"), "")
-    yield (
+    yield html(
         '<p class="soft">Queries and keys are multiplied with each other, so they lose the same channels. A '
         "projection’s output is the embedding, its input the values.</p>\n"
     )
@@ -208,9 +219,9 @@ def _bars(dense: Structure, pruned: Structure) -> Iterator[str]:
             if layers:
                 ratios[f"{kind}, {label}"] = layers
     if ratios:
-        yield "<h3>Channels over the embedding</h3>\n"
+        yield html("<h3>Channels over the embedding</h3>\n")
         yield embed("ratio", _grouped(ratios, "output channels / embedding", pairs=True), "")
-        yield (
+        yield html(
             '<p class="soft">As Figure 5 of EfficientViT (Liu et al., CVPR 2023, supplement) has it for DeiT-T; the '
             "embedding is each network’s own.</p>\n"
         )
@@ -245,7 +256,7 @@ def _block(layer: str) -> str:
     return layer.removesuffix(".attn").removesuffix(".ffn")
 
 
-def _stages(result: Json) -> Iterator[str]:
+def _stages(result: Json) -> Iterator[Markup]:
     import plotly.graph_objects as go
 
     times = {name: row["stages_ms"] for name, row in result["networks"].items()}
@@ -256,19 +267,19 @@ def _stages(result: Json) -> Iterator[str]:
         go.Bar(name=name, x=order, y=[stages.get(stage, 0.0) for stage in order], marker={"color": color})
         for (name, stages), color in zip(times.items(), (GRAY, GREEN), strict=True)
     ]
-    yield "<h2>Latency by stage</h2>\n"
+    yield html("<h2>Latency by stage</h2>\n")
     yield embed("stages", figure(traces, "", "ms", barmode="group", xaxis={"tickangle": -60}), "")
-    yield (
+    yield html(
         '<p class="soft">The runtime’s own time of every operator, added up by the part of the network that it is of; '
         "its profiler slows each operator a little, so the sum is more than the latency above.</p>\n"
     )
 
 
-def _shapes(dense: Structure, pruned: Structure) -> Iterator[str]:
+def _shapes(dense: Structure, pruned: Structure) -> Iterator[Markup]:
     before, after = dense.sizes, pruned.sizes
     rows = [
         [d.name, d.kind, str(before[d.name]), str(after[d.name]), f"{100 * after[d.name] / before[d.name]:.0f} %"]
         for d in dense.dimensions
     ]
-    yield f"<details><summary>The {len(rows)} dimensions</summary>\n"
-    yield table(["Dimension", "Kind", "Before", "After", "Remains"], rows, text=(0, 1)) + "</details>\n"
+    shapes = table(["Dimension", "Kind", "Before", "After", "Remains"], rows, text=(0, 1))
+    yield html("<details><summary>The {} dimensions</summary>\n{}</details>\n", len(rows), shapes)

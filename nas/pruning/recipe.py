@@ -17,6 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from nas import runs
 from nas.data.batches import MEAN, STD
 from nas.networks.checkpoints import check_finite
 from nas.networks.weights import load_timm, load_winner
@@ -56,8 +57,8 @@ class Recipe:
     arch: dict[str, Any] | None
     image_size: int
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[runs.Mean, ...]
+    std: tuple[runs.Std, ...]
     kept: dict[str, tuple[int, ...]]
     versions: dict[str, str]
     layouts: Layouts | None = None
@@ -203,8 +204,8 @@ def open_timm(recipe: Recipe, checkpoint: Path) -> tuple[nn.Module, Structure]:
 def open_winner(file: Path) -> tuple[Recipe, nn.Module, Structure]:
     """A retrained or exported winner of ours. UserError if it cannot be read."""
     winner = load_winner(file)
-    arch = winner.arch
-    recipe = Recipe(None, {}, arch, winner.image_size, winner.classes, winner.mean, winner.std, {}, _versions())
+    known = winner.facts
+    recipe = Recipe(None, {}, known.arch, known.image_size, known.classes, known.mean, known.std, {}, _versions())
     model, structure = recipe.build()
     model.load_state_dict(winner.network.state_dict())
     return recipe, model, structure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import timm
 import torch
@@ -15,7 +16,7 @@ from nas.networks.weights import check_takes, normalization, winner_file
 from nas.pruning import recipe as recipes
 from nas.pruning.recipe import Recipe
 from search_spaces import UserError
-from search_spaces.command.files import read_json, sha256
+from search_spaces.command.files import sha256
 from search_spaces.structure.base import Structure
 from search_spaces.structure.families.registry import prepare
 from search_spaces.structure.layouts import Layouts
@@ -23,6 +24,12 @@ from search_spaces.structure.verify import describe
 from search_spaces.timm_network.timm_models import create_timm
 
 DIGITS_SIZE = 32
+
+
+class Facts(TypedDict):
+    """Of a pruning's `config.json`, beside its flags; the training of a network before it has none."""
+
+    data_digest: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,8 @@ def _run_of(path: Path) -> tuple[Path | None, DataConfig | None, str | None]:
         if folder.name == "prune":  # of a network of timm: no run.json
             if not (path / "config.json").exists():
                 return folder.parent, None, None
-            return folder.parent, runs.begun(path, DataConfig), read_json(path / "config.json").get("data_digest")
+            digest = runs.begun_with(Facts, path).get("data_digest")
+            return folder.parent, runs.begun(path, DataConfig), digest
     return None, None, None
 
 

@@ -10,13 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from latency_lut.tables.table import LatencyTable
+from latency_lut.tables.validation import Validation, read_validation
 from nas.objective import tables
 from nas.objective.mes import Objective
 from nas.objective.metrics import latency_metrics
 from nas.runs import RunInfo, load_run_info
+from nas.runs.metrics import Metrics, read_metrics
+from nas.runs.results import (
+    REMEDY,
+    Evaluation,
+    ExportedResult,
+    PrunedResult,
+    SupernetResult,
+    TrainedResult,
+)
 from nas.searching.result import objective_of, read_result
 from search_spaces import SearchSpace, UserError
-from search_spaces.command.files import read_json, read_json_lines
+from search_spaces.command.typed import load_typed
 
 Json = dict[str, Any]
 
@@ -32,7 +42,7 @@ class UsedTable:
     path: str
     uses: tuple[tuple[str, str], ...]
     table: LatencyTable | UserError
-    validation: Json | None
+    validation: Validation | None
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,10 @@ class Artifacts:
     folder: Path
     info: RunInfo
     supernet: Json | None
-    supernet_metrics: list[Json]
+    supernet_metrics: list[Metrics]
     searches: dict[str, Json]
     retrained: dict[str, Json]
-    retrain_metrics: dict[str, list[Json]]
+    retrain_metrics: dict[str, list[Metrics]]
     exported: dict[str, Json]
     pruned: dict[str, Json]
     evaluated: dict[str, Json]
@@ -137,18 +147,19 @@ class Artifacts:
 def read_artifacts(folder: Path) -> Artifacts:
     """Raises UserError if a file of the run cannot be read."""
     info = load_run_info(folder)
+    evaluated = sorted(folder.glob("evaluate/*.json"))
     searches = {path.parent.name: read_result(path.parent) for path in sorted(folder.glob("search*/result.json"))}
     return Artifacts(
         folder,
         info,
-        _maybe(folder / "supernet/result.json"),
-        read_json_lines(folder / "supernet/metrics.jsonl"),
+        _maybe(SupernetResult, folder / "supernet/result.json"),
+        read_metrics(folder / "supernet/metrics.jsonl"),
         searches,
-        _results(folder / "retrain"),
-        {path.parent.name: read_json_lines(path) for path in sorted(folder.glob("retrain/[!.]*/metrics.jsonl"))},
-        _results(folder / "export"),
-        _results(folder / "prune"),
-        {p.stem: read_json(p) for p in sorted(folder.glob("evaluate/*.json")) if p.with_suffix(".html").exists()},
+        _results(TrainedResult, folder / "retrain"),
+        {path.parent.name: read_metrics(path) for path in sorted(folder.glob("retrain/[!.]*/metrics.jsonl"))},
+        _results(ExportedResult, folder / "export"),
+        _results(PrunedResult, folder / "prune"),
+        {p.stem: found for p in evaluated if p.with_suffix(".html").exists() and (found := _maybe(Evaluation, p))},
         tuple(_tables(searches, info.search_space())),
     )
 
@@ -159,7 +170,7 @@ def _tables(searches: Mapping[str, Json], space: SearchSpace) -> Iterator[UsedTa
         for metric, recorded in result["tables"].items():
             uses.setdefault((recorded["path"], recorded["sha256"]), []).append((search, metric))
     for (path, digest), by in uses.items():
-        validation = _maybe(Path(path).with_suffix(".validation.json"))
+        validation = read_validation(Path(path))
         yield UsedTable(path, tuple(by), _table(path, digest, space), validation)
 
 
@@ -173,9 +184,9 @@ def _table(path: str, digest: str | None, space: SearchSpace) -> LatencyTable | 
     return table
 
 
-def _results(folder: Path) -> dict[str, Json]:
-    return {path.parent.name: read_json(path) for path in sorted(folder.glob("[!.]*/result.json"))}
+def _results(kind: Any, folder: Path) -> dict[str, Json]:
+    return {path.parent.name: load_typed(kind, path, REMEDY) for path in sorted(folder.glob("[!.]*/result.json"))}
 
 
-def _maybe(path: Path) -> Json | None:
-    return read_json(path) if path.exists() else None
+def _maybe(kind: Any, path: Path) -> Json | None:
+    return load_typed(kind, path, REMEDY) if path.exists() else None

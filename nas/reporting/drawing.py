@@ -1,16 +1,16 @@
-"""What only the report has: the drawing of networks, figures as text. Text from outside goes through `escape`."""
+"""What only the report has: the drawing of networks, figures as text."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 from math import ceil, floor, log10, prod
 
 from search_spaces import Arch, BlockSpec, SearchSpace
 from search_spaces.block import Slot
+from search_spaces.command.page import Markup, html, joined
 
 LIGHT = ("#2f6fde", "#d9730d", "#2b8a57", "#8e54c9", "#b08900", "#2595a6", "#c24a63", "#7a828c")
 DARK = ("#6ea2ff", "#f0a04b", "#5fc48d", "#bd8ff0", "#d9b740", "#5cc4d4", "#ee8a9f", "#9aa4af")
@@ -54,7 +54,7 @@ class Place:
         return self.blocks[-1].output_shape()[1:]
 
 
-def draw_arch(space: SearchSpace, arch: Arch) -> str:
+def draw_arch(space: SearchSpace, arch: Arch) -> Markup:
     """The network as bars, left to right in the order of execution: as high as the block's multiply-accumulates, as
     wide as the share of the largest network's channels that it keeps, coloured by its kind.
 
@@ -63,7 +63,7 @@ def draw_arch(space: SearchSpace, arch: Arch) -> str:
     """
     height = (HEIGHT - 1) / max(block.macs for block in space.lower(space.largest))
     colors = _colors(space)
-    x, parts = 1.0, list[str]()
+    x, parts = 1.0, list[Markup]()
     for stage in _stages(space, arch):
         start = x
         for _, places in groupby(stage, key=lambda place: place.name):
@@ -72,23 +72,26 @@ def draw_arch(space: SearchSpace, arch: Arch) -> str:
                 x += BAR + GAP
             x += PLACE_GAP - GAP
         end = x - PLACE_GAP
-        parts.append(f'<line x1="{start:.1f}" x2="{end:.1f}" y1="{HEIGHT + 0.5}" y2="{HEIGHT + 0.5}"/>')
+        parts.append(html('<line x1="{:.1f}" x2="{:.1f}" y1="{y}" y2="{y}"/>', start, end, y=HEIGHT + 0.5))
         if stage[0].resolution:
-            parts.append(f'<text x="{start:.1f}" y="{HEIGHT + 14}">{_stage_channels(stage)}</text>')
+            parts.append(html('<text x="{:.1f}" y="{}">{}</text>', start, HEIGHT + 14, _stage_channels(stage)))
         x = end + STAGE_GAP
     right, bottom = ceil(x - STAGE_GAP) + 1, HEIGHT + 18
-    return (
-        f'<svg class="arch" width="{right}" height="{bottom}" viewBox="0 0 {right} {bottom}" role="img" '
-        f'aria-label="{escape(describe(space, arch))}">{"".join(parts)}</svg>\n'
+    return html(
+        '<svg class="arch" width="{right}" height="{bottom}" viewBox="0 0 {right} {bottom}" role="img" '
+        'aria-label="{}">{}</svg>\n',
+        describe(space, arch),
+        joined(parts),
+        right=right,
+        bottom=bottom,
     )
 
 
-def legend(space: SearchSpace) -> str:
-    """What the colours of `draw_arch` mean, as HTML: the kinds of blocks, the most frequent first."""
+def legend(space: SearchSpace) -> Markup:
+    """What the colours of `draw_arch` mean: the kinds of blocks, the most frequent first."""
     kinds = {_words(kind): color for kind, color in _colors(space).items()} | {"what the largest network has": "ghost"}
-    return " ".join(
-        f'<span class="label"><span class="key {css}"></span> {escape(words)}</span>' for words, css in kinds.items()
-    )
+    label = '<span class="label"><span class="key {}"></span> {}</span> '
+    return joined(html(label, css, words) for words, css in kinds.items())
 
 
 def describe(space: SearchSpace, arch: Arch) -> str:
@@ -145,14 +148,14 @@ def _stage_channels(stage: Sequence[Place]) -> str:
     return str(_channels(blocks[-1])) if blocks else "–"
 
 
-def _bars(place: Place, x: float, height: float, colors: Mapping[str, str]) -> Iterator[str]:
+def _bars(place: Place, x: float, height: float, colors: Mapping[str, str]) -> Iterator[Markup]:
     """The outline from `x` on, and the bar in its middle; `height` is that of a multiply-accumulate, in pixels."""
     widest = max(map(_channels, place.blocks))
 
-    def bar(css: str, block: BlockSpec) -> str:
+    def bar(css: str, block: BlockSpec) -> Markup:
         w, h = BAR * _channels(block) / widest, max(LEAST, height * block.macs)
-        box = f'x="{x + (BAR - w) / 2:.1f}" y="{HEIGHT - h:.1f}" width="{w:.1f}" height="{h:.1f}"'
-        return f'<rect class="{css}" {box}><title>{escape(_hover(block))}</title></rect>'
+        box = html('x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"', x + (BAR - w) / 2, HEIGHT - h, w, h)
+        return html('<rect class="{}" {}><title>{}</title></rect>', css, box, _hover(block))
 
     if place.full and place.full != place.block:
         yield bar("ghost", place.full)

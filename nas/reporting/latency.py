@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from statistics import fmean
 
 from latency_lut.tables.table import LatencyTable
+from latency_lut.tables.validation import Validation
 from nas.objective.metrics import shown
 from nas.reporting import plots
 from nas.reporting.data import Artifacts, Json
 from nas.reporting.drawing import percent
 from search_spaces import UserError
-from search_spaces.command.page import embed, table, warning
+from search_spaces.command.page import Markup, embed, html, table, warning
 
 
-def latency_tables(a: Artifacts) -> Iterator[str]:
-    """HTML: a section for each table, under what the searches call its figures."""
+def latency_tables(a: Artifacts) -> Iterator[Markup]:
+    """A section for each table, under what the searches call its figures."""
     if a.tables:
-        yield "<h2>Latency tables</h2>\n"
+        yield html("<h2>Latency tables</h2>\n")
     for i, used in enumerate(a.tables):
         names = ", ".join(f"{shown(metric).name} of {search}" for search, metric in used.uses)
-        yield f"<h3>{escape(names[0].upper() + names[1:])}</h3>\n"
+        yield html("<h3>{}</h3>\n", names[0].upper() + names[1:])
         if isinstance(used.table, UserError):
-            yield f'<p class="soft">Not shown: {escape(str(used.table))}</p>\n'
+            yield html('<p class="soft">Not shown: {}</p>\n', str(used.table))
             continue
         yield _provenance(used.table)
         yield from map(warning, used.table.warnings)
         yield from _accuracy(f"table-{i}", used.table, used.validation)
 
 
-def _accuracy(name: str, t: LatencyTable, validation: Json | None) -> Iterator[str]:
+def _accuracy(name: str, t: LatencyTable, validation: Validation | None) -> Iterator[Markup]:
     if validation and validation["busy"]:
         yield warning("WARNING: the machine was busy when the table was validated; validate again when it is quiet")
     pairs: dict[str, Sequence[tuple[float, float]]]
@@ -40,23 +40,24 @@ def _accuracy(name: str, t: LatencyTable, validation: Json | None) -> Iterator[s
         held_out = [(n["predicted_ms"], n["measured_ms"]) for n in validation["networks"]]
         pairs["held-out networks"] = held_out
         rows += [
-            _accuracy_row(label.format(len(held_out)), validation[key])
+            _accuracy_row(label.format(len(held_out)), validation[key])  # type: ignore[literal-required]
             for key, label in _PREDICTORS.items()
-            if key in validation
         ]
     yield embed(name, plots.calibration(pairs), "square")
     yield table(["", "Mean error", "Bias", "Within 5 %", "Within 10 %", "Spearman", "Kendall"], rows)
 
 
-def _provenance(t: LatencyTable) -> str:
+def _provenance(t: LatencyTable) -> Markup:
     source, line = t.provenance, t.calibration
     facts = [str(source.runtime), f"{len(t.rows)} blocks"]
     if source.unclean_share is not None:
         facts.append(f"{percent(source.unclean_share)} of samples disturbed")
     offset = f"{'-' if line.offset_ms < 0 else '+'} {abs(line.offset_ms):.4f} ms"
-    return (
-        f'<p class="soft">{escape(" · ".join([*facts, source.date[:10]]))}</p>\n'
-        f"<p>latency = {line.scale:.4f} × sum of blocks {offset}</p>\n"
+    return html(
+        '<p class="soft">{}</p>\n<p>latency = {:.4f} × sum of blocks {}</p>\n',
+        " · ".join([*facts, source.date[:10]]),
+        line.scale,
+        offset,
     )
 
 

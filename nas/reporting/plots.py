@@ -1,8 +1,8 @@
-"""The report's plots, as figures for Plotly's JavaScript. Text from outside is escaped: Plotly reads HTML in it."""
+"""The report's plots, as figures for Plotly's JavaScript, which reads HTML in texts: those from outside are escaped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -120,7 +120,7 @@ def lines(series: dict[str, tuple[Sequence[float], Sequence[float]]], y_title: s
     return figure(traces, "epoch", y_title, yaxis=y_axis, showlegend=len(series) > 1)
 
 
-def column(rows: Sequence[Json], name: str, factor: float = 1.0) -> tuple[list[float], list[float]]:
+def column(rows: Sequence[Mapping[str, Any]], name: str, factor: float = 1.0) -> tuple[list[float], list[float]]:
     """(epochs, values) of the lines of a metrics file that hold the metric."""
     held = [row for row in rows if row.get(name) is not None]
     return [row["epoch"] for row in held], [factor * row[name] for row in held]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from nas.searching.result import points_of
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
 from search_spaces.command.files import write_text
-from search_spaces.command.page import embed, link, page, table, warning
+from search_spaces.command.page import Markup, embed, html, joined, link, page, table, warning
 
 
 @dataclass(frozen=True)
@@ -37,27 +36,34 @@ def write_report(run_folder: Path) -> Path:
 
     artifacts = read_artifacts(run_folder)
     sections = (_summary, _curve, _networks, latency_tables, _training, _exports, _others, _trajectories, _commands)
-    body = "".join(html for section in sections for html in section(artifacts))
+    parts = [part for section in sections for part in section(artifacts)]
     path = run_folder / "report.html"
-    write_text(path, page(run_folder.resolve().name, body, style=STYLE, plots='class="plot' in body))
+    plots = any('class="plot' in part for part in parts)
+    write_text(path, page(run_folder.resolve().name, parts, style=STYLE, plots=plots))
     return path
 
 
-# ---- sections: each yields HTML, or nothing where the run has nothing to show
+# ---- sections: each yields parts of the page, or nothing where the run has nothing to show
 
 
-def _summary(a: Artifacts) -> Iterator[str]:
+def _summary(a: Artifacts) -> Iterator[Markup]:
     splits = a.info.splits
-    yield f"<h1>{escape(a.folder.resolve().name)}</h1>\n"
-    yield (
-        f'<p class="soft">{escape(a.info.space)}, 10<sup>{log10(a.space.size()):.0f}</sup> networks · '
-        f"{a.info.image_size} px · {a.info.num_classes} classes · images: {splits.train:,} to train on, "
-        f"{splits.search:,} to search with, {splits.test:,} to test on</p>\n"
+    yield html("<h1>{}</h1>\n", a.folder.resolve().name)
+    yield html(
+        '<p class="soft">{}, 10<sup>{:.0f}</sup> networks · {} px · {} classes · '
+        "images: {:,} to train on, {:,} to search with, {:,} to test on</p>\n",
+        a.info.space,
+        log10(a.space.size()),
+        a.info.image_size,
+        a.info.num_classes,
+        splits.train,
+        splits.search,
+        splits.test,
     )
     if a.winners:
         for group in a.groups:
             yield from _winners(a, group)
-        yield (
+        yield html(
             '<p class="soft">Search accuracy is on images held out of the training data, with the supernet’s weights. '
             "Test images were seen by neither training nor search. Predicted latency is the table’s, on its device; "
             "measured is the exported file’s in ONNX Runtime, on the machine that exported it.</p>\n"
@@ -67,7 +73,7 @@ def _summary(a: Artifacts) -> Iterator[str]:
         rows = [[name, percent(search[name]), percent(test[name])] for name in search]
         yield table(["Supernet’s network", "Accuracy\nsearch split", "Accuracy\ntest split"], rows)
     if missing := _next_command(a):
-        yield f"<p>Next: <code>{escape(missing)}</code></p>\n"
+        yield html("<p>Next: <code>{}</code></p>\n", missing)
 
 
 def _heading(a: Artifacts, group: Group) -> str:
@@ -76,12 +82,12 @@ def _heading(a: Artifacts, group: Group) -> str:
     return "" if [title] == list(a.searches) else title
 
 
-def _winners(a: Artifacts, group: Group) -> Iterator[str]:
+def _winners(a: Artifacts, group: Group) -> Iterator[Markup]:
     if heading := _heading(a, group):
-        yield f"<h3>{escape(heading)}</h3>\n"
+        yield html("<h3>{}</h3>\n", heading)
     yield table(*_winner_table(a, group), wide=True)
     yield from map(warning, a.warnings(group))
-    yield f'<p class="soft">{_score(group)}</p>\n'
+    yield html('<p class="soft">{}</p>\n', _score(group))
 
 
 def _winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]]]:
@@ -120,11 +126,11 @@ def _size_columns(points: Sequence[Json]) -> tuple[list[str], ...]:
     )
 
 
-def _score(group: Group) -> str:
-    """The definition of MES in these searches, as HTML."""
-    terms = [(shown(term.metric), term) for term in group.objective.terms]
-    factors = (f"({escape(m.name)} / {m.text(term.unit)})<sup>−{term.alpha:g}</sup>" for m, term in terms)
-    return "MES = 100 · " + " · ".join(f'<span class="whole">{factor}</span>' for factor in factors)
+def _score(group: Group) -> Markup:
+    """The definition of MES in these searches."""
+    terms = ((shown(term.metric), term) for term in group.objective.terms)
+    factor = ' · <span class="whole">({} / {})<sup>−{:g}</sup></span>'
+    return html("MES = 100{}", joined(html(factor, m.name, m.text(term.unit), term.alpha) for m, term in terms))
 
 
 def _next_command(a: Artifacts) -> str | None:
@@ -159,43 +165,45 @@ def _to_retrain(a: Artifacts) -> list[str] | None:
     return None
 
 
-def _curve(a: Artifacts) -> Iterator[str]:
+def _curve(a: Artifacts) -> Iterator[Markup]:
     if a.searches:
-        yield "<h2>The curve</h2>\n"
+        yield html("<h2>The curve</h2>\n")
     for i, group in enumerate(a.groups):
         if heading := _heading(a, group):
-            yield f"<h3>{escape(heading)}</h3>\n"
+            yield html("<h3>{}</h3>\n", heading)
         yield embed(f"curve-{i}" if i else "curve", plots.curve(a, group), "")
 
 
-def _networks(a: Artifacts) -> Iterator[str]:
+def _networks(a: Artifacts) -> Iterator[Markup]:
     if not a.winners:
         return
-    yield "<h2>The networks</h2>\n"
-    yield (
+    yield html("<h2>The networks</h2>\n")
+    yield html(
         '<p class="soft">Blocks in the order of execution: as high as their multiply-accumulates, as wide as the share '
-        f"of the largest network’s channels that they keep.<br>{legend(a.space)}</p>\n"
+        "of the largest network’s channels that they keep.<br>{}</p>\n",
+        legend(a.space),
     )
-    yield '<div class="cards">\n'
+    yield html('<div class="cards">\n')
     archs = {name: a.space.from_json(w["arch"]) for name, w in a.winners.items()}
     for name, arch in {**archs, "largest": a.space.largest}.items():
-        yield f"<figure><h3>{escape(name)}</h3>{draw_arch(a.space, arch)}"
-        yield f"<figcaption>{escape(describe(a.space, arch))}</figcaption></figure>\n"
-    yield "</div>\n"
+        yield html("<figure><h3>{}</h3>{}", name, draw_arch(a.space, arch))
+        yield html("<figcaption>{}</figcaption></figure>\n", describe(a.space, arch))
+    yield html("</div>\n")
 
 
-def _training(a: Artifacts) -> Iterator[str]:
+def _training(a: Artifacts) -> Iterator[Markup]:
     if len(a.supernet_metrics) > 1:
-        yield "<h2>Training</h2>\n<h3>Supernet</h3>\n"
+        yield html("<h2>Training</h2>\n<h3>Supernet</h3>\n")
         if a.supernet:
             s = a.supernet
             norms = {"width": "norms for each width", "shared": "shared norms"}
-            recipe = f"{s['loss']} loss, {s['sampling']} sampling, {norms[s['norm']]} · " if "norm" in s else ""
             shortened = f" of {s['planned_epochs']} planned" if s["planned_epochs"] != s["epochs"] else ""
-            epochs = escape(f"{s['epochs']}{shortened}")
-            yield (
-                f'<p class="soft">{escape(recipe)}{epochs} epochs in {s["minutes"]:.1f} minutes, '
-                f"{s['images_per_s']:.0f} images/s; accuracy on the search split</p>\n"
+            yield html(
+                '<p class="soft">{s[loss]} loss, {s[sampling]} sampling, {norms} · {s[epochs]}{shortened} epochs in '
+                "{s[minutes]:.1f} minutes, {s[images_per_s]:.0f} images/s; accuracy on the search split</p>\n",
+                s=s,
+                norms=norms[s["norm"]],
+                shortened=shortened,
             )
         accuracies = {
             name: plots.column(a.supernet_metrics, f"{name}_accuracy", 100) for name in ("largest", "smallest")
@@ -203,19 +211,19 @@ def _training(a: Artifacts) -> Iterator[str]:
         yield from _pair("supernet", {"loss": plots.column(a.supernet_metrics, "loss")}, accuracies)
     metrics = {name: rows for name, rows in a.retrain_metrics.items() if len(rows) > 1}
     if metrics:
-        yield '<h3>Retraining</h3>\n<p class="soft">accuracy on the search split</p>\n'
+        yield html('<h3>Retraining</h3>\n<p class="soft">accuracy on the search split</p>\n')
         losses = {name: plots.column(rows, "loss") for name, rows in metrics.items()}
         yield from _pair("retrain", losses, {n: plots.column(rows, "accuracy", 100) for n, rows in metrics.items()})
 
 
-def _pair(name: str, losses: dict[str, Any], accuracies: dict[str, Any]) -> Iterator[str]:
-    yield '<div class="pair">\n'
+def _pair(name: str, losses: dict[str, Any], accuracies: dict[str, Any]) -> Iterator[Markup]:
+    yield html('<div class="pair">\n')
     yield embed(f"{name}-loss", plots.lines(losses, "loss", log=True), "low")
     yield embed(f"{name}-accuracy", plots.lines(accuracies, "accuracy, %"), "low")
-    yield "</div>\n"
+    yield html("</div>\n")
 
 
-def _exports(a: Artifacts) -> Iterator[str]:
+def _exports(a: Artifacts) -> Iterator[Markup]:
     if not a.exported:
         return
     compared = {"onnx": "logits", "coreml": "probabilities", "timm": "logits"}
@@ -231,14 +239,14 @@ def _exports(a: Artifacts) -> Iterator[str]:
         for kind, part in result.items()
         if kind in compared
     ]
-    yield "<h2>Exported files</h2>\n"
+    yield html("<h2>Exported files</h2>\n")
     yield table(["Network", "File in export/", "Size, MB", "Against PyTorch", "Executed by"], rows, text=(0, 1, 3, 4))
 
 
-def _others(a: Artifacts) -> Iterator[str]:
+def _others(a: Artifacts) -> Iterator[Markup]:
     """Links to the pages of prunings and evaluations."""
     if a.pruned:
-        yield "<h2>Pruned networks</h2>\n"
+        yield html("<h2>Pruned networks</h2>\n")
         rows = [
             [
                 link(f"prune/{name}/report.html", name),
@@ -249,7 +257,7 @@ def _others(a: Artifacts) -> Iterator[str]:
         ]
         yield table(["Pruning", "Test accuracy\nbefore", "Test accuracy\nfine-tuned", "MACs\nthat remain"], rows)
     if a.evaluated:
-        yield "<h2>Evaluations</h2>\n"
+        yield html("<h2>Evaluations</h2>\n")
         rows = [
             [
                 link(f"evaluate/{name}.html", name),
@@ -262,9 +270,9 @@ def _others(a: Artifacts) -> Iterator[str]:
         yield table(["Evaluation", "Networks", "Split", "Images"], rows, text=(0, 1, 2))
 
 
-def _trajectories(a: Artifacts) -> Iterator[str]:
+def _trajectories(a: Artifacts) -> Iterator[Markup]:
     if a.searches:
-        yield "<h2>The search, step by step</h2>\n"
+        yield html("<h2>The search, step by step</h2>\n")
     for name, search in a.searches.items():
         points = points_of(search)
         latencies = latency_metrics(points[0] if points else [])
@@ -278,17 +286,19 @@ def _trajectories(a: Artifacts) -> Iterator[str]:
             [winners.get(p["step"], "Pareto set" if p["pareto"] else "") for p in points],
         )
         rows = [list(row) for row in zip(*columns, strict=True)]
-        yield (
-            f"<details><summary>{escape(name)}: {len(points)} steps of {escape(str(search['strategy']))}, "
-            f"{search['num_evaluations']:,} networks "
-            f"evaluated in {search['minutes']:.1f} minutes</summary>\n"
+        yield html(
+            "<details><summary>{}: {} steps of {s[strategy]}, {s[num_evaluations]:,} networks evaluated in "
+            "{s[minutes]:.1f} minutes</summary>\n",
+            name,
+            len(points),
+            s=search,
         )
         heads = (shown(metric).title.capitalize() for metric in latencies)
         head = ["Step", "Action", "Accuracy", *heads, "Parameters, M", "MACs, M", "Memory, MB", "MES", ""]
-        yield table(head, rows, text=(0, 1, len(head) - 1)) + "</details>\n"
+        yield html("{}</details>\n", table(head, rows, text=(0, 1, len(head) - 1)))
 
 
-def _commands(a: Artifacts) -> Iterator[str]:
+def _commands(a: Artifacts) -> Iterator[Markup]:
     tables = []
     for used in a.tables:
         if not isinstance(used.table, UserError) and used.table.provenance.command:
@@ -299,7 +309,7 @@ def _commands(a: Artifacts) -> Iterator[str]:
     stages = (a.searches, a.retrained, a.exported, a.pruned, a.evaluated)
     after = [result["command"] for stage in stages for result in stage.values()]
     if commands := dict.fromkeys([*before, *tables, *after]):
-        yield f"<h2>Commands, in order</h2>\n<pre>{escape(chr(10).join(commands))}</pre>\n"
+        yield html("<h2>Commands, in order</h2>\n<pre>{}</pre>\n", "\n".join(commands))
 
 
 def _action(point: Json) -> str:

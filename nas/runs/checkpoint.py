@@ -68,7 +68,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             yield file, info
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is truncated or no checkpoint of ours ({error}); restore it or train again") from None
 
 
@@ -114,14 +114,34 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
 
 
 def load_optimizer(optimizer: Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """
+    Args:
+        tensors: as `optimizer_tensors` gives them.
+
+    Raises:
+        UserError: of other parameters, or not all that the optimizer keeps of one.
+    """
     parameters = dict(model.named_parameters())
+    _check_entries(parameters, tensors)
     numbers = {p: i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, entry = key.rpartition(".")
-        if (parameter := parameters.get(name)) is None:
-            raise UserError(f"the checkpoint has an optimizer's {key}, of no parameter here; restore it or train again")
+        parameter = parameters[name]
         if value.shape == parameter.shape:  # in the parameter's memory format, or foreach kernels leave their fast path
             value = torch.empty_like(parameter, device="cpu").copy_(value)
         state.setdefault(numbers[parameter], {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _check_entries(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """UserError unless all parameters that have entries have the same, each of the parameter's shape or one number."""
+    entries: dict[str, set[str]] = {}
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition(".")
+        if name not in parameters or not (value.ndim == 0 or value.shape == parameters[name].shape):
+            raise UserError(f"the checkpoint has an optimizer's {key}, of no parameter here; restore it or train again")
+        entries.setdefault(name, set()).add(entry)
+    every = set().union(*entries.values())
+    if lacking := [f"{name}.{min(every - own)}" for name, own in entries.items() if own != every]:
+        raise UserError(f"the checkpoint lacks an optimizer's {lacking[0]}; restore it or train again")

@@ -16,14 +16,15 @@ import shlex
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 from nas.data import Data, DataConfig, Splits, load_data
+from nas.data.classes import check_class_names
 from nas.data.named import is_named
 from nas.distributed import process
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command.files import drop_leftovers, read_json, try_lock, write_json
-from search_spaces.command.typed import read_typed
+from search_spaces.command.typed import Within, load_typed, read_typed, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound="DataclassInstance")
 Value = TypeVar("Value")
 Json = dict[str, Any]
+Facts = TypeVar("Facts")
 
 RUNS = Path("runs")
 WHOLE = "whole"  # the folder in retrain/, beside those of winners, of a network that nas.finetune has trained
 MOST_BYTES = 200  # of a name: file systems take 255, and files of a stage have longer names than its folder
 MAY_MOVE = ("data", "data_dir", "test_data", "classes")  # where the images of a run lie, not which they are
+
+
+Mean = Annotated[float, Within(0, 1)]  # of pixels from 0 to 1
+Std = Annotated[float, Within(1e-4, 1)]
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,8 @@ class RunInfo:
     image_size: int
     num_classes: int
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Mean, ...]
+    std: tuple[Std, ...]
     data: DataConfig
     splits: Splits
 
@@ -71,8 +77,9 @@ def load_run_info(folder: Path) -> RunInfo:
         info = read_typed(RunInfo, raw, path.name)
     except ValueError as error:
         raise UserError(f"{path} is not a run of this version ({error}); {remedy}") from None
-    if info.num_classes != len(info.classes) or len(info.mean) != 3 or len(info.std) != 3 or min(info.std) <= 0:
+    if info.num_classes != len(info.classes) or len(info.mean) != 3 or len(info.std) != 3:
         raise UserError(f"{path} has not as many names as classes, or no mean and std of R, G, B; {remedy}")
+    check_class_names(info.classes, str(path))
     return info
 
 
@@ -193,18 +200,23 @@ def check_new(folder: Path, flag: str) -> None:
         raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
 
 
-def check_name(flag: str, name: Any) -> None:
-    """UserError if the name cannot be a folder's in its place: it comes from flags and from files that someone sent.
+def check_name(flag: str, name: str | None) -> None:
+    """UserError if the name that the flag gives cannot be a folder's in its place."""
+    if name is not None:
+        try:
+            _check_name(name)
+        except ValueError as error:
+            raise UserError(f"{flag} {error}") from None
 
-    Args:
-        flag: or where else the name is from, for the message.
-    """
-    if name is None or (
-        isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name) and len(name.encode()) <= MOST_BYTES
-    ):
-        return
-    given = repr(name) if len(str(name)) <= 80 else f"{str(name)[:80]!r}…"
-    raise UserError(f"{flag} is {given}; give letters, digits, dots (not the first) and dashes, {MOST_BYTES} at most")
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > MOST_BYTES:
+        raise ValueError(
+            f"is {shown(name)}; give letters, digits, dots (not the first) and dashes, {MOST_BYTES} at most"
+        )
+
+
+Name = Annotated[str, _check_name]  # of a folder or file in its place, also from files that someone sent
 
 
 def begin(folder: Path, config: Any, **facts: Any) -> None:
@@ -232,13 +244,17 @@ def begun(folder: Path, config_type: type[Config]) -> Config:
         ) from None
 
 
+def begun_with(facts: type[Facts], folder: Path) -> Facts:
+    """The whole of a stage's `config.json`: its flags, and facts beside them. UserError if these are none."""
+    return load_typed(facts, folder / "config.json", f"restore it, or move {folder} away")
+
+
+class _Begun(TypedDict):
+    command: str
+
+
 def _config(folder: Path) -> Json:
-    """The JSON of a stage's `config.json`."""
-    path = folder / "config.json"
-    raw = read_json(path)
-    if not isinstance(raw, dict) or not isinstance(raw.get("command"), str):
-        raise UserError(f"{path} has no command that a stage was begun with; restore it, or move {folder} away")
-    return raw
+    return dict(begun_with(_Begun, folder))
 
 
 def differences(folder: Path, config: Any, free: tuple[str, ...], **facts: Any) -> Json:

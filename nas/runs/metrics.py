@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
-from search_spaces import UserError
-from search_spaces.command.files import read_json_lines, write_text
+from search_spaces.command.files import write_text
+from search_spaces.command.typed import Amount, Count, load_typed_lines, read_typed
+
+
+class Metrics(TypedDict):
+    """A line of metrics.jsonl, beside more numbers by their names."""
+
+    step: Count
+    epoch: Amount
+
+
+def _check_numbers(line: Metrics) -> None:
+    read_typed(dict[str, float], line, "it")
+
+
+Line = Annotated[Metrics, _check_numbers]
 
 
 class MetricsLog:
@@ -40,10 +54,6 @@ class MetricsLog:
         self.events.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[Metrics]:
     """The lines of a metrics.jsonl, none if there is no file. UserError if one is not a step and its metrics."""
-    lines = read_json_lines(path)
-    for number, line in enumerate(lines, 1):
-        if not isinstance(line, dict) or type(line.get("step")) is not int:
-            raise UserError(f"{path}, line {number}, is no step with its metrics; restore it or cut the line")
-    return lines
+    return load_typed_lines(Line, path, "restore it or cut the line")

@@ -8,58 +8,122 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 
 from nas import runs
 from nas.objective.costs import Costs
-from nas.objective.mes import Objective, Term, pareto
-from nas.objective.metrics import LATENCY, columns, shown, unit_of
+from nas.objective.mes import Objective, pareto
+from nas.objective.metrics import columns, latency_metrics, metric_of, shown
 from nas.searching.slimming import Step
 from nas.searching.study import Evaluation
-from search_spaces import UserError
 from search_spaces.command import align
-from search_spaces.command.files import read_json
+from search_spaces.command.typed import Amount, Count, Fraction, Positive, load_typed, read_typed
 
 Json = dict[str, Any]
 
 
+class Table(TypedDict):
+    """A latency table, as `nas.objective.tables.record` says it."""
+
+    path: str
+    sha256: str | None
+
+
+class Known(TypedDict):
+    """An arch with its accuracy and metrics by their names, latencies and memory among them."""
+
+    arch: Json
+    accuracy: Fraction
+    num_params: Positive
+    macs: Positive
+    mes: Positive
+
+
+def _check_metrics(network: Known) -> None:
+    for name, value in network.items():
+        if metric_of(name):
+            read_typed(Positive, value, name)
+
+
+class Evaluated(Known):
+    index: Count
+    num_asked: NotRequired[Count]
+    seconds_since_start: NotRequired[Amount | None]
+
+
+class Shrinking(TypedDict):
+    choice: str
+    before: int
+    after: int
+
+
+class Taken(Known):
+    """A step of slimming's trajectory."""
+
+    step: Count
+    action: Shrinking | None
+    pareto: bool
+
+
+class Winner(Known):
+    name: runs.Name
+    step: NotRequired[Count]
+    index: NotRequired[Count]
+
+
+class SearchResult(TypedDict):
+    """A search's `result.json`, as far as it is read; `evaluations` and `front` are all that was tried."""
+
+    command: str
+    space: str
+    strategy: str
+    seed: NotRequired[int | None]
+    budget: NotRequired[Count | None]
+    objective: Annotated[Json, Objective.from_json]
+    tables: dict[str, Table]
+    num_evaluations: Count
+    num_images: Count
+    calibration_images: NotRequired[Count]
+    num_dropped: NotRequired[Count]
+    minutes: Amount
+    evaluations: NotRequired[list[Annotated[Evaluated, _check_metrics]]]
+    front: NotRequired[list[Count]]
+    trajectory: NotRequired[list[Annotated[Taken, _check_metrics]]]
+    winners: list[Annotated[Winner, _check_metrics]]
+    earlier_winners: list[Annotated[Winner, _check_metrics]]
+    settings: NotRequired[Json]
+
+
+def check_whole(result: SearchResult) -> None:
+    """ValueError unless its parts go together."""
+    if "trajectory" not in result and ("evaluations" not in result or "front" not in result):
+        raise ValueError("has neither a trajectory nor evaluations and their front")
+    evaluations = result.get("evaluations", [])
+    if wrong := [i for i in result.get("front", []) if i >= len(evaluations)]:
+        raise ValueError(f"has {len(evaluations)} evaluations, but {wrong[0]} on its front")
+    if other := [name for name in result["tables"] if not latency_metrics([name])]:
+        raise ValueError(f"has a table of {other[0]!r:.80}, which is no latency")
+    points = [*evaluations, *result.get("trajectory", []), *result["winners"], *result["earlier_winners"]]
+    terms = Objective.from_json(result["objective"]).terms
+    for metric in [*result["tables"], *(term.metric for term in terms)]:
+        if any(metric not in point for point in points):
+            raise ValueError(f"has a network without {metric}")
+
+
 def read_result(folder: Path) -> Json:
-    """The result of the search in this folder.
+    """The result of the search in this folder, a `SearchResult`.
 
     Raises:
         UserError: there is none, or it is not of this version.
     """
-    path = folder / "result.json"
-    found = read_json(path)
-    try:
-        result: Json = found if "objective" in found else _of_one_table(found, folder)
-        kinds = {"objective": dict, "tables": dict, "winners": list, "earlier_winners": list}
-        if wrong := [name for name, kind in kinds.items() if not isinstance(result[name], kind)]:
-            raise TypeError(f"{wrong[0]} is {result[wrong[0]]!r:.80}")
-        names = [winner["name"] for winner in (*result["winners"], *result["earlier_winners"])]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a search's result of this version ({error}); search again") from None
-    for name in names:
-        runs.check_name(f"a winner in {path}", name)
-    return result
+    hint: Any = Annotated[SearchResult, check_whole]
+    return load_typed(hint, folder / "result.json", "restore it, or search again")
 
 
 def objective_of(result: Json) -> Objective:
     return Objective.from_json(result["objective"])
-
-
-def _of_one_table(result: Json, folder: Path) -> Json:
-    """A result from when MES was of one latency and the size, and each limit a flag's."""
-    metrics = {"latency": LATENCY, "size": "num_params"}
-    flags = {"max_latency_ms": LATENCY, "max_params": "num_params", "max_macs": "macs"}
-    terms = tuple(Term(metrics[m], unit_of(metrics[m]), result[f"alpha_{m}"]) for m in result["metrics"])
-    limits = {flags[name]: limit for name, limit in result["limits"].items() if name in flags and limit is not None}
-    config = folder / "config.json"
-    digest = read_json(config).get("table_sha256") if config.exists() else None
-    tables = {LATENCY: {"path": result["table"], "sha256": digest}} if result["table"] else {}
-    return {**result, "objective": Objective(terms, limits).to_json(), "tables": tables, "earlier_winners": []}
 
 
 def found(

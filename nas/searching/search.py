@@ -30,7 +30,7 @@ from nas.searching.study import Study
 from nas.searching.winners import name_winners, pick_winners
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag
-from search_spaces.command.files import read_json, sha256, write_json
+from search_spaces.command.files import sha256, write_json
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _reopen(folder: Path, config: Config, facts: Json) -> Json:
 def _is_finished(folder: Path, config: Config) -> bool:
     """Whether winners have been picked with these settings."""
     path = folder / "result.json"
-    settings = read_json(path).get("settings") if path.exists() else None  # none: winners are not picked yet
+    settings = read_result(folder).get("settings") if path.exists() else None  # none: winners are not picked yet
     return settings == {n: list(v) if isinstance(v := getattr(config, n), tuple) else v for n in AMENDABLE}
 
 
@@ -275,11 +275,12 @@ def _start(config: Config, run_folder: Path, space: SearchSpace) -> list[Arch]:
         return []
     if config.strategy != "predictor":
         raise UserError(f"--seed-search is for --strategy predictor, not {config.strategy}; leave it out")
+    runs.check_name("--seed-search", config.seed_search)
     path = run_folder / config.seed_search / "result.json"
     if not path.exists():
         found = sorted(path.parent.name for path in run_folder.glob("search*/result.json"))
         raise UserError(f"no finished search {path.parent}; choose from {', '.join(found) or 'none'}")
-    result = read_json(path)
+    result = read_result(path.parent)
     points = result.get("trajectory") or [result["evaluations"][i] for i in result["front"]]
     return [space.from_json(point["arch"]) for point in points]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import UserError
-from search_spaces.command.files import drop_torn_line
+from search_spaces.command.files import drop_torn_line, read_json_lines
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 5.0  # to wait for another process that writes to a SQLite file; Optuna then tries some times more
 # Of a disk, as the system, SQLite and servers of databases say it.
 FULL = ("No space left", "Disk quota exceeded", "File too large", "disk is full", "disk I/O error", "table is full")
+# What Optuna, or who reads its trials, raises on a journal of something else.
+_NO_STUDY = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 EXAMPLE = "give --storage 'postgresql://me:$PASSWORD@host/nas' or sqlite:///FILE"
 
 
@@ -84,6 +86,7 @@ def _open_journal(path: Path) -> BaseStorage:
     lock: Any = FileLock(path.with_name(f".{path.name}.lock"), thread_local=False)
     with lock:
         drop_torn_line(path)
+        read_json_lines(path)  # Optuna would go on behind a last line of something else
     return JournalStorage(JournalFileBackend(str(path), lock))
 
 
@@ -104,7 +107,7 @@ def readable(place: str | Path) -> Iterator[None]:
         reason = (str(getattr(cause, "orig", None) or cause).splitlines() or [""])[0]
         shown = reason.replace(os.path.expandvars(place), str(place))
         raise UserError(f"cannot use the database {place}: {shown}; {_remedy(cause, reason)}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except _NO_STUDY as error:
         raise UserError(f"{place} holds no study of this version ({error}); search under another --name") from None
 
 

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from nas.evaluation.racing import Finish
 from nas.searching.storage import open_storage, readable
 from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command.typed import Amount, Count, Fraction, read_typed
 
 # Accuracies of archs, in groups as they are known, in any order.
 Evaluate = Callable[[Sequence[Arch]], Iterator[tuple[Sequence[Arch], Sequence[float]]]]
@@ -25,6 +26,34 @@ RunRace = Callable[[Arch, Sequence[Arch], Sequence[float]], list[Finish]]  # `Ev
 FACTS = "facts"
 ESTIMATE = "accuracy_estimate"  # of a trial that was pruned
 RACE = ("images_seen", "rough_images_seen", "led")  # of a trial that was in a race
+
+
+class Recorded(TypedDict):
+    """Attributes of a trial, beside the metrics of its arch."""
+
+    arch: dict[str, Any]
+    accuracy: NotRequired[Fraction]
+    accuracy_estimate: NotRequired[Fraction]
+    seconds: Amount
+    seconds_since_start: Amount
+    step: Count
+    images_seen: NotRequired[Count]
+
+
+def _check_known(trial: Recorded) -> None:
+    if ("accuracy" in trial) == ("accuracy_estimate" in trial):
+        raise ValueError("has not one of accuracy and accuracy_estimate")
+
+
+Measured = Annotated[Recorded, _check_known]
+
+
+class Raced(TypedDict):
+    """Of a trial that was in a race."""
+
+    images_seen: Count
+    rough_images_seen: Count
+    led: bool
 
 
 @dataclass(frozen=True)
@@ -73,9 +102,13 @@ class Study:
         self.evaluations: list[Evaluation] = []  # what this search has asked for, in its order
         self.dropped: list[Evaluation] = []  # from its races
         with readable(place):
-            self._study = optuna.create_study(
-                storage=open_storage(place), study_name=name, directions=["maximize", "maximize"], load_if_exists=True
-            )
+            storage = open_storage(place)
+            if name in optuna.get_all_study_names(storage):  # to read it writes nothing
+                self._study = optuna.load_study(study_name=name, storage=storage)
+            else:
+                self._study = optuna.create_study(
+                    storage=storage, study_name=name, directions=["maximize", "maximize"], load_if_exists=True
+                )
             self._check({"space": space.name, **facts})
             found = [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
         self.known = {e.arch: e for e in found if not _is_dropped(e)}
@@ -171,14 +204,14 @@ class Study:
             self._study.add_trial(trial)
 
     def _read(self, trial: Any) -> Evaluation:
-        attributes = trial.user_attrs
-        arch, dropped = self.space.from_json(attributes["arch"]), ESTIMATE in attributes
-        names = (ESTIMATE if dropped else "accuracy", "seconds", "seconds_since_start")
-        accuracy, seconds, since = (float(attributes[name]) for name in names)
+        found = read_typed(Measured, trial.user_attrs, f"trial {trial.number}")
+        dropped, arch = ESTIMATE in found, self.space.from_json(found["arch"])
+        accuracy = found["accuracy_estimate"] if dropped else found["accuracy"]
         race = None
-        if "images_seen" in attributes:
-            race = Finish(accuracy, dropped=dropped, **{name: attributes[name] for name in RACE})
-        return Evaluation(arch, accuracy, seconds, since, int(attributes["step"]), race)
+        if "images_seen" in found:
+            of = read_typed(Raced, trial.user_attrs, f"trial {trial.number}")
+            race = Finish(accuracy, of["images_seen"], of["rough_images_seen"], led=of["led"], dropped=dropped)
+        return Evaluation(arch, accuracy, found["seconds"], found["seconds_since_start"], found["step"], race)
 
 
 def _is_dropped(evaluation: Evaluation) -> bool:

@@ -20,9 +20,12 @@ from typing import Any
 
 from nas import runs
 from nas.distributed.ray import TRIES, RayConfig, cluster
+from nas.runs.metrics import read_metrics
+from nas.runs.results import REMEDY, Stopped
 from nas.training.winner import Config, Job, train_winner
 from search_spaces import UserError
-from search_spaces.command.files import read_json, read_json_lines, write_json
+from search_spaces.command.files import write_json
+from search_spaces.command.typed import load_typed
 
 REDUCTION = 3  # one network in so many goes on from each rung
 FIRST_RUNG = 9  # the first rung is after one epoch in so many
@@ -173,6 +176,7 @@ def _train(trial: Json, run_folder: Path, trials: Mapping[str, Json], directory:
 
 def _history(folder: Path) -> list[Json]:
     """The accuracies until now; the one that it was stopped for comes to no other file."""
-    stopped = folder / "stopped.json"
-    rows = [*read_json_lines(folder / "metrics.jsonl"), *([read_json(stopped)] if stopped.exists() else [])]
+    path = folder / "stopped.json"
+    stopped = [load_typed(Stopped, path, REMEDY)] if path.exists() else []
+    rows: list[Mapping[str, Any]] = [*read_metrics(folder / "metrics.jsonl"), *stopped]
     return [{"epoch": row["epoch"], "accuracy": row["accuracy"]} for row in rows if "accuracy" in row]

@@ -9,29 +9,46 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, TypedDict
+
+from torch.amp import GradScaler
 
 from nas.runs.checkpoint import load_info
 from search_spaces import UserError
+from search_spaces.command.typed import Amount, Count, Within, read_typed
 
 CHECKPOINT = "checkpoint.safetensors"  # in the folder of a training
 
-# What a checkpoint has beside the tensors, and which of it are counts.
-_COUNTS = ("step", "epochs", "planned_epochs", "processes", "accumulation_steps")
-_ALL = {*_COUNTS, "seconds", "amp", "scaler", "code"}
+
+def _check_scaler(state: dict[str, float]) -> None:
+    """ValueError on what is no state of a GradScaler; empty is that of one that is not enabled."""
+    if state and state.keys() != GradScaler("cpu", enabled=True).state_dict().keys():
+        raise ValueError(f"has {', '.join(state)}; no GradScaler has these")
 
 
-def load_progress(folder: Path) -> dict[str, Any] | None:
+class Progress(TypedDict):
+    """What a checkpoint says beside its tensors."""
+
+    step: Count
+    epochs: Count
+    planned_epochs: Count
+    seconds: Amount  # of training, over all resumed parts
+    amp: Literal["bf16", "fp16", "off"] | None
+    scaler: Annotated[dict[str, float], _check_scaler]
+    processes: Annotated[int, Within(1, 1e6)]
+    accumulation_steps: Annotated[int, Within(1, 1e6)]
+    code: str
+
+
+def load_progress(folder: Path) -> Progress | None:
     """What the folder's checkpoint has beside the tensors; None if there is none yet. UserError on anything else."""
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    info = load_info(path)
-    if missing := _ALL - info.keys():
-        raise UserError(f"{path} is not of this version ({min(missing)} is missing); train a new run")
-    if wrong := [name for name in _COUNTS if type(info[name]) is not int or info[name] < 0]:
-        raise UserError(f"{path} says {wrong[0]} {info[wrong[0]]!r}, no whole number; restore it or train a new run")
-    return info
+    try:
+        return read_typed(Progress, load_info(path), "its header")
+    except ValueError as error:
+        raise UserError(f"{path} is not of this version ({error}); restore it or train a new run") from None
 
 
 def check_epochs(folder: Path, epochs: int, steps_per_epoch: int, flag: str = "--epochs") -> None:

@@ -251,8 +251,9 @@ def _timm_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -
 
 def _our_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -> Teacher:
     winner = load_winner(path)
-    size = (winner.image_size, winner.image_size)
-    return Teacher(winner.network, config, size, winner.mean, winner.std, _order(winner.classes, classes))
+    facts = winner.facts
+    size = (facts.image_size, facts.image_size)
+    return Teacher(winner.network, config, size, facts.mean, facts.std, _order(facts.classes, classes))
 
 
 def _order(theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[int] | None:

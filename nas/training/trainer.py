@@ -29,13 +29,14 @@ from nas.data.batches import Augment, normalize, seed_all, train_batches, train_
 from nas.distributed import collectives, process
 from nas.distributed.accumulation import Parts
 from nas.distributed.device import pick_device
+from nas.networks.checkpoints import check_finite
 from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images
 from nas.runs.checkpoint import code_digest, load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
 from nas.runs.metrics import MetricsLog
 from nas.training.ema import Ema
 from nas.training.optimization import Optimization
 from nas.training.precision import autocast, check_amp, pick_amp
-from nas.training.progress import CHECKPOINT, check_epochs, load_progress
+from nas.training.progress import CHECKPOINT, Progress, check_epochs, load_progress
 from nas.training.recipe import LOCAL, TrainConfig
 from search_spaces import UserError
 from supernet.strided_pointwise import mend_strided_pointwise
@@ -139,25 +140,28 @@ class Trainer:
         tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         if broken := next((n for n, t in tensors.items() if not t.isfinite().all()), None):
             raise self._diverged(f"{broken} is not finite")
-        info = {
+        info: Progress = {
             "step": self.step,
             "epochs": self.config.epochs,
             "planned_epochs": self.planned_epochs,
             "seconds": self.seconds,
-            "amp": self.amp,
+            "amp": self.amp,  # type: ignore[typeddict-item]
             "scaler": self.scaler.state_dict(),
             "processes": process.world_size(),
             "accumulation_steps": self.config.accumulation_steps,
             "code": code_digest(),
         }
-        save_tensors(self.path, tensors, info)
+        save_tensors(self.path, tensors, dict(info))
 
     def resume(self) -> None:
         """Continues from the folder's checkpoint; from the beginning if the run was killed before its first."""
         if (info := load_progress(self.folder)) is None:
             return
         check_epochs(self.folder, self.config.epochs, self.steps_per_epoch)
+        if info["step"] > self.total:
+            raise UserError(f"{self.path} is of step {info['step']} of {self.total}; restore it or train a new run")
         tensors, _ = load_tensors(self.path)
+        check_finite(tensors, self.path)
         part = {
             kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")}
             for kind in ("model", "ema", "optimizer")
@@ -323,7 +327,7 @@ class Trainer:
         self.amp = amp
         self.scaler = GradScaler(self.device.type, enabled=amp == "fp16")
 
-    def _go_on_with_amp(self, info: dict[str, Any]) -> None:
+    def _go_on_with_amp(self, info: Progress) -> None:
         """Uses the checkpoint's precision, unless another is asked for or this device lacks it."""
         before = info["amp"]
         if before is None:
@@ -335,7 +339,7 @@ class Trainer:
                 return
         print(f"the precision was {before} until now and may be another from here on: other figures will follow")
 
-    def _go_on_with_epochs(self, info: dict[str, Any]) -> None:
+    def _go_on_with_epochs(self, info: Progress) -> None:
         if self.step == 0:
             return
         self.planned_epochs = info["planned_epochs"]

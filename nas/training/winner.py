@@ -18,13 +18,15 @@ from nas.distributed.ray import RayConfig
 from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.runs.checkpoint import save_tensors
+from nas.runs.results import REMEDY, Stopped, TrainedResult
 from nas.training.drop_path import drop_path_rate
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
 from nas.training.teacher import Teacher, TeacherConfig, load_teacher, teacher_result, use_both_classifiers
 from nas.training.trainer import Backward, Criterion, Trainer, check_alike
 from search_spaces import Arch, SearchSpace, macs, num_params
 from search_spaces.command import flag
-from search_spaces.command.files import read_json, write_json
+from search_spaces.command.files import write_json
+from search_spaces.command.typed import load_typed
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,13 @@ class Job:
     def test_accuracy(self) -> float | None:
         """None until it is trained."""
         path = self.folder / "result.json"
-        return float(read_json(path)["test_accuracy"]) if path.exists() else None
+        return load_typed(TrainedResult, path, REMEDY)["test_accuracy"] if path.exists() else None
 
     @property
-    def stopped(self) -> dict[str, Any] | None:
+    def stopped(self) -> Stopped | None:
         """At which epoch, and with what accuracy on the search split, ASHA stopped it."""
         path = self.folder / "stopped.json"
-        return read_json(path) if path.exists() else None
+        return load_typed(Stopped, path, REMEDY) if path.exists() else None
 
     @property
     def is_over(self) -> bool:

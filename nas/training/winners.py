@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from nas import runs
 from nas.distributed import process
@@ -18,6 +18,7 @@ from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
 from search_spaces import UserError
 from search_spaces.command import amend, fill
 from search_spaces.command.files import read_json
+from search_spaces.command.typed import read_typed
 
 NO_NETWORKS = 'names no networks; give a search\'s result.json, or [{"name": …, "arch": …}, …]'
 
@@ -30,12 +31,12 @@ def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, 
     """
     if config.archs:
         return _read_archs(config, Path(config.archs))
+    runs.check_name("--search", config.search)
     pattern = f"{config.search or 'search*'}/result.json"
     run_folder = runs.find_run(config.run, pattern, "python -m nas.search")
     found = runs.newest(run_folder, pattern)
     assert found is not None
-    result = read_json(found)
-    winners = dict(_networks(result.get("winners") if isinstance(result, dict) else None, found))
+    winners = {network["name"]: dict(network) for network in _read_networks(found)}
     if not winners:
         raise UserError(f"{found.parent} picked no winner; go on with nas.search --resume and limits that can be met")
     return run_folder, found.parent.name, _named(config.winners, winners, found.parent)
@@ -71,29 +72,33 @@ def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[
     of_run = path.parent.parent if path.name == "result.json" and (path.parent.parent / "run.json").exists() else None
     run = config.run or (str(of_run.resolve()) if of_run else None)
     run_folder = runs.find_trained(run)
-    space, found = runs.load_run_info(run_folder).search_space(), read_json(path)
-    pairs = _networks(found.get("winners") if isinstance(found, dict) else found, path)
-    if not pairs:
+    space = runs.load_run_info(run_folder).search_space()
+    networks = _read_networks(path)
+    if not networks:
         raise UserError(f"{path} {NO_NETWORKS}")
-    for _, network in pairs:
+    for network in networks:
         space.from_json(network["arch"])
-    if len(dict(pairs)) < len(pairs):
+    named: dict[str, dict[str, Any]] = {network["name"]: dict(network) for network in networks}
+    if len(named) < len(networks):
         raise UserError(f"two networks in {path} have the same name; give each its own")
-    return run_folder, None, _named(config.winners, dict(pairs), path)
+    return run_folder, None, _named(config.winners, named, path)
 
 
-def _networks(found: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(name, network) of each in a list from a file. UserError if it is no such list, or a name is no folder's."""
+class Network(TypedDict):
+    """Of a file of networks."""
+
+    name: runs.Name
+    arch: dict[str, Any]
+
+
+def _read_networks(path: Path) -> list[Network]:
+    """UserError if the file is neither a list of networks nor a search's result."""
+    found = read_json(path)
+    networks, where = (found.get("winners"), "winners") if isinstance(found, dict) else (found, "entry")
     try:
-        pairs = [(network["name"], network) for network in found]
-        archs = [network["arch"] for _, network in pairs]
-    except (KeyError, TypeError):
-        raise UserError(f"{path} {NO_NETWORKS}") from None
-    for name, _ in pairs:
-        runs.check_name(f"a name in {path}", name)
-    if not all(isinstance(arch, dict) for arch in archs):
-        raise UserError(f"{path} {NO_NETWORKS}")
-    return pairs
+        return read_typed(list[Network], networks, where)
+    except ValueError as error:
+        raise UserError(f"{path} {NO_NETWORKS} ({error})") from None
 
 
 def to_go_on_with(given: Config) -> Config:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.objective.mes import Objective
 from nas.objective.metrics import LATENCY
-from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, log_axis, page, table
+from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, html, log_axis, page, table
 
 Json = Mapping[str, Any]
 
@@ -63,12 +63,12 @@ def markdown(result: Json) -> str:
 
 
 def ablations_page(result: Json) -> str:
-    parts = [f"<h1>Ablations of the search</h1>\n<p>{result['space']}; MES is {_formula(result)}.</p>\n"]
+    parts = [html("<h1>Ablations of the search</h1>\n<p>{}; MES is {}.</p>\n", result["space"], _formula(result))]
     for name, (head, rows), note in (("Table 5", table_5(result), NOTE_5), ("Table 6", table_6(result), NOTE_6)):
-        parts.append(f"<h2>{name}</h2>\n{table(head, rows)}<p>{note}</p>\n")
-    parts += [embed("mes", figure_1(result), ""), f"<p>{FIGURE_1}</p>\n"]
-    parts += [embed("random", figure_2(result), ""), f"<p>{FIGURE_2}</p>\n"]
-    return page("Ablations of the search", "".join(parts))
+        parts.append(html("<h2>{}</h2>\n{}<p>{}</p>\n", name, table(head, rows), note))
+    for name, drawn, note in (("mes", figure_1(result), FIGURE_1), ("random", figure_2(result), FIGURE_2)):
+        parts.append(html("{}<p>{}</p>\n", embed(name, drawn, ""), note))
+    return page("Ablations of the search", parts)
 
 
 def _formula(result: Json) -> str:

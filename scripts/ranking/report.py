@@ -10,7 +10,7 @@ from typing import Any
 
 from scripts.ranking.supernets import AS_TRAINED, RECALIBRATED
 from search_spaces.command import align
-from search_spaces.command.page import AXIS, BLUE, GRAY, ORANGE, embed, figure, page, table
+from search_spaces.command.page import AXIS, BLUE, GRAY, ORANGE, Markup, embed, figure, html, page, table
 
 Json = Mapping[str, Any]
 
@@ -149,18 +149,17 @@ def markdown(result: Json) -> str:
 def study_page(result: Json) -> str:
     """The whole document."""
     head = ["", *(f"{name}\n{unit}" for _, name, unit, *_ in COLUMNS), "bars missed"]
-    parts = ["<h1>How far the supernet's ranking can be trusted</h1>", f'<p class="soft">{escape(title(result))}</p>']
+    soft = '<p class="soft">{}</p>\n'
+    parts = [html("<h1>How far the supernet's ranking can be trusted</h1>\n"), html(soft, title(result))]
     if result["arms"]:
-        parts += [
-            f'<p class="soft">{SCATTER_NOTE}</p>',
-            embed("scatter", scatter(result)),
-        ]
+        parts += [html(soft, SCATTER_NOTE), embed("scatter", scatter(result))]
     for subset, heading in SUBSETS.items():
         shown = rows(result, subset, NAMES)
-        parts += [f"<h2>{heading}</h2>", table(head[: len(shown[0])], shown, text=(0, len(COLUMNS) + 1))]
-    parts += [f'<p class="soft">{escape(note)}</p>' for note in notes(result)]
-    parts += ["<h2>Networks</h2>", _networks(result), "<h2>Made by</h2>", f"<pre>{escape(origin(result))}</pre>"]
-    return page("Ranking study", "\n".join(parts) + "\n", style=STYLE, plots=bool(result["arms"]))
+        found = table(head[: len(shown[0])], shown, text=(0, len(COLUMNS) + 1))
+        parts.append(html("<h2>{}</h2>\n{}", heading, found))
+    parts += [html(soft, note) for note in notes(result)]
+    parts.append(html("<h2>Networks</h2>\n{}<h2>Made by</h2>\n<pre>{}</pre>\n", _networks(result), origin(result)))
+    return page("Ranking study", parts, style=STYLE, plots=bool(result["arms"]))
 
 
 def origin(result: Json) -> str:
@@ -170,7 +169,7 @@ def origin(result: Json) -> str:
     return "\n".join(lines)
 
 
-def _networks(result: Json) -> str:
+def _networks(result: Json) -> Markup:
     head = ["number", "MES", "parameters\nM", "MACs\nM", "latency\nms", "from scratch\n%, each seed"]
     columns = [
         (f"{arm['label']}\n{norms}", e["accuracies"]) for arm in result["arms"] for norms, e in arm["norms"].items()

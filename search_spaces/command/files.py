@@ -179,14 +179,21 @@ def read_json(path: Path, *, nan: bool = False) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+_TORN = (b"{", b"\0")  # begins a line that was not written whole; NUL is what a loss of power leaves
+
+
 def drop_torn_line(path: Path) -> None:
-    """Cuts off what a kill or a full disk has left of a log's last line, if there is such a file."""
+    """Cuts off what a kill or a full disk has left of a log's last line, if there is such a file.
+
+    What is no beginning of a line of JSON stays, for its reader to refuse.
+    """
     if not path.exists():
         return
     with path.open("r+b") as file:
         content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+        end = content.rfind(b"\n") + 1
+        if content[end:].startswith(_TORN):
+            file.truncate(end)
 
 
 def read_json_lines(path: Path) -> list[Any]:
@@ -198,17 +205,19 @@ def read_json_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is no log: it is not a text file; restore it or move it away") from None
+    if not lines[-1] or lines[-1].encode().startswith(_TORN):
+        lines.pop()
     return [_json_line(path, number, line) for number, line in enumerate(lines, 1)]
 
 
 def _json_line(path: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number}, is not JSON ({error}); restore it or cut the line") from None
 

@@ -74,6 +74,28 @@ def fill(config: Config, defaults: Config) -> Config:
     return _mark(dataclasses.replace(defaults, **{name: getattr(config, name) for name in names}), names)
 
 
+def check_given(config: Config, begun: Config, where: Any, names: Sequence[str]) -> None:
+    """What was begun goes on at other places of the network only if the command line names them again.
+
+    The file that says how it was begun may be from someone else.
+
+    Args:
+        begun: with what it was.
+        where: it lies, for the message.
+        names: fields that are such places.
+
+    Raises:
+        UserError: one of them was given when it was begun, and is not now.
+    """
+    for field in dataclasses.fields(config):
+        address = getattr(begun, field.name)
+        if field.name in names and address is not None and field.name not in given(config):
+            flag_name = _spelling(field)
+            raise UserError(
+                f"{where} was begun with {flag_name} {address}; give that again, for no file says what to connect to"
+            )
+
+
 def _mark(config: Config, names: frozenset[str]) -> Config:
     object.__setattr__(config, "_given", names)
     return config
@@ -296,7 +318,8 @@ def _leave(code: int, message: str) -> typing.NoReturn:
     except OSError:  # what is left in the buffer would raise once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if message:
-        print(" ".join(message.splitlines()), file=sys.stderr)
+        line = " ".join(message.splitlines())
+        print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
     sys.exit(code)
 
 

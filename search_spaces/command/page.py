@@ -1,20 +1,34 @@
-"""A page of text, tables and plots that loads nothing but itself. Text from outside goes through `escape`."""
+"""A page of text, tables and plots that loads nothing but itself.
+
+All that a page is made of is escaped unless it is `Markup`, and only `html` makes that, of a template written in the
+code and values that it escapes (tests/test_architecture.py). No script runs but the two whose hashes the page's policy
+names: Plotly's and ours. What they draw lies beside them as JSON.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from functools import cache
+from hashlib import sha256
 from math import ceil, floor, log10
 from typing import Any
 from urllib.parse import quote
+
+from markupsafe import Markup
 
 BLUE, ORANGE, GREEN, GRAY = "#4a86e8", "#e0802b", "#34a06a", "#9aa1a9"
 CYCLE = (BLUE, ORANGE, GREEN, "#a76fd1", "#c9a227", "#4bb3c1", "#d1657f")
 GRID = "rgba(128, 128, 128, 0.2)"
 AXIS = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
 
-# The page can load nothing: no script, style, font or image but its own.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+# No script, style, font or image but the page's own, no other page's form, no other base of its links.
+POLICY = (
+    "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
+    "form-action 'none'"
+)
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1d2127; --soft: #5c6570; --line: #e1e4e8; --page: #fff; --panel: #f6f7f9;
@@ -72,43 +86,86 @@ function plot(id, figure) {
 }
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () =>
   plots.forEach(id => Plotly.relayout(id, theme())));
+for (const data of document.querySelectorAll('script[data-plot]')) {
+  plot(data.dataset.plot, JSON.parse(data.textContent));
+}
 """
+# What Plotly may read as HTML in the texts of a figure; it knows links, too.
+FORMATS = re.compile(r"""<(?!/?b>|br>|/?extra>|/?span>|span style="color:#[0-9a-f]{6}">)""")
 
 
-def page(title: str, body: str, *, style: str = "", plots: bool = True) -> str:
+def html(template: str, /, *values: Any, **named: Any) -> Markup:
+    """The template with the values in its places `{}` or `{name}`, escaped unless they are Markup already."""
+    return Markup(template).format(*values, **named)
+
+
+def joined(parts: Iterable[str]) -> Markup:
+    """One after another, escaped unless they are Markup."""
+    return Markup("").join(parts)
+
+
+def page(title: str, parts: Iterable[str], *, style: str = "", plots: bool = True) -> str:
     """The whole document, with Plotly's script in it if there are plots.
 
     Args:
-        style: more of it.
+        parts: of the body; escaped unless they are Markup.
+        style: more of it, our own.
     """
-    scripts = ""
-    if plots:
-        from plotly.offline import get_plotlyjs
-
-        scripts = f"<script>{get_plotlyjs()}</script>\n<script>{SCRIPT}</script>\n"
-    return (
+    scripts = (_plotly(), SCRIPT) if plots else ()
+    first, last = (html("<script>{}</script>\n", Markup(script)) for script in scripts) if plots else ("", "")
+    whole = html(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE}{style}</style>\n{scripts}</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
+        '<link rel="icon" href="data:,">\n<title>{title}</title>\n'
+        "<style>{style}</style>\n{first}</head>\n<body>\n<main>\n{body}</main>\n{last}</body>\n</html>\n",
+        policy=Markup(POLICY.format(" ".join(map(_hash, scripts)) or "'none'")),
+        title=title,
+        style=Markup(STYLE + style),
+        first=first,
+        body=joined(parts),
+        last=last,
     )
+    return str(whole)
 
 
-def warning(text: str) -> str:
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+@cache
+def _hash(script: str) -> str:
+    """As a policy names a script that may run."""
+    return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
+
+
+def warning(text: str) -> Markup:
     """A paragraph that is not overlooked."""
-    return f"<p><strong>{escape(text)}</strong></p>\n"
+    return html("<p><strong>{}</strong></p>\n", text)
 
 
-def embed(name: str, figure: Any, shape: str | None = None) -> str:
+def embed(name: str, figure: Any, shape: str | None = None) -> Markup:
     """The figure as HTML for a body of `page`.
 
     Args:
         shape: "", "low" or "square"; None for a figure that has a height of its own.
     """
-    data = figure.to_json().replace("<", "\\u003c")
-    classes = "" if shape is None else f' class="plot {shape}"'
-    return f'<div id="{name}"{classes}></div>\n<script>plot("{name}", {data});</script>\n'
+    data = json.dumps(_tame(json.loads(figure.to_json()))).replace("<", "\\u003c")
+    classes = "" if shape is None else html(' class="plot {}"', shape)
+    block = '<div id="{}"{}></div>\n<script type="application/json" data-plot="{}">{}</script>\n'
+    return html(block, name, classes, name, Markup(data))
+
+
+def _tame(value: Any) -> Any:
+    """JSON of a figure, in whose texts no HTML is left but what makes them bold, coloured or of several lines."""
+    if isinstance(value, str):
+        return FORMATS.sub("&lt;", value)
+    if isinstance(value, dict):
+        return {name: _tame(item) for name, item in value.items()}
+    return [_tame(item) for item in value] if isinstance(value, list) else value
 
 
 def figure(traces: Sequence[Any], x_title: str = "", y_title: str = "", **layout: Any) -> Any:
@@ -136,35 +193,33 @@ def log_axis(values: Sequence[float]) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.10g}" for t in ticks]}
 
 
-class Html(str):
-    """A cell of `table` that is HTML already."""
-
-
-def link(path: str, text: str) -> Html:
+def link(path: str, text: str) -> Markup:
     """To a file, relative to the page's folder."""
-    return Html(f'<a href="{quote(path)}">{escape(text)}</a>')
+    return html('<a href="{}">{}</a>', quote(path), text)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = (0,), wide: bool = False) -> str:
-    """Cells are escaped unless they are `Html`; a line break in a heading starts its small second line.
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = (0,), wide: bool = False
+) -> Markup:
+    """A line break in a heading starts its small second line.
 
     Args:
         text: columns that hold words, aligned left; all others are numbers.
     """
-    classes = [' class="text"' if i in text else "" for i in range(len(head))]
-    headings = (name.partition("\n") for name in head)
-    top = "".join(
-        f"<th{c}>{escape(first)}{f'<small>{escape(small)}</small>' if small else ''}</th>"
-        for c, (first, _, small) in zip(classes, headings, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{c}>{cell if isinstance(cell, Html) else escape(cell)}</td>"
-            for c, cell in zip(classes, row, strict=True)
-        )
-        + "</tr>\n"
+    classes = [Markup(' class="text"') if i in text else Markup("") for i in range(len(head))]
+    top = joined(_heading(kind, name) for kind, name in zip(classes, head, strict=True))
+    body = joined(
+        html("<tr>{}</tr>\n", joined(html("<td{}>{}</td>", *cell) for cell in zip(classes, row, strict=True)))
         for row in rows
     )
-    kind = ' class="wide"' if wide else ""
-    return f'<div class="scroll"><table{kind}><thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n'
+    return html(
+        '<div class="scroll"><table{}><thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody></table></div>\n',
+        Markup(' class="wide"') if wide else "",
+        top,
+        body,
+    )
+
+
+def _heading(kind: Markup, name: str) -> Markup:
+    first, _, small = name.partition("\n")
+    return html("<th{}>{}{}</th>", kind, first, html("<small>{}</small>", small) if small else "")

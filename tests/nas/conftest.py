@@ -9,6 +9,7 @@ import pytest
 
 from nas import search, train_supernet
 from search_spaces import SPACES
+from tests.nas.sent_files import make_workplace
 from tests.nas.tiny import PUBLISHED, make_images, tiny_space
 
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "2", "--batch-size", "8", "--lr", "0.3", "--amp", "off")
@@ -36,4 +37,12 @@ def searched(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(SPACES, "tiny", tiny_space)
         patch.chdir(folder)
         search.main(["--metrics", "size", "--budget", "20", "--winners", "2"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workplace(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every command has been used."""
+    folder = tmp_path_factory.mktemp("workplace")
+    make_workplace(folder, searched)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +184,17 @@ def add_table(path: Path, space: SearchSpace, validated: bool = True) -> None:
     ).save(path)
     if validated:
         accuracy = {"mape": 0.018, "bias": -0.004, "within_5_percent": 0.95, "within_10_percent": 1.0, "spearman": 0.99}
-        held_out = list(zip(sums, times, strict=True))[10:]
+        held_out = list(zip(archs, sums, times, strict=True))[10:]
         names = ("table", "at_this_speed", "repeat_floor", "uncalibrated_sum", "macs", "num_params")
-        pairs = [{"predicted_ms": 0.95 * total + 0.02, "measured_ms": time} for total, time in held_out]
+        pairs = [
+            {"arch": space.to_json(arch), "predicted_ms": 0.95 * total + 0.02, "measured_ms": time}
+            for arch, total, time in held_out
+        ]
         figures = {name: {**accuracy, "kendall": None} for name in names}
-        write_json(path.with_suffix(".validation.json"), {"busy": False, "networks": pairs, **figures})
+        runtime = asdict(source.runtime)
+        write_json(
+            path.with_suffix(".validation.json"), {"busy": False, "runtime": runtime, "networks": pairs, **figures}
+        )
 
 
 def add_retrain(folder: Path, space: SearchSpace, names: tuple[str, ...] = ()) -> None:

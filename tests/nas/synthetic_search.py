@@ -69,6 +69,7 @@ def write_search(
             "num_images": NUM_IMAGES,
             "minutes": evaluations[-1].get("seconds_since_start", 0.0) / 60,
             "evaluations": evaluations,
+            "num_evaluations": len(evaluations),
             "front": [],
             "winners": [],
             "earlier_winners": [],

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from latency_lut.measurement.validate import Accuracy
 from latency_lut.predict import main
 from latency_lut.tables.predict import breakdown, comparison, predict, rounded_parts
 from latency_lut.tables.table import LatencyTable
@@ -113,14 +114,19 @@ def test_bare_compares_the_named_archs_by_the_newest_table(
     assert all(f"\n{name} " in text for name in nano.named)
 
 
+PREDICTORS = ("table", "at_this_speed", "repeat_floor", "uncalibrated_sum", "macs", "num_params")
+
+
 def write_validation(table: LatencyTable, nano: SearchSpace, table_path: Path) -> dict[str, Any]:
     rng = random.Random(3)
     archs = [nano.sample(rng) for _ in range(4)]
     validation = {
         "runtime": asdict(table.provenance.runtime),
         "busy": False,
-        "table": {"mape": 0.014, "within_10_percent": 0.75},
-        "networks": [{"arch": nano.to_json(a), "predicted_ms": table.latency_ms(nano, a)} for a in archs],
+        **{name: asdict(Accuracy(0.014, 0.0, 0.5, 0.75, None, None)) for name in PREDICTORS},
+        "networks": [
+            {"arch": nano.to_json(a), "predicted_ms": table.latency_ms(nano, a), "measured_ms": 1.0} for a in archs
+        ],
     }
     table.save(table_path)
     write_json(table_path.with_suffix(".validation.json"), validation)
@@ -167,7 +173,7 @@ def test_a_validation_of_another_build_says_nothing(
 def test_a_damaged_validation_is_named(data: Any, table: LatencyTable, tmp_path: Path) -> None:
     table.save(tmp_path / "t.json")
     write_json(tmp_path / "t.validation.json", data)
-    with pytest.raises(UserError, match=r"t\.validation\.json is no validation; make it again with "):
+    with pytest.raises(UserError, match=r"t\.validation\.json is not of this version .*; make it again with "):
         main(["--table", str(tmp_path / "t.json")])
 
 

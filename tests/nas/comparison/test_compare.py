@@ -187,9 +187,10 @@ def test_what_races_dropped_counts_as_evaluated(space: SearchSpace) -> None:
 
 def test_races_from_before_that_was_recorded_count_their_frontiers(space: SearchSpace) -> None:
     points = points_at(space, (0.6, 1.0), (0.6, 2.0))
-    changes: dict[str, Any] = {"trajectory": points[::2], "num_evaluations": 3, "num_dropped": 200}
+    steps = [{**p, "step": i, "action": None, "pareto": True} for i, p in enumerate(points[::2])]
+    changes: dict[str, Any] = {"trajectory": steps, "num_evaluations": 3, "num_dropped": 200}
     search = read_search(write_search(runs.RUNS / "one/search", "slimming", points, **changes))
-    assert (search.points, search.evaluations.tolist()) == (tuple(points[::2]), [1, 1 + len(space.slim(space.largest))])
+    assert (search.points, search.evaluations.tolist()) == (tuple(steps), [1, 1 + len(space.slim(space.largest))])
     few = read_search(write_search(runs.RUNS / "one/search", "slimming", points, **{**changes, "num_dropped": 2}))
     assert few.evaluations.tolist() == [1, 5], "never more than there were"
     none = read_search(write_search(runs.RUNS / "one/search", "slimming", points, **{**changes, "num_dropped": 0}))
@@ -349,31 +350,6 @@ def test_searches_by_another_mes_are_scored_by_the_first(
         under_one_mes(find_searches(["one"]))
 
 
-def test_a_result_from_when_there_was_one_table(space: SearchSpace) -> None:
-    make_table(space).save(Path("t.json"))
-    new = write_search(
-        runs.RUNS / "one/search-new", "new", points_at(space), tables=record({"latency_ms": Path("t.json")})
-    )
-    old = runs.RUNS / "one/search-old"
-    result, config = read_json(new / "result.json"), read_json(new / "config.json")
-    digest = result.pop("tables")["latency_ms"]["sha256"]
-    limits = {"max_latency_ms": 2.0, "max_params": None, "max_macs": None, "min_accuracy": 0.5}
-    del result["objective"]
-    flags = {
-        "metrics": ["latency", "size"],
-        "alpha_latency": 1.0,
-        "alpha_size": 0.5,
-        "table": "t.json",
-        "limits": limits,
-    }
-    write_json(old / "result.json", {**result, **flags})
-    write_json(old / "config.json", {**config, "table_sha256": digest})
-    search = read_search(old)
-    assert (search.objective, search.tables) == (PUBLISHED, read_search(new).tables)
-    assert search.settings["latency ≤"] == "2 ms"
-    assert under_one_mes([search, read_search(new)])[1].points == read_search(new).points
-
-
 def test_a_search_that_evaluated_nothing(space: SearchSpace) -> None:
     folder = write_search(runs.RUNS / "one/search", "a", points_at(space))
     write_json(folder / "result.json", {**read_json(folder / "result.json"), "evaluations": []})
@@ -425,16 +401,16 @@ def test_bad_names(space: SearchSpace, names: tuple[str, ...], message: str) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"evaluations": [{"accuracy": 0.5}]}, "'mes'"),
-        ({"evaluations": [{"accuracy": 0.5, "mes": 0, "num_params": 5}]}, "its mes not above 0"),
-        ({"evaluations": [{"accuracy": None, "mes": 1, "num_params": 5}]}, "not finite"),
-        ({"evaluations": 3}, "int"),
+        ({"evaluations": [{"accuracy": 0.5}]}, "evaluations.0 has no mes"),
+        ({"evaluations": [{"accuracy": 0.5, "mes": 0, "num_params": 5}]}, "evaluations.0.mes is 0"),
+        ({"evaluations": [{"accuracy": None, "mes": 1, "num_params": 5}]}, "evaluations.0.accuracy is None"),
+        ({"evaluations": 3}, "evaluations is 3, not a valid list"),
     ],
 )
 def test_a_result_that_is_none_of_this_version(space: SearchSpace, changes: dict[str, Any], message: str) -> None:
     folder = write_search(runs.RUNS / "one/search", "a", points_at(space))
     write_json(folder / "result.json", {**read_json(folder / "result.json"), **changes})
-    with pytest.raises(UserError, match=rf"result\.json is not a search's result of this version \(.*{message}.*\)"):
+    with pytest.raises(UserError, match=rf"result\.json is not of this version \(.*{message}.*\)"):
         read_search(folder)
 
 
@@ -450,11 +426,11 @@ def test_a_latency_limit_needs_latencies(space: SearchSpace) -> None:
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ({}, "is no JSON list; give one of objects with label, accuracy and mes"),
-        ([3], "entry 0 is 3; give a label"),
-        ([{"label": "a", "accuracy": 0.5}], "entry 0 is .*; give a label, an accuracy from 0 to 1 and a mes above 0"),
-        ([{"label": "a", "accuracy": 80, "mes": 9}], "an accuracy from 0 to 1"),
-        ([{"accuracy": 0.8, "mes": 9}], "give a label"),
+        ({}, "entry is {}, not a valid list; give a list of objects with label, accuracy and mes"),
+        ([3], "entry.0 is 3, not a valid Point"),
+        ([{"label": "a", "accuracy": 0.5}], "entry.0 has no mes"),
+        ([{"label": "a", "accuracy": 80, "mes": 9}], "entry.0.accuracy is 80.*; give a number from 0 to 1"),
+        ([{"accuracy": 0.8, "mes": 9}], "entry.0 has no label"),
     ],
 )
 def test_bad_points(tmp_path: Path, points: Any, message: str) -> None:

@@ -32,6 +32,7 @@ from nas.runs.checkpoint import save_tensors
 from search_spaces import SPACES, Arch, UserError, macs, num_params
 from search_spaces.command.files import write_json
 from tests.nas.reporting.test_report import EVIL, Page, browse, needs_browser
+from tests.nas.synthetic_search import point, write_search
 from tests.nas.tiny import make_table, tiny_space
 
 SPACE = tiny_space()
@@ -50,13 +51,12 @@ def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         train_supernet.main([*TRAIN, "--epochs", "1", "--norm", "shared", "--run", "shared"])
     (folder / "runs/r/supernet/result.json").touch()  # the newest run
-    winners = {"winners": [{"name": "winner-1", "arch": SPACE.to_json(MIDDLE)}], "earlier_winners": []}
-    for name, content in (
-        ("search", {**winners, "objective": Objective.of(num_params=0.5).to_json(), "tables": {}}),
-        ("retrain/winner-1", {"arch": SPACE.to_json(MIDDLE), "test_accuracy": 0.5}),
-    ):
-        (folder / "runs/r" / name).mkdir(parents=True)
-        (folder / "runs/r" / name / "result.json").write_text(json.dumps(content))
+    size, found = Objective.of(num_params=0.5), {**point(SPACE, MIDDLE), "index": 0}
+    winners = [{"name": "winner-1", **found}]
+    write_search(folder / "runs/r/search", "slimming", [found], objective=size, tables={}, winners=winners)
+    accuracies = {"inherited_test_accuracy": 0.4, "test_accuracy": 0.5}
+    retrained = {"command": "python -m nas.retrain", "arch": SPACE.to_json(MIDDLE), **accuracies}
+    write_json(folder / "runs/r/retrain/winner-1/result.json", retrained)
     torch.manual_seed(1)
     save_tensors(folder / "runs/r/retrain/winner-1/model.safetensors", SPACE.build(MIDDLE).state_dict(), {})
     return folder
@@ -188,8 +188,8 @@ def test_latency_and_mes_are_those_of_the_newest_search(capsys: pytest.CaptureFi
     own.save(Path("own.json"))
     objective = Objective((Term("latency_ms_phone", 2.0, 0.5), Term("memory_mb", 6.0, 1.0)), {"macs": 1.0})
     recorded = tables.record({"latency_ms_phone": Path("phone.json")})
-    result = {"objective": objective.to_json(), "tables": recorded, "winners": [], "earlier_winners": []}
-    write_json(Path("runs/r/search-2/result.json"), result)
+    points = [{**point(SPACE, MIDDLE), "index": 0, "latency_ms_phone": 1.0, "memory_mb": 1.0}]
+    write_search(Path("runs/r/search-2"), "slimming", points, objective=objective, tables=recorded)
     (network,) = evaluated("--arch", "smallest")["networks"]
     assert network["latency_ms_phone"] == table.latency_ms(SPACE, SPACE.smallest)
     assert network["mes"] == pytest.approx(objective.mes(network), rel=1e-12)
@@ -342,7 +342,7 @@ def test_a_line_of_the_terminal_says_what_a_class_is_taken_for() -> None:
 
 
 def plot_data(html: str, name: str) -> list[dict[str, Any]]:
-    (data,) = re.findall(rf'plot\("{name}", (.*)\);</script>', html)
+    (data,) = re.findall(rf'data-plot="{name}">(.*)</script>', html)
     found: list[dict[str, Any]] = json.loads(data)["data"]
     return found
 

@@ -18,7 +18,7 @@ from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import run_info
 
-BAD_NAMES = ("..", ".", ".hidden", "../x", "/etc/x", "a/b", "a\\b", "a\nb", "a\0b", "", "x" * 300, 3, ["a"])
+BAD_NAMES = ("..", ".", ".hidden", "../x", "/etc/x", "a/b", "a\\b", "a\nb", "a\0b", "", "x" * 300)
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -65,9 +65,9 @@ def test_names_of_winners_do_not_lead_out_of_the_run(
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "runs/r/search/result.json"
     write_json(path, {"winners": [{"name": name, "arch": {}}], "earlier_winners": [], "objective": {}, "tables": {}})
-    with pytest.raises(UserError, match=r"a name in .*result.json is"):
+    with pytest.raises(UserError, match=r"winners.0.name is"):
         find_winners(Config(run="r"))
-    with pytest.raises(UserError, match=r"a winner in .*result.json is"):
+    with pytest.raises(UserError, match=r"winners.0.name is"):
         read_result(path.parent)
     with pytest.raises(UserError):
         folder_name("winner-1", "/../../x")
@@ -77,7 +77,7 @@ def test_results_of_other_kinds_are_named(tmp_path: Path) -> None:
     contents: tuple[Any, ...] = ([], 3, "objective", {"objective": {}}, {"objective": [], "tables": 1}, {"winners": 3})
     for content in contents:
         write_json(tmp_path / "result.json", content)
-        with pytest.raises(UserError, match=r"result.json is not a search's result of this version"):
+        with pytest.raises(UserError, match=r"result.json is not of this version"):
             read_result(tmp_path)
 
 
@@ -93,10 +93,10 @@ def info(**changes: Any) -> dict[str, Any]:
         ({"classes": "ab"}, "run.json.classes is 'ab'"),
         ({"num_classes": 10**9}, "not as many names as classes"),
         ({"mean": [0.5]}, "no mean and std of R, G, B"),
-        ({"std": [0, 0, 0]}, "no mean and std of R, G, B"),
+        ({"std": [0, 0, 0]}, "run.json.std.0 is 0"),
         ({"data": {"data": 3}}, "run.json.data.data is 3, not a valid str"),
         ({"data": {"data": "digits", "x": 1}}, "run.json.data has an unknown x"),
-        ({"data": {"data": "digits", "search_fraction": 7}}, "--search-fraction is 7"),
+        ({"data": {"data": "digits", "search_fraction": 7}}, "run.json.data: --search-fraction is 7"),
         ({"splits": {}}, "run.json.splits has no train"),
         ({"image_size": None}, "run.json.image_size is None"),
     ],
@@ -167,6 +167,6 @@ def test_what_a_run_has_recorded_is_followed_to_where_the_run_is(
 
 @pytest.mark.parametrize("line", ["{", "3", "{}", '{"step": "1"}', "[" * 100_000])
 def test_a_broken_line_of_metrics_is_named_by_its_number(line: str, tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1}) + f"\n{line}\n")
-    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is no"):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "epoch": 0.5}) + f"\n{line}\n")
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is not JSON|metrics.jsonl is not .* \(line 2"):
         read_metrics(tmp_path / "metrics.jsonl")

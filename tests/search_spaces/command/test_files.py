@@ -213,7 +213,10 @@ def test_a_file_system_without_locks_keeps_nobody_out(
     assert is_free(tmp_path / "lock")
 
 
-@pytest.mark.parametrize(("content", "whole"), [("a\nb\n", "a\nb\n"), ("a\nb", "a\n"), ("b", ""), ("", "")])
+@pytest.mark.parametrize(
+    ("content", "whole"),
+    [("{}\n{}\n", "{}\n{}\n"), ('{}\n{"', "{}\n"), ("{}", ""), ("{}\n\0\0", "{}\n"), ("", ""), ("no log", "no log")],
+)
 def test_only_whole_lines_of_a_log_are_kept(tmp_path: Path, content: str, whole: str) -> None:
     path = tmp_path / "log"
     drop_torn_line(path)
