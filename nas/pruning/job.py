@@ -78,8 +78,7 @@ def prune(config: Config, source: Source, folder: Path) -> None:
     facts["network"] = source.recipe.name
     changed: dict[str, Any] = {}
     if config.resume:
-        path = folder / "result.json"
-        result = load_typed(FinishedPruning, path, REMEDY) if path.exists() else None
+        result = load_typed(FinishedPruning, file, REMEDY) if (file := folder / "result.json").exists() else None
         may_change = (*AMENDABLE, *_check_epochs(config, folder, source, data))
         changed = runs.reopen(folder, config, FREE, may_change, **facts)
         if result is not None:

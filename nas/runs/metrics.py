@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from search_spaces.command.files import write_text
 from search_spaces.command.typed import Amount, Count, load_typed_lines, read_typed
@@ -15,6 +15,8 @@ class Metrics(TypedDict):
 
     step: Count
     epoch: Amount
+    epochs: NotRequired[Count]
+    lr: NotRequired[Amount]
 
 
 def _check_numbers(line: Metrics) -> None:

@@ -116,6 +116,7 @@ def to_go_on_with(given: Config) -> Config:
 
     for path in sorted(run_folder.glob(pattern), key=order):
         begun = runs.begun(path.parent, Config)
+        runs.check_name(f"--search in {path}", begun.search)
         same = all(getattr(given, flag) in (None, getattr(begun, flag)) for flag in ("search", "archs", "suffix"))
         named = {folder_name(winner, begun.suffix) for winner in given.winners}
         if same and (not named or path.parent.name in named):

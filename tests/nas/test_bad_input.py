@@ -185,8 +185,8 @@ def test_a_truncated_training_checkpoint(fails: Fails) -> None:
 
 def test_changed_data_and_settings(fails: Fails) -> None:
     Path("runs/r/supernet/result.json").unlink()
-    message = fails(train_supernet.main, "--resume", "--seed", "7", "--epochs", "9")
-    assert message.endswith("with other settings: seed was 0, now 7; epochs was 2, now 9")
+    message = fails(train_supernet.main, "--resume", "--seed", "7", "--lr", "9")
+    assert message.endswith("with other settings: lr was 0.3, now 9.0; seed was 0, now 7")
     Image.new("RGB", (16, 16)).save("images/red/1.png")
     assert "images has changed since runs/r was begun" in fails(train_supernet.main, "--resume")
 

@@ -284,9 +284,7 @@ def test_a_database_on_a_full_disk_is_not_damaged(url: str) -> None:
 def test_a_file_of_another_program(tmp_path: Path) -> None:
     path = tmp_path / "study.log"
     path.write_text("no study,\nbut two lines\n")
-    with pytest.raises(
-        UserError, match=r"study.log holds no study of this version \(.*\); search under another --name"
-    ):
+    with pytest.raises(UserError, match=r"study.log, line 1, is not JSON \(.*\); restore it"):
         open_study(path)
 
 
