@@ -214,7 +214,7 @@ def _loaded(loader: DataLoader[Sample]) -> Iterator[tuple[Tensor, Tensor, list[t
     """The loader's batches.
 
     Raises:
-        UserError: the loading processes cannot be started, or one of them dies.
+        UserError: the loading processes cannot be started, or one of them dies or raises one.
     """
     fewer = f"give fewer --num-workers than {loader.num_workers} (0 loads in this process)"
     try:
@@ -228,7 +228,10 @@ def _loaded(loader: DataLoader[Sample]) -> Iterator[tuple[Tensor, Tensor, list[t
             batch = next(batches)
         except StopIteration:
             return
-        except UserError as error:  # with the traceback of the process that raised it
+        except UserError as error:
+            if "\n" not in str(error):  # of this process, such as that a signal ends the job
+                raise
+            # of a loading process, with its traceback
             raise UserError(str(error).splitlines()[-1].rpartition("UserError: ")[2]) from None
         except (RuntimeError, OSError) as error:
             if not any(sign in str(error) for sign in _DEAD_LOADER):

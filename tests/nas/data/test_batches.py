@@ -18,6 +18,7 @@ from PIL import Image
 
 from nas.data import Images, sources
 from nas.data.batches import eval_batches, eval_transform, normalize, preprocessing, train_batches, train_transform
+from nas.distributed.collectives import JobError
 from search_spaces import UserError
 from tests.nas.data.test_splits import load, make_tar
 from tests.nas.tiny import make_images
@@ -125,6 +126,16 @@ def test_a_killed_loading_process_is_one_line(images: Images) -> None:
         for _ in batches:
             pass
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_signal_raises_while_images_are_read_stays_what_it_is(images: Images) -> None:
+    """The end of a job is told from a mistake by its class."""
+
+    def stopped(_: Any) -> Any:
+        raise JobError("the job was told to stop")
+
+    with pytest.raises(JobError, match=r"^the job was told to stop$"):
+        next(train_batches(images, lambda _: stopped, batch_size=8, epochs=1, seed=0, start=0, num_workers=0))
 
 
 def test_loading_processes_that_cannot_start_are_one_line(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
