@@ -142,15 +142,16 @@ def _joined(name: str, graph: tuple[BlockSpec, ...], block: BlockSpec) -> tuple[
 def calibration_archs(space: SearchSpace, seed: int = 0) -> tuple[Arch, ...]:
     """The smallest and largest arch and random ones between, evenly spread by the logarithm of MACs."""
     rng = random.Random(seed)
-    pool = sorted({space.sample(rng) for _ in range(300)} - {space.smallest, space.largest}, key=lambda a: a.values)
+    drawn = {space.sample(rng) for _ in range(300)} - {space.smallest, space.largest}
+    pool = {arch: log(macs(space, arch)) for arch in sorted(drawn, key=lambda arch: arch.values)}
     chosen = list(dict.fromkeys((space.smallest, space.largest)))
     low, high = (log(macs(space, arch)) for arch in (space.smallest, space.largest))
     for i in range(1, NUM_CALIBRATION - 1):
         if not pool:
             break
         wanted = low + (high - low) * i / (NUM_CALIBRATION - 1)
-        nearest = min(pool, key=lambda arch: abs(log(macs(space, arch)) - wanted))
-        pool.remove(nearest)
+        nearest = min(pool, key=lambda arch: abs(pool[arch] - wanted))
+        del pool[nearest]
         chosen.append(nearest)
     return tuple(chosen)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from abc import ABC, abstractmethod
+from functools import cache
 from itertools import product
 
 import pytest
@@ -43,7 +44,7 @@ class SupernetContract(ABC):
     def test_a_subnet_is_the_extracted_network(self, norm: Norm) -> None:
         space = self.make_tiny()
         net, x = shaken(Supernet(space, norm=norm)), images(space, 2)
-        for arch in drawn(space, 5):
+        for arch in drawn(space, 3):
             model = net.extract(arch)
             assert type(model) is type(space.build(arch))
             assert torch.equal(net(x, arch), model(x))
@@ -73,8 +74,8 @@ class SupernetContract(ABC):
     @norms
     def test_gradients_are_the_extracted_networks_and_stay_inside_its_slice(self, norm: Norm) -> None:
         space = self.make_tiny()
-        x = images(space, 4)
-        for arch in drawn(space, 2):
+        x = images(space, 2)
+        for arch in drawn(space, 1):
             net = shaken(Supernet(space, norm=norm))
             model = net.extract(arch).train().requires_grad_(True)
             net.train()(x, arch).square().sum().backward()
@@ -88,7 +89,7 @@ class SupernetContract(ABC):
                 float(tensor.abs().sum())
                 for block in space.lower(arch)
                 for name, tensor in gradients.tensors(block)
-                if name in dict(block.build().named_parameters())
+                if name in parameter_names(block)
             )
             assert 0 < everywhere == pytest.approx(inside, rel=1e-4) == pytest.approx(expected, rel=1e-3)
 
@@ -121,6 +122,12 @@ class SupernetContract(ABC):
                 whole = net.run_block(block, x)
                 net._drop_prob[block.name] = 1 - 1e-7
                 assert torch.equal(net.run_block(block, x), whole) != training, block.key
+
+
+@cache
+def parameter_names(block: BlockSpec) -> set[str]:
+    with torch.device("meta"):
+        return {name for name, _ in block.build().named_parameters()}
 
 
 class Masked:

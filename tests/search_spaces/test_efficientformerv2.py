@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 import timm
 import torch
 
-from search_spaces import SearchSpace, UserError, get_space, macs, num_params
+from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.efficientformerv2 import EfficientFormerV2Space, efficientformerv2
 from tests.contracts.space import SpaceContract, fvcore_macs, image, randomized
 from tests.contracts.supernet import SupernetContract
@@ -20,7 +22,12 @@ class TestSupernet(SupernetContract):
 class TestImageNet(SpaceContract):
     @classmethod
     def make_space(cls) -> SearchSpace:
-        return get_space("efficientformerv2", image_size=96, num_classes=5)
+        return get_space("efficientformerv2", image_size=64, num_classes=5)
+
+    @classmethod
+    def archs_to_build(cls, space: SearchSpace) -> list[Arch]:
+        """Few, and not the largest: it is that of `TestPublished`, or slower."""
+        return [space.published["s0"], space.sample(random.Random(1))]
 
 
 class TestNano(SpaceContract):
@@ -47,7 +54,15 @@ class TestPublished:
 
     space = efficientformerv2()
 
-    @pytest.mark.parametrize(("name", "gmacs"), [("s0", 0.40), ("s1", 0.65), ("s2", 1.25), ("l", 2.56)])
+    @pytest.mark.parametrize(
+        ("name", "gmacs"),
+        [
+            ("s0", 0.40),
+            pytest.param("s1", 0.65, marks=pytest.mark.heavy),
+            pytest.param("s2", 1.25, marks=pytest.mark.heavy),
+            ("l", 2.56),
+        ],
+    )
     def test_is_timms_model(self, name: str, gmacs: float) -> None:
         arch = self.space.published[name]
         theirs = randomized(timm.create_model(f"efficientformerv2_{name}"), 0)

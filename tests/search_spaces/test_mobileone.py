@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 import timm
 import torch
 from timm.utils import reparameterize_model
 
-from search_spaces import SearchSpace, UserError, get_space, macs, num_params
+from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.mobileone import MobileOneSpace, mobileone, mobileone_nano
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from supernet import Supernet
@@ -26,6 +28,11 @@ class TestImageNet(SpaceContract):
     def make_space(cls) -> SearchSpace:
         return get_space("mobileone", image_size=64, num_classes=5)
 
+    @classmethod
+    def archs_to_build(cls, space: SearchSpace) -> list[Arch]:
+        """Few, and not the largest: it is that of `TestPublished`, or slower."""
+        return [space.published["s0"], space.sample(random.Random(1))]
+
 
 class TestNano(SpaceContract):
     @classmethod
@@ -43,7 +50,16 @@ class TestPublished:
 
     space = mobileone()
 
-    @pytest.mark.parametrize(("name", "mmacs"), [("s0", 275), ("s1", 825), ("s2", 1299), ("s3", 1896), ("s4", 2978)])
+    @pytest.mark.parametrize(
+        ("name", "mmacs"),
+        [
+            ("s0", 275),
+            pytest.param("s1", 825, marks=pytest.mark.heavy),
+            pytest.param("s2", 1299, marks=pytest.mark.heavy),
+            pytest.param("s3", 1896, marks=pytest.mark.heavy),
+            ("s4", 2978),
+        ],
+    )
     def test_is_timms_model(self, name: str, mmacs: float) -> None:
         arch = self.space.published[name]
         theirs = randomized(timm.create_model(f"mobileone_{name}"), 0)

@@ -22,27 +22,35 @@ from torch import Tensor, nn
 
 from nas.exporting import coreml
 from nas.exporting import onnx as onnx_files
-from nas.exporting.coreml import Classifier, check_coreml, load_program, write_coreml
+from nas.exporting.coreml import Classifier, check_coreml, load_program
 from nas.exporting.export import Config, export
 from nas.exporting.export import export_onnx as write_and_time_onnx
 from nas.exporting.mil import run_program
 from nas.exporting.parity import compare, example_images, normalized
 from nas.exporting.winner import Winner, load_winners
-from nas.runs import load_run_info
 from nas.runs.checkpoint import load_tensors, save_tensors
-from search_spaces import UserError, get_space, num_params
+from search_spaces import UserError, num_params
 from search_spaces.command.files import read_json, write_json
-from tests.nas.synthetic_run import MEAN, STD, add_retrain, make_run, run_info, trained_like
+from tests.nas.synthetic_run import MEAN, STD, add_retrain, make_run, trained_like
 from tests.rounding import assert_equal_but_for_rounding, rounding
 
 BUSY = True  # as the stopwatch says
 CLASSES = ["Ærø", "b & <b>", "c, d"]
+SIZE = 64  # where attention of stage 3 is at stride 2
+FIELDS = {  # of a network with every kind of block, but few of them: exports take seconds a block
+    "width": [16, 24, 32, 48],
+    "present": [[1, 0], [0, 1], [1, 0, 0], [0, 1, 0]],
+    "expansion": [[2, 1], [1, 3], [2, 1, 1], [1, 4, 1]],
+    "attention": [[], [], [1, 0, 0], [0, 1, 0]],
+}
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    space = make_run(folder, 32, CLASSES)
+    space = make_run(folder, SIZE, CLASSES)
+    network = {"arch": space.to_json(space.arch(**FIELDS)), "accuracy": 0.9}
+    write_json(folder / "search/result.json", {"winners": [{"name": name, **network} for name in ("one", "two")]})
     add_retrain(folder, space, ("one", "two"))
     return folder
 
@@ -66,8 +74,8 @@ def winner(run_folder: Path) -> Winner:
     return load_winners(run_folder, ("one",))[0]
 
 
-def images(count: int) -> Tensor:
-    return normalized(example_images(count, 32, seed=1), MEAN, STD)
+def images(count: int, size: int = SIZE) -> Tensor:
+    return normalized(example_images(count, size, seed=1), MEAN, STD)
 
 
 def test_a_winner_has_logits_that_a_wrong_export_would_change(winner: Winner) -> None:
@@ -80,7 +88,7 @@ def test_a_winner_has_logits_that_a_wrong_export_would_change(winner: Winner) ->
 def test_onnx_takes_any_batch(exported: Path, winner: Winner, batch: int) -> None:
     session = onnxruntime.InferenceSession(exported / "model.onnx", providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["images"]
-    assert session.get_inputs()[0].shape[1:] == [3, 32, 32]
+    assert session.get_inputs()[0].shape[1:] == [3, SIZE, SIZE]
     assert isinstance(session.get_inputs()[0].shape[0], str)
     x = images(batch)
     (logits,) = session.run(["logits"], {"images": x.numpy()})
@@ -94,7 +102,7 @@ def test_onnx_describes_itself_and_not_this_machine(exported: Path, winner: Winn
     assert json.loads(properties["classes"]) == CLASSES
     assert json.loads(properties["mean"]) == list(MEAN)
     assert json.loads(properties["std"]) == list(STD)
-    assert properties["preprocessing"].startswith("RGB; the shorter side resized to 32 pixels (bicubic")
+    assert properties["preprocessing"].startswith("RGB; the shorter side resized to 64 pixels (bicubic")
     assert properties["input"].startswith("pixels of 0 to 1, less mean, over std")
     assert winner.space.from_json(json.loads(properties["arch"])) == winner.arch
     content = (exported / "model.onnx").read_bytes()
@@ -130,7 +138,7 @@ def test_timm_loads_it_without_us(exported: Path, winner: Winner) -> None:
     model = module["create_model"]()
     timm.models.load_checkpoint(model, str(exported / "model.safetensors"))
     assert torch.equal(model.eval()(images(3)), winner.model()(images(3)))
-    assert (module["IMAGE_SIZE"], module["MEAN"], module["STD"]) == (32, MEAN, STD)
+    assert (module["IMAGE_SIZE"], module["MEAN"], module["STD"]) == (SIZE, MEAN, STD)
 
 
 def test_core_ml_package_is_a_classifier_of_images_in_half_precision(exported: Path, winner: Winner) -> None:
@@ -141,7 +149,7 @@ def test_core_ml_package_is_a_classifier_of_images_in_half_precision(exported: P
     description = package.get_spec().description
     image = description.input[0].type.imageType
     rgb = type(image).ColorSpace.Value("RGB")
-    assert (image.width, image.height, image.colorSpace) == (32, 32, rgb)
+    assert (image.width, image.height, image.colorSpace) == (SIZE, SIZE, rgb)
     assert [output.name for output in description.output] == ["classLabel", "classLabel_probs"]
     operations = load_program(package).functions["main"].operations
     (classify,) = [op for op in operations if op.op_type == "classify"]
@@ -155,24 +163,14 @@ def test_core_ml_package_is_a_classifier_of_images_in_half_precision(exported: P
     assert 0.9 * parameters < facts["num_weights"] <= parameters  # normalization is folded into convolutions
 
 
-def test_mil_program_gives_the_probabilities_of_the_network(tmp_path: Path) -> None:
-    """Everything from pixels on, at another size: scale, normalization, attention at stride 2, every operator."""
-    space = get_space("efficientformerv2-nano", 64, 3)
-    write_json(tmp_path / "run.json", run_info(space, CLASSES))
-    info = load_run_info(tmp_path)
-    arch = space.arch(
-        width=[16, 24, 32, 48],
-        present=[[1, 0], [0, 1], [1, 0, 1], [0, 1, 0]],
-        expansion=[[2, 1], [1, 3], [1, 1, 2], [1, 4, 1]],
-        attention=[[], [], [0, 0, 1], [0, 1, 0]],
-    )
-    model = trained_like(space, arch)
-    write_coreml(model, tmp_path / "m.mlpackage", info, "", {"name": "m"})
-    parity, facts = check_coreml(tmp_path / "m.mlpackage", model, info)
-    assert parity.max_abs_diff < 0.01
+def test_mil_program_gives_the_probabilities_of_the_network(exported: Path, winner: Winner) -> None:
+    """Everything from pixels on: scale, normalization, attention at stride 2, every operator."""
+    facts = read_json(exported / "result.json")["coreml"]
+    assert facts["max_abs_diff"] < 0.01
     assert "PyTorch" in facts["executed_by"] or sys.platform == "darwin"
+    other = trained_like(winner.space, winner.arch, seed=9)
     with pytest.raises(UserError, match=r"differ from PyTorch's by .* allowed is"):
-        check_coreml(tmp_path / "m.mlpackage", trained_like(space, arch, seed=1), info)
+        check_coreml(exported / "model.mlpackage", other, winner.info)
 
 
 def test_unknown_mil_operator_is_named() -> None:
@@ -193,7 +191,7 @@ def test_on_apple_core_ml_predicts(exported: Path, winner: Winner, monkeypatch: 
 
         def predict(self, data: dict[str, object]) -> dict[str, object]:
             pixels = np.asarray(data["image"])
-            assert pixels.shape == (32, 32, 3)
+            assert pixels.shape == (SIZE, SIZE, 3)
             assert pixels.dtype == np.uint8
             x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
             with torch.no_grad():
@@ -326,6 +324,6 @@ def test_a_network_with_branches_is_exported_without_them(tmp_path: Path) -> Non
     assert sum(map(math.prod, weights)) == num_params(space, winner.arch)
     trained = winner.trained_model()
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    logits = session.run(None, {"images": images(3).numpy()})[0]
-    torch.testing.assert_close(torch.from_numpy(logits), trained(images(3)).detach(), rtol=1e-3, atol=1e-3)
+    logits = session.run(None, {"images": images(3, 32).numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(logits), trained(images(3, 32)).detach(), rtol=1e-3, atol=1e-3)
     assert {name.rpartition(".")[2] for name in load_tensors(folder / "model.safetensors")[0]} >= {"running_mean"}

@@ -24,10 +24,10 @@ SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "depths": (2, 2), "nu
     ("name", "size", "options"),
     [
         ("deit_tiny_distilled_patch16_224", 32, {"img_size": 32, "depth": 1}),
-        pytest.param("mobilevit_xxs", 32, {}, marks=pytest.mark.slow),
-        pytest.param("swin_tiny_patch4_window7_224", 32, SWIN, marks=pytest.mark.slow),
-        pytest.param("efficientvit_m0", 64, {"depth": (1, 1, 1)}, marks=pytest.mark.slow),
-        pytest.param("mobileone_s0", 32, {}, marks=pytest.mark.slow),
+        pytest.param("mobilevit_xxs", 32, {}, marks=pytest.mark.heavy),
+        pytest.param("swin_tiny_patch4_window7_224", 32, SWIN, marks=pytest.mark.heavy),
+        pytest.param("efficientvit_m0", 64, {"depth": (1, 1, 1)}, marks=pytest.mark.heavy),
+        pytest.param("mobileone_s0", 32, {}, marks=pytest.mark.heavy),
     ],
 )
 def test_a_pruned_network_becomes_a_core_ml_program(
