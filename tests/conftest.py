@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 
@@ -24,6 +25,15 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One for all workers of a run of the tests, and none of the user's."""
     base = tmp_path_factory.getbasetemp()
     os.environ["XDG_CACHE_HOME"] = str((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cache")
+
+
+def pytest_collection_finish() -> None:
+    """What importing and collecting have made stays: collections of garbage, as before each measurement, skip it."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or libraries report what the process ends with as leaks
 
 
 @pytest.fixture(autouse=True)

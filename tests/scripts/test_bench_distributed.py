@@ -8,7 +8,7 @@ from scripts import bench_distributed
 from scripts.bench_distributed import BenchConfig, Contestant, bench, main
 
 
-@pytest.mark.slow  # four processes that import torch
+@pytest.mark.heavy  # four processes that import torch
 def test_processes_train_in_turns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it sets: restored
     main(["--batch-size", "2", "--rounds", "1", "--steps", "1"])

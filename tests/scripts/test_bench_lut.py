@@ -52,6 +52,10 @@ def test_an_additive_machine_reaches_the_bars(commands: list[str]) -> None:
     by_the_clock = ("archs/s", "minutes")
     missed = [name for name, figure in found.items() if "MISSED" in str(figure)]
     assert all(any(part in name for part in by_the_clock) for name in missed), missed
+    assert "build, minutes" in found
+    (table,) = bench_lut.FOLDER.glob("*-a.json")
+    table.rename(table.with_name(f"{table.name}.partial")).write_text("")
+    assert "build, minutes" not in figures(), "of an interrupted build"
 
 
 def test_only_what_the_flags_change_is_measured_again(commands: list[str]) -> None:
@@ -67,13 +71,6 @@ def test_only_what_the_flags_change_is_measured_again(commands: list[str]) -> No
     commands.clear()
     figures(replace(CONFIG, samples=3, resume=False))
     assert len(commands) == 3
-
-
-def test_an_interrupted_build_has_no_minutes(commands: list[str]) -> None:
-    assert "build, minutes" in figures()
-    (table,) = bench_lut.FOLDER.glob("*-a.json")
-    table.rename(table.with_name(f"{table.name}.partial")).write_text("")
-    assert "build, minutes" not in figures()
 
 
 def test_an_unfinished_validation_of_a_table_that_is_gone_is_begun_again(commands: list[str]) -> None:

@@ -47,8 +47,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(SPACES, "tiny", tiny_space)
         patch.chdir(folder)
         make_images(Path("images"))
-        train_supernet.main([*TRAIN, *PUBLISHED, "--epochs", "2", "--run", "r"])
-        main([*ARGS, "--runs", "r", *ARMS, "--supernet-epochs", "2"])
+        train_supernet.main([*TRAIN, *PUBLISHED, "--epochs", "1", "--run", "r"])
+        main([*ARGS, "--runs", "r", *ARMS, "--supernet-epochs", "1"])
     return folder
 
 
@@ -87,8 +87,8 @@ def test_the_result_is_what_the_networks_and_supernets_give() -> None:
             assert network["scratch"][seed] == accuracy(model.eval(), data.test, 16, CPU)
             assert info["step"] == 5
     run, arm = found["arms"]
-    assert (run["label"], run["epochs"], list(run["norms"])) == ("kl/sandwich/width", 2, ["as trained", "recalibrated"])
-    assert (arm["label"], arm["epochs"], list(arm["norms"])) == ("ce/largest/shared", 2, ["recalibrated"])
+    assert (run["label"], run["epochs"], list(run["norms"])) == ("kl/sandwich/width", 1, ["as trained", "recalibrated"])
+    assert (arm["label"], arm["epochs"], list(arm["norms"])) == ("ce/largest/shared", 1, ["recalibrated"])
     assert arm["run"] == str(STUDY / "arms/ce-largest-shared")
     for each, path in ((run, Path("runs/r")), (arm, STUDY / "arms/ce-largest-shared")):
         supernet = load_supernet(path, CPU)
@@ -147,6 +147,7 @@ def test_more_seeds_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ceiling, mean of 3 trainings" in text(found)
 
 
+@pytest.mark.heavy
 def test_killed_and_started_again_equals_uninterrupted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = STUDY.rename("runs/studies/whole")
     arguments = (*ARGS, "--seeds", "1", "--checkpoint-seconds", "0")
@@ -173,7 +174,7 @@ def test_killed_and_started_again_equals_uninterrupted(folder: Path, monkeypatch
     assert "give --seeds 2" in text(result())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_ray_trains_the_same_networks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--data", "images", "--batch-size", "16", "--amp", "off", "--epochs", "1", "--seeds", "1", *SIZE]
     arguments += ["--count", "5", "--image-size", "32"]  # a space that Ray's processes know
@@ -233,11 +234,18 @@ def train_in_this_process(study: networks.Study, number: int, seed: int, cwd: st
 @pytest.mark.parametrize(("workers", "gpus", "share"), [(2, 0, 0), (2, 1, 0.5), (2, 8, 1), (3, 2, 0.5)])
 def test_trainings_share_what_ray_has(workers: int, gpus: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = FakeRay(gpus)
+
+    def train(study: networks.Study, number: int, seed: int, cwd: str) -> str:
+        """As it was trained: no need to do it again."""
+        name = f"{number:02}-seed{seed}"
+        Path(name).rename(STUDY / "scratch" / name)
+        return ""
+
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(networks, "_train_task", train_in_this_process)
+    monkeypatch.setattr(networks, "_train_task", train)
     before = result()
-    shutil.rmtree(STUDY / "scratch/04-seed1")
-    shutil.rmtree(STUDY / "scratch/02-seed1")
+    for name in ("04-seed1", "02-seed1"):
+        (STUDY / "scratch" / name).rename(name)
     main(["--study", "s", "--ray-workers", str(workers)])
     assert len(ray.calls) == 2 and not ray.running
     assert (ray.asked["num_cpus"], ray.asked["num_gpus"], ray.asked["max_retries"]) == (1, share, 0)

@@ -287,7 +287,14 @@ def test_fused_attention_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert macs == linear_layers + depth * 2 * tokens**2 * width
 
 
-@pytest.mark.parametrize("name", ["convit_tiny", "mobilenetv3_small_100", "torchvision/shufflenet_v2_x1_0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("convit_tiny", marks=pytest.mark.heavy),
+        "mobilenetv3_small_100",
+        pytest.param("torchvision/shufflenet_v2_x1_0", marks=pytest.mark.heavy),
+    ],
+)
 def test_the_count_is_fvcores(name: str) -> None:
     job = study_models.make_job(name)
     assert count(job)[1] == fvcore_macs(job.module(), torch.zeros(1, *job.input_shape))
@@ -443,7 +450,7 @@ def test_study_models(device: FakeDevice, capsys: pytest.CaptureFixture[str]) ->
 
 def test_other_networks_have_another_file(device: FakeDevice) -> None:
     names = ["lcnet_035", "lcnet_050", "lcnet_075"]
-    for some in (names, names[::-1], names):
+    for some in (names, names[::-1]):
         study_models.main(["--samples", "2", "--models", *some])
     assert len(list(studies.STUDIES.glob("models-3-*.json"))) == 2
 

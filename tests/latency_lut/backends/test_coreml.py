@@ -109,7 +109,7 @@ class TestCoreML(FileBackendContract):
     def make_backend(cls) -> CoreMLBackend:
         return ConvertingOnce()
 
-    @pytest.mark.slow  # half a second each
+    @pytest.mark.heavy  # half a second each
     def test_every_kind_of_block_runs_alone_and_after_others(self, backend: Backend, tiny: SearchSpace) -> None:
         super().test_every_kind_of_block_runs_alone_and_after_others(backend, tiny)
 
@@ -135,7 +135,7 @@ def test_a_network_is_an_ml_program_of_one_precision(precision: str, dtype: int,
     assert describe(spec) == "whole network"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_every_kind_of_block_is_the_program_of_its_job(tiny: SearchSpace) -> None:
     for job in graphs_of_every_kind(tiny):
         spec = EXPORTS.spec(job)
@@ -147,7 +147,7 @@ def test_every_kind_of_block_is_the_program_of_its_job(tiny: SearchSpace) -> Non
         assert not any(op.type == "cast" for op in operations(spec))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_another_process_writes_the_same_bytes(tiny: SearchSpace, tmp_path: Path) -> None:
     program = """
 import sys

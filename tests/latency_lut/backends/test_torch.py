@@ -33,7 +33,7 @@ class TestTorch(BackendContract):
         return TorchBackend()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 class TestTorchCompiled(BackendContract):
     @classmethod
     def make_backend(cls) -> Backend:

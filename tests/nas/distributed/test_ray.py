@@ -38,13 +38,14 @@ def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Non
             check_address(address)
 
 
-@pytest.mark.slow
 def test_more_workers_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
+    fakes = {"init": lambda **_: None, "shutdown": lambda: None, "cluster_resources": lambda: {"CPU": 1.0}}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(ray, name, fake)
     with cluster(RayConfig(ray_workers=1), "cpu") as resources:
         assert resources == {"num_cpus": 1, "num_gpus": 0}
-        monkeypatch.setattr(ray, "init", lambda **options: None)
         few = r"--ray-workers is 7, the Ray cluster has 1 CPUs; give at most that"
         with pytest.raises(UserError, match=few), cluster(RayConfig(ray_workers=7), "cpu"):
             pass

@@ -88,7 +88,15 @@ def result(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+def test_a_worker_finds_what_this_process_finds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "make_evaluator", mortal.mortal_evaluator)  # which knows the space
+    flags = ["--metrics", "size", "--budget", "3", "--exact"]
+    main([*flags, "--name", "here"])
+    main([*flags, "--name", "there", "--ray-workers", "1"])
+    assert timeless(result("there")) == timeless(result("here"))
+
+
+@pytest.mark.heavy
 def test_two_workers_one_of_which_is_killed_find_what_one_process_finds(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,7 +284,8 @@ def test_an_exported_winner_is_pruned_in_rounds(monkeypatch: pytest.MonkeyPatch)
     weights = space.build(space.largest).state_dict()
     save_tensors(Path("winner/model.safetensors"), weights, {name: json.dumps(value) for name, value in info.items()})
     flags = ("--data", "images", "--round-to", "4", "--iterative", "2", "--round-epochs", "1", "--run", "w")
-    main(["--model", "winner", *flags, "--name", "n", *TRAINING, "--criterion", "magnitude", "--formats", "onnx"])
+    short = (*TRAINING, "--finetune-epochs", "1", "--formats", "onnx")
+    main(["--model", "winner", *flags, "--name", "n", *short, "--criterion", "magnitude"])
     found = result(Path("runs/w/prune/n"))
     assert 0.49 <= found["networks"]["pruned"]["macs"] / found["networks"]["dense"]["macs"] <= 0.5
     assert len(found["rounds"]) == 2 and read(Path("runs/w/prune/n")).arch == info["arch"]

@@ -19,7 +19,7 @@ from search_spaces import UserError
 from search_spaces.command.files import read_json, write_json
 from tests.nas import mortal
 from tests.nas.tiny import json_lines, run_killed, tiny_space
-from tests.nas.training.test_winner import ARGS, RETRAINED, folder, result  # noqa: F401
+from tests.nas.training.test_winner import ARGS, COMMON, RETRAINED, folder, result  # noqa: F401
 
 SPACE = tiny_space()
 
@@ -141,7 +141,17 @@ def test_what_is_stopped_is_recorded_and_known_again() -> None:
 # ---- with Ray
 
 
-@pytest.mark.slow
+def test_a_trial_trains_what_this_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_train", mortal.train_mortal)  # which knows the space
+    one = [*COMMON, "--epochs", "1", "--warmup-epochs", "0", "--winners", "winner-2"]
+    main([*one, "--suffix", "here"])
+    main([*one, "--ray-workers", "1"])
+    ours, here = (load_tensors(RETRAINED / n / "model.safetensors")[0] for n in ("winner-2", "winner-2-here"))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in here.items())
+    assert read_json(RETRAINED / "result.json")["networks"][0]["stopped"] is None
+
+
+@pytest.mark.heavy
 def test_two_at_a_time_after_a_kill_and_with_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
     main([*ARGS, "--suffix", "whole"])
     run_killed(

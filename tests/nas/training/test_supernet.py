@@ -127,7 +127,7 @@ def test_parameters_have_one_order_in_every_process() -> None:
     assert printed.stdout.split() == list(dict(Supernet(tiny_space()).named_parameters()))
 
 
-@pytest.mark.parametrize("num_workers", ["0", "2"])
+@pytest.mark.parametrize("num_workers", [pytest.param("0", marks=pytest.mark.heavy), "2"])
 def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, num_workers: str) -> None:
     arguments = (*ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0", "--num-workers", num_workers)
     process = start(folder, "nas.train_supernet", *arguments)
@@ -241,6 +241,7 @@ def test_resume_with_other_images_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         main(["--resume", "--run", "r", "--data", "digits"])
 
 
+@pytest.mark.heavy
 def test_resume_may_change_where_and_how_fast(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
     begin(monkeypatch, *SHORT)
     main(["--resume", *SHORT, "--num-workers", "1", "--device", "cpu", "--checkpoint-seconds", "1"])
