@@ -15,10 +15,10 @@ from scripts import bench_lut
 from scripts.bench_lut import BenchConfig, Figure
 from search_spaces import UserError
 from search_spaces.command import spell
-from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine
+from tests.toy_family import ToySpace
 
-CONFIG = BenchConfig(backends=("onnxruntime",), threads=(1,), space="tiny", samples=2, num_archs=5)
+CONFIG = BenchConfig(backends=("onnxruntime",), threads=(1,), space="toy", samples=2, num_archs=5)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(bench_lut, "measure", measure)
     monkeypatch.setattr(bench_lut, "NUM_ARCHS", 1000)
-    monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
+    monkeypatch.setitem(search_spaces.SPACES, "toy", ToySpace)
     monkeypatch.setattr(
         "latency_lut.backends.onnxruntime.OnnxRuntimeBackend", lambda **_: FakeMachine(name="onnxruntime")
     )

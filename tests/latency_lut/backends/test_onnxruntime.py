@@ -21,7 +21,7 @@ from latency_lut.measurement.networks import measure_onnx
 from latency_lut.tables.table import LatencyTable
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract
-from tests.latency_lut.conftest import make_tiny
+from tests.toy_family import ToySpace
 
 
 class TestOnnxRuntime(FileBackendContract):
@@ -74,15 +74,16 @@ def test_int8_is_quantized_and_still_the_network(tiny: SearchSpace, tmp_path: Pa
 def test_build_and_validate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
+    space = ToySpace()
+    monkeypatch.setitem(search_spaces.SPACES, "toy", ToySpace)
     monkeypatch.chdir(tmp_path)
-    build.main(["--space", "tiny", "--samples", "3"])
-    path = Path(f"runs/tables/tiny-32px-{make_tiny().num_classes}c-onnxruntime-float32-1t.json")
+    build.main(["--space", "toy", "--samples", "3"])
+    path = Path(f"runs/tables/toy-16px-{space.num_classes}c-onnxruntime-float32-1t.json")
     assert capsys.readouterr().out.splitlines()[-1] == str(path)
     table = LatencyTable.load(path)
-    table.check(make_tiny())
+    table.check(space)
     assert table.provenance.runtime.runtime_version == onnxruntime.__version__
-    assert table.latency_ms(make_tiny(), make_tiny().largest) > 0
+    assert table.latency_ms(space, space.largest) > 0
 
     validate.main(["--num-archs", "4", "--samples", "3"])
     text = capsys.readouterr().out

@@ -22,6 +22,7 @@ from latency_lut.tables.table import LatencyTable
 from search_spaces import SearchSpace, UserError
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine, cost_ns
+from tests.toy_family import ToySpace
 
 RESULT = "blocks/result-table-onnxruntime-float32-1t-fake-device.json"
 ROOT = Path(__file__).parents[3]
@@ -321,8 +322,8 @@ def test_a_runtime_without_model_files_cannot_be_exported_for(workplace: Path) -
 
 def test_measuring_needs_neither_torch_nor_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real runtime, in a process in which they cannot be imported."""
-    monkeypatch.setitem(search_spaces.SPACES, "tiny", make_tiny)
-    export.main(["--backend", "onnxruntime", "--space", "tiny", "--out", str(tmp_path / "blocks")])
+    monkeypatch.setitem(search_spaces.SPACES, "toy", ToySpace)  # few blocks: each is exported
+    export.main(["--backend", "onnxruntime", "--space", "toy", "--out", str(tmp_path / "blocks")])
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'timm', 'torchvision', 'scipy', 'pandas']))\n"
         "from latency_lut.measure import main; main(sys.argv[1:])"

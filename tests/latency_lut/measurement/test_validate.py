@@ -13,8 +13,8 @@ from latency_lut.tables.plan import calibration_archs, held_out_archs, validatio
 from latency_lut.tables.table import CalibrationNetwork, LatencyTable
 from latency_lut.validate import main
 from search_spaces import SearchSpace, UserError
-from search_spaces.efficientformerv2 import EfficientFormerV2Space
 from tests.latency_lut.fake import FakeMachine, Killed, MortalMachine
+from tests.toy_family import ToySpace
 
 
 def test_accuracy_of_known_errors() -> None:
@@ -42,7 +42,7 @@ def test_held_out_networks_are_none_of_the_calibration(nano: SearchSpace, table:
 
 
 def test_a_small_space_gives_what_it_has(table: LatencyTable) -> None:
-    space = EfficientFormerV2Space("small", ((8,), (16,), (24,), (32,)), (1, 1, 1, 1), image_size=32, num_classes=2)
+    space = ToySpace()
     networks = tuple(replace(table.calibration.networks[0], arch=space.to_json(a)) for a in calibration_archs(space))
     calibrated = replace(table, calibration=replace(table.calibration, networks=networks))
     assert len(held_out_archs(space, calibrated, 2000, seed=0)) == space.size() - len(networks)
