@@ -10,7 +10,7 @@ import pytest
 from nas import search, train_supernet
 from search_spaces import SPACES
 from tests.nas.sent_files import make_workplace
-from tests.nas.tiny import PUBLISHED, make_images, tiny_space
+from tests.nas.tiny import PUBLISHED, QuickSpace, make_images
 
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "2", "--batch-size", "8", "--lr", "0.3", "--amp", "off")
 SPLITS = ("--search-fraction", "0.4", "--ema-decay", "0.9", "--clip-grad", "0")
@@ -21,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `images`, and `runs/r`, in which a supernet is trained."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.setitem(SPACES, "tiny", QuickSpace)
         patch.chdir(folder)
         make_images(Path("images"))
         train_supernet.main([*TRAIN, *SPLITS, *PUBLISHED, "--run", "r"])
@@ -34,7 +34,7 @@ def searched(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     shutil.copytree(trained, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.setitem(SPACES, "tiny", QuickSpace)
         patch.chdir(folder)
         search.main(["--metrics", "size", "--budget", "20", "--winners", "2"])
     return folder

@@ -16,7 +16,7 @@ from nas.evaluation.evaluator import Evaluator
 from nas.training import parallel
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, Arch
-from tests.nas.tiny import tiny_space
+from tests.nas.tiny import QuickSpace
 
 make_evaluator, train = workers.make_evaluator, parallel._train
 
@@ -28,7 +28,7 @@ def die_at(calls: int) -> None:
 
 
 def mortal_evaluator(config: workers.EvaluatorConfig) -> Evaluator:
-    SPACES["tiny"] = tiny_space
+    SPACES["tiny"] = QuickSpace
     evaluator, calls = make_evaluator(config), 0
     accuracies = evaluator.accuracies
 
@@ -43,7 +43,7 @@ def mortal_evaluator(config: workers.EvaluatorConfig) -> Evaluator:
 
 
 def train_mortal(trial: dict[str, Any], run_folder: Path, trials: Mapping[str, Any], directory: Path) -> None:
-    SPACES["tiny"] = tiny_space
+    SPACES["tiny"] = QuickSpace
     step, calls = Trainer._one, 0
 
     def mortal(self: Trainer, *batch: Any) -> None:

@@ -60,6 +60,7 @@ def test_every_method_prunes_one_checkpoint_to_the_same_macs(
     assert read_json_lines(tmp_path / "bench/tiny/cells.jsonl") == cells
 
 
+@pytest.mark.heavy
 def test_at_equal_latency(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

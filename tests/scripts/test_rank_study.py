@@ -28,9 +28,9 @@ from scripts.ranking import networks, supernets
 from scripts.ranking.networks import open_study, pick
 from scripts.ranking.report import markdown, rows, study_page, text
 from search_spaces import SPACES, Arch, UserError
-from tests.nas.tiny import PUBLISHED, json_lines, make_images, make_table, run_killed, tiny_space
+from tests.nas.tiny import PUBLISHED, QuickSpace, json_lines, make_images, make_table, run_killed
 
-SPACE = tiny_space()
+SPACE = QuickSpace()
 CPU = torch.device("cpu")
 TRAIN = ("--space", "tiny", "--data", "images", "--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off")
 SIZE = ("--metrics", "size")
@@ -44,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, and a study of it and of an arm of its own."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.setitem(SPACES, "tiny", QuickSpace)
         patch.chdir(folder)
         make_images(Path("images"))
         train_supernet.main([*TRAIN, *PUBLISHED, "--epochs", "1", "--run", "r"])
@@ -54,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -259,6 +259,7 @@ def test_patch_sizes_are_those_of_the_three_stages() -> None:
     assert seen == [(64, 16), (16, 16), (4, 16)], "pixels of a patch, number of patches"
 
 
+@pytest.mark.heavy
 def test_patches_of_2_are_the_published_network_and_larger_ones_cost_less() -> None:
     import timm
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import random
-
 import pytest
 import timm
 import torch
@@ -30,8 +28,8 @@ class TestImageNet(SpaceContract):
 
     @classmethod
     def archs_to_build(cls, space: SearchSpace) -> list[Arch]:
-        """Few, and not the largest: it is that of `TestPublished`, or slower."""
-        return [space.published["s0"], space.sample(random.Random(1))]
+        """One: a small space has the same blocks."""
+        return [space.published["s0"]]
 
 
 class TestNano(SpaceContract):

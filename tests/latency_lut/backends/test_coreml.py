@@ -148,6 +148,7 @@ def test_every_kind_of_block_is_the_program_of_its_job(tiny: SearchSpace) -> Non
 
 
 @pytest.mark.heavy
+@pytest.mark.heavy
 def test_another_process_writes_the_same_bytes(tiny: SearchSpace, tmp_path: Path) -> None:
     program = """
 import sys

@@ -30,6 +30,7 @@ class TestOnnxRuntime(FileBackendContract):
         return OnnxRuntimeBackend()
 
 
+@pytest.mark.heavy
 class TestOnnxRuntimeInt8(FileBackendContract):
     @classmethod
     def make_backend(cls) -> FileBackend:

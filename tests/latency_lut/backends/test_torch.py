@@ -85,6 +85,7 @@ def test_a_session_runs_the_module_as_asked(precision: str, threads: int) -> Non
     assert witness.seen == [{**asked, "channels_last": True}] * 3
 
 
+@pytest.mark.heavy
 def test_code_is_generated_once_for_more_operators_than_onednn_keeps() -> None:
     """In a process of its own: oneDNN asks how much to keep when it generates the first."""
     script = """

@@ -21,7 +21,7 @@ from nas.training import supernet as training
 from nas.training import trainer
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
-from tests.nas.tiny import PATIENCE_S, ROOT, Ended, json_lines, make_images, run_job, tiny_space
+from tests.nas.tiny import PATIENCE_S, ROOT, Ended, QuickSpace, json_lines, make_images, run_job
 
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "2", "--batch-size", "8", "--amp", "off")
 RECIPE = ("--lr", "0.5", "--ema-decay", "0.9", "--clip-grad", "0.1", "--checkpoint-seconds", "0")
@@ -32,7 +32,7 @@ HINT = "the files written so far are whole: go on with --resume, with any number
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
     monkeypatch.chdir(tmp_path)
     make_images(Path("images"), per_class=12)
     return tmp_path
@@ -65,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training: `one`, by one process in two parts, and `two`, by two processes."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.setitem(SPACES, "tiny", QuickSpace)
         patch.chdir(folder)
         make_images(Path("images"), per_class=12)
         train_supernet.main([*ARGS, "--run", "one", "--accumulation-steps", "2"])
@@ -214,7 +214,7 @@ def test_numbers_texts_and_tensors() -> None:
 
 def test_retraining_by_two_processes(whole: Path) -> None:
     shutil.copytree(whole / "runs/two", "runs/r")
-    space = tiny_space()
+    space = QuickSpace()
     winner = {"name": "w", "arch": space.to_json(space.smallest)}
     Path("runs/r/search").mkdir()
     Path("runs/r/search/result.json").write_text(json.dumps({"winners": [winner]}))

@@ -14,7 +14,7 @@ from nas.search import main
 from search_spaces import SPACES, Arch, UserError, get_space
 from tests.nas import mortal
 from tests.nas.searching.test_search import timeless
-from tests.nas.tiny import tiny_space
+from tests.nas.tiny import QuickSpace
 
 NANO = get_space("efficientformerv2-nano")
 
@@ -77,7 +77,7 @@ def test_what_actors_raise_is_one_line() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

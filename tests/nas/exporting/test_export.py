@@ -256,6 +256,7 @@ def test_formats_not_asked_for_are_not_written(run_folder: Path) -> None:
     assert written == {"classes.txt", "model.py", "model.safetensors", "result.json"}
 
 
+@pytest.mark.heavy
 def test_opset_is_kept_or_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 32), nn.Flatten()).eval()
     onnx_files.write_onnx(model, tmp_path / "m.onnx", 32, {}, 18)

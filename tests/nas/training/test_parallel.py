@@ -18,10 +18,10 @@ from nas.training.winners import find_winners
 from search_spaces import UserError
 from search_spaces.command.files import read_json, write_json
 from tests.nas import mortal
-from tests.nas.tiny import json_lines, run_killed, tiny_space
+from tests.nas.tiny import QuickSpace, json_lines, run_killed
 from tests.nas.training.test_winner import ARGS, COMMON, RETRAINED, folder, result  # noqa: F401
 
-SPACE = tiny_space()
+SPACE = QuickSpace()
 
 
 def write_archs(content: Any, name: str = "archs.json") -> str:

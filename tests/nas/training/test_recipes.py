@@ -21,16 +21,16 @@ from nas.training.trainer import Trainer
 from search_spaces import SPACES, Arch, UserError
 from supernet import SAMPLERS
 from supernet.sampling import Estimate, Sampler
-from tests.nas.tiny import PUBLISHED, json_lines, make_images, tiny_space
+from tests.nas.tiny import PUBLISHED, QuickSpace, json_lines, make_images
 from tests.nas.training.test_supernet import ARGS, RUN, assert_equal_runs
 
-SPACE = tiny_space()
+SPACE = QuickSpace()
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
     monkeypatch.chdir(tmp_path)
     make_images(Path("images"))
 

@@ -26,7 +26,7 @@ from nas.training.supernet import Config
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
 from supernet import Supernet
-from tests.nas.tiny import PATIENCE_S, ROOT, json_lines, make_images, run_killed, start, tiny_space, wait_for
+from tests.nas.tiny import PATIENCE_S, ROOT, QuickSpace, json_lines, make_images, run_killed, start, wait_for
 
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "4", "--batch-size", "8")
 ARGS = (*TRAIN, "--lr", "0.5", "--ema-decay", "0.9", "--clip-grad", "0.1", "--amp", "off")
@@ -36,7 +36,7 @@ RUN = Path("runs/r")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
     monkeypatch.chdir(tmp_path)
     make_images(Path("images"))
     return tmp_path
@@ -86,7 +86,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", tiny_space)
+        patch.setitem(SPACES, "tiny", QuickSpace)
         patch.chdir(folder)
         make_images(Path("images"))
         main([*SHORT, "--run", "whole"])
@@ -120,11 +120,11 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path, whole: Path, kill
 
 def test_parameters_have_one_order_in_every_process() -> None:
     """Their gradients' norm, by which all are clipped, depends on it."""
-    imports = "from supernet import Supernet; from tests.nas.tiny import tiny_space"
-    code = f"{imports}; print(*dict(Supernet(tiny_space()).named_parameters()))"
+    imports = "from supernet import Supernet; from tests.nas.tiny import QuickSpace"
+    code = f"{imports}; print(*dict(Supernet(QuickSpace()).named_parameters()))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert printed.stdout.split() == list(dict(Supernet(tiny_space()).named_parameters()))
+    assert printed.stdout.split() == list(dict(Supernet(QuickSpace()).named_parameters()))
 
 
 @pytest.mark.parametrize("num_workers", [pytest.param("0", marks=pytest.mark.heavy), "2"])
@@ -271,7 +271,12 @@ def test_a_new_run_does_not_touch_one_of_the_same_name(monkeypatch: pytest.Monke
 
 
 def test_nothing_is_left_by_a_run_that_cannot_begin() -> None:
-    for flags in (("--data", "nowhere"), ("--image-size", "17"), ("--batch-size", "64"), ("--device", "tpu:9")):
+    for flags in (
+        ("--data", "nowhere"),
+        ("--space", "mobileone-nano", "--image-size", "17"),
+        ("--batch-size", "64"),
+        ("--device", "tpu:9"),
+    ):
         with pytest.raises(UserError):
             main([*ARGS, *flags, "--run", "r"])
     assert not Path("runs").exists()

@@ -23,10 +23,10 @@ from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, macs, num_params
 from search_spaces.command.files import read_json, write_json
-from tests.nas.tiny import json_lines, move_run, run_killed, tiny_space
+from tests.nas.tiny import QuickSpace, json_lines, move_run, run_killed
 from tests.nas.training.test_supernet import timeless
 
-SPACE = tiny_space()
+SPACE = QuickSpace()
 COMMON = ("--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off")
 ARGS = (*COMMON, "--epochs", "2", "--warmup-epochs", "0")
 RETRAINED = Path("runs/r/retrain")
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, searched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
     shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     winners = set_winners("winner-1", "winner-2")
@@ -336,6 +336,7 @@ def test_a_winner_teaches_the_next_and_is_seen_as_accurate_as_it_is(capsys: pyte
     assert f"teacher runs/r/retrain/winner-1: {100 * expected:.2f} % of the search split" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_a_taught_winner_goes_on_with_its_teacher_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = (*ARGS, "--winners", "winner-2", *make_teacher(0))
     main([*flags, "--suffix", "whole"])
