@@ -27,8 +27,8 @@ from scripts.rank_study import BARS, configure, main, missed
 from scripts.ranking import networks, supernets
 from scripts.ranking.networks import open_study, pick
 from scripts.ranking.report import markdown, rows, study_page, text
-from search_spaces import SPACES, Arch, UserError
-from tests.nas.tiny import PUBLISHED, QuickSpace, json_lines, make_images, make_table, run_killed
+from search_spaces import SPACES, Arch, SearchSpace, UserError
+from tests.nas.tiny import PUBLISHED, QuickSpace, json_lines, make_images, make_table, run_killed, tiny_space
 
 SPACE = QuickSpace()
 CPU = torch.device("cpu")
@@ -279,8 +279,8 @@ def test_a_task_of_ray_returns_what_the_user_can_mend(folder: Path) -> None:
 class ByMes:
     """Costs whose MES is the number of parameters' inverse."""
 
-    def __init__(self) -> None:
-        self.costs = Costs(SPACE, {}, Objective((Term("num_params", unit_of("num_params"), 1.0),), {}))
+    def __init__(self, space: SearchSpace = SPACE) -> None:
+        self.costs = Costs(space, {}, Objective((Term("num_params", unit_of("num_params"), 1.0),), {}))
 
     def log(self, archs: list[Arch]) -> np.ndarray:
         return np.asarray(np.log(self.costs.batch(archs)["mes"]))
@@ -301,10 +301,11 @@ def test_networks_are_the_nearest_to_equally_spaced_log_mes(monkeypatch: pytest.
 
 def test_no_network_is_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "POOL", 8)
-    archs = pick(SPACE, ByMes().costs, 9, seed=0)  # the extremes and 7 of at most 8
+    space = tiny_space()
+    archs = pick(space, ByMes(space).costs, 9, seed=0)  # the extremes and 7 of at most 8
     assert len(set(archs)) == 9
     with pytest.raises(UserError, match=r"--count is 99, of tiny \d+ networks were found; give at most that"):
-        pick(SPACE, ByMes().costs, 99, seed=0)
+        pick(space, ByMes(space).costs, 99, seed=0)
 
 
 def test_a_table_gives_latencies() -> None:

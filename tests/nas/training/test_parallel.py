@@ -58,7 +58,7 @@ def test_a_search_s_result_names_its_run() -> None:
         (7, "archs.json names no networks"),
         ([{"name": "a/b", "arch": SPACE.to_json(SPACE.largest)}], "a name in archs.json is 'a/b'; give letters"),
         ([{"name": "a", "arch": SPACE.to_json(SPACE.largest)}] * 2, "two networks in archs.json have the same name"),
-        ([{"name": "a", "arch": {"depth": 3}}], "arch has no field width, present"),
+        ([{"name": "a", "arch": {"depth": 3}}], "arch has no field filters, kept"),
     ],
 )
 def test_files_without_networks(content: Any, message: str) -> None:

@@ -271,12 +271,8 @@ def test_a_new_run_does_not_touch_one_of_the_same_name(monkeypatch: pytest.Monke
 
 
 def test_nothing_is_left_by_a_run_that_cannot_begin() -> None:
-    for flags in (
-        ("--data", "nowhere"),
-        ("--space", "mobileone-nano", "--image-size", "17"),
-        ("--batch-size", "64"),
-        ("--device", "tpu:9"),
-    ):
+    size = ("--space", "mobileone-nano", "--image-size", "17")
+    for flags in (("--data", "nowhere"), size, ("--batch-size", "64"), ("--device", "tpu:9")):
         with pytest.raises(UserError):
             main([*ARGS, *flags, "--run", "r"])
     assert not Path("runs").exists()
