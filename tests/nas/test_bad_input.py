@@ -22,16 +22,16 @@ from nas.training.trainer import Trainer
 from search_spaces import SPACES
 from search_spaces import __main__ as spaces
 from search_spaces.command import run
-from tests.nas.tiny import PATIENCE_S, ROOT, make_images, make_table, tiny_space
+from tests.nas.tiny import PATIENCE_S, ROOT, QuickSpace, make_images, make_table
 
-SPACE = tiny_space()
+SPACE = QuickSpace()
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "1", "--batch-size", "8", "--amp", "off")
 Fails = Callable[..., str]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, searched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
     shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -140,7 +140,7 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
     ],
 )
 def test_searching(fails: Fails, flags: str, message: str) -> None:
-    make_table(tiny_space(image_size=32)).save(Path("size.json"))
+    make_table(QuickSpace(image_size=32)).save(Path("size.json"))
     make_table(SPACES["efficientformerv2-nano"](32, 3)).save(Path("space.json"))
     Path("schema.json").write_text('{"schema": 0}')
     assert message in fails(search.main, *flags.split())

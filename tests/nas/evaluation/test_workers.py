@@ -76,9 +76,9 @@ def test_what_actors_raise_is_one_line() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, searched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(SPACES, "tiny", QuickSpace)
-    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

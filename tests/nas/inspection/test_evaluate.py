@@ -33,9 +33,9 @@ from search_spaces import SPACES, Arch, UserError, macs, num_params
 from search_spaces.command.files import write_json
 from tests.nas.reporting.test_report import EVIL, Page, browse, needs_browser
 from tests.nas.synthetic_search import point, write_search
-from tests.nas.tiny import QuickSpace, make_table
+from tests.nas.tiny import make_table, tiny_space
 
-SPACE = QuickSpace()
+SPACE = tiny_space()
 CPU = torch.device("cpu")
 MIDDLE = SPACE.slim(SPACE.slim(SPACE.largest)[0].arch)[0].arch
 TRAIN = ("--space", "tiny", "--data", "images", "--batch-size", "8", "--amp", "off", "--search-fraction", "0.4")
@@ -47,7 +47,7 @@ def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     shutil.copytree(trained, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", QuickSpace)
+        patch.setitem(SPACES, "tiny", tiny_space)
         patch.chdir(folder)
         train_supernet.main([*TRAIN, "--epochs", "1", "--norm", "shared", "--run", "shared"])
     (folder / "runs/r/supernet/result.json").touch()  # the newest run
@@ -64,7 +64,7 @@ def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -163,7 +163,7 @@ def test_latency_and_mes_by_the_newest_table_that_fits(capsys: pytest.CaptureFix
     shutil.rmtree("runs/r/search")
     table = make_table(SPACE)
     table.save(Path("runs/tables/t.json"))
-    make_table(QuickSpace(image_size=32)).save(Path("runs/tables/other.json"))
+    make_table(tiny_space(image_size=32)).save(Path("runs/tables/other.json"))
     found = evaluated("--arch", "smallest")
     (network,) = found["networks"]
     latency = table.latency_ms(SPACE, SPACE.smallest)
@@ -426,7 +426,7 @@ def test_flags_that_cannot_be() -> None:
     fails("--num-images is 0; give a number at least 1", "--num-images", "0")
     fails("--calibration-images is -1; give a number at least 0", "--calibration-images", "-1")
     fails("--split is 'train'; choose from search, test", "--split", "train")
-    make_table(QuickSpace(image_size=32)).save(Path("size.json"))
+    make_table(tiny_space(image_size=32)).save(Path("size.json"))
     fails("the table's image size is 32, not 16", "--table", "size.json")
     fails("--search search brings its own tables; leave out --table", "--search", "search", "--table", "size.json")
     fails("runs/r has no finished search search-3", "--search", "search-3")

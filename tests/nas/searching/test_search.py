@@ -34,9 +34,9 @@ from nas.searching.storage import open_storage
 from nas.searching.study import Evaluation, Study
 from search_spaces import SPACES, Arch, UserError, macs, num_params, peak_activations
 from search_spaces.command.files import sha256
-from tests.nas.tiny import QuickSpace, make_table, move_run, run_killed
+from tests.nas.tiny import make_table, move_run, run_killed, tiny_space
 
-SPACE = QuickSpace()
+SPACE = tiny_space()
 SIZE = ("--metrics", "size")
 TABLE = Path("runs/tables/tiny.json")
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -568,8 +568,8 @@ def test_a_refused_resume_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_table_that_does_not_fit() -> None:
-    make_table(QuickSpace(image_size=32)).save(Path("size.json"))
-    make_table(QuickSpace(num_classes=4)).save(Path("classes.json"))
+    make_table(tiny_space(image_size=32)).save(Path("size.json"))
+    make_table(tiny_space(num_classes=4)).save(Path("classes.json"))
     make_table(SPACES["efficientformerv2-nano"]()).save(Path("space.json"))
     make_table(SPACE).save(Path("good.json"))
     good = json.loads(Path("good.json").read_text())
@@ -667,9 +667,9 @@ METRICS["energy"] = Metric(
 
 from nas.search import main
 from search_spaces import SPACES
-from tests.nas.tiny import QuickSpace
+from tests.nas.tiny import tiny_space
 
-SPACES["tiny"] = QuickSpace
+SPACES["tiny"] = tiny_space
 main(sys.argv[1:])
 """
 
