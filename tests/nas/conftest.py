@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,20 +33,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of the quick space, and a search by size has taken its first steps and picked two winners."""
-    train(folder := tmp_path_factory.mktemp("searched"), QuickSpace)
+def search_in(folder: Path, space: Callable[..., SearchSpace]) -> None:
+    """A search by size takes its first steps in the folder's run, and picks two winners."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SPACES, "tiny", QuickSpace)
+        patch.setitem(SPACES, "tiny", space)
         patch.chdir(folder)
         search.main(["--metrics", "size", "--budget", "20", "--winners", "2"])
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the quick space, and a search."""
+    train(folder := tmp_path_factory.mktemp("searched"), QuickSpace)
+    search_in(folder, QuickSpace)
     return folder
 
 
 @pytest.fixture(scope="session")
-def workplace(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every command has been used."""
-    folder = tmp_path_factory.mktemp("workplace")
-    make_workplace(folder, searched)
+def workplace(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every command has been used, on the tiny space: its networks can be pruned."""
+    begun, folder = tmp_path_factory.mktemp("begun"), tmp_path_factory.mktemp("workplace")
+    shutil.copytree(trained, begun, dirs_exist_ok=True)
+    search_in(begun, tiny_space)
+    make_workplace(folder, begun)
     return folder

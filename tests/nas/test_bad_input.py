@@ -22,9 +22,8 @@ from nas.training.trainer import Trainer
 from search_spaces import SPACES
 from search_spaces import __main__ as spaces
 from search_spaces.command import run
-from tests.nas.tiny import PATIENCE_S, ROOT, QuickSpace, make_images, make_table
+from tests.nas.tiny import PATIENCE_S, ROOT, QuickSpace, make_images, make_table, tiny_space
 
-SPACE = QuickSpace()
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "1", "--batch-size", "8", "--amp", "off")
 Fails = Callable[..., str]
 
@@ -123,13 +122,13 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
             "--alpha-memory is for memory, which is not in --metrics; leave it out, or give --metrics latency size mem",
         ),
         ("--metrics size --unit-latency-ms 2", "--unit-latency-ms is for latency, which is not in --metrics"),
-        ("--only size", "--only size: tiny has no such choice; choose from width, present, expansion"),
+        ("--only size", "--only size: tiny has no such choice; choose from filters, kept, ratio"),
         ("--only width --strategy random", "--only is for --strategy slimming, not random; leave it out"),
         ("--strategy predictor --seed-search x", "no finished search runs/r/x; choose from search"),
         ("--metrics size --storage nonsense", "cannot use the database nonsense: Could not parse SQLAlchemy URL"),
         ("--max-memory-mb 0", "--max-memory-mb is 0.0; give a number above 0"),
         ("--max-macs 1", "no network has macs of at most 1, the smallest is"),
-        ("--max-params 1000", "no network has num_params of at most 1000, the smallest is"),
+        ("--max-params 10", "no network has num_params of at most 10, the smallest is"),
         ("--run nowhere", "no run runs/nowhere"),
         ("--table nowhere.json", "cannot read nowhere.json"),
         ("--table size.json", "the table's image size is 32, not 16"),
@@ -157,9 +156,10 @@ def test_searching(fails: Fails, flags: str, message: str) -> None:
         ({"width": [8, 8]}, "arch: width is [8, 8]; give a list of 4"),
     ],
 )
-def test_archs(fails: Fails, content: Any, message: str) -> None:
+def test_archs(fails: Fails, content: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
     if isinstance(content, dict):
-        fields = {**SPACE.to_json(SPACE.largest), **content}
+        fields = {**tiny_space().to_json(tiny_space().largest), **content}
         content = json.dumps({k: v for k, v in fields.items() if v is not None})
     Path("arch.json").write_text(content)
     assert message in fails(spaces.main, "tiny", "--arch", "arch.json")

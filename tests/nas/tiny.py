@@ -28,6 +28,7 @@ from latency_lut.backends.protocol import Settings
 from latency_lut.tables.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
 from nas.distributed import collectives
 from search_spaces import SPACES, SearchSpace
+from search_spaces.base import check_images
 from search_spaces.command import run
 from search_spaces.efficientformerv2 import EfficientFormerV2Space
 from tests.toy_family import ToySpace
@@ -52,6 +53,10 @@ class QuickSpace(ToySpace):
     """Of the tiny space's name, but with so few layers that training takes a fifth of the time."""
 
     name = "tiny"
+
+    def __init__(self, image_size: int = 16, num_classes: int = 3) -> None:
+        check_images(self.name, image_size, num_classes, multiple=16)
+        super().__init__(image_size, num_classes)
 
 
 def make_images(

@@ -23,7 +23,7 @@ from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, macs, num_params
 from search_spaces.command.files import read_json, write_json
-from tests.nas.tiny import QuickSpace, json_lines, move_run, run_killed
+from tests.nas.tiny import QuickSpace, json_lines, move_run, run_killed, tiny_space
 from tests.nas.training.test_supernet import timeless
 
 SPACE = QuickSpace()
@@ -313,7 +313,12 @@ def test_a_teacher_takes_part_from_the_first_step(monkeypatch: pytest.MonkeyPatc
     assert "teacher" not in result("winner-2-alone")
 
 
-def test_a_teacher_has_a_classifier_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_has_a_classifier_of_its_own(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a network of two."""
+    shutil.rmtree("runs")
+    shutil.copytree(trained / "runs", "runs")
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)
+    write_json(Path("archs.json"), [{"name": "small", "arch": tiny_space().to_json(tiny_space().smallest)}])
     alike: dict[str, bool] = {}
 
     def one_step(self: Any, description: str) -> None:
@@ -324,8 +329,8 @@ def test_a_teacher_has_a_classifier_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Trainer, "fit", one_step)
     for suffix, flags in (("alone", ()), ("taught", (*make_teacher(0), "--distillation", "hard"))):
         with pytest.raises(KeyboardInterrupt):
-            main([*ARGS, "--winners", "winner-2", "--suffix", suffix, *flags])
-    assert alike == {"winner-2-alone": True, "winner-2-taught": False}
+            main([*ARGS, "--archs", "archs.json", "--suffix", suffix, *flags])
+    assert alike == {"small-alone": True, "small-taught": False}
 
 
 def test_a_winner_teaches_the_next_and_is_seen_as_accurate_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
