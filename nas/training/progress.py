@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from torch.amp import GradScaler
 
@@ -20,9 +20,10 @@ from search_spaces.command.typed import Amount, Count, Within, read_typed
 CHECKPOINT = "checkpoint.safetensors"  # in the folder of a training
 
 
-def _check_scaler(state: dict[str, float]) -> None:
-    """ValueError on what is no state of a GradScaler; empty is that of one that is not enabled."""
-    if state and state.keys() != GradScaler("cpu", enabled=True).state_dict().keys():
+def _check_scaler(state: dict[str, Any]) -> None:
+    """ValueError on what is no state of a GradScaler, with its types; empty is that of one that is not enabled."""
+    usual = GradScaler("cpu", enabled=True).state_dict()
+    if state and {n: type(value) for n, value in state.items()} != {n: type(value) for n, value in usual.items()}:
         raise ValueError(f"has {', '.join(state)}; no GradScaler has these")
 
 
@@ -34,7 +35,7 @@ class Progress(TypedDict):
     planned_epochs: Count
     seconds: Amount  # of training, over all resumed parts
     amp: Literal["bf16", "fp16", "off"] | None
-    scaler: Annotated[dict[str, float], _check_scaler]
+    scaler: Annotated[dict[str, Any], _check_scaler]
     processes: Annotated[int, Within(1, 1e6)]
     accumulation_steps: Annotated[int, Within(1, 1e6)]
     code: str

@@ -349,7 +349,7 @@ def test_the_page_holds_the_figures_and_loads_nothing(
     own = html.replace(get_plotlyjs(), "")
     assert "default-src 'none'" in own
     assert not re.search(r"https?://|src=", own)
-    figure = json.loads(re.findall(r'plot\("plot", (\{.*\})\);', own)[0])
+    figure = json.loads(re.findall(r'<script type="application/json" data-plot="plot">(.*)</script>', own)[0])
     plotted = [value for trace in figure["data"] for value in trace["x"] + trace["y"]]
     kinds = ("convolution", "reshape, copy", "softmax")
     expected = [1.0, 0.5, 0.75, *kinds] if argv else [0.5, 0.75, 1.0, 1.25, 100 / 3, 500 / 9, 0, 1, 2, 3]

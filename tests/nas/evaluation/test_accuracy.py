@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from nas.data.splits import IMAGENET
 from nas.evaluation.accuracy import accuracy, warn_near_chance
 
 
@@ -23,7 +25,7 @@ def test_corrupt_images_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
             yield images, torch.tensor(labels)
 
     monkeypatch.setattr("nas.evaluation.accuracy.eval_batches", batches)
-    assert accuracy(Brightness(), cast(Any, None), 4, torch.device("cpu")) == 3 / 4
+    assert accuracy(Brightness(), cast(Any, SimpleNamespace(normalization=IMAGENET)), 4, torch.device("cpu")) == 3 / 4
 
 
 def test_no_images_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

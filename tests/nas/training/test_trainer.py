@@ -165,7 +165,7 @@ def test_metrics_have_each_step_once_after_a_resume_from_an_older_checkpoint(tmp
     trainer.fit("")
     text = (tmp_path / "metrics.jsonl").read_text()
     (tmp_path / "metrics.jsonl").write_text(
-        text + '{"step": 20, "loss": 0.1}\n{"step": 25, "lo'
+        text + '{"step": 20, "epoch": 4.0, "loss": 0.1}\n{"step": 25, "lo'
     )  # killed while writing
     again = make(tmp_path, images)
     again.resume()
@@ -193,9 +193,7 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path, images: Images
 def test_a_checkpoint_of_an_older_version_is_named(tmp_path: Path, images: Images) -> None:
     trainer = make(tmp_path, images)
     checkpoint.save_tensors(trainer.path, {"model.0.weight": torch.zeros(1)}, {"step": 1, "seconds": 1.0, "amp": False})
-    with pytest.raises(
-        UserError, match=r"checkpoint.safetensors is not of this version \(accumulation_steps is missing\)"
-    ):
+    with pytest.raises(UserError, match=r"checkpoint.safetensors is not of this version .*has no accumulation_steps"):
         trainer.resume()
 
 
