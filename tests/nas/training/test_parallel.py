@@ -56,7 +56,10 @@ def test_a_search_s_result_names_its_run() -> None:
         ([{"name": "a"}], "archs.json names no networks"),
         (["a"], "archs.json names no networks"),
         (7, "archs.json names no networks"),
-        ([{"name": "a/b", "arch": SPACE.to_json(SPACE.largest)}], "a name in archs.json is 'a/b'; give letters"),
+        (
+            [{"name": "a/b", "arch": SPACE.to_json(SPACE.largest)}],
+            "archs.json names no networks.*name is 'a/b'; give letters",
+        ),
         ([{"name": "a", "arch": SPACE.to_json(SPACE.largest)}] * 2, "two networks in archs.json have the same name"),
         ([{"name": "a", "arch": {"depth": 3}}], "arch has no field filters, kept"),
     ],
@@ -106,7 +109,9 @@ def test_asha_knows_what_was_trained_before_and_judges_it_no_more() -> None:
     jobs = {name: Job(Config(), RETRAINED / name, {}) for name in ("first", "second", "stopped", "new")}
     for name, told in {"first": {3: 0.5, 4: 0.52}, "second": {3: 0.6}}.items():
         jobs[name].folder.mkdir(parents=True)
-        lines = [json.dumps({"epoch": float(epoch), "accuracy": accuracy}) for epoch, accuracy in told.items()]
+        lines = [
+            json.dumps({"step": epoch, "epoch": float(epoch), "accuracy": accuracy}) for epoch, accuracy in told.items()
+        ]
         (jobs[name].folder / "metrics.jsonl").write_text("\n".join([*lines, ""]))
     write_json(jobs["stopped"].folder / "stopped.json", {"epoch": 3.0, "accuracy": 0.55})
     scheduler = _asha(30, list(jobs.values()))
