@@ -208,7 +208,6 @@ def test_a_format_that_fails_costs_that_format_alone(monkeypatch: pytest.MonkeyP
     ("flags", "message"),
     [
         (("--model", "test_vitt"), "--model test_vitt is neither a folder here nor a network of timm .*; the nearest"),
-        (("--model", "resnet18"), "resnet18: cannot prune this ResNet; known are timm's ViT"),
         (("--model", str(PRUNED), "--checkpoint", "w"), "--checkpoint is for timm's networks"),
         (
             ("--model", "efficientformerv2_s0", "--image-size", "100"),
