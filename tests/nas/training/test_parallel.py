@@ -146,6 +146,7 @@ def test_what_is_stopped_is_recorded_and_known_again() -> None:
 # ---- with Ray
 
 
+@pytest.mark.heavy
 def test_a_trial_trains_what_this_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "_train", mortal.train_mortal)  # which knows the space
     one = [*COMMON, "--epochs", "1", "--warmup-epochs", "0", "--winners", "winner-2"]

@@ -26,7 +26,17 @@ from nas.training.supernet import Config
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
 from supernet import Supernet
-from tests.nas.tiny import PATIENCE_S, ROOT, QuickSpace, json_lines, make_images, run_killed, start, wait_for
+from tests.nas.tiny import (
+    PATIENCE_S,
+    ROOT,
+    QuickSpace,
+    json_lines,
+    make_images,
+    run_killed,
+    start,
+    tiny_space,
+    wait_for,
+)
 
 TRAIN = ("--space", "tiny", "--data", "images", "--epochs", "4", "--batch-size", "8")
 ARGS = (*TRAIN, "--lr", "0.5", "--ema-decay", "0.9", "--clip-grad", "0.1", "--amp", "off")
@@ -216,6 +226,7 @@ def test_a_training_can_be_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("loss", ["ce", "kl"])
 def test_a_teacher_has_a_classifier_of_its_own(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "tiny", tiny_space)  # of networks with two
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), "teacher.safetensors")
     teacher = ["--teacher", "test_resnet", "--teacher-checkpoint", "teacher.safetensors", "--teacher-image-size", "32"]
