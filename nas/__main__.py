@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "python -m search_spaces": "what can be searched, and what a network of it costs",
+    "python -m nas.finetune": "a pretrained network of timm on your images, as it is",
     "python -m nas.train_supernet": "one set of weights for every network of a space, on your images",
     "python -m latency_lut.build": "measure your device, once for each space and image size",
     "python -m latency_lut.validate": "how far that table can be trusted, on networks it has not seen",
@@ -16,7 +17,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    print("In the order of use; each runs bare on embedded data, and takes --help:\n")
+    print("In the order of use; each runs bare on embedded data (nas.finetune needs weights), and takes --help:\n")
     width = max(map(len, COMMANDS))
     for command, purpose in COMMANDS.items():
         print(f"  {command:{width}}  {purpose}")
