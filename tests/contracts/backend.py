@@ -76,7 +76,7 @@ class BackendContract(ABC):
 class FileBackendContract(BackendContract):
     """Of a backend that runs models from files."""
 
-    @pytest.mark.parametrize("which", ["blocks", "network"])
+    @pytest.mark.parametrize("which", ["blocks", pytest.param("network", marks=pytest.mark.heavy)])
     def test_an_export_repeats(self, which: str, backend: FileBackend, tiny: SearchSpace, tmp_path: Path) -> None:
         job = network_job(tiny, tiny.largest) if which == "network" else blocks_job(tiny.lower(tiny.smallest))
         paths = [tmp_path / f"{name}{backend.suffix}" for name in "ab"]

@@ -17,6 +17,7 @@ class TestSupernet(SupernetContract):
         return EfficientFormerV2Space("tiny", widths, depths=(1, 1, 2, 1), image_size=32, num_classes=2)
 
 
+@pytest.mark.heavy
 class TestImageNet(SpaceContract):
     @classmethod
     def make_space(cls) -> SearchSpace:

@@ -21,6 +21,7 @@ class TestSupernet(SupernetContract):
         return MobileOneSpace("tiny", widths, (1, 3, 2, 1), branches=(1, 2), image_size=32, num_classes=2)
 
 
+@pytest.mark.heavy
 class TestImageNet(SpaceContract):
     @classmethod
     def make_space(cls) -> SearchSpace:

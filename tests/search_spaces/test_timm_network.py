@@ -34,8 +34,11 @@ class TestSupernet(SupernetContract):
 
 @pytest.mark.parametrize(
     "name",
-    ["test_efficientnet@2x16", "deit_tiny_patch16_224@2x16", "efficientformerv2_s0@2x16"]
-    + [pytest.param(name, marks=pytest.mark.heavy) for name in ("repvit_m0_9", "mobilenetv4_conv_small")],
+    ["test_efficientnet@2x16", "deit_tiny_patch16_224@2x16"]
+    + [
+        pytest.param(name, marks=pytest.mark.heavy)
+        for name in ("efficientformerv2_s0@2x16", "repvit_m0_9", "mobilenetv4_conv_small")
+    ],
 )
 def test_a_part_of_any_network_runs_in_the_supernet_alone_and_elsewhere(name: str, tmp_path: Path) -> None:
     space = small(name)

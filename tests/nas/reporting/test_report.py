@@ -126,6 +126,7 @@ def test_renders_without_console_errors_and_treats_text_as_text(tmp_path: Path) 
     assert "a <b> & c" in drawn.words["h1"]
 
 
+@pytest.mark.heavy
 @needs_browser
 @pytest.mark.parametrize(
     ("good", "bad"),

@@ -222,8 +222,9 @@ def test_what_a_race_drops_is_no_evaluation() -> None:
     assert exact["num_dropped"] == 0 and exact["image_forwards"]["run"] == exact["image_forwards"]["shared"]
 
 
+@pytest.mark.heavy  # tests/nas/test_kills.py has a search
 @pytest.mark.usefixtures("racing")
-@pytest.mark.parametrize("race_number", [1, pytest.param(2, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("race_number", [1, 2])
 def test_a_race_killed_while_it_is_recorded_is_run_again(race_number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     first = 1 + len(SPACE.slim(SPACE.largest))  # trials of the largest network and of the first race
     recorded = first - 3 if race_number == 1 else first + 2

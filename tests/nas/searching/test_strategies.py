@@ -19,6 +19,10 @@ from tests.nas.tiny import tiny_space
 
 SPACE = tiny_space()
 STRATEGIES = ("random", "nsga2", "tpe", "gp", "predictor")
+# Optuna's Gaussian process takes longer than all others together.
+strategies = pytest.mark.parametrize(
+    "strategy", [pytest.param(name, marks=pytest.mark.heavy) if name == "gp" else name for name in STRATEGIES]
+)
 BUDGETS = {"random": 40, "nsga2": 120, "tpe": 30, "gp": 12, "predictor": 50}
 
 
@@ -47,7 +51,7 @@ def found_by(
     return found
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@strategies
 def test_the_budget_is_spent_on_different_archs_within_the_limits(strategy: str) -> None:
     limited = costs(num_params=60000, macs=250000)
     found = found_by(strategy, limited, BUDGETS[strategy])
@@ -56,7 +60,7 @@ def test_the_budget_is_spent_on_different_archs_within_the_limits(strategy: str)
     assert all(SPACE.canonical(arch.values) == arch.values for arch in found)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@strategies
 def test_it_is_a_function_of_the_seed_and_of_the_accuracies(strategy: str) -> None:
     budget = BUDGETS[strategy]
     found = found_by(strategy, costs(), budget)
@@ -81,7 +85,7 @@ def test_it_finds_better_networks_than_chance(strategy: str, budget: int) -> Non
     assert hypervolume(strategy) > hypervolume("random")
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@strategies
 def test_it_ends_where_the_space_does(strategy: str) -> None:
     """Limits leave fewer archs than the budget."""
     smallest = num_params(SPACE, SPACE.smallest)
@@ -142,7 +146,7 @@ def test_budgets_that_leave_nothing_to_choose() -> None:
         check_budget("predictor", 31, seeds)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@strategies
 def test_several_archs_at_once(strategy: str) -> None:
     """Where each arch depends on those before it, that many are asked for; elsewhere it changes nothing."""
     batches: list[list[Arch]] = []

@@ -203,6 +203,7 @@ for arch in archs:
 """
 
 
+@pytest.mark.heavy
 def test_two_processes_record_into_one_file(tmp_path: Path) -> None:
     path = tmp_path / "study.log"
     open_study(path)

@@ -128,6 +128,7 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path, whole: Path, kill
     assert "--resume" not in json.loads((RUN / "supernet/result.json").read_text())["command"]
 
 
+@pytest.mark.heavy
 def test_parameters_have_one_order_in_every_process() -> None:
     """Their gradients' norm, by which all are clipped, depends on it."""
     imports = "from supernet import Supernet; from tests.nas.tiny import QuickSpace"

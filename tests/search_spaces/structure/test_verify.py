@@ -27,6 +27,7 @@ ARGS = ("--model", "test_resnet", "--image-size", "32", "--data", "images", *TRA
 PRUNED = Path("runs/test_resnet-images/prune/test_resnet-macs-0.5-taylor-global")
 
 
+@pytest.mark.heavy
 def test_a_network_is_pruned_trained_exported_and_pruned_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
