@@ -58,6 +58,12 @@ class RunInfo:
     data: DataConfig
     splits: Splits
 
+    @classmethod
+    def of(cls, space: SearchSpace, data: Data, config: DataConfig) -> RunInfo:
+        """That of a run that begins with this space on these images; `config` says where they lie."""
+        size, classes = space.image_size, space.num_classes
+        return cls(space.name, size, classes, data.classes, space.mean, space.std, config, data.splits)
+
     def search_space(self) -> SearchSpace:
         return get_space(self.space, self.image_size, self.num_classes)
 

@@ -88,11 +88,7 @@ def _train(config: Config, run_folder: Path, folder: Path, space: SearchSpace, d
     if config.resume:
         trainer.resume()
     else:
-        where = config.data_config()
-        info = runs.RunInfo(
-            space.name, size, space.num_classes, data.classes, space.mean, space.std, where, data.splits
-        )
-        runs.save_run_info(run_folder, info)
+        runs.save_run_info(run_folder, runs.RunInfo.of(space, data, config.data_config()))
         runs.begin(folder, config)
     trainer.fit(f"fine-tune {config.model}")
     best = trainer.ema.module.eval()

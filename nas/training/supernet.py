@@ -109,7 +109,7 @@ def train_supernet(config: Config) -> Path:
     else:
         if config.init:
             _warm_start(config, trainer, data)
-        runs.save_run_info(folder, _run_info(config, space, data))
+        runs.save_run_info(folder, runs.RunInfo.of(space, data, config.data_config()))
         runs.begin(stage, config, **teacher_facts(config))
     trainer.fit(f"supernet {space.name}")
     if process.is_primary():
@@ -267,19 +267,6 @@ def run_of(config: Config) -> Path:
     stem = Path(config.data).name.removesuffix(".tar") or "data"
     name = config.run or f"{slug(config.space)}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
     return runs.run_folder(collectives.gather(name)[0])
-
-
-def _run_info(config: Config, space: SearchSpace, data: Data) -> runs.RunInfo:
-    return runs.RunInfo(
-        space.name,
-        space.image_size,
-        space.num_classes,
-        data.classes,
-        space.mean,
-        space.std,
-        config.data_config(),
-        data.splits,
-    )
 
 
 def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: dict[str, Any]) -> None:

@@ -124,16 +124,7 @@ def open_study(config: Config) -> Study:
     config = replace(config, table=str(paths[LATENCY]) if paths else None)
     costs = Costs(space, load_tables(paths, space), _objective(config))
     networks = [Network(arch, costs.one(arch)) for arch in pick(space, costs, config.count, config.seed)]
-    info = runs.RunInfo(
-        space.name,
-        space.image_size,
-        space.num_classes,
-        data.classes,
-        space.mean,
-        space.std,
-        config.data_config(),
-        data.splits,
-    )
+    info = runs.RunInfo.of(space, data, config.data_config())
     runs.save_run_info(folder, info)
     write_json(folder / "networks.json", [{"arch": space.to_json(n.arch), "costs": n.costs} for n in networks])
     runs.begin(folder, config)
