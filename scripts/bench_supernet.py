@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from search_spaces import DEFAULT_SPACE, get_space
 from search_spaces.command import flag, parse, run
 from supernet import LOSSES, SAMPLERS, Supernet, train_step
-from supernet.strided_pointwise import mend_strided_pointwise
+from supernet.convolutions import mend_convolutions
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def bench(config: Config) -> None:
     archs |= {f"random {i}": space.sample(rng) for i in range(config.num_archs)}
     rows = []
     for name, arch in archs.items():
-        model = mend_strided_pointwise(supernet.extract(arch)).to(memory_format=torch.channels_last)
+        model = mend_convolutions(supernet.extract(arch)).to(memory_format=torch.channels_last)
         parameters[model] = list(model.parameters())
         supernet.train(), model.train()
         training = ratio(partial(step, supernet, arch), partial(step, model), config.pairs)
@@ -95,7 +95,7 @@ def bench(config: Config) -> None:
         print(f"median of {what}: {statistics.median(row[i] for row in rows):.3f}")
 
     drawn = SAMPLERS["sandwich"](space, 2)(rng, lambda _: 0.0)
-    extracted = (mend_strided_pointwise(supernet.extract(arch)) for arch in drawn)
+    extracted = (mend_convolutions(supernet.extract(arch)) for arch in drawn)
     models = [model.to(memory_format=torch.channels_last).train() for model in extracted]
     parameters |= {model: list(model.parameters()) for model in models}
     supernet.train()
@@ -128,7 +128,7 @@ def _peak_memory_mib(config: Config, what: str) -> float:
     target = torch.randint(0, space.num_classes, (config.batch_size,))
     drawn = SAMPLERS["sandwich"](space, 2)(random.Random(0), lambda _: 0.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    static = mend_strided_pointwise(space.build(space.largest)) if what == "static" else None
+    static = mend_convolutions(space.build(space.largest)) if what == "static" else None
     supernet = None if static else Supernet(space)
     (static or supernet).to(memory_format=torch.channels_last)  # type: ignore[union-attr]
     for _ in range(3):

@@ -30,9 +30,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from search_spaces import Arch, BlockSpec, SearchSpace
+from supernet.convolutions import mend_convolutions
 from supernet.losses import Logits
 from supernet.slices import Extent, Part, Slices
-from supernet.strided_pointwise import mend_strided_pointwise
 
 Norm = Literal["width", "shared"]
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def _skeleton_of(block: BlockSpec, device: torch.device = CPU) -> _Skeleton:
 @torch.inference_mode(False)  # kept for training too, whoever asks first
 def _skeleton(block: BlockSpec, device: torch.device) -> _Skeleton:
     with torch.device("meta"):
-        module = mend_strided_pointwise(block.build())
+        module = mend_convolutions(block.build())
     _materialize_buffers(module, device)
     norms = {name for name, part in module.named_modules() if isinstance(part, _BatchNorm)}
     places, tensors, layout = [], [], block.layout()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from search_spaces import UserError
 from search_spaces.layout import Axis, units
 from search_spaces.structure.base import Structure
-from supernet.strided_pointwise import mend_strided_pointwise
+from supernet.convolutions import mend_convolutions
 
 Criterion = Literal["taylor", "magnitude", "random"]
 Scores = Mapping[str, Tensor]  # (size,) of each dimension
@@ -43,7 +43,7 @@ def taylor(model: nn.Module, structure: Structure, batches: Iterable[tuple[Tenso
     wanted = [name for name in parameters if name in structure.axes]
     total = {d.name: torch.zeros(d.size) for d in structure.dimensions}
     count = 0
-    mend_strided_pointwise(model).eval()
+    mend_convolutions(model).eval()
     try:
         for images, labels in batches:
             with torch.enable_grad():

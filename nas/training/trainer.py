@@ -39,7 +39,7 @@ from nas.training.precision import autocast, check_amp, pick_amp
 from nas.training.progress import CHECKPOINT, Progress, check_epochs, load_progress
 from nas.training.recipe import LOCAL, TrainConfig
 from search_spaces import UserError
-from supernet.strided_pointwise import mend_strided_pointwise
+from supernet.convolutions import mend_convolutions
 
 MIN_LOSS_SCALE = 2.0**-14
 
@@ -95,7 +95,7 @@ class Trainer:
         self.image_size = image_size
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)
-        self.model = mend_strided_pointwise(model).train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = mend_convolutions(model).train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps_per_epoch = steps_per_epoch(train, config.batch_size)
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
