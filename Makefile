@@ -1,7 +1,7 @@
 # Every target first makes .venv, once; it is brought up to date when pyproject.toml or constraints.txt change.
 PYTHON ?= python3
 INSTALLED := .venv/.installed
-WHAT := -c constraints.txt -e '.[dev,openvino,streams]'
+WHAT := -c constraints.txt -e '.[dev,example,openvino,streams]'
 TEST := .venv/bin/pytest -n 2 --dist worksteal
 
 .PHONY: run test test-heavy check format clean

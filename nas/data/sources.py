@@ -144,16 +144,6 @@ class Decoded:
 Source = Files | Named | Decoded
 
 
-def digits() -> Decoded:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    grey = (data.images * (255 / 16)).astype(np.uint8)
-    digest = hashlib.sha256(grey.tobytes()).hexdigest()
-    return Decoded(tuple(np.repeat(grey[..., None], 3, axis=-1)), data.target, tuple(map(str, range(10))), digest)
-
-
 def open_listing(listing: Listing, class_depth: int | None, white_level: float | None, skipped: Skipped) -> Source:
     """The images of a folder or .tar, decoded if they fit in memory; what is left out is told.
 

@@ -17,11 +17,12 @@ from PIL import Image
 
 from nas.data.classes import check_class_names, read_classes
 from nas.data.drawing import Drawn, draw, draw_plainly, sizes
+from nas.data.embedded import EMBEDDED
 from nas.data.grouping import groups_of
 from nas.data.listing import some, warn
 from nas.data.named import is_named
 from nas.data.places import NO_TEST, list_path, locate
-from nas.data.sources import Skipped, Source, digits, open_listing, open_named
+from nas.data.sources import Skipped, Source, open_listing, open_named
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
 from search_spaces.command.typed import Count
@@ -29,7 +30,10 @@ from search_spaces.command.typed import Count
 
 @dataclass(frozen=True)
 class DataConfig(Flags):
-    data: str = flag("digits", "image folder, .tar, a timm dataset name (torch/…, hfds/…, wds/…), or digits")
+    data: str = flag(
+        "digits",
+        "image folder, .tar, a timm dataset name (torch/…, hfds/…, wds/…), or embedded images: digits or clutter",
+    )
     data_dir: str | None = flag(None, "where the dataset of that name lies")
     train_split: str = flag("train", "split of a named dataset, or subfolder, to train on")
     test_split: str | None = flag(None, "split of a named dataset, or subfolder, to test on")
@@ -150,9 +154,9 @@ def _check(config: DataConfig) -> None:
     """UserError if a flag has nothing to act on, or no meaning."""
     named = is_named(config.data)
     idle: dict[str, Any] = {"--data-dir": config.data_dir} if not named else {}
-    if named or config.data == "digits":
+    if named or config.data in EMBEDDED:
         idle |= {"--group-by": config.group_by, "--class-depth": config.class_depth}
-    if config.data == "digits":
+    if config.data in EMBEDDED:
         test = None if config.test_data == NO_TEST else config.test_data
         idle |= {"--test-split": config.test_split, "--test-data": test, "--white-level": config.white_level}
     for flag_name, value in idle.items():
@@ -169,8 +173,8 @@ def _check(config: DataConfig) -> None:
 def _open(config: DataConfig, skipped: Skipped) -> tuple[Source, Source | None]:
     """The training data, and the test data if it has a place of its own."""
     depth, white = config.class_depth, config.white_level
-    if config.data == "digits":
-        return digits(), None
+    if config.data in EMBEDDED:
+        return EMBEDDED[config.data](), None
     if not is_named(config.data):
         train, test = locate(config.data, config.train_split, config.test_split, config.test_data)
         source = open_listing(train, depth, white, skipped)

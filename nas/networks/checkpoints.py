@@ -94,11 +94,35 @@ def fitted(network: nn.Module, name: str, state: State, path: Path) -> State:
     plain = _tidy(network, state)
     if not differences(network, plain):
         return plain
+    if renamed := _in_order(network, state):
+        _tell(f"{path}: other names of the same tensors, taken in their order")
+        return _tidy(network, renamed)
     converted = _tidy(network, _converted(network, name, state))
     if _resampled(plain, converted) or differences(network, converted).count >= differences(network, plain).count:
         return plain
     _tell(f"{path}: brought from its authors' layout into timm's")
     return converted
+
+
+def _in_order(network: nn.Module, state: State) -> State | None:
+    """The tensors under the network's names, if another implementation names them otherwise.
+
+    None unless no name is the network's, and kinds (weight, running_mean, …) and shapes are, one after another; a
+    classifier of other classes is allowed.
+    """
+    own, theirs = ({n: t for n, t in found.items() if _is_weight(n)} for found in (network.state_dict(), state))
+    heads = {f"{name}.{kind}" for name in _names(_cfg(network).get("classifier")) for kind in ("weight", "bias")}
+    if len(own) != len(theirs) or own.keys() & theirs.keys():
+        return None
+    for (name, tensor), (other, found) in zip(own.items(), theirs.items(), strict=True):
+        first = 1 if name in heads else 0
+        if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape[first:] != found.shape[first:]:
+            return None
+    return dict(zip(own, theirs.values(), strict=True))
+
+
+def _is_weight(name: str) -> bool:
+    return not (name.endswith("num_batches_tracked") or ADDED.fullmatch(name))
 
 
 def _resampled(before: State, after: State) -> bool:
@@ -202,11 +226,11 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
 
 def _problem(network: Any, state: State, found: Differences, size_flag: str) -> str:
     """What it is, and the remedy."""
-    heads = _names(network.pretrained_cfg.get("classifier"))
+    heads = _names(_cfg(network).get("classifier"))
     if not (found.extra or found.shapes) and all(name.rpartition(".")[0] in heads for name in found.missing):
         return f"it has no classifier ({found.missing[0]} is missing); give weights trained on these classes"
     own = network.state_dict()
-    for name in (f"{conv}.weight" for conv in _names(network.pretrained_cfg.get("first_conv"))):
+    for name in (f"{conv}.weight" for conv in _names(_cfg(network).get("first_conv"))):
         if name in found.shapes and state[name].ndim == own[name].ndim and state[name].shape[1] != own[name].shape[1]:
             channels = f"{state[name].shape[1]} channels, the network {own[name].shape[1]}"
             return f"it takes images of {channels}; give weights trained on RGB images"
@@ -219,10 +243,15 @@ def _problem(network: Any, state: State, found: Differences, size_flag: str) -> 
 
 def num_classes_of(network: Any, state: State) -> int | None:
     """Rows of the (first) classifier in a checkpoint, if timm knows its name and it is there."""
-    name = next(iter(_names(network.pretrained_cfg.get("classifier"))), "")
+    name = next(iter(_names(_cfg(network).get("classifier"))), "")
     weight = state.get(f"{name}.weight")
     return None if weight is None or weight.ndim == 0 else len(weight)
 
 
 def _names(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _cfg(network: Any) -> Mapping[str, Any]:
+    """timm's account of the network; empty for others."""
+    return getattr(network, "pretrained_cfg", None) or {}

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 from nas.data import Data, DataConfig, Splits, load_data
 from nas.data.classes import check_class_names
+from nas.data.embedded import EMBEDDED
 from nas.data.named import is_named
+from nas.data.places import NO_TEST
 from nas.distributed import process
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command.files import drop_leftovers, read_json, try_lock, write_json
@@ -128,7 +130,9 @@ def _moved(before: DataConfig, now: DataConfig) -> DataConfig:
 
 def _check_there(folder: Path, config: DataConfig) -> None:
     for flag, place in (("--data", config.data), ("--test-data", config.test_data)):
-        if place not in (None, "digits", "none") and not is_named(place) and not Path(place).expanduser().exists():
+        if place is None or place in (*EMBEDDED, NO_TEST) or is_named(place):
+            continue
+        if not Path(place).expanduser().exists():
             raise UserError(
                 f"the images of {folder} are no longer at {place}; say where they are now: "
                 f"python -m nas.train_supernet --resume --run {folder} {flag} PATH"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from nas.data.embedded import EMBEDDED
 from search_spaces import SearchSpace, UserError
 from search_spaces.command import Flags, flag
 
@@ -159,6 +160,8 @@ def with_recipe(
         settings |= _SMALL | _SMALL_OWN[name]
     if data == "digits":
         settings |= _DIGITS | _SMALL_OWN[name] | {"epochs": digits_epochs}
+    elif data in EMBEDDED:
+        settings["hflip"] = False  # digits too
     return replace(config, **{**settings, "recipe": name})
 
 

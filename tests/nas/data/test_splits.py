@@ -4,6 +4,7 @@ import io
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from nas.data import Data, DataConfig, Images, load_data, sources
 from nas.data.batches import eval_batches, eval_transform, train_batches
+from nas.data.embedded import _scene, _written
 from nas.data.sources import Skipped
 from search_spaces import UserError
 from tests.nas.tiny import make_images
@@ -42,6 +44,23 @@ def test_the_digits() -> None:
     assert data.classes == tuple("0123456789")
     assert (len(data.train), len(data.search), len(data.test)) == (1222, 216, 359)
     assert data.train.image(0).mode == "RGB" and data.train.image(0).size == (8, 8)
+
+
+def test_the_digits_in_clutter() -> None:
+    data = load("clutter")
+    assert data.classes == tuple("0123456789")
+    counts = [len(split) for split in (data.train, data.search, data.test)]
+    assert sum(counts) == 1797 and counts[1] > 200 and counts[2] > 350
+    assert data.train.image(0).mode == "RGB" and data.train.image(0).size == (64, 64)
+    assert len(set.union(*split_pixels(data))) == 1797  # no scene is drawn twice
+    grey, _ = _written()
+    assert np.array_equal(_scene(np.random.default_rng(3), grey, 3), _scene(np.random.default_rng(3), grey, 3))
+
+
+@pytest.mark.parametrize("flags", [{"test_data": "elsewhere"}, {"group_by": "a"}, {"white_level": 9.0}])
+def test_flags_that_mean_nothing_for_embedded_images(flags: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="has no meaning with --data clutter; leave it out"):
+        load("clutter", **flags)
 
 
 def test_a_folder_with_a_folder_for_each_class(tmp_path: Path) -> None:

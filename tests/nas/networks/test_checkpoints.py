@@ -134,6 +134,35 @@ def test_layouts_of_authors_become_timms(
     assert_same(loaded(tmp_path, {"model": prefixed(prefix, old(network))}, other, name), network.state_dict())
 
 
+def renamed(state: State) -> State:
+    """As another implementation names them: its own numbers, the kinds that PyTorch's layers have."""
+    return {f"_blocks.{i}.{name.rpartition('.')[2]}": tensor for i, (name, tensor) in enumerate(state.items())}
+
+
+def test_other_names_of_the_same_tensors_are_taken_in_order_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = create().state_dict()
+    assert_same(loaded(tmp_path, renamed(state)), state)
+    assert "w.pth: other names of the same tensors, taken in their order\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda items: items[::-1],
+        lambda items: items[:-1],
+        lambda items: [("fc.bias", items[0][1]), *items[1:]],
+    ],
+    ids=["another order", "one fewer", "one that the network knows"],
+)
+def test_tensors_that_are_not_the_same_are_not_taken_in_order(
+    tmp_path: Path, changed: Callable[[list[tuple[str, Tensor]]], list[tuple[str, Tensor]]]
+) -> None:
+    state = dict(changed(list(renamed(create().state_dict()).items())))
+    assert "does not fit test_resnet" in refused(tmp_path, state)
+
+
 def test_images_of_other_channels_are_named(tmp_path: Path) -> None:
     message = refused(tmp_path, create(in_chans=1).state_dict())
     assert message.endswith("it takes images of 1 channels, the network 3; give weights trained on RGB images")
