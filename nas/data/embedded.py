@@ -11,7 +11,7 @@ from PIL import Image
 from nas.data.sources import Decoded
 
 SIDE = 64  # of a scene, in pixels
-FRAGMENTS = 6  # of other digits, behind the one to be read
+FRAGMENTS = 4  # of other digits, behind the one to be read
 CLASSES = tuple(map(str, range(10)))
 
 
@@ -52,9 +52,9 @@ def _scene(rng: np.random.Generator, grey: np.ndarray, which: int) -> np.ndarray
     for _ in range(FRAGMENTS):
         top, left = rng.integers(0, 5, 2)
         piece = grey[rng.integers(len(grey)), top : top + 4, left : left + 4]
-        _paste(rng, scene, piece, int(rng.integers(10, 22)), 180, rng.integers(30, 200, 3))
-    _paste(rng, scene, grey[which], int(rng.integers(24, 44)), 30, rng.integers(130, 256, 3))
-    noisy = np.asarray(scene) + rng.normal(0, 12, (SIDE, SIDE, 3))
+        _paste(rng, scene, piece, int(rng.integers(12, 26)), 180, rng.integers(30, 170, 3))
+    _paste(rng, scene, grey[which], int(rng.integers(34, 54)), 20, rng.integers(130, 256, 3))
+    noisy = np.asarray(scene) + rng.normal(0, 8, (SIDE, SIDE, 3))
     return noisy.clip(0, 255).astype(np.uint8)
 
 
