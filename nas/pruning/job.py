@@ -33,11 +33,11 @@ from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
 from nas.runs.results import REMEDY, FinishedPruning, Selection
 from nas.training.drop_path import drop_path_blocks, set_drop_path
+from nas.training.network import make_trainer
 from nas.training.precision import check_amp
 from nas.training.progress import check_epochs
 from nas.training.recipe import FREE_ON_RESUME
 from nas.training.trainer import Trainer, steps_per_epoch
-from nas.training.winner import make_trainer
 from search_spaces import UserError
 from search_spaces.command.files import atomic_folder, write_json
 from search_spaces.command.typed import load_typed

@@ -15,6 +15,7 @@ from nas.reporting import plots
 from nas.reporting.data import Artifacts, Group, Json, read_artifacts
 from nas.reporting.drawing import STYLE, describe, draw_arch, legend, numbers, percent
 from nas.reporting.latency import latency_tables
+from nas.runs.results import STARTS
 from nas.searching.result import points_of
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
@@ -97,14 +98,19 @@ def _winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]
     points = (p for search in group.searches.values() for p in points_of(search))
     largest = [p for p in points if p["arch"] == a.space.to_json(a.space.largest)][:1]
     names, winners = [*group.networks, *("largest" for _ in largest)], [*group.networks.values(), *largest]
-    inherited = {"inherited_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
+    inherited = {"init": "inherit", "start_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
     retrained = [*(a.retrained.get(name, {}) for name in group.networks), *(inherited for _ in largest)]
     timed = [a.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in names]
     sizes = ("Parameters\nmillions", "MACs\nmillions", "Memory\nMB", "MES")
     columns = {
         "Network": names,
         "Search accuracy\ninherited": [percent(w["accuracy"]) for w in winners],
-        "Test accuracy\ninherited": [percent(r.get("inherited_test_accuracy")) for r in retrained],
+        **{
+            f"Test accuracy\n{word}": [
+                percent(r["start_test_accuracy"] if r.get("init") == init else None) for r in retrained
+            ]
+            for init, word in STARTS.items()
+        },
         "Test accuracy\nretrained": [percent(r.get("test_accuracy")) for r in retrained],
         **{
             f"{shown(metric).title.capitalize()}\npredicted": numbers([w.get(metric) for w in winners])
@@ -115,6 +121,11 @@ def _winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]
     }
     known = {head: cells for head, cells in columns.items() if set(cells) != {"–"}}
     return list(known), [list(row) for row in zip(*known.values(), strict=True)]
+
+
+def _starts(retrained: Sequence[Json], init: str) -> list[str]:
+    """Accuracies that training began with, of those that began with such weights."""
+    return [percent(r["start_test_accuracy"] if r.get("init") == init else None) for r in retrained]
 
 
 def _size_columns(points: Sequence[Json]) -> tuple[list[str], ...]:

@@ -33,12 +33,20 @@ class SupernetResult(TypedDict):
     test_accuracy: Extremes
 
 
+STARTS = {"inherit": "inherited", "scratch": "fresh"}  # what the weights are that `init` of a retrained winner names
+
+
 class TrainedResult(TypedDict):
-    """`retrain/<name>/result.json`."""
+    """`retrain/<name>/result.json`.
+
+    `start_test_accuracy` is of the weights that training began with: those of `STARTS`, or of nas.finetune's `--init`
+    with a classifier fitted.
+    """
 
     command: str
     arch: dict[str, Any]
-    inherited_test_accuracy: Fraction
+    init: str
+    start_test_accuracy: Fraction
     test_accuracy: Fraction
 
 

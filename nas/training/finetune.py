@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from nas import runs
 from nas.data import Data, DataConfig, load_data
-from nas.distributed import collectives, process
+from nas.distributed import collectives
 from nas.distributed.device import pick_device
-from nas.evaluation.accuracy import accuracy
 from nas.networks.start import fit_classifier, load_start
-from nas.runs.checkpoint import save_tensors
+from nas.training.network import train_network
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig, finetune_epochs, with_recipe
 from nas.training.trainer import check_alike
-from nas.training.winner import make_trainer
-from search_spaces import SearchSpace, UserError, get_space, macs, num_params
+from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import amend, flag, given
-from search_spaces.command.files import slug, write_json
+from search_spaces.command.files import slug
 from search_spaces.timm_network import PREFIX
 
 
@@ -32,7 +34,7 @@ class Config(TrainConfig, DataConfig):
     resume: bool = flag(False, "go on with the run named, or the newest")
 
 
-FREE = (*FREE_ON_RESUME, "run", "resume", "init")
+FREE = (*FREE_ON_RESUME, "run", "resume")
 
 
 def suited(config: Config) -> Config:
@@ -54,14 +56,14 @@ def finetune(config: Config) -> Path:
     """Trains and tests the network and returns the run's folder; goes on with it on `resume`."""
     run_folder = run_of(config)
     folder = run_folder / "retrain" / runs.WHOLE
+    changed: dict[str, Any] = {}
     if config.resume:
-        changed = runs.reopen(folder, config, FREE, runs.MAY_MOVE)
-        if (folder / "result.json").exists():
+        finished = (folder / "result.json").exists()
+        changed = runs.reopen(folder, config, FREE, (*runs.MAY_MOVE, *(() if finished else ("epochs",))))
+        if finished:
             print(f"{folder} is finished: nothing to train")
             return run_folder
         data = runs.load_run_data(run_folder, config)
-        runs.record(folder, changed)
-        runs.record_place(run_folder, config)
     else:
         runs.check_new(folder, "--run")
         if (run_folder / "run.json").exists():
@@ -72,45 +74,30 @@ def finetune(config: Config) -> Path:
     check_alike(config, data)
     space = get_space(PREFIX + config.model, config.image_size, len(data.classes))
     data = data.normalized(space.mean, space.std)
-    _train(config, run_folder, folder, space, data)
+
+    def begin() -> None:
+        if config.resume:
+            runs.record_place(run_folder, config)
+            runs.record(folder, changed)
+        else:
+            runs.save_run_info(run_folder, runs.RunInfo.of(space, data, config.data_config()))
+            runs.begin(folder, config)
+
+    start = partial(_start, config, space, data)
+    facts = {"init": config.init}
+    found = train_network(config, folder, space, space.largest, data, start, begin, facts=facts, resume=config.resume)
+    print(
+        f"{config.model}: test accuracy {100 * found['start_test_accuracy']:.2f} % with a fitted classifier, "
+        f"{100 * found['test_accuracy']:.2f} % after {config.epochs} epochs; wrote {folder}\n"
+        f"its parts: python -m nas.train_supernet --space {space.name} --run {run_folder.name}"
+    )
     return run_folder
 
 
-def _train(config: Config, run_folder: Path, folder: Path, space: SearchSpace, data: Data) -> None:
-    device, size = pick_device(config.device), space.image_size
-    arch, network, is_new = load_start(space, config.init)
+def _start(config: Config, space: SearchSpace, data: Data, network: nn.Module) -> None:
+    """Puts the weights that --init names into the network, with a classifier fitted to the images if it is new."""
+    torch.manual_seed(config.seed)
+    _, start, is_new = load_start(space, config.init)
     if is_new:
-        fit_classifier(network, data.train, size, device, config.num_workers)
-    before = accuracy(network.to(device), data.test, size, device, config.num_workers)
-    model = space.build(arch, config.drop_path or 0.0)
-    model.load_state_dict(network.state_dict())
-    trainer = make_trainer(config, folder, size, data, model)
-    if config.resume:
-        trainer.resume()
-    else:
-        runs.save_run_info(run_folder, runs.RunInfo.of(space, data, config.data_config()))
-        runs.begin(folder, config)
-    trainer.fit(f"fine-tune {config.model}")
-    best = trainer.ema.module.eval()
-    test_accuracy = accuracy(best, data.test, size, device, config.num_workers)
-    if not process.is_primary():
-        return
-    save_tensors(folder / "model.safetensors", best.state_dict(), {"space": space.name})
-    result: dict[str, Any] = {
-        "command": runs.command_of(folder),
-        "name": runs.WHOLE,
-        "arch": space.to_json(arch),
-        "init": config.init,
-        "epochs": config.epochs,
-        "minutes": trainer.seconds / 60,
-        "inherited_test_accuracy": before,
-        "test_accuracy": test_accuracy,
-        "num_params": num_params(space, arch),
-        "macs": macs(space, arch),
-    }
-    write_json(folder / "result.json", result)
-    print(
-        f"{config.model}: test accuracy {100 * before:.2f} % with a fitted classifier, {100 * test_accuracy:.2f} % "
-        f"after {config.epochs} epochs; wrote {folder}\n"
-        f"its parts: python -m nas.train_supernet --space {space.name} --run {run_folder.name}"
-    )
+        fit_classifier(start, data.train, space.image_size, pick_device(config.device), config.num_workers)
+    network.load_state_dict(start.state_dict())

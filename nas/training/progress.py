@@ -15,7 +15,7 @@ from torch.amp import GradScaler
 
 from nas.runs.checkpoint import load_info
 from search_spaces import UserError
-from search_spaces.command.typed import Amount, Count, Within, read_typed
+from search_spaces.command.typed import Amount, Count, Fraction, Within, read_typed
 
 CHECKPOINT = "checkpoint.safetensors"  # in the folder of a training
 
@@ -34,6 +34,7 @@ class Progress(TypedDict):
     epochs: Count
     planned_epochs: Count
     seconds: Amount  # of training, over all resumed parts
+    start_accuracy: Fraction | None  # of the weights that it began with, on the test split, where that was asked
     amp: Literal["bf16", "fp16", "off"] | None
     scaler: Annotated[dict[str, Any], _check_scaler]
     processes: Annotated[int, Within(1, 1e6)]

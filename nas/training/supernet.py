@@ -103,12 +103,11 @@ def train_supernet(config: Config) -> Path:
     teacher = load_teacher(config, data.classes, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
+    if not (config.resume and trainer.resume()) and config.init:
+        _warm_start(config, folder, trainer, data)
     if config.resume:
-        trainer.resume()
         _record(config, folder, changed)
     else:
-        if config.init:
-            _warm_start(config, trainer, data)
         runs.save_run_info(folder, runs.RunInfo.of(space, data, config.data_config()))
         runs.begin(stage, config, **teacher_facts(config))
     trainer.fit(f"supernet {space.name}")
@@ -120,12 +119,12 @@ def train_supernet(config: Config) -> Path:
     return folder
 
 
-def _warm_start(config: Config, trainer: Trainer, data: Data) -> None:
+def _warm_start(config: Config, folder: Path, trainer: Trainer, data: Data) -> None:
     """Puts the weights that --init names into the supernet and its average; says what it did."""
     assert config.init is not None
     supernet: Any = trainer.model
     space, device, workers = supernet.space, trainer.device, config.num_workers
-    arch, network, is_new = load_start(space, config.init)
+    arch, network, is_new = load_start(space, runs.follow(config.init, folder))
     if is_new:
         print(f"a new classifier of {space.num_classes} classes is fitted to the features of {config.init}", flush=True)
         fit_classifier(network, data.train, space.image_size, device, workers)

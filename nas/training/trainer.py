@@ -117,6 +117,7 @@ class Trainer:
         )
         self.step, self.planned_epochs = 0, config.epochs
         self.seconds = 0.0  # of training, over all resumed parts
+        self.start_accuracy: float | None = None  # of the weights to begin with, if whoever put them here says it
         self.amp: str | None = None  # chosen at the first step
         self.scaler = GradScaler(self.device.type, enabled=False)
         self.loss = math.nan
@@ -145,6 +146,7 @@ class Trainer:
             "epochs": self.config.epochs,
             "planned_epochs": self.planned_epochs,
             "seconds": self.seconds,
+            "start_accuracy": self.start_accuracy,
             "amp": self.amp,  # type: ignore[typeddict-item]
             "scaler": self.scaler.state_dict(),
             "processes": process.world_size(),
@@ -153,10 +155,10 @@ class Trainer:
         }
         save_tensors(self.path, tensors, dict(info))
 
-    def resume(self) -> None:
-        """Continues from the folder's checkpoint; from the beginning if the run was killed before its first."""
+    def resume(self) -> bool:
+        """Continues from the folder's checkpoint; False, and from the beginning, if it was killed before its first."""
         if (info := load_progress(self.folder)) is None:
-            return
+            return False
         check_epochs(self.folder, self.config.epochs, self.steps_per_epoch)
         if info["step"] > self.total:
             raise UserError(f"{self.path} is of step {info['step']} of {self.total}; restore it or train a new run")
@@ -169,13 +171,14 @@ class Trainer:
         load_module(self.model, part["model"], self.path)
         load_module(self.ema.module, part["ema"], self.path)
         load_optimizer(self.optimizer, self.model, part["optimizer"])
-        self.step, self.seconds = info["step"], info["seconds"]
+        self.step, self.seconds, self.start_accuracy = info["step"], info["seconds"], info["start_accuracy"]
         self._go_on_with_epochs(info)
         self._go_on_with_amp(info)
         if (before := info["processes"] * info["accumulation_steps"]) != self.parts.count:
             print(f"a batch is now normalized in {self.parts.count} parts ({before} before): other figures will follow")
         if info["code"] != code_digest():
             print(f"warning: the code has changed since {self.path} was written")
+        return True
 
     # ---- loop
 

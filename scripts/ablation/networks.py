@@ -19,8 +19,8 @@ from nas.networks.importance import TAYLOR_BATCH, magnitude, taylor
 from nas.networks.inherit import inherited
 from nas.pruning.latency import measure
 from nas.pruning.selection import Ranking, default_scope, select
+from nas.training.network import make_trainer
 from nas.training.recipe import TrainConfig, with_recipe
-from nas.training.winner import make_trainer
 from search_spaces import Arch, SearchSpace
 from search_spaces.command.files import read_json, write_json
 from search_spaces.structure.base import Structure

@@ -14,8 +14,8 @@ from torch import nn
 from nas import runs
 from nas.data import Data
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
+from nas.training.network import make_trainer
 from nas.training.recipe import TrainConfig
-from nas.training.winner import make_trainer
 
 IMAGE_SIZE = 32
 

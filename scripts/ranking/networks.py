@@ -28,8 +28,8 @@ from nas.objective.costs import Costs
 from nas.objective.mes import PUBLISHED, Objective
 from nas.objective.metrics import LATENCY, METRICS
 from nas.objective.tables import load_tables, newest
+from nas.training.network import fresh, make_trainer
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
-from nas.training.winner import fresh, make_trainer
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
 from search_spaces.command.files import read_json, write_json

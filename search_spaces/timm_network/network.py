@@ -23,6 +23,7 @@ from search_spaces.structure.layouts import Layouts
 from search_spaces.structure.slicing import cut, prune
 from search_spaces.structure.tracing import trace
 from search_spaces.timm_network.blocks import Boundary, Template, digest_of
+from search_spaces.timm_network.timm_models import create_timm
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,18 @@ class Network:
         config = timm.get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = tuple(config.mean if config else IMAGENET_DEFAULT_MEAN)
         self.std: tuple[float, ...] = tuple(config.std if config else IMAGENET_DEFAULT_STD)
-        self._model = create(name, num_classes, options).eval()
+        self._model = self._whole().eval()
         found = trace(self._model, image_size).only(description.dimensions)
         self.structure = found.structure(self._model)
         self.sizes: dict[str, int] = self.structure.sizes
         links = chain(self._model)
         names = [IMAGE, *(link.name for link in links)]
         self.links = tuple(self._block(link, before) for link, before in zip(links, names, strict=False))
+
+    def _whole(self, drop_path_rate: float = 0.0) -> nn.Module:
+        """timm's own, freshly initialized."""
+        made: nn.Module = create_timm("--space", self.name, self.num_classes, self.options, drop_path_rate)
+        return made
 
     def _block(self, link: Link, before_name: str) -> Block:
         found = self.description
@@ -109,7 +115,7 @@ class Network:
 
     def cut(self, sizes: Mapping[str, int], removed: Sequence[str], drop_path_rate: float = 0.0) -> nn.Module:
         """A network of these sizes without these blocks, freshly initialized."""
-        model = create(self.name, self.num_classes, self.options, drop_path_rate)
+        model = self._whole(drop_path_rate)
         kept = {name: np.arange(size) for name, size in sizes.items() if size < self.sizes[name]}
         prune(model, self.structure, kept)
         for path in reversed(removed):
@@ -120,7 +126,7 @@ class Network:
     def source(self, sizes: Mapping[str, int], removed: Sequence[str]) -> str:
         """Python source of a module whose `create_model()` is `cut(sizes, removed)`."""
         with torch.device("meta"):
-            whole = create(self.name, self.num_classes, self.options)
+            whole = self._whole()
             smaller = copy.deepcopy(whole)
         kept = {name: np.arange(size) for name, size in sizes.items() if size < self.sizes[name]}
         prune(smaller, self.structure, kept)
@@ -184,15 +190,6 @@ def _take_out(parent: nn.Module, name: str) -> None:
         del parent[int(name)]
     else:
         setattr(parent, name, nn.Identity())
-
-
-def create(name: str, num_classes: int, options: Mapping[str, Any], drop_path_rate: float = 0.0) -> nn.Module:
-    """timm's network, freshly initialized; without drop path if it knows none."""
-    drops: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
-    try:
-        return timm.create_model(name, num_classes=num_classes, **options, **drops)
-    except TypeError:
-        return timm.create_model(name, num_classes=num_classes, **options)
 
 
 def _within(structure: Structure, link: Link, ends: Sequence[Boundary]) -> tuple[Structure, tuple[str, ...]]:

@@ -55,9 +55,12 @@ def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
     return {"img_size": image_size} if sized else {}
 
 
-def create_timm(flag: str, name: str, num_classes: int, options: Mapping[str, Any]) -> Any:
-    """timm's network, freshly initialized. UserError if timm cannot build it."""
+def create_timm(flag: str, name: str, num_classes: int, options: Mapping[str, Any], drop_path_rate: float = 0.0) -> Any:
+    """timm's network, freshly initialized; without drop path if it knows none. UserError if timm cannot build it."""
+    drops: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
     try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **options, **drops)
     except TIMM_ERRORS as error:
+        if drops and isinstance(error, TypeError):  # no such argument
+            return create_timm(flag, name, num_classes, options)
         raise UserError(f"timm cannot build {name}: {reason(error)}; give another {flag} or its image size") from None

@@ -56,7 +56,7 @@ READERS = {
             "runs/r/search/result.json": f"command strategy num_images minutes objective.terms.0.metric {WINNER}",
             "runs/r/search-random/result.json": "evaluations.0.num_params evaluations.0.mes evaluations front front.0",
             "runs/r/search-timed/result.json": "tables tables.latency_ms.path objective trajectory.0.step trajectory",
-            "runs/r/retrain/winner-1/result.json": "command arch inherited_test_accuracy test_accuracy",
+            "runs/r/retrain/winner-1/result.json": "command arch init start_test_accuracy test_accuracy",
             "runs/r/retrain/winner-1/metrics.jsonl": "0.step 0.epoch",
             "runs/r/export/winner-1/result.json": "command onnx.file:path onnx.bytes onnx.latency_ms.min onnx? timm?",
             "runs/r/prune/p/result.json": "command accuracy.dense.test networks.pruned.macs",

@@ -224,7 +224,7 @@ def add_retrain(folder: Path, space: SearchSpace, names: tuple[str, ...] = ()) -
                 "init": "inherit",
                 "epochs": len(epochs),
                 "minutes": 0.8,
-                "inherited_test_accuracy": winner["accuracy"] - 0.008,
+                "start_test_accuracy": winner["accuracy"] - 0.008,
                 "test_accuracy": winner["accuracy"] + 0.004,
                 "num_params": num_params(space, arch),
                 "macs": macs(space, arch),

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from latency_lut.backends.base import Runtime
 from latency_lut.backends.protocol import Settings
 from latency_lut.tables.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
 from nas.distributed import collectives
+from nas.training.trainer import Trainer
 from search_spaces import SPACES, SearchSpace
 from search_spaces.base import check_images
 from search_spaces.command import run
@@ -155,6 +157,23 @@ def run_killed(folder: Path, command: str, *argv: str, kill_at: str) -> None:
             one.kill()
         output.seek(0)
         assert one.exitcode == -signal.SIGKILL, output.read()
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, main: Callable[[list[str]], None], *flags: str) -> None:
+    """The command, which keeps every step, until this one of all that it trains."""
+    train, steps = Trainer._one, 0
+
+    def one(self: Any, *batch: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            raise KeyboardInterrupt
+        train(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_one", one)
+        with pytest.raises(KeyboardInterrupt):
+            main([*flags, "--checkpoint-seconds", "0"])
 
 
 @dataclass(frozen=True)

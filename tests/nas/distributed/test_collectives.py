@@ -224,7 +224,7 @@ def test_retraining_by_two_processes(whole: Path) -> None:
     assert ended[0].out.count("w: test accuracy") == 1 and not ended[1].out
     retrain.main([*arguments, "--suffix", "b", "--accumulation-steps", "2"])
     two, one = (json.loads(Path(f"runs/r/retrain/{name}/result.json").read_text()) for name in ("w", "w-b"))
-    assert two["inherited_test_accuracy"] == one["inherited_test_accuracy"]
+    assert two["start_test_accuracy"] == one["start_test_accuracy"]
     lines = [json_lines(Path(f"runs/r/retrain/{name}/metrics.jsonl"))[-1]["loss"] for name in ("w", "w-b")]
     assert lines[0] == pytest.approx(lines[1], rel=1e-4)
 

@@ -175,7 +175,7 @@ def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> No
     assert page.rows[1] == [
         "winner-1",
         f"{100 * first['accuracy']:.2f} %",
-        f"{100 * retrained['inherited_test_accuracy']:.2f} %",
+        f"{100 * retrained['start_test_accuracy']:.2f} %",
         f"{100 * retrained['test_accuracy']:.2f} %",
         f"{first['latency_ms']:.3f}",
         f"{measured:.3f}",

@@ -23,8 +23,9 @@ from nas.data.sources import Decoded, Skipped
 from nas.retrain import configure
 from nas.training import trainer as loop
 from nas.training.drop_path import drop_path_rate
+from nas.training.network import fresh, make_trainer
 from nas.training.trainer import Trainer
-from nas.training.winner import Config, Job, fresh, make_trainer
+from nas.training.winner import Config, Job
 from search_spaces import SPACES, SearchSpace, get_space, macs
 from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import add_supernet, make_run

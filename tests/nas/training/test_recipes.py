@@ -91,7 +91,7 @@ def test_shared_norms_are_recalibrated_wherever_a_network_is_inherited() -> None
     retrain.main(["--winners", "winner-1", "--epochs", "1", "--batch-size", "8", "--amp", "off"])
     result = json.loads((RUN / "retrain/winner-1/result.json").read_text())
     network = inherited(supernet, SPACE.from_json(result["arch"]), calibration)
-    assert result["inherited_test_accuracy"] == accuracy(network, data.test, 16, CPU)
+    assert result["start_test_accuracy"] == accuracy(network, data.test, 16, CPU)
 
 
 # ---- settings

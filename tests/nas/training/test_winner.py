@@ -23,7 +23,7 @@ from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, macs, num_params
 from search_spaces.command.files import read_json, write_json
-from tests.nas.tiny import QuickSpace, json_lines, move_run, run_killed, tiny_space
+from tests.nas.tiny import QuickSpace, interrupt_at, json_lines, move_run, run_killed, tiny_space
 from tests.nas.training.test_supernet import timeless
 
 SPACE = QuickSpace()
@@ -78,7 +78,7 @@ def test_every_winner_is_trained_from_its_inherited_weights() -> None:
         )
         assert (found["num_params"], found["macs"]) == (num_params(SPACE, arch), macs(SPACE, arch))
         assert found["test_accuracy"] == accuracy(loaded(winner["name"]), data.test, 16, CPU)
-        assert found["inherited_test_accuracy"] == accuracy(supernet.extract(arch), data.test, 16, CPU)
+        assert found["start_test_accuracy"] == accuracy(supernet.extract(arch), data.test, 16, CPU)
         lines = json_lines(RETRAINED / winner["name"] / "metrics.jsonl")
         assert [line["step"] for line in lines] == [3, 6] and all("accuracy" in line for line in lines)
 
@@ -122,7 +122,7 @@ def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
         assert all(torch.equal(resumed[n], t) for n, t in whole.items())
         lines, whole_lines = (json_lines(RETRAINED / n / "metrics.jsonl") for n in (name, f"{name}-whole"))
         assert timeless(lines) == timeless(whole_lines)
-        for figure in ("test_accuracy", "inherited_test_accuracy", "epochs", "arch"):
+        for figure in ("test_accuracy", "start_test_accuracy", "epochs", "arch"):
             assert result(name)[figure] == result(f"{name}-whole")[figure]
         assert "--resume" not in result(name)["command"]
 
@@ -222,24 +222,8 @@ def test_resume_with_other_settings_says_which(monkeypatch: pytest.MonkeyPatch) 
         main(["--resume"])
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, *flags: str) -> None:
-    train, steps = Trainer._one, 0
-
-    def one(self: Any, *batch: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == step:
-            raise KeyboardInterrupt
-        train(self, *batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_one", one)
-        with pytest.raises(KeyboardInterrupt):
-            main([*flags, "--checkpoint-seconds", "0"])
-
-
 def test_what_is_not_yet_trained_can_be_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupt_at(monkeypatch, 9, *ARGS)  # in the second winner, after 2 of 6 steps
+    interrupt_at(monkeypatch, 9, main, *ARGS)  # in the second winner, after 2 of 6 steps
     before = {path: path.read_bytes() for path in RETRAINED.rglob("*.json")}
     with pytest.raises(UserError, match=r"--epochs 3: runs/r/retrain/winner-2 has trained .* give 1 to 2, or train"):
         main(["--resume", "--epochs", "3"])
@@ -345,7 +329,7 @@ def test_a_winner_teaches_the_next_and_is_seen_as_accurate_as_it_is(capsys: pyte
 def test_a_taught_winner_goes_on_with_its_teacher_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = (*ARGS, "--winners", "winner-2", *make_teacher(0))
     main([*flags, "--suffix", "whole"])
-    interrupt_at(monkeypatch, 5, *flags)
+    interrupt_at(monkeypatch, 5, main, *flags)
     content = Path("teacher.safetensors").read_bytes()
     make_teacher(1)
     with pytest.raises(

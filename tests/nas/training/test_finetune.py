@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas import finetune, train_supernet
+from nas.evaluation.accuracy import accuracy
+from nas.networks.start import fit_classifier, load_start
+from nas.runs import load_run_data
+from nas.runs.checkpoint import load_tensors
+from nas.training.trainer import Trainer
+from search_spaces import UserError, get_space
+from search_spaces.command.files import read_json
+from tests.nas.tiny import interrupt_at, move_run
+from tests.test_pretrained import ARGS, CPU, NAME, SIZE, SPACE, _here, weights  # noqa: F401
+
+FOLDER = Path("runs/r/retrain/whole")
+FILE = "resnet.safetensors"
+OF = ("--model", NAME, "--init", FILE, "--image-size", str(SIZE), "--data", "images", "--run", "r", *ARGS)
+
+
+def test_it_goes_on_without_its_file_and_can_end_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights(Path(FILE))
+    interrupt_at(monkeypatch, 3, finetune.main, *OF, "--epochs", "3")
+    data, space = load_run_data(Path("runs/r")), get_space(SPACE, SIZE, 3)
+    _, network, _ = load_start(space, FILE)
+    fit_classifier(network, data.train, SIZE, CPU)
+    Path(FILE).unlink()
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*.json")}
+    with pytest.raises(UserError, match=r"--epochs 4: runs/r/retrain/whole has trained .* give 1 to 3, or train anew"):
+        finetune.main(["--run", "r", "--resume", "--epochs", "4"])
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*.json")}
+    finetune.main(["--run", "r", "--resume", "--epochs", "1"])
+    found, settings = read_json(FOLDER / "result.json"), read_json(FOLDER / "config.json")
+    assert (found["epochs"], found["planned_epochs"], found["drop_path"], settings["epochs"]) == (1, 3, 0.0, 1)
+    assert found["start_test_accuracy"] == pytest.approx(accuracy(network, data.test, SIZE, CPU))
+    network.load_state_dict(load_tensors(FOLDER / "model.safetensors")[0])
+    assert found["test_accuracy"] == pytest.approx(accuracy(network, data.test, SIZE, CPU))
+    with pytest.raises(UserError, match="cannot resume runs/r/retrain/whole with other settings: epochs was 1, now 2"):
+        finetune.main(["--run", "r", "--resume", "--epochs", "2"])
+
+
+@pytest.mark.parametrize("command", [finetune, train_supernet])
+def test_stopped_before_its_first_checkpoint_it_begins_with_the_same_weights(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dict[str, torch.Tensor]] = []
+
+    def stop(self: Any, description: str) -> None:
+        begun.append({n: t.clone() for n, t in self.ema.module.state_dict().items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", stop)
+    weights(Path(FILE))
+    of = OF if command is finetune else ("--space", SPACE, *OF[2:])
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*of])
+    move_run("runs/r", "runs/s")
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["--run", "s", "--resume"])
+    first, again = begun
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
