@@ -2,6 +2,8 @@
 
 Bare: every winner of the newest search, starting from its inherited weights. As published, from scratch:
     python -m nas.retrain --init scratch --epochs 300
+What the supernet's training is worth, beside it: parts of the pretrained network that it started from:
+    python -m nas.retrain --init pretrained-slice --suffix sliced
 Several at a time, the less accurate ones stopped early:
     python -m nas.retrain --archs candidates.json --ray-workers 4
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
 
+from nas import runs
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.networks import importance
@@ -30,6 +31,16 @@ from search_spaces.timm_network.timm_models import reason
 from supernet import Supernet
 
 Order = Literal["taylor", "magnitude"]
+
+
+class Begun(TypedDict):
+    """What a supernet's `config.json` says of its start: `init` is None of one that began with fresh weights."""
+
+    init: str | None
+    order: Order
+    norm: Literal["width", "shared"]
+
+
 PRETRAINED = "pretrained"
 FIT_IMAGES = 10_000
 ORDER_IMAGES = 256
@@ -161,6 +172,49 @@ def _batches(
     for batch, labels in eval_batches(chosen, image_size, importance.TAYLOR_BATCH, num_workers):
         if bool((read := labels >= 0).any()):
             yield normalize(batch[read], device, images.normalization), labels[read].to(device)
+
+
+# ---- the supernet that starts from it
+
+
+def ordered_start(
+    space: SearchSpace, init: str, order: Order, images: Images, device: torch.device, num_workers: int = 0
+) -> tuple[Arch, nn.Module]:
+    """The network that `init` names and which one of the space it is; its classifier fitted if it is new, its units in
+    order, both by the (training) images.
+    """
+    arch, network, is_new = load_start(space, init)
+    if is_new:
+        print(f"a new classifier of {space.num_classes} classes is fitted to the features of {init}", flush=True)
+        fit_classifier(network, images, space.image_size, device, num_workers)
+    order_units(space, network, order, images, device, num_workers)
+    return arch, network
+
+
+def check_start(run: Path) -> Begun:
+    """How the run's supernet began. UserError if it had no weights to begin with."""
+    begun = runs.begun_with(Begun, run / "supernet")
+    if begun["init"] is None:
+        raise UserError(
+            f"--init pretrained-slice: the supernet of {run} began with fresh weights; give inherit or scratch, or "
+            "begin a run with nas.finetune"
+        )
+    return begun
+
+
+def untrained_supernet(run: Path, images: Images, device: torch.device, num_workers: int = 0) -> Supernet:
+    """The run's supernet as its training began, in evaluation mode: parts of it are those of the network that it starts
+    from, which nothing has trained.
+
+    Raises:
+        UserError: it began with fresh weights, or those that it began with are gone.
+    """
+    begun = check_start(run)
+    space = runs.load_run_info(run).search_space()
+    init = runs.follow(str(begun["init"]), run)
+    supernet = Supernet(space, norm=begun["norm"])
+    take_over(supernet, *ordered_start(space, init, begun["order"], images, device, num_workers))
+    return supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
 @torch.inference_mode()

@@ -33,7 +33,8 @@ class SupernetResult(TypedDict):
     test_accuracy: Extremes
 
 
-STARTS = {"inherit": "inherited", "scratch": "fresh"}  # what the weights are that `init` of a retrained winner names
+# What the weights are that `init` of a retrained winner names.
+STARTS = {"inherit": "inherited", "pretrained-slice": "sliced", "scratch": "fresh"}
 
 
 class TrainedResult(TypedDict):

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from nas import runs
@@ -96,7 +95,6 @@ def finetune(config: Config) -> Path:
 
 def _start(config: Config, space: SearchSpace, data: Data, network: nn.Module) -> None:
     """Puts the weights that --init names into the network, with a classifier fitted to the images if it is new."""
-    torch.manual_seed(config.seed)
     _, start, is_new = load_start(space, config.init)
     if is_new:
         fit_classifier(start, data.train, space.image_size, pick_device(config.device), config.num_workers)

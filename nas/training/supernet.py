@@ -20,7 +20,7 @@ from nas.distributed import collectives, process
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import default_calibration, inherited
-from nas.networks.start import fit_classifier, load_start, order_units, take_over
+from nas.networks.start import ordered_start, take_over
 from nas.runs.checkpoint import save_tensors
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_progressive, finetune_epochs, with_recipe
 from nas.training.teacher import (
@@ -124,11 +124,8 @@ def _warm_start(config: Config, folder: Path, trainer: Trainer, data: Data) -> N
     assert config.init is not None
     supernet: Any = trainer.model
     space, device, workers = supernet.space, trainer.device, config.num_workers
-    arch, network, is_new = load_start(space, runs.follow(config.init, folder))
-    if is_new:
-        print(f"a new classifier of {space.num_classes} classes is fitted to the features of {config.init}", flush=True)
-        fit_classifier(network, data.train, space.image_size, device, workers)
-    order_units(space, network, config.order, data.train, device, workers)
+    init = runs.follow(config.init, folder)
+    arch, network = ordered_start(space, init, config.order, data.train, device, workers)
     for store in (supernet, trainer.ema.module):
         take_over(store, arch, network)
     start = accuracy(network.to(device), data.search, space.image_size, device, workers)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from nas import runs
@@ -15,6 +14,7 @@ from nas.data import Data
 from nas.distributed.device import pick_device
 from nas.distributed.ray import RayConfig
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
+from nas.networks.start import untrained_supernet
 from nas.runs.results import REMEDY, STARTS, Stopped, TrainedResult
 from nas.training.network import Report, train_network
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
@@ -27,7 +27,10 @@ from search_spaces.command.typed import load_typed
 
 @dataclass(frozen=True)
 class Config(RayConfig, TeacherConfig, TrainConfig):
-    init: Literal["inherit", "scratch"] = flag("inherit", "start from the supernet's weights or from fresh ones")
+    init: Literal["inherit", "pretrained-slice", "scratch"] = flag(
+        "inherit",
+        "weights to start from: the supernet's, those of the network that the supernet started from, or fresh ones",
+    )
     run: str | None = flag(None, "run of the search (default: the newest)")
     search: str | None = flag(None, "search folder of the run (default: the newest)")
     winners: tuple[str, ...] = flag((), "winners to train (default: all of the search)")
@@ -98,13 +101,12 @@ def train_winner(
     folder = run_folder / "retrain" / name
     space = runs.load_run_info(run_folder).search_space()
     arch = space.from_json(winner["arch"])
-    device = pick_device(config.device)
-    teacher = load_teacher(config, data.classes, device)
+    teacher = load_teacher(config, data.classes, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
 
     def start(network: nn.Module) -> None:
-        if config.init == "inherit":
-            network.load_state_dict(_inherited(run_folder, arch, data, device, config.num_workers).state_dict())
+        if config.init != "scratch":
+            network.load_state_dict(_sliced(config, run_folder, arch, data).state_dict())
 
     found = train_network(
         config,
@@ -126,8 +128,12 @@ def train_winner(
     return folder
 
 
-def _inherited(run_folder: Path, arch: Arch, data: Data, device: torch.device, num_workers: int) -> nn.Module:
-    supernet = load_supernet(run_folder, device)
-    count = default_calibration(supernet)
-    calibration = calibration_batches(data.train, supernet.space.image_size, count, device, num_workers)
-    return inherited(supernet, arch, calibration)
+def _sliced(config: Config, run_folder: Path, arch: Arch, data: Data) -> nn.Module:
+    """The part of the run's supernet, trained or as its training began."""
+    device, workers = pick_device(config.device), config.num_workers
+    trained = config.init == "inherit"
+    supernet = (
+        load_supernet(run_folder, device) if trained else untrained_supernet(run_folder, data.train, device, workers)
+    )
+    count, size = default_calibration(supernet), supernet.space.image_size
+    return inherited(supernet, arch, calibration_batches(data.train, size, count, device, workers))

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from nas import runs
 from nas.distributed import process
+from nas.networks.start import check_start
 from nas.training.parallel import train_parallel
 from nas.training.progress import check_epochs
 from nas.training.recipe import check_progressive, finetune_epochs, with_recipe
@@ -151,6 +152,8 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
     run_folder, search, winners = _begun_winners(config) or find_winners(config)
     info = runs.load_run_info(run_folder)
     space = info.search_space()
+    if config.init == "pretrained-slice":
+        check_start(run_folder)
     new = config
     if not config.resume:
         usual = "finetune" if _starts_from_weights(run_folder) else space.recipe

@@ -186,6 +186,18 @@ def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> No
     ]
 
 
+def test_accuracies_at_the_start_are_named_by_what_was_there(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    add_retrain(tmp_path, space)
+    file = tmp_path / "retrain/winner-2/result.json"
+    write_json(file, {**read_json(file), "init": "pretrained-slice", "start_test_accuracy": 0.4321})
+    head, kinds, *rows = winners_text(tmp_path).splitlines()
+    assert "Search accuracy Test accuracy" in " ".join(head.split())
+    assert kinds.split()[:4] == ["inherited", "inherited", "sliced", "retrained"]
+    assert [row.split().count("43.21") for row in rows[:3]] == [0, 1, 0]
+
+
 def test_the_largest_network_is_there_to_compare_with(run_folder: Path, page: Page) -> None:
     largest = read_json(run_folder / "search/result.json")["trajectory"][0]
     tested = read_json(run_folder / "supernet/result.json")["test_accuracy"]["largest"]

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from nas import finetune, train_supernet
+from nas import finetune, retrain, train_supernet
 from nas.evaluation.accuracy import accuracy
 from nas.networks.start import fit_classifier, load_start
 from nas.runs import load_run_data
-from nas.runs.checkpoint import load_tensors
+from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.trainer import Trainer
 from search_spaces import UserError, get_space
-from search_spaces.command.files import read_json
+from search_spaces.command.files import read_json, write_json
 from tests.nas.tiny import interrupt_at, move_run
 from tests.test_pretrained import ARGS, CPU, NAME, SIZE, SPACE, _here, weights  # noqa: F401
 
@@ -63,3 +63,28 @@ def test_stopped_before_its_first_checkpoint_it_begins_with_the_same_weights(
         command.main(["--run", "s", "--resume"])
     first, again = begun
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+
+
+def test_a_winner_starts_from_the_pretrained_network_as_the_supernet_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_step(self: Any, description: str) -> None:
+        self.seconds = 1.0
+
+    monkeypatch.setattr(Trainer, "fit", no_step)
+    weights(Path(FILE))
+    train_supernet.main(["--space", SPACE, *OF[2:], "--order", "magnitude"])
+    space = get_space(SPACE, SIZE, 3)
+    write_json(Path("archs.json"), [{"name": "small", "arch": space.to_json(space.smallest)}])
+    of = ("--run", "r", "--archs", "archs.json", "--amp", "off", "--batch-size", "8", "--suffix")
+    retrain.main([*of, "inherited"])
+    state, header = load_tensors(Path("runs/r/supernet/supernet.safetensors"))
+    save_tensors(Path("runs/r/supernet/supernet.safetensors"), {n: t + 1 for n, t in state.items()}, header)
+    retrain.main([*of, "sliced", "--init", "pretrained-slice"])
+    inherited, sliced = (Path("runs/r/retrain") / name for name in ("small-inherited", "small-sliced"))
+    first, second = (load_tensors(folder / "model.safetensors")[0] for folder in (inherited, sliced))
+    assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
+    found = read_json(sliced / "result.json")
+    assert found["init"] == "pretrained-slice"
+    assert found["start_test_accuracy"] == read_json(inherited / "result.json")["start_test_accuracy"]
+    assert f"{100 * found['start_test_accuracy']:.2f} % sliced" in capsys.readouterr().out

@@ -109,6 +109,15 @@ def test_weights_are_inherited_or_fresh(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(torch.equal(scratch[n], t) for n, t in again.items())
 
 
+def test_a_supernet_that_began_with_fresh_weights_has_no_pretrained_network() -> None:
+    message = (
+        "--init pretrained-slice: the supernet of runs/r began with fresh weights; give inherit or scratch, or begin"
+    )
+    with pytest.raises(UserError, match=message):
+        main([*ARGS, "--init", "pretrained-slice"])
+    assert not RETRAINED.exists()
+
+
 def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
     main([*ARGS, "--suffix", "whole"])
     arguments = (*ARGS, "--checkpoint-seconds", "0")
