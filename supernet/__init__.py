@@ -2,8 +2,8 @@
 
 from supernet.losses import LOSSES
 from supernet.recalibrate import measure_statistics, recalibrate
-from supernet.sampling import SAMPLERS, shrunk
+from supernet.sampling import SAMPLERS, middle, shrunk
 from supernet.step import train_step
 from supernet.store import Supernet
 
-__all__ = ["LOSSES", "SAMPLERS", "Supernet", "measure_statistics", "recalibrate", "shrunk", "train_step"]
+__all__ = ["LOSSES", "SAMPLERS", "Supernet", "measure_statistics", "middle", "recalibrate", "shrunk", "train_step"]

@@ -18,6 +18,8 @@ Draw = Callable[[random.Random, Estimate], Arch]
 Sampler = Callable[[random.Random, Estimate], tuple[Arch, ...]]
 
 POOL = 64  # archs drawn to choose from
+POINTS = 65  # of a line through the space
+GOLDEN_RATIO = (1 + 5**0.5) / 2
 CANDIDATES = 3  # of about the same cost, of which the best or the worst is trained
 
 
@@ -96,6 +98,21 @@ def shrunk(space: SearchSpace, arch: Arch, progress: float) -> Arch:
     lowest = (choice.options[round((1 - progress) * (len(choice.options) - 1))] for choice in space.choices)
     values = tuple(max(value, low) for value, low in zip(arch.values, lowest, strict=True))
     return arch if values == arch.values else Arch(space.name, space.canonical(values))
+
+
+def middle(space: SearchSpace) -> Arch:
+    """The network between the smallest and the largest that has about half the largest's multiply-accumulates.
+
+    On the line from the one (t = 0) to the other (1), each choice is at the position ⌊t (options - 1) + its phase⌋
+    among its options. Phases are the fractions of the golden ratio's multiples, so at half the way about every other
+    block of those that can be left out is there, evenly along the network.
+    """
+    last = np.array([len(choice.options) - 1 for choice in space.choices])
+    phases = np.arange(len(last)) * GOLDEN_RATIO % 1
+    line = np.floor(np.linspace(0, 1, POINTS)[:, None] * last + phases).astype(int)
+    archs = [arch for positions in line.tolist() if (arch := space.decode(positions)) is not None]
+    macs = CostTable(space, lambda block: block.macs)(space.encode([*archs, space.largest]))
+    return archs[int(np.abs(macs[:-1] - macs[-1] / 2).argmin())]
 
 
 def _log_macs(space: SearchSpace) -> Callable[[Sequence[Arch]], np.ndarray]:

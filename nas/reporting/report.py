@@ -217,7 +217,8 @@ def _training(a: Artifacts) -> Iterator[Markup]:
                 shortened=shortened,
             )
         accuracies = {
-            name: plots.column(a.supernet_metrics, f"{name}_accuracy", 100) for name in ("largest", "smallest")
+            name: plots.column(a.supernet_metrics, f"{name}_accuracy", 100)
+            for name in ("largest", "middle", "smallest")
         }
         yield from _pair("supernet", {"loss": plots.column(a.supernet_metrics, "loss")}, accuracies)
     metrics = {name: rows for name, rows in a.retrain_metrics.items() if len(rows) > 1}

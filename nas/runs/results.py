@@ -11,10 +11,11 @@ from nas.runs.folders import Name
 from search_spaces.command.typed import Amount, Count, Fraction, Positive
 
 
-class Extremes(TypedDict):
-    """Accuracy of the largest and the smallest network of a supernet."""
+class SupernetAccuracy(TypedDict):
+    """Of its largest network, one of about half the MACs (`supernet.sampling.middle`), and its smallest."""
 
     largest: Fraction
+    middle: Fraction
     smallest: Fraction
 
 
@@ -29,8 +30,8 @@ class SupernetResult(TypedDict):
     planned_epochs: Count
     minutes: Amount
     images_per_s: Amount
-    search_accuracy: Extremes
-    test_accuracy: Extremes
+    search_accuracy: SupernetAccuracy
+    test_accuracy: SupernetAccuracy
 
 
 # What the weights are that `init` of a retrained winner names.

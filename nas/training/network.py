@@ -123,5 +123,5 @@ def make_trainer(
             report(trainer.step / trainer.steps_per_epoch, found)
         return {"accuracy": found}
 
-    trainer = Trainer(model, data.train, config, folder, step, evaluate, image_size, len(data.classes))
+    trainer = Trainer(model, data, config, folder, step, evaluate, image_size)
     return trainer

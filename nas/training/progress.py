@@ -1,4 +1,4 @@
-"""How far a training is, as its checkpoint says, and whether it can end after another number of epochs than planned.
+"""How far a training is, as its checkpoint and a line on the way say, and whether it can end earlier than planned.
 
 Learning rate, weight decay and the sizes of growing images are functions of the step and of the number of epochs. From
 the checkpoint on they go as if the new number had been planned: the learning rate falls to where it would be, and ends
@@ -8,11 +8,14 @@ with the last step. A larger number would raise what has been lowered, so there 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 from torch.amp import GradScaler
+from tqdm import tqdm
 
+from nas.evaluation.intervals import wilson
 from nas.runs.checkpoint import load_info
 from search_spaces import UserError
 from search_spaces.command.typed import Amount, Count, Fraction, Within, read_typed
@@ -40,6 +43,16 @@ class Progress(TypedDict):
     processes: Annotated[int, Within(1, 1e6)]
     accumulation_steps: Annotated[int, Within(1, 1e6)]
     code: str
+
+
+def evaluated(epoch: float, epochs: int, left_s: float, accuracies: Mapping[str, float], num_images: int) -> str:
+    """A line for the terminal: what was reached on so many images of the search split, each with its 95 % interval."""
+    texts = []
+    for name, value in accuracies.items():
+        low, high = wilson(value * num_images, num_images)
+        texts.append(f"{name.removesuffix('_accuracy')} {100 * value:.1f} % ({100 * low:.0f}–{100 * high:.0f})")
+    left = f"{tqdm.format_interval(left_s)} left"
+    return f"epoch {epoch:.4g} of {epochs}, {left}; {', '.join(texts)} of {num_images:,} search images"
 
 
 def load_progress(folder: Path) -> Progress | None:

@@ -36,7 +36,7 @@ from nas.runs.metrics import MetricsLog
 from nas.training.ema import Ema
 from nas.training.optimization import Optimization
 from nas.training.precision import autocast, check_amp, pick_amp
-from nas.training.progress import CHECKPOINT, Progress, check_epochs, load_progress
+from nas.training.progress import CHECKPOINT, Progress, check_epochs, evaluated, load_progress
 from nas.training.recipe import LOCAL, TrainConfig
 from search_spaces import UserError
 from supernet.convolutions import mend_convolutions
@@ -77,26 +77,26 @@ class Trainer:
 
     Args:
         step: the forward and backward passes of one batch.
-        evaluate: accuracies by name, fractions, of the averaged model; called some twenty times, and at the end.
+        evaluate: accuracies on the search split by name, fractions, of the averaged model; called some twenty times,
+            and at the end.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        train: Images,
+        data: Data,
         config: TrainConfig,
         folder: Path,
         step: Step,
         evaluate: Callable[[nn.Module], dict[str, float]],
         image_size: int,
-        num_classes: int,
     ) -> None:
-        self.config, self.folder, self.train, self.step_fn, self.evaluate = config, folder, train, step, evaluate
-        self.image_size = image_size
+        self.config, self.folder, self.step_fn, self.evaluate = config, folder, step, evaluate
+        self.train, self.num_search_images, self.image_size = data.train, len(data.search), image_size
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)
         self.model = mend_convolutions(model).train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.steps_per_epoch = steps_per_epoch(train, config.batch_size)
+        self.steps_per_epoch = steps_per_epoch(self.train, config.batch_size)
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
         published = self.augment == "published"
@@ -107,7 +107,7 @@ class Trainer:
         self.ema = Ema(self.model, config.ema_decay)
         smoothing = config.label_smoothing
         self.mixup = (
-            Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=num_classes)
+            Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=len(data.classes))
             if published
             else None
         )
@@ -231,23 +231,28 @@ class Trainer:
         """To be called after each step: evaluates when it is time to, logs and shows metrics."""
         eval_steps = self.steps_per_epoch * max(1, self.config.epochs // 20)
         window = (time.monotonic(), self.step)
-        accuracies: dict[str, float] = {}
 
         def report() -> None:
-            nonlocal window, accuracies
+            nonlocal window
             evaluating = self.step == self.total or self.step % eval_steps == 0
             if not evaluating and self.step % 50:
                 return
             rate = (self.step - window[1]) * self.config.batch_size / (time.monotonic() - window[0])
-            found = self.evaluate(self.ema.module) if evaluating else {}
-            accuracies = found or accuracies
+            accuracies = self.evaluate(self.ema.module) if evaluating else {}
             if log:
-                log.write(self._metrics(rate, found))
-            shown = {n.removesuffix("_accuracy"): f"{100 * a:.1f}%" for n, a in accuracies.items()}
-            bar.set_postfix({"loss": f"{self.loss:.3f}", **shown, "img/s": f"{rate:.0f}"})
+                log.write(self._metrics(rate, accuracies))
+                if accuracies:
+                    epoch, epochs = self.step / self.steps_per_epoch, self.config.epochs
+                    bar.write(evaluated(epoch, epochs, self._left_s, accuracies, self.num_search_images))
+            bar.set_postfix({"loss": f"{self.loss:.3f}", "img/s": f"{rate:.0f}"})
             window = (time.monotonic(), self.step)
 
         return report
+
+    @property
+    def _left_s(self) -> float:
+        """Seconds that the rest takes if it goes as until now."""
+        return self.seconds / self.step * (self.total - self.step)
 
     def _state(self) -> list[Tensor]:
         """What all processes must begin with alike: weights drawn on another kind of CPU may differ in the last bit."""
@@ -366,6 +371,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_s": round(images_per_s, 1),
             "elapsed_s": round(self.seconds, 1),
+            "left_s": round(self._left_s, 1),
             "processes": process.world_size(),
             "accumulation_steps": self.config.accumulation_steps,
             **accuracies,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from nas.training.supernet import Config
-from search_spaces import Arch, CostTable, SearchSpace, get_space
-from supernet import LOSSES, SAMPLERS, shrunk
+from search_spaces import Arch, CostTable, SearchSpace, get_space, macs
+from supernet import LOSSES, SAMPLERS, middle, shrunk
 from supernet.sampling import CANDIDATES
 
 SPACES = [get_space("efficientformerv2-nano"), get_space("efficientformerv2")]
@@ -36,6 +36,20 @@ def drawn(space: SearchSpace, name: str, count: int, seed: int = 0) -> list[Arch
 
 def assert_valid(space: SearchSpace, arch: Arch) -> None:
     assert space.from_json(space.to_json(arch)) == arch
+
+
+@pytest.mark.parametrize("name", ["efficientformerv2-nano", "efficientformerv2", "mobileone"])
+def test_the_middle_network_has_half_the_macs_and_blocks_all_along(name: str) -> None:
+    space = get_space(name)
+    arch = middle(space)
+    assert_valid(space, arch)
+    assert 0.45 < macs(space, arch) / macs(space, space.largest) < 0.55
+    assert middle(get_space(name)) == arch
+    present = [
+        v for c, v in zip(space.choices, arch.values, strict=True) if c.field == "present" and len(c.options) > 1
+    ]
+    first, second = present[: len(present) // 2], present[len(present) // 2 :]
+    assert all(0 < sum(half) < len(half) for half in (first, second))
 
 
 def test_flags_name_every_loss_and_sampler() -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from nas import train_supernet
@@ -20,7 +19,7 @@ from nas.data.batches import eval_batches
 from nas.evaluate import main
 from nas.evaluation.accuracy import accuracy
 from nas.inspection import evaluate as core
-from nas.inspection.confusion import Confusion, mistakes, wilson
+from nas.inspection.confusion import Confusion, mistakes
 from nas.inspection.page import evaluation_page
 from nas.inspection.text import as_text
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
@@ -259,13 +258,6 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert found.mean_per_class.value == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert [a.value for a in found.per_class] == pytest.approx((np.diag(found.counts) / np.bincount(labels)).tolist())
     assert tally(9, 50)[0].top5 is None
-
-
-@pytest.mark.parametrize(("correct", "count"), [(0, 1), (0, 9), (1, 1), (7, 7), (3, 10), (940, 1000), (1, 3)])
-def test_intervals_are_wilsons(correct: int, count: int) -> None:
-    low, high = wilson(correct, count)
-    interval = binomtest(correct, count).proportion_ci(method="wilson")
-    assert (float(low), float(high)) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:

@@ -14,7 +14,7 @@ from nas.training.optimization import Optimization
 from nas.training.recipe import TrainConfig, check_progressive, with_recipe
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, get_space
-from tests.nas.training.test_trainer import equal, images, state
+from tests.nas.training.test_trainer import data_of, equal, images, state
 
 __all__ = ["images"]  # a fixture
 
@@ -68,7 +68,7 @@ def test_images_grow_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Pat
             backward(loss)  # type: ignore[operator]
             return torch.as_tensor(loss).detach()
 
-        return Trainer(model, images, SMALL, folder, step, lambda ema: {"accuracy": 0.5}, 32, 3)
+        return Trainer(model, data_of(images), SMALL, folder, step, lambda ema: {"accuracy": 0.5}, 32)
 
     whole = make(tmp_path / "whole")
     whole.fit("")

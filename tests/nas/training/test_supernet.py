@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -58,7 +59,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 
 def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in ("images_per_s", "elapsed_s")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("images_per_s", "elapsed_s", "left_s")} for line in lines]
 
 
 def test_a_run_leaves_everything_that_later_stages_need(
@@ -76,7 +77,7 @@ def test_a_run_leaves_everything_that_later_stages_need(
     result = json.loads((RUN / "supernet/result.json").read_text())
     assert result["steps"] == 4 * 5 and result["num_images"] == {"train": 41, "search": 7, "test": 12}
     assert result["command"] == json.loads((RUN / "supernet/config.json").read_text())["command"]
-    assert set(result["search_accuracy"]) == set(result["test_accuracy"]) == {"largest", "smallest"}
+    assert set(result["search_accuracy"]) == set(result["test_accuracy"]) == {"largest", "middle", "smallest"}
     assert result["test_accuracy"]["largest"] > 0.6, "three shades are easy to learn"
     supernet = load_supernet(RUN, torch.device("cpu"))
     data = load_run_data(RUN)
@@ -86,9 +87,15 @@ def test_a_run_leaves_everything_that_later_stages_need(
     assert core.accuracy(largest, data.test, 16, torch.device("cpu")) == result["test_accuracy"]["largest"]
     lines = json_lines(RUN / "supernet/metrics.jsonl")
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
-    assert all({"loss", "lr", "largest_accuracy", "smallest_accuracy", "elapsed_s"} <= line.keys() for line in lines)
+    shown = {f"{name}_accuracy" for name in ("largest", "middle", "smallest")}
+    assert all({"loss", "lr", "elapsed_s", "left_s", *shown} <= line.keys() for line in lines)
+    assert lines[-1]["left_s"] == 0
+    assert {name: lines[-1][f"{name}_accuracy"] for name in result["search_accuracy"]} == result["search_accuracy"]
     assert any((RUN / "supernet/tensorboard").glob("events*"))
-    assert f"wrote {RUN}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"wrote {RUN}" in said
+    shown_accuracy = f"largest {100 * result['search_accuracy']['largest']:.1f} %"
+    assert re.search(rf"epoch 4 of 4, 00:00 left; {shown_accuracy} .*, middle .*, smallest .* of 7 search images", said)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +124,7 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
     [
         "nas.training.trainer:Trainer._one:7",
         pytest.param("safetensors.torch:serialize_file:8", marks=pytest.mark.heavy),  # while a checkpoint is written
-        pytest.param("nas.training.supernet:extremes_accuracy:3", marks=pytest.mark.heavy),  # trained, not yet tested
+        pytest.param("nas.training.supernet:accuracies:3", marks=pytest.mark.heavy),  # trained, not yet tested
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(folder: Path, whole: Path, kill_at: str) -> None:

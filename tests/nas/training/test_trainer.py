@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.data import Images
+from nas.data import Data, Images, Splits
 from nas.data.sources import Decoded, Skipped
 from nas.runs import checkpoint
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
@@ -57,7 +57,11 @@ def make(
         backward(loss)
         return loss.detach()
 
-    return Trainer(model, images, config, folder, step, lambda ema: {"accuracy": 0.5}, image_size, 3)
+    return Trainer(model, data_of(images), config, folder, step, lambda ema: {"accuracy": 0.5}, image_size)
+
+
+def data_of(images: Images) -> Data:
+    return Data(images, images, images, ("a", "b", "c"), Splits(len(images), len(images), len(images), (), ""))
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
