@@ -15,7 +15,7 @@ from nas.reporting import plots
 from nas.reporting.data import Artifacts, Group, Json, read_artifacts
 from nas.reporting.drawing import STYLE, describe, draw_arch, legend, numbers, percent
 from nas.reporting.latency import latency_tables
-from nas.runs.results import STARTS
+from nas.runs.results import STARTS, lasted
 from nas.searching.result import points_of
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
@@ -208,12 +208,13 @@ def _training(a: Artifacts) -> Iterator[Markup]:
         if a.supernet:
             s = a.supernet
             norms = {"width": "norms for each width", "shared": "shared norms"}
-            shortened = f" of {s['planned_epochs']} planned" if s["planned_epochs"] != s["epochs"] else ""
+            shortened = f" ({s['planned_epochs']} were planned)" if s["planned_epochs"] != s["epochs"] else ""
             yield html(
                 '<p class="soft">{s[loss]} loss, {s[sampling]} sampling, {norms} · {s[epochs]}{shortened} epochs in '
                 "{s[minutes]:.1f} minutes, {s[images_per_s]:.0f} images/s; accuracy on the search split</p>\n",
                 s=s,
                 norms=norms[s["norm"]],
+                lasted=lasted(s),
                 shortened=shortened,
             )
         accuracies = {

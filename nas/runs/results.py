@@ -5,6 +5,7 @@ Each is a dict with more in it; a search's own is in `nas.searching.result`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 from nas.runs.folders import Name
@@ -19,16 +20,36 @@ class SupernetAccuracy(TypedDict):
     smallest: Fraction
 
 
-class SupernetResult(TypedDict):
+class Ending(TypedDict):
+    """How a training ended.
+
+    Args:
+        epochs: that it was to have in the end, `planned_epochs` when it was begun.
+        stopped_epoch: when its patience ended; None if it had all of `epochs`.
+        kept_epoch: that the weights are of.
+    """
+
+    epochs: Count
+    planned_epochs: Count
+    stopped_epoch: Amount | None
+    kept_epoch: Amount
+    minutes: Amount
+
+
+def lasted(ending: Mapping[str, Any]) -> str:
+    """'30 epochs', or '21 of 30 epochs, the best of epoch 15' where patience ended it."""
+    if ending["stopped_epoch"] is None:
+        return f"{ending['epochs']} epochs"
+    return f"{ending['stopped_epoch']:.4g} of {ending['epochs']} epochs, the best of epoch {ending['kept_epoch']:.4g}"
+
+
+class SupernetResult(Ending):
     """`supernet/result.json`."""
 
     command: str
     loss: str
     sampling: str
     norm: Literal["width", "shared"]
-    epochs: Count
-    planned_epochs: Count
-    minutes: Amount
     images_per_s: Amount
     search_accuracy: SupernetAccuracy
     test_accuracy: SupernetAccuracy

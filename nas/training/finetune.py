@@ -15,9 +15,9 @@ from nas.data import Data, DataConfig, load_data
 from nas.distributed import collectives
 from nas.distributed.device import pick_device
 from nas.networks.start import fit_classifier, load_start
+from nas.runs.results import lasted
 from nas.training.network import train_network
-from nas.training.recipe import FREE_ON_RESUME, TrainConfig, finetune_epochs, with_recipe
-from nas.training.trainer import check_alike
+from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_alike, finetune_epochs, with_recipe
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import amend, flag, given
 from search_spaces.command.files import slug
@@ -87,7 +87,7 @@ def finetune(config: Config) -> Path:
     found = train_network(config, folder, space, space.largest, data, start, begin, facts=facts, resume=config.resume)
     print(
         f"{config.model}: test accuracy {100 * found['start_test_accuracy']:.2f} % with a fitted classifier, "
-        f"{100 * found['test_accuracy']:.2f} % after {config.epochs} epochs; wrote {folder}\n"
+        f"{100 * found['test_accuracy']:.2f} % after {lasted(found)}; wrote {folder}\n"
         f"its parts: python -m nas.train_supernet --space {space.name} --run {run_folder.name}"
     )
     return run_folder

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from nas.evaluation.intervals import wilson
 from nas.runs.checkpoint import load_info
+from nas.training.patience import BestState
 from search_spaces import UserError
 from search_spaces.command.typed import Amount, Count, Fraction, Within, read_typed
 
@@ -38,6 +39,7 @@ class Progress(TypedDict):
     planned_epochs: Count
     seconds: Amount  # of training, over all resumed parts
     start_accuracy: Fraction | None  # of the weights that it began with, on the test split, where that was asked
+    best: BestState | None  # with patience
     amp: Literal["bf16", "fp16", "off"] | None
     scaler: Annotated[dict[str, Any], _check_scaler]
     processes: Annotated[int, Within(1, 1e6)]
@@ -45,14 +47,14 @@ class Progress(TypedDict):
     code: str
 
 
-def evaluated(epoch: float, epochs: int, left_s: float, accuracies: Mapping[str, float], num_images: int) -> str:
-    """A line for the terminal: what was reached on so many images of the search split, each with its 95 % interval."""
+def evaluated(metrics: Mapping[str, Any], accuracies: Mapping[str, float], num_images: int) -> str:
+    """A line for the terminal: how far it is, and what it reached on so many search images, with 95 % intervals."""
     texts = []
     for name, value in accuracies.items():
         low, high = wilson(value * num_images, num_images)
         texts.append(f"{name.removesuffix('_accuracy')} {100 * value:.1f} % ({100 * low:.0f}–{100 * high:.0f})")
-    left = f"{tqdm.format_interval(left_s)} left"
-    return f"epoch {epoch:.4g} of {epochs}, {left}; {', '.join(texts)} of {num_images:,} search images"
+    epoch, left = f"epoch {metrics['epoch']:.4g} of {metrics['epochs']}", tqdm.format_interval(metrics["left_s"])
+    return f"{epoch}, {left} left; {', '.join(texts)} of {num_images:,} search images"
 
 
 def load_progress(folder: Path) -> Progress | None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
+import torch
+
+from nas.data import Data
 from nas.data.embedded import EMBEDDED
+from nas.distributed import collectives
+from nas.distributed.device import pick_device
+from nas.runs.checkpoint import code_digest
 from search_spaces import SearchSpace, UserError
 from search_spaces.command import Flags, flag
 
@@ -63,6 +69,12 @@ class TrainConfig(StepConfig):
         None, "settings that stand for flags not given (default: that of the space, adapted to small images)"
     )
     epochs: int = flag(300, "passes over the training split", minimum=1)
+    patience: int | None = flag(
+        None,
+        "end after so many evaluations (some 20 are made) without a better accuracy on the search split, and keep the "
+        "best moving average (default: go to the end and keep the last)",
+        minimum=1,
+    )
     progressive: bool = flag(
         False,
         "images and augmentation grow: 5/7 of the size and 0.3 of the strength for the first 13 % of the epochs, 6/7 "
@@ -181,3 +193,15 @@ def check_progressive(config: TrainConfig, space: SearchSpace) -> None:
 
 LOCAL = ("device", "num_workers", "checkpoint_seconds")  # of a process; the others are the job's
 FREE_ON_RESUME = (*LOCAL, "accumulation_steps", "amp")
+
+
+def check_alike(config: TrainConfig, data: Data) -> None:
+    """JobError unless all processes of the job have the same settings, data, code and kind of device."""
+    settings = {name: value for name, value in asdict(config).items() if name not in LOCAL}
+    collectives.agree(
+        **settings,
+        data_digest=data.splits.digest,
+        code_digest=code_digest(),
+        torch=torch.__version__,
+        device=pick_device(config.device).type,
+    )

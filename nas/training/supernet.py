@@ -22,7 +22,15 @@ from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import default_calibration, inherited
 from nas.networks.start import ordered_start, take_over
 from nas.runs.checkpoint import save_tensors
-from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_progressive, finetune_epochs, with_recipe
+from nas.runs.results import lasted
+from nas.training.recipe import (
+    FREE_ON_RESUME,
+    TrainConfig,
+    check_alike,
+    check_progressive,
+    finetune_epochs,
+    with_recipe,
+)
 from nas.training.teacher import (
     Teacher,
     TeacherConfig,
@@ -32,7 +40,7 @@ from nas.training.teacher import (
     teacher_result,
     use_both_classifiers,
 )
-from nas.training.trainer import Backward, Criterion, Trainer, check_alike
+from nas.training.trainer import Backward, Criterion, Trainer
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import amend, fill, flag, given
 from search_spaces.command.files import slug, write_json
@@ -282,10 +290,8 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
         "loss": config.loss,
         "sampling": config.sampling,
         "norm": config.norm,
-        "epochs": config.epochs,
-        "planned_epochs": trainer.planned_epochs,
+        **trainer.ending,
         "steps": trainer.step,
-        "minutes": trainer.seconds / 60,
         "images_per_s": trainer.step * config.batch_size / trainer.seconds,
         "amp": trainer.amp,
         "processes": process.world_size(),
@@ -302,7 +308,8 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
         print(f"skipped {len(skipped)} corrupt images: {', '.join(skipped[:5])}")
     for name in search:
         print(f"{name:8}  search split {100 * search[name]:.2f} %  test split {100 * test[name]:.2f} %")
-    print(f"{trainer.seconds / 60:.1f} minutes, {result['images_per_s']:.0f} images/s; wrote {folder}")
+    speed = f"{trainer.seconds / 60:.1f} minutes, {result['images_per_s']:.0f} images/s"
+    print(f"{lasted(result)} in {speed}; wrote {folder}")
 
 
 def _skipped(data: Data) -> tuple[str, ...]:

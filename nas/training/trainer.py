@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,13 @@ from nas.networks.checkpoints import check_finite
 from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images
 from nas.runs.checkpoint import code_digest, load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
 from nas.runs.metrics import MetricsLog
+from nas.runs.results import Ending
 from nas.training.ema import Ema
 from nas.training.optimization import Optimization
+from nas.training.patience import Best
 from nas.training.precision import autocast, check_amp, pick_amp
 from nas.training.progress import CHECKPOINT, Progress, check_epochs, evaluated, load_progress
-from nas.training.recipe import LOCAL, TrainConfig
+from nas.training.recipe import TrainConfig
 from search_spaces import UserError
 from supernet.convolutions import mend_convolutions
 
@@ -49,18 +50,6 @@ Backward = Callable[[Tensor], None]
 # (images, target, step, criterion, backward): a step's forward and backward passes; leaves gradients and returns the
 # detached loss to report, or raises FloatingPointError, whose message names what is not finite.
 Step = Callable[[Tensor, Tensor, int, Criterion, Backward], Tensor]
-
-
-def check_alike(config: TrainConfig, data: Data) -> None:
-    """JobError unless all processes of the job have the same settings, data, code and kind of device."""
-    settings = {name: value for name, value in asdict(config).items() if name not in LOCAL}
-    collectives.agree(
-        **settings,
-        data_digest=data.splits.digest,
-        code_digest=code_digest(),
-        torch=torch.__version__,
-        device=pick_device(config.device).type,
-    )
 
 
 def steps_per_epoch(train: Images, batch_size: int) -> int:
@@ -105,6 +94,7 @@ class Trainer:
         self.optimization = Optimization(self.model, config, self.total, self.steps_per_epoch)
         self.optimizer = self.optimization.optimizer
         self.ema = Ema(self.model, config.ema_decay)
+        self.best = Best(self.ema.module, config.patience) if config.patience else None
         smoothing = config.label_smoothing
         self.mixup = (
             Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=len(data.classes))
@@ -138,6 +128,7 @@ class Trainer:
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
         tensors |= {f"ema.{n}": t for n, t in self.ema.module.state_dict().items()}
         tensors |= {f"optimizer.{n}": t for n, t in optimizer_tensors(self.optimizer, self.model).items()}
+        tensors |= {f"best.{n}": t for n, t in self.best.weights.items()} if self.best else {}
         tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         if broken := next((n for n, t in tensors.items() if not t.isfinite().all()), None):
             raise self._diverged(f"{broken} is not finite")
@@ -147,6 +138,7 @@ class Trainer:
             "planned_epochs": self.planned_epochs,
             "seconds": self.seconds,
             "start_accuracy": self.start_accuracy,
+            "best": self.best.state() if self.best else None,
             "amp": self.amp,  # type: ignore[typeddict-item]
             "scaler": self.scaler.state_dict(),
             "processes": process.world_size(),
@@ -166,9 +158,12 @@ class Trainer:
         check_finite(tensors, self.path)
         part = {
             kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")}
-            for kind in ("model", "ema", "optimizer")
+            for kind in ("model", "ema", "optimizer", "best")
         }
         load_module(self.model, part["model"], self.path)
+        if self.best is not None and info["best"] is not None:
+            load_module(self.ema.module, part["best"], self.path)
+            self.best.load(info["best"], self.ema.module)
         load_module(self.ema.module, part["ema"], self.path)
         load_optimizer(self.optimizer, self.model, part["optimizer"])
         self.step, self.seconds, self.start_accuracy = info["step"], info["seconds"], info["start_accuracy"]
@@ -185,6 +180,8 @@ class Trainer:
     def fit(self, description: str) -> None:
         """Trains from the current step to the last; writes metrics, events and checkpoints on the way.
 
+        With `patience` it may end before, and the averaged weights are then the best of all evaluations.
+
         Raises:
             UserError: the loss is not finite; the message names the step and the last good checkpoint.
         """
@@ -197,14 +194,34 @@ class Trainer:
         )
         with log or nullcontext(), bar:
             report = self._reporter(log, bar)
-            for _ in self.steps():
+            for _ in () if self.is_over else self.steps():
                 self.seconds = time.monotonic() - began
                 bar.update()
                 report()
-                if log and (self.step == self.total or time.monotonic() - saved >= self.config.checkpoint_seconds):
+                if log and (self.is_over or time.monotonic() - saved >= self.config.checkpoint_seconds):
                     self.save()
                     log.flush()
                     saved = time.monotonic()
+                if self.is_over:
+                    break
+        if self.best is not None:
+            self.ema.module.load_state_dict(self.best.weights)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done, or the last evaluations were no better than one before."""
+        return self.step == self.total or (self.best is not None and self.best.is_final)
+
+    @property
+    def ending(self) -> Ending:
+        kept = self.best.step if self.best else self.step
+        return {
+            "epochs": self.config.epochs,
+            "planned_epochs": self.planned_epochs,
+            "stopped_epoch": self.step / self.steps_per_epoch if self.step < self.total else None,
+            "kept_epoch": kept / self.steps_per_epoch,
+            "minutes": self.seconds / 60,
+        }
 
     def steps(self) -> Iterator[None]:
         """Trains from the current step to the last; yields after each."""
@@ -239,11 +256,12 @@ class Trainer:
                 return
             rate = (self.step - window[1]) * self.config.batch_size / (time.monotonic() - window[0])
             accuracies = self.evaluate(self.ema.module) if evaluating else {}
+            if self.best is not None and accuracies:
+                self.best.add(self.step, accuracies, self.ema.module)
             if log:
-                log.write(self._metrics(rate, accuracies))
+                log.write(metrics := self._metrics(rate, accuracies))
                 if accuracies:
-                    epoch, epochs = self.step / self.steps_per_epoch, self.config.epochs
-                    bar.write(evaluated(epoch, epochs, self._left_s, accuracies, self.num_search_images))
+                    bar.write(evaluated(metrics, accuracies, self.num_search_images))
             bar.set_postfix({"loss": f"{self.loss:.3f}", "img/s": f"{rate:.0f}"})
             window = (time.monotonic(), self.step)
 

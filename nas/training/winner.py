@@ -15,11 +15,10 @@ from nas.distributed.device import pick_device
 from nas.distributed.ray import RayConfig
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.networks.start import untrained_supernet
-from nas.runs.results import REMEDY, STARTS, Stopped, TrainedResult
+from nas.runs.results import REMEDY, STARTS, Stopped, TrainedResult, lasted
 from nas.training.network import Report, train_network
-from nas.training.recipe import FREE_ON_RESUME, TrainConfig
+from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_alike
 from nas.training.teacher import TeacherConfig, load_teacher, teacher_result
-from nas.training.trainer import check_alike
 from search_spaces import Arch
 from search_spaces.command import flag
 from search_spaces.command.typed import load_typed
@@ -123,7 +122,7 @@ def train_winner(
     )
     print(
         f"{name}: test accuracy {100 * found['start_test_accuracy']:.2f} % {STARTS[config.init]}, "
-        f"{100 * found['test_accuracy']:.2f} % after {config.epochs} epochs; wrote {folder}"
+        f"{100 * found['test_accuracy']:.2f} % after {lasted(found)}; wrote {folder}"
     )
     return folder
 

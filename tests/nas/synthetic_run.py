@@ -86,6 +86,8 @@ def add_supernet(folder: Path, epochs: int = 30) -> None:
             "norm": "width",
             "epochs": epochs,
             "planned_epochs": epochs,
+            "stopped_epoch": None,
+            "kept_epoch": epochs,
             "steps": 20 * epochs,
             "minutes": 2.4,
             "images_per_s": 410.0,

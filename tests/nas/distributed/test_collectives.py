@@ -19,6 +19,7 @@ from nas.distributed import collectives, process
 from nas.runs.checkpoint import load_tensors
 from nas.training import supernet as training
 from nas.training import trainer
+from nas.training.patience import Best
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
 from tests.nas.tiny import PATIENCE_S, ROOT, Ended, QuickSpace, json_lines, make_images, run_job
@@ -205,6 +206,11 @@ def test_numbers_texts_and_tensors() -> None:
             assert (tensors[0] == 1).all() and tensors[1] == 3 and tensors[2].tolist() == [0, 1, 2, 3, 4]
             collectives.copy_from_first_([other := torch.tensor([rank, 1.0])])
             assert other.tolist() == [0, 1]
+            module = torch.nn.Linear(1, 1)
+            best = Best(module, patience=1)
+            for step, accuracy in ((1, 0.5 - rank / 10), (2, 0.4 + rank / 5)):
+                best.add(step, {"accuracy": accuracy}, module)
+            assert best.is_final and best.state() == {"accuracy": 0.5, "step": 1, "since": 1}  # process 0's
             print("checked")
 
     ended = run_job(check, count=3)
