@@ -123,11 +123,6 @@ def _winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]
     return list(known), [list(row) for row in zip(*known.values(), strict=True)]
 
 
-def _starts(retrained: Sequence[Json], init: str) -> list[str]:
-    """Accuracies that training began with, of those that began with such weights."""
-    return [percent(r["start_test_accuracy"] if r.get("init") == init else None) for r in retrained]
-
-
 def _size_columns(points: Sequence[Json]) -> tuple[list[str], ...]:
     return (
         numbers([p["num_params"] / 1e6 for p in points]),
@@ -210,7 +205,7 @@ def _training(a: Artifacts) -> Iterator[Markup]:
             norms = {"width": "norms for each width", "shared": "shared norms"}
             shortened = f" ({s['planned_epochs']} were planned)" if s["planned_epochs"] != s["epochs"] else ""
             yield html(
-                '<p class="soft">{s[loss]} loss, {s[sampling]} sampling, {norms} · {s[epochs]}{shortened} epochs in '
+                '<p class="soft">{s[loss]} loss, {s[sampling]} sampling, {norms} · {lasted}{shortened} in '
                 "{s[minutes]:.1f} minutes, {s[images_per_s]:.0f} images/s; accuracy on the search split</p>\n",
                 s=s,
                 norms=norms[s["norm"]],
