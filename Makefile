@@ -7,7 +7,7 @@ TEST := .venv/bin/pytest -n 2 --dist worksteal
 .PHONY: run test test-heavy check format clean
 
 run: $(INSTALLED)
-	.venv/bin/python scripts/run.py
+	.venv/bin/python -m scripts.run
 
 test: $(INSTALLED)
 	$(TEST) -m "not heavy"

