@@ -37,10 +37,10 @@ class Ending(TypedDict):
 
 
 def lasted(ending: Mapping[str, Any]) -> str:
-    """'30 epochs', or '21 of 30 epochs, the best of epoch 15' where patience ended it."""
+    """'30 epochs', or '21 of 30 epochs, kept as of epoch 20' where patience ended it."""
     if ending["stopped_epoch"] is None:
         return f"{ending['epochs']} epochs"
-    return f"{ending['stopped_epoch']:.4g} of {ending['epochs']} epochs, the best of epoch {ending['kept_epoch']:.4g}"
+    return f"{ending['stopped_epoch']:.4g} of {ending['epochs']} epochs, kept as of epoch {ending['kept_epoch']:.4g}"
 
 
 class SupernetResult(Ending):

@@ -1,8 +1,14 @@
-"""Early stopping: a training ends once its averaged weights get no better, and the best of them are what is kept."""
+"""Early stopping: a training ends once its averaged weights get no better, and the best of them are what is kept.
+
+A search split of a few dozen images is noise: the best of twenty evaluations is early luck more often than not, while a
+falling learning rate makes the last averages the best. So of those that cannot be told from the best the last is kept,
+by the one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, Section 3.4.3).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import sqrt
 from statistics import fmean
 from typing import TypedDict
 
@@ -21,19 +27,20 @@ class BestState(TypedDict):
 
 
 class Best:
-    """The best evaluation until now, and the averaged weights that it was of.
+    """The best accuracy until now, and the averaged weights to keep.
 
     Args:
         patience: so many evaluations without a better one end the training.
+        num_images: of the search split.
 
     Attributes:
-        accuracy: on the search split, a fraction; of a supernet the mean of the networks that are evaluated.
-        step: after which it was found; of equally good evaluations the last counts, which has seen more images.
+        accuracy: the best, a fraction; of a supernet the mean of the networks that are evaluated.
+        step: of the weights: after the last evaluation within one standard error of the best.
         since: evaluations since one was better than all before.
     """
 
-    def __init__(self, module: nn.Module, patience: int) -> None:
-        self.patience = patience
+    def __init__(self, module: nn.Module, patience: int, num_images: int) -> None:
+        self.patience, self.num_images = patience, num_images
         self.accuracy, self.step, self.since = 0.0, 0, 0
         self.weights = _copied(module)
 
@@ -41,8 +48,10 @@ class Best:
         """Takes down an evaluation of the module, in all processes the primary's: they stop together."""
         found = float(collectives.gather(repr(fmean(accuracies.values())))[0])
         self.since = 0 if found > self.accuracy else self.since + 1
-        if found >= self.accuracy:
-            self.accuracy, self.step, self.weights = found, step, _copied(module)
+        self.accuracy = max(found, self.accuracy)
+        standard_error = sqrt(self.accuracy * (1 - self.accuracy) / self.num_images)
+        if found >= self.accuracy - standard_error:
+            self.step, self.weights = step, _copied(module)
 
     @property
     def is_final(self) -> bool:

@@ -72,7 +72,7 @@ class TrainConfig(StepConfig):
     patience: int | None = flag(
         None,
         "end after so many evaluations (some 20 are made) without a better accuracy on the search split, and keep the "
-        "best moving average (default: go to the end and keep the last)",
+        "last moving average that cannot be told from the best (default: go to the end and keep that)",
         minimum=1,
     )
     progressive: bool = flag(

@@ -94,7 +94,7 @@ class Trainer:
         self.optimization = Optimization(self.model, config, self.total, self.steps_per_epoch)
         self.optimizer = self.optimization.optimizer
         self.ema = Ema(self.model, config.ema_decay)
-        self.best = Best(self.ema.module, config.patience) if config.patience else None
+        self.best = Best(self.ema.module, patience, len(data.search)) if (patience := config.patience) else None
         smoothing = config.label_smoothing
         self.mixup = (
             Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=len(data.classes))

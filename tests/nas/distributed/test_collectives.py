@@ -207,7 +207,7 @@ def test_numbers_texts_and_tensors() -> None:
             collectives.copy_from_first_([other := torch.tensor([rank, 1.0])])
             assert other.tolist() == [0, 1]
             module = torch.nn.Linear(1, 1)
-            best = Best(module, patience=1)
+            best = Best(module, patience=1, num_images=1000)
             for step, accuracy in ((1, 0.5 - rank / 10), (2, 0.4 + rank / 5)):
                 best.add(step, {"accuracy": accuracy}, module)
             assert best.is_final and best.state() == {"accuracy": 0.5, "step": 1, "since": 1}  # process 0's

@@ -17,7 +17,7 @@ from nas.training.trainer import Trainer
 from tests.nas.training.test_trainer import CONFIG, equal, images, make, state  # noqa: F401
 
 EPOCHS, STEPS = 8, 5  # of an epoch
-FOUND = {1: 0.4, 2: 0.7, 3: 0.7, 4: 0.6, 5: 0.65, 6: 0.9}  # by epoch
+FOUND = {1: 0.4, 2: 0.7, 3: 0.6, 4: 0.59, 5: 0.55, 6: 0.9}  # by epoch; of 20 images 0.7 is known to ± 0.102
 PATIENT = replace(CONFIG, epochs=EPOCHS, patience=3)
 
 
@@ -46,7 +46,7 @@ def after(trainer: Trainer, step: int) -> dict[str, Tensor]:
     return averages(trainer)
 
 
-def test_it_ends_when_nothing_gets_better_and_keeps_the_last_of_the_best(
+def test_it_ends_when_nothing_gets_better_and_keeps_the_last_that_is_about_as_good(
     tmp_path: Path,
     images: Images,  # noqa: F811
 ) -> None:
@@ -55,7 +55,7 @@ def test_it_ends_when_nothing_gets_better_and_keeps_the_last_of_the_best(
     assert [line["epoch"] for line in read_metrics(tmp_path / "patient/metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert trainer.is_over and trainer.step == 5 * STEPS
     assert (trainer.ending["epochs"], trainer.ending["stopped_epoch"], trainer.ending["kept_epoch"]) == (8, 5, 3)
-    assert lasted(trainer.ending) == "5 of 8 epochs, the best of epoch 3"
+    assert lasted(trainer.ending) == "5 of 8 epochs, kept as of epoch 3"
     assert equal(averages(trainer), after(make(tmp_path / "other", images, replace(PATIENT, patience=None)), 3 * STEPS))
 
 
