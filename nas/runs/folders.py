@@ -66,6 +66,11 @@ class RunInfo:
         size, classes = space.image_size, space.num_classes
         return cls(space.name, size, classes, data.classes, space.mean, space.std, config, data.splits)
 
+    def is_like(self, other: RunInfo) -> bool:
+        """Whether both are of the same networks on the same splits, wherever the images lie."""
+        ours, theirs = ((i.space, i.image_size, i.classes, i.splits.digest) for i in (self, other))
+        return ours == theirs
+
     def search_space(self) -> SearchSpace:
         return get_space(self.space, self.image_size, self.num_classes)
 

@@ -65,21 +65,22 @@ def finetune(config: Config) -> Path:
         data = runs.load_run_data(run_folder, config)
     else:
         runs.check_new(folder, "--run")
-        if (run_folder / "run.json").exists():
-            raise UserError(f"{run_folder} has begun with something else; give another --run")
         data = load_data(config)
         if config.recipe == "finetune" and "epochs" not in given(config):
             config = amend(config, epochs=finetune_epochs(len(data.train)))
     check_alike(config, data)
     space = get_space(PREFIX + config.model, config.image_size, len(data.classes))
     data = data.normalized(space.mean, space.std)
+    info = runs.RunInfo.of(space, data, config.data_config())
+    if (run_folder / "run.json").exists() and not runs.load_run_info(run_folder).is_like(info):
+        raise UserError(f"{run_folder} is of other images or another network; give another --run")
 
     def begin() -> None:
         if config.resume:
             runs.record_place(run_folder, config)
             runs.record(folder, changed)
         else:
-            runs.save_run_info(run_folder, runs.RunInfo.of(space, data, config.data_config()))
+            runs.save_run_info(run_folder, info)
             runs.begin(folder, config)
 
     start = partial(_start, config, space, data)

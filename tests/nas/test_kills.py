@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas import prune, retrain, search, train_supernet
+from nas import finetune, prune, retrain, search, train_supernet
 from nas.evaluation.evaluator import Evaluator
 from search_spaces import SPACES, Arch, num_params
 from tests.killing import assert_kills_change_nothing
 from tests.nas.conftest import SPLITS, TRAIN
 from tests.nas.tiny import PUBLISHED, tiny_space
+from tests.test_pretrained import NAME, weights
 
 OFTEN = ("--checkpoint-seconds", "0")
 SHORT = ("--epochs", "2", "--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off", *OFTEN)
@@ -78,6 +80,21 @@ def test_training_a_supernet(seed: int, trained: Path, tmp_path: Path) -> None:
         train_supernet.main(["--resume", "--run", "new"] if Path(config).exists() else [*flags])
 
     assert_kills_change_nothing(trained, tmp_path, lambda: train_supernet.main([*flags]), go_on, seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_fine_tuning(seed: int, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, start := tmp_path / "start")
+    weights(start / "resnet.safetensors")
+    of = ("--model", NAME, "--init", "resnet.safetensors", "--image-size", "32", "--data", "images", "--run", "new")
+    flags = (*of, "--batch-size", "8", "--amp", "off", "--epochs", "3", "--patience", "1", *OFTEN)
+    config = "runs/new/retrain/whole/config.json"
+
+    def go_on() -> None:
+        finetune.main(["--resume", "--run", "new"] if Path(config).exists() else [*flags])
+
+    assert_kills_change_nothing(start, tmp_path, lambda: finetune.main([*flags]), go_on, seed)
 
 
 @pytest.mark.heavy

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,18 @@ def test_a_winner_starts_from_the_pretrained_network_as_the_supernet_did(
     assert found["init"] == "pretrained-slice"
     assert found["start_test_accuracy"] == read_json(inherited / "result.json")["start_test_accuracy"]
     assert f"{100 * found['start_test_accuracy']:.2f} % sliced" in capsys.readouterr().out
+
+
+def test_a_run_of_which_only_run_json_was_written_can_be_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: Any, description: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", stop)
+    weights(Path(FILE))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            finetune.main([*OF])
+        shutil.rmtree("runs/r/retrain")
+    with pytest.raises(UserError, match="runs/r is of other images or another network; give another --run"):
+        finetune.main([*OF, "--search-fraction", "0.3"])
+    assert not (FOLDER / "config.json").exists()
