@@ -5,7 +5,7 @@
 
 The first thing to do with photos of your own: what it reaches is what smaller networks are compared with, and its run
 is the one that they are searched in, on the same splits: `nas.train_supernet --run` goes on with it. The classifier is
-fitted to the frozen features first, then all layers are trained, earlier ones more slowly (docs/training.md).
+fitted to the frozen features first, then all layers are trained (docs/training.md).
 
 Ended earlier than planned, from where it is:
     python -m nas.finetune --resume --epochs 8

@@ -80,8 +80,9 @@ class SearchSpace(ABC):
     `mean` and `std` are what its networks want taken off images of 0 to 1, and these divided by: R, G, B.
 
     `recipe` is the one of `nas.training.recipe` by which its networks are trained where no other is asked for,
-    `any_size` whether they also run on other images than of `image_size`, as networks of convolutions alone do.
-    `remarks` are lines for who looks at the space.
+    `finetune` the one where they start from weights, `any_size` whether they also run on other images than of
+    `image_size`, as networks of convolutions alone do. `remarks` are lines for who looks at
+    the space.
     """
 
     name: str
@@ -93,6 +94,7 @@ class SearchSpace(ABC):
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     recipe: Literal["adamw", "progressive"] = "adamw"
+    finetune: Literal["finetune", "finetune-gently"] = "finetune"
     any_size: bool = False
     remarks: tuple[str, ...] = ()
 

@@ -54,7 +54,7 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     train_supernet.main(["--run", "r", "--epochs", "1", *ARGS])
     settings = read_json(folder / "supernet/config.json")
     assert settings["space"] == SPACE and settings["init"] == str(folder / "retrain/whole")
-    assert (settings["recipe"], settings["norm"], settings["layer_decay"]) == ("finetune", "shared", 0.9)
+    assert (settings["recipe"], settings["norm"], settings["lr"]) == ("finetune", "shared", 0.048)
     assert "largest starts with " in capsys.readouterr().out
 
     monkeypatch.setattr(BuildConfig, "make_backend", lambda _: FakeMachine())

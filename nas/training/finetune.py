@@ -37,9 +37,9 @@ FREE = (*FREE_ON_RESUME, "run", "resume")
 
 
 def suited(config: Config) -> Config:
-    """The config with the recipe finetune, or the one that it names."""
-    size = get_space(PREFIX + config.model, config.image_size).image_size
-    return with_recipe(config, size, config.data, 10, "finetune")
+    """The config with the recipe that suits the network, or the one that it names."""
+    space = get_space(PREFIX + config.model, config.image_size)
+    return with_recipe(config, space.image_size, config.data, 10, space.finetune)
 
 
 def run_of(config: Config) -> Path:
@@ -66,7 +66,7 @@ def finetune(config: Config) -> Path:
     else:
         runs.check_new(folder, "--run")
         data = load_data(config)
-        if config.recipe == "finetune" and "epochs" not in given(config):
+        if config.is_finetuning and "epochs" not in given(config):
             config = amend(config, epochs=finetune_epochs(len(data.train)))
     check_alike(config, data)
     space = get_space(PREFIX + config.model, config.image_size, len(data.classes))

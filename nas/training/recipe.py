@@ -65,7 +65,7 @@ class StepConfig(Flags):
 class TrainConfig(StepConfig):
     """Flags of a training run; see `with_recipe`."""
 
-    recipe: Literal["adamw", "progressive", "finetune"] | None = flag(
+    recipe: Literal["adamw", "progressive", "finetune", "finetune-gently"] | None = flag(
         None, "settings that stand for flags not given (default: that of the space, adapted to small images)"
     )
     epochs: int = flag(300, "passes over the training split", minimum=1)
@@ -80,6 +80,11 @@ class TrainConfig(StepConfig):
         "images and augmentation grow: 5/7 of the size and 0.3 of the strength for the first 13 % of the epochs, 6/7 "
         "and 0.6 until 38 %",
     )
+
+    @property
+    def is_finetuning(self) -> bool:
+        """Whether its recipe is for weights that were trained before."""
+        return self.recipe in ("finetune", "finetune-gently")
 
     def at_epoch(self, epoch: int, image_size: int) -> tuple[int, float]:
         """(image size, strength of augmentation) of an epoch, of images of this size in the end.
@@ -97,8 +102,7 @@ class TrainConfig(StepConfig):
 
 _FINETUNE: dict[str, Any] = {
     "batch_size": 32,
-    "lr": 0.016,  # 5e-4 at a batch of 32
-    "layer_decay": 0.9,
+    "lr": 0.048,  # 1.5e-3 at a batch of 32
     "weight_decay": 0.05,
     "warmup_epochs": 1.0,
     "clip_grad": 1.0,
@@ -107,13 +111,16 @@ _FINETUNE: dict[str, Any] = {
     "drop_path": 0.0,
     "augment": "light",
 }
+_GENTLY: dict[str, Any] = {**_FINETUNE, "lr": 0.016, "layer_decay": 0.9}
 # Recipes by name, for 128 px and more. `adamw` is `StepConfig`'s defaults: Table 1 of the EfficientFormerV2 supplement,
 # and the EMA of its released code.
 # `progressive` is MobileOne's (Section 3.4, Appendix C.1, Tables 5 and 10), with RandAugment for AutoAugment.
-# `finetune` is for weights that were trained before, from 300 to 50,000 images of any size (docs/results.md).
+# `finetune` is for weights that were trained before, from 300 to 50,000 images of any size (docs/results.md). That was
+# measured with batch normalization: `finetune-gently` is for networks without it, which high rates undo.
 _LARGE: dict[str, dict[str, Any]] = {
     "adamw": {},
     "finetune": _FINETUNE,
+    "finetune-gently": _GENTLY,
     "progressive": {
         "optimizer": "sgd",
         "lr": 0.4,  # 0.1 at a batch of 256
@@ -154,6 +161,7 @@ _SMALL_OWN: dict[str, dict[str, Any]] = {
     "adamw": {},
     "progressive": {"augment": "auto", "lr": 1.6, "weight_decay": 1e-4, "clip_grad": 0.0},
     "finetune": _FINETUNE,
+    "finetune-gently": _GENTLY,
 }
 AnyTrainConfig = TypeVar("AnyTrainConfig", bound=TrainConfig)
 

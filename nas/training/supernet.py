@@ -103,7 +103,7 @@ def train_supernet(config: Config) -> Path:
     else:
         runs.check_new(stage, "--run")
         data = runs.load_run_data(folder, config) if (folder / "run.json").exists() else load_data(config)
-        if config.recipe == "finetune" and "epochs" not in given(config):
+        if config.is_finetuning and "epochs" not in given(config):
             config = amend(config, epochs=finetune_epochs(len(data.train)))
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
@@ -202,7 +202,7 @@ def suited(config: Config) -> Config:
     digits: MobileOne's largest network had 13 % with them, and 66 % once they were measured anew.
     """
     space = get_space(config.space, config.image_size)
-    usual = "finetune" if config.init else space.recipe
+    usual = space.finetune if config.init else space.recipe
     recipe = with_recipe(config, space.image_size, config.data, DIGITS_EPOCHS, usual)
     if config.init:
         return replace(recipe, **WARM)

@@ -156,9 +156,9 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         check_start(run_folder)
     new = config
     if not config.resume:
-        usual = "finetune" if _starts_from_weights(run_folder) else space.recipe
+        usual = space.finetune if _starts_from_weights(run_folder) else space.recipe
         suited = with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS, usual)
-        if suited.recipe == "finetune":
+        if suited.is_finetuning:
             suited = replace(suited, epochs=finetune_epochs(info.splits.train))
         new = fill(config, suited)
     check_progressive(new, space)
@@ -199,7 +199,7 @@ def _starts_from_weights(run_folder: Path) -> bool:
     """Whether the run's supernet was fine-tuned: then its winners are, too."""
     file = run_folder / "supernet" / "config.json"
     begun = read_json(file) if file.exists() else None
-    return isinstance(begun, dict) and begun.get("recipe") == "finetune"
+    return isinstance(begun, dict) and begun.get("init") is not None
 
 
 def train_all(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:

@@ -12,6 +12,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from search_spaces.deployed import deployed
 from search_spaces.layout import Factor
@@ -89,6 +90,10 @@ class Network:
         links = chain(self._model)
         names = [IMAGE, *(link.name for link in links)]
         self.links = tuple(self._block(link, before) for link, before in zip(links, names, strict=False))
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return any(isinstance(part, _BatchNorm) for part in self._model.modules())
 
     def _whole(self, drop_path_rate: float = 0.0) -> nn.Module:
         """timm's own, freshly initialized."""

@@ -40,6 +40,7 @@ class TimmSpace(SearchSpace):
         self.name, self.network = name, network
         self.image_size, self.num_classes = network.image_size, network.num_classes
         self.mean, self.std = network.mean, network.std
+        self.finetune = "finetune" if network.has_batch_norm else "finetune-gently"
         self.remarks = tuple(_remarks(network))
         links = network.links
         uses = Counter(dimension for link in links for dimension in link.dimensions)
