@@ -10,6 +10,7 @@ COMMANDS = {
     "python -m nas.evaluate": "accuracy by class, and what is confused, of any network of a supernet",
     "python -m nas.compare": "which strategy found the better networks, and how fast",
     "python -m nas.retrain": "train the winners on their own, and test them",
+    "python -m nas.baselines": "what would have been picked without the search, beside the winners",
     "python -m nas.prune": "part of a network taken away: a winner's, or one of timm's",
     "python -m nas.export": "ONNX, Core ML and timm files of the winners",
     "python -m nas.report": "one page with everything a run has found",

@@ -27,6 +27,7 @@ from latency_lut.tables.table import (
 )
 from search_spaces import DEFAULT_SPACE, SearchSpace, UserError, get_space
 from search_spaces.command import flag, flags_given, spell
+from search_spaces.command.files import slug
 from search_spaces.deployed import FORM
 
 MODULE = "latency_lut.build"
@@ -107,7 +108,7 @@ def _take_over(config: BuildConfig, path: Path) -> Path:
 
 def _out(config: BuildConfig, space: SearchSpace, backend: str, runtime: Runtime) -> Path:
     """`--out`, or a name that says what differs between one user's tables."""
-    what = f"{space.name}-{space.image_size}px-{space.num_classes}c"
+    what = slug(f"{space.name}-{space.image_size}px-{space.num_classes}c")
     name = f"{what}-{runtime.slug(backend, elsewhere=config.from_ is not None)}.json"
     out = Path(config.out) if config.out else TABLES / name
     if out.is_dir() or out.suffix != ".json":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -29,6 +31,22 @@ def accuracy(model: nn.Module, images: Images, image_size: int, device: torch.de
         count += int((labels >= 0).sum())
     correct, count = collectives.total(correct, count)
     return correct / max(count, 1)
+
+
+@torch.inference_mode()
+def right_answers(
+    models: Sequence[nn.Module], images: Images, image_size: int, device: torch.device, num_workers: int = 0
+) -> np.ndarray:
+    """(models, images) which images each model, in evaluation mode, classifies correctly.
+
+    Each image is read once for all of them; corrupt ones are left out.
+    """
+    columns = []
+    for batch, labels in eval_batches(images, image_size, 256, num_workers):
+        x, read = normalize(batch, device, images.normalization), labels >= 0
+        answers = torch.stack([model(x).argmax(dim=1).cpu() for model in models])
+        columns.append((answers == labels)[:, read].numpy())
+    return np.concatenate(columns, axis=1)
 
 
 def warn_near_chance(what: str, found: float, num_images: int, num_classes: int, remedy: str) -> None:

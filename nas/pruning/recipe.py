@@ -73,16 +73,19 @@ class Recipe:
         Raises:
             UserError: of an unknown family, or one that the kept units do not fit.
         """
-        if self.arch is None:
-            model = create_timm("--model", self.name, len(self.classes), self.options)
-        else:
-            space = get_space(self.arch["space"], self.image_size, len(self.classes))
-            model = space.build(space.from_json(self.arch))
+        model = self.original()
         structure = self._structure(model)
         if not self.kept:
             return model, structure
         self._check(structure)
         return model, prune(model, structure, {name: torch.tensor(index) for name, index in self.kept.items()})
+
+    def original(self) -> nn.Module:
+        """The network that it was cut from, as its family makes it, with fresh weights."""
+        if self.arch is None:
+            return create_timm("--model", self.name, len(self.classes), self.options)
+        space = get_space(self.arch["space"], self.image_size, len(self.classes))
+        return space.build(space.from_json(self.arch))
 
     def _structure(self, model: nn.Module) -> Structure:
         if self.layouts is None:
@@ -201,13 +204,16 @@ def open_timm(recipe: Recipe, checkpoint: Path) -> tuple[nn.Module, Structure]:
     return model, structure
 
 
-def open_winner(file: Path) -> tuple[Recipe, nn.Module, Structure]:
-    """A retrained or exported winner of ours. UserError if it cannot be read."""
-    winner = load_winner(file)
-    known = winner.facts
-    recipe = Recipe(None, {}, known.arch, known.image_size, known.classes, known.mean, known.std, {}, _versions())
+def winner_recipe(file: Path) -> Recipe:
+    """Of a retrained or exported winner of ours, unpruned. UserError if it cannot be read."""
+    known = load_winner(file).facts
+    return Recipe(None, {}, known.arch, known.image_size, known.classes, known.mean, known.std, {}, _versions())
+
+
+def open_winner(recipe: Recipe, file: Path) -> tuple[Recipe, nn.Module, Structure]:
+    """Such a winner with its weights."""
     model, structure = recipe.build()
-    model.load_state_dict(winner.network.state_dict())
+    model.load_state_dict(load_winner(file).network.state_dict())
     return recipe, model, structure
 
 

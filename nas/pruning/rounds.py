@@ -56,6 +56,10 @@ class Method:
     seed: int
 
 
+class OutOfReach(UserError):  # noqa: N818
+    """The target is below what one unit of everything costs."""
+
+
 class Pruner:
     """A network on its way to the target.
 
@@ -65,7 +69,7 @@ class Pruner:
         backend: that latency is measured by, with `samples` of each network; used if the method asks for latency.
 
     Raises:
-        UserError: the parameters or MACs aimed at are below those of one unit of everything; the message names these.
+        OutOfReach: the parameters or MACs aimed at are below those of one unit of everything; the message names these.
     """
 
     def __init__(
@@ -94,7 +98,7 @@ class Pruner:
         """Prunes for one of `count` rounds, each to the same share of what the one before left; returns what it kept.
 
         Raises:
-            UserError: the latency lies below that of one unit of everything; the message names that.
+            OutOfReach: the latency lies below that of one unit of everything; the message names that.
         """
         method, costs = self.method, self._costs()
         scores = self._scores(number, batches)
@@ -135,9 +139,9 @@ class Pruner:
             raise self._unreachable(self.trials[0].latency_share)
         return share
 
-    def _unreachable(self, least_share: float) -> UserError:
+    def _unreachable(self, least_share: float) -> OutOfReach:
         target = self.method.target
-        return UserError(
+        return OutOfReach(
             f"--target {target.metric}={target.share:g} is below what one unit of everything costs: "
             f"{target.metric}={least_share:.4f}; give more than that"
         )

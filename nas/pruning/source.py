@@ -91,11 +91,11 @@ class Source:
         if weights is None:
             torch.manual_seed(seed)
             return recipe, *recipe.build()
-        if recipe.model is not None and weights.is_file():
-            return recipe, *recipes.open_timm(recipe, weights)
         if weights.is_dir():
             return recipe, *recipes.load_prunable(recipe, weights)
-        return recipes.open_winner(weights)
+        if recipe.model is not None:
+            return recipe, *recipes.open_timm(recipe, weights)
+        return recipes.open_winner(recipe, weights)
 
 
 def find(
@@ -132,7 +132,8 @@ def find(
     file = winner_file(path, "--model")
     if file.suffix != ".safetensors":
         raise UserError(f"--model {path} does not say which network it is of; give --model NAME --checkpoint {path}")
-    return Source(recipes.open_winner(file)[0], file, data, run, digest)
+    recipe = recipes.winner_recipe(file)
+    return Source(recipe, file, data, run, digest, traced=not _is_known(recipe.original()))
 
 
 def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig) -> Source:
@@ -143,11 +144,16 @@ def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataC
     recipe = recipes.timm_recipe(name, size, (), ours=weights is None)
     model = create_timm("--model", name, 2, recipe.options).eval()
     check_takes(model, name, (recipe.image_size, recipe.image_size), 2, ("--model", "--image-size"))
+    return Source(recipe, weights, data, None, traced=not _is_known(model))
+
+
+def _is_known(model: nn.Module) -> bool:
+    """Whether it is of a family that has a file here; it is prepared then."""
     try:
         prepare(model)
     except UserError:
-        return Source(recipe, weights, data, None, traced=True)
-    return Source(recipe, weights, data, None)
+        return False
+    return True
 
 
 def _describe(recipe: Recipe) -> Layouts:
@@ -155,7 +161,7 @@ def _describe(recipe: Recipe) -> Layouts:
     print(f"{recipe.name}: finding out what can be pruned, by running it without it", flush=True)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        model = create_timm("--model", recipe.name, len(recipe.classes), recipe.options)
+        model = recipe.original()
     try:
         layouts, whole = describe(model, recipe.image_size)
     except UserError as error:

@@ -15,6 +15,7 @@ from nas.objective import tables
 from nas.objective.mes import Objective
 from nas.objective.metrics import latency_metrics
 from nas.runs import RunInfo, load_run_info
+from nas.runs.baselines import Baselines, read_baselines
 from nas.runs.metrics import Metrics, read_metrics
 from nas.runs.results import (
     REMEDY,
@@ -95,6 +96,7 @@ class Artifacts:
     pruned: dict[str, Json]
     evaluated: dict[str, Json]
     tables: tuple[UsedTable, ...]
+    baselines: Baselines | None
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -161,6 +163,7 @@ def read_artifacts(folder: Path) -> Artifacts:
         _results(PrunedResult, folder / "prune"),
         {p.stem: found for p in evaluated if p.with_suffix(".html").exists() and (found := _maybe(Evaluation, p))},
         tuple(_tables(searches, info.search_space())),
+        read_baselines(folder),
     )
 
 

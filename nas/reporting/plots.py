@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
 from nas.objective.metrics import latency_metrics, shown
 from nas.reporting.data import Artifacts, Group, Json
+from nas.runs.baselines import Baselines
 from nas.searching.result import points_of
 from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, figure, log_axis
 
@@ -37,7 +39,18 @@ def curve(run: Artifacts, group: Group) -> Any:
     if tested:
         name = "retrained winners, test split"
         traces.append(_points(name, tested, GREEN, size=11, symbol="diamond", text=[w["name"] for w in tested]))
+    if run.baselines and run.baselines.search in group.searches:
+        traces += _baselines(run.baselines)
     return figure(traces, "MES (log scale, more is better)", "accuracy on the search split, %", xaxis=log_axis(scores))
+
+
+def _baselines(found: Baselines) -> list[Any]:
+    """What would have been picked without the search, tested as its retrained winners."""
+    others = [n for n in found.networks if n.kind != "winner" and n.mes is not None]
+    points = [{**asdict(n), "accuracy": n.accuracy.value, found.metric: n.latency_ms} for n in others]
+    if not points:
+        return []
+    return [_points("baselines, test split", points, GRAY, size=9, symbol="x", text=[n.name for n in others])]
 
 
 def _points(

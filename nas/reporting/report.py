@@ -12,9 +12,11 @@ from typing import Any
 from nas import runs
 from nas.objective.metrics import latency_metrics, shown
 from nas.reporting import plots
+from nas.reporting.baselines import baselines
 from nas.reporting.data import Artifacts, Group, Json, read_artifacts
 from nas.reporting.drawing import STYLE, describe, draw_arch, legend, numbers, percent
 from nas.reporting.latency import latency_tables
+from nas.reporting.verdict import as_text
 from nas.runs.results import STARTS, lasted
 from nas.searching.result import points_of
 from search_spaces import UserError
@@ -36,7 +38,8 @@ def write_report(run_folder: Path) -> Path:
     """
 
     artifacts = read_artifacts(run_folder)
-    sections = (_summary, _curve, _networks, latency_tables, _training, _exports, _others, _trajectories, _commands)
+    results = (_summary, baselines, _curve, _networks, latency_tables)
+    sections = (*results, _training, _exports, _others, _trajectories, _commands)
     parts = [part for section in sections for part in section(artifacts)]
     path = run_folder / "report.html"
     plots = any('class="plot' in part for part in parts)
@@ -149,12 +152,19 @@ def _next_command(a: Artifacts) -> str | None:
         stage = "search"
     elif to_retrain is not None:
         stage, flags = "retrain", to_retrain
-    elif missing := [name for name in a.retrained if name not in a.exported]:
-        stage, flags = "export", ["--winners", *missing] if a.exported else []
+    elif missing := [name for name in a.retrained if name not in a.exported and name not in _narrowed(a)]:
+        stage, flags = "export", ["--winners", *missing] if a.exported or _narrowed(a) else []
+    elif a.baselines is None and runs.WHOLE in a.retrained:
+        stage = "baselines"
     else:
         return None
     name = a.folder.name if a.folder.parent == runs.RUNS else str(a.folder.resolve())
     return f"python -m nas.{shlex.join([stage, '--run', name, *flags])}"
+
+
+def _narrowed(a: Artifacts) -> list[str]:
+    """Networks that are there to be compared with."""
+    return [n.name for n in a.baselines.networks if n.kind == "narrowed"] if a.baselines else []
 
 
 def _to_retrain(a: Artifacts) -> list[str] | None:
@@ -316,6 +326,7 @@ def _commands(a: Artifacts) -> Iterator[Markup]:
     before = [a.supernet["command"]] if a.supernet else []
     stages = (a.searches, a.retrained, a.exported, a.pruned, a.evaluated)
     after = [result["command"] for stage in stages for result in stage.values()]
+    after += [a.baselines.command] if a.baselines else []
     if commands := dict.fromkeys([*before, *tables, *after]):
         yield html("<h2>Commands, in order</h2>\n<pre>{}</pre>\n", "\n".join(commands))
 
@@ -342,6 +353,8 @@ def winners_text(run_folder: Path) -> str:
         heads = pd.MultiIndex.from_tuples([(*name.split("\n"), "")[:2] for name in head])
         lines.append(pd.DataFrame(rows, columns=heads).to_string(index=False))
         lines += artifacts.warnings(group)
+    if artifacts.baselines:
+        lines += ["", as_text(artifacts.baselines)]
     return "\n".join([*lines, ""])
 
 

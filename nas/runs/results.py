@@ -116,13 +116,14 @@ class PruningAccuracy(TypedDict):
     finetuned: TestAccuracy
 
 
-class Macs(TypedDict):
+class PrunedCosts(TypedDict):
+    num_params: Count
     macs: Positive
 
 
 class PruningNetworks(TypedDict):
-    dense: Macs
-    pruned: Macs
+    dense: PrunedCosts
+    pruned: PrunedCosts
 
 
 class PrunedResult(TypedDict):

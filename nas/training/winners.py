@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -175,6 +175,31 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         if job.test_accuracy is not None:
             print(f"{folder} is finished: nothing to train")
     return run_folder, jobs
+
+
+def job_like(winner: Path, network: dict[str, Any], networks: Path, num_images: int, local: Mapping[str, Any]) -> Job:
+    """A job that trains a network beside the winner, in a folder of its name, as the winner was trained; if it was
+    begun, it goes on as it was.
+
+    Args:
+        winner: its folder.
+        network: name and arch, as in the file `networks`, by which nas.retrain could go on with it, too.
+        num_images: to train on.
+        local: settings of this process: device and num_workers.
+    """
+    folder = winner.with_name(network["name"])
+    if (folder / "config.json").exists():
+        config = replace(runs.begun(folder, Config), resume=True, **local)
+        return _reopen(Job(config, folder, network), folder.parents[1], num_images)
+    begun = runs.begun(winner, Config)
+    own: dict[str, Any] = {
+        "winners": (network["name"],),
+        "archs": str(networks),
+        "search": None,
+        "suffix": None,
+        "resume": False,
+    }
+    return Job(replace(begun, ray_workers=0, ray_address=None, scheduler=None, **own, **local), folder, network)
 
 
 def _reopen(job: Job, run_folder: Path, num_images: int) -> Job:

@@ -1,0 +1,165 @@
+"""What nas.baselines does: trains the baselines of a search's winners, then tests and times all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from nas import runs
+from nas.distributed.device import pick_device
+from nas.evaluation.accuracy import right_answers
+from nas.evaluation.intervals import paired_bootstrap, wilson
+from nas.exporting.winner import load_winners
+from nas.proving.search import Config, Search, find_search
+from nas.proving.training import narrowed_name, prune_whole, pruned_name, train_narrowed
+from nas.pruning import recipe as recipes
+from nas.pruning.latency import measure
+from nas.reporting.verdict import as_text
+from nas.runs.baselines import FILE, Accuracy, Baselines, Difference, Kind, Network, read_baselines
+from nas.runs.results import REMEDY, PrunedResult
+from search_spaces.command.typed import load_typed
+from search_spaces.deployed import deployed
+
+SESSIONS = ("first", "second")  # of each network: how far they are apart tells how well its time is known
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network to compare: its weights, and what its result says.
+
+    Args:
+        costs: as `Network` has them, and of networks of the space the search's metrics and MES, if they are known.
+    """
+
+    name: str
+    kind: Kind
+    winner: str
+    folder: str
+    model: nn.Module
+    costs: dict[str, Any] = field(compare=False)
+
+    def is_beside(self, winner: Entry) -> bool:
+        """Whether it is a baseline of this winner."""
+        return self.kind != "winner" and self.winner in ("", winner.name)
+
+
+def compare_with_baselines(config: Config) -> Path:
+    """Makes what is not there yet and returns the path of the comparison.
+
+    Raises:
+        UserError: what `find_search` raises; baselines begun otherwise, or images that have changed.
+    """
+    search = find_search(config)
+    found = read_baselines(search.run_folder)
+    if found is not None and _is_of(found, search, config):
+        print(f"{as_text(found)}\n{search.run_folder / FILE} is finished: nothing to do; remove it to measure again")
+        return search.run_folder / FILE
+    missing = train_narrowed(config, search) | prune_whole(config, search)
+    found = _compared(config, search, missing)
+    path = found.write(search.run_folder)
+    print(f"{as_text(found)}\nwrote {path}, which nas.report shows")
+    return path
+
+
+def _is_of(found: Baselines, search: Search, config: Config) -> bool:
+    """Whether it compares the same."""
+    same = (found.search, found.metric, found.max_loss) == (search.name, search.metric, config.max_loss)
+    return same and [winner.name for winner in found.winners] == list(search.winners)
+
+
+def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baselines:
+    entries, size = list(_entries(search)), search.space.image_size
+    sessions_ms, warnings = _timed(config, search, entries)
+    test = runs.load_run_data(search.run_folder).test
+    device = pick_device(config.device)
+    models = [entry.model.to(device) for entry in entries]
+    right = dict(zip(entries, right_answers(models, test, size, device, config.num_workers), strict=True))
+    winners = [entry for entry in entries if entry.kind == "winner"]
+    return Baselines(
+        command=runs.command_line(),
+        search=search.name,
+        metric=search.metric,
+        num_images=len(right[entries[0]]),
+        max_loss=config.max_loss,
+        broken_limits=_broken_limits(search),
+        runtime=str(search.backend.describe()),
+        warnings=tuple(warnings),
+        networks=tuple(_network(search, entry, right[entry], sessions_ms) for entry in entries),
+        differences=tuple(
+            _difference(winner, other, right) for winner in winners for other in entries if other.is_beside(winner)
+        ),
+        missing=missing,
+    )
+
+
+# ---- networks
+
+
+def _entries(search: Search) -> Iterator[Entry]:
+    """Each winner and then its baselines, the whole network first."""
+    if search.whole is not None:
+        yield _trained(search, runs.WHOLE, "whole", "")
+    for winner in search.winners:
+        yield _trained(search, winner, "winner", winner)
+        if (search.trained(narrowed_name(winner)) / "result.json").exists():
+            yield _trained(search, narrowed_name(winner), "narrowed", winner)
+        if (folder := search.run_folder / "prune" / pruned_name(winner) / "result.json").exists():
+            yield _pruned(folder.parent, winner)
+
+
+def _trained(search: Search, name: str, kind: Kind, winner: str) -> Entry:
+    (found,) = load_winners(search.run_folder, (name,))
+    return Entry(name, kind, winner, f"retrain/{name}", found.model(), search.costs.one(found.arch))
+
+
+def _pruned(folder: Path, winner: str) -> Entry:
+    network = load_typed(PrunedResult, folder / "result.json", REMEDY)["networks"]["pruned"]
+    return Entry(folder.name, "pruned", winner, f"prune/{folder.name}", deployed(recipes.load(folder)), dict(network))
+
+
+def _network(search: Search, entry: Entry, right: np.ndarray, sessions_ms: Mapping[str, tuple[float, ...]]) -> Network:
+    low, high = wilson(right.sum(), len(right))
+    accuracy = Accuracy(float(right.mean()), float(low), float(high))
+    times_ms = sessions_ms[entry.name]
+    mes = entry.costs.get("mes") or _mes(search, entry, sum(times_ms) / sum(sessions_ms[entry.winner]))
+    counts = {name: entry.costs[name] for name in ("num_params", "macs")}
+    return Network(entry.name, entry.kind, entry.winner, entry.folder, accuracy, times_ms, **counts, mes=mes)
+
+
+def _mes(search: Search, entry: Entry, times: float) -> float | None:
+    """Of a pruned network, which the table does not know: at the winner's time by the table, times so much."""
+    winner_ms = float(search.latencies_ms([search.winners[entry.winner]])[0])
+    known = {**entry.costs, search.metric: times * winner_ms}
+    objective = search.costs.objective
+    return float(objective.mes(known)) if all(term.metric in known for term in objective.terms) else None
+
+
+def _difference(winner: Entry, other: Entry, right: Mapping[Entry, np.ndarray]) -> Difference:
+    one, two = right[winner], right[other]
+    return Difference(winner.name, other.name, float(one.mean() - two.mean()), *paired_bootstrap(one, two))
+
+
+def _broken_limits(search: Search) -> tuple[str, ...]:
+    """Metrics in which the largest network is beyond the limits of the search."""
+    costs, limits = search.costs.one(search.space.largest), search.costs.objective.limits
+    return tuple(name for name, limit in limits.items() if costs.get(name, 0) > limit)
+
+
+# ---- times
+
+
+def _timed(config: Config, search: Search, entries: Sequence[Entry]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
+    """The fastest run of each network in each session, all interleaved; why these deserve less trust, a line each."""
+    models = {f"{entry.name} {session}": entry.model for entry in entries for session in SESSIONS}
+    found = measure(models, search.space.image_size, search.backend, config.samples)
+    warnings = ["WARNING: the machine was busy while networks were timed; measure again when it is quiet"]
+    here, there = search.backend.describe(), search.table.provenance.runtime
+    if here != there:
+        warnings.append(f"WARNING: the table is of another device or runtime: {there}; networks were timed by {here}")
+    times = {e.name: tuple(found.timings[f"{e.name} {s}"].min_ms for s in SESSIONS) for e in entries}
+    return times, warnings[0 if found.busy else 1 :]

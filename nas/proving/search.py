@@ -1,0 +1,116 @@
+"""The search whose winners stand beside baselines, found and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latency_lut.backends.base import Backend
+from latency_lut.measurement.validate import backend_of
+from latency_lut.tables.table import LatencyTable
+from nas import runs
+from nas.objective import tables
+from nas.objective.costs import Costs
+from nas.objective.metrics import LATENCY, latency_metrics
+from nas.searching.result import objective_of, read_result
+from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command import Flags, flag
+
+
+@dataclass(frozen=True)
+class Config(Flags):
+    run: str | None = flag(None, "run of the search (default: the newest with a retrained network)")
+    search: str | None = flag(None, "search folder of the run (default: the newest)")
+    winners: tuple[str, ...] = flag((), "retrained winners to compare (default: all of the search)")
+    latency: str | None = flag(
+        None,
+        "of a search by several tables, the name of the one that networks are equally fast by (default: its first)",
+    )
+    max_loss: float = flag(0.0, "points of accuracy that may be lost for speed, beside what chance explains", minimum=0)
+    samples: int = flag(40, "undisturbed samples of each network that is timed", minimum=2)
+    device: str = flag("auto", "cpu, cuda, …")
+    num_workers: int = flag(0, "processes that load the images (0: this one)", minimum=0)
+
+
+@dataclass(frozen=True)
+class Search:
+    """
+    Args:
+        winners: those that are compared, by name.
+        metric: the latency that they have equals of.
+        costs: by the search's objective, with that latency's table.
+        backend: that has measured the table.
+    """
+
+    run_folder: Path
+    name: str
+    space: SearchSpace
+    winners: dict[str, Arch]
+    metric: str
+    table: LatencyTable
+    costs: Costs
+    backend: Backend
+
+    @property
+    def whole(self) -> Path | None:
+        """The folder of the fine-tuned network; None where the run was not begun with one."""
+        folder = self.trained(runs.WHOLE)
+        return folder if (folder / "result.json").exists() else None
+
+    def trained(self, name: str) -> Path:
+        """The folder of a network in `retrain/`."""
+        return self.run_folder / "retrain" / name
+
+    def latencies_ms(self, archs: Sequence[Arch]) -> np.ndarray:
+        """(archs,) by the table."""
+        return self.costs.metrics[self.metric](self.space.encode(archs))
+
+
+def find_search(config: Config) -> Search:
+    """
+    Raises:
+        UserError: no search of that name, or none whose winners were retrained; one that knows no latency; a table that
+            is gone or has changed; a runtime that is not here.
+    """
+    runs.check_name("--search", config.search)
+    run_folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
+    file = runs.newest(run_folder, f"{config.search or 'search*'}/result.json")
+    if file is None:
+        raise UserError(
+            f"{run_folder} has no finished search {config.search or ''}; make one with python -m nas.search"
+        )
+    result, space = read_result(file.parent), runs.load_run_info(run_folder).search_space()
+    metric = _metric(config, file, result)
+    recorded = result["tables"][metric]
+    followed = {**recorded, "path": runs.follow(recorded["path"], run_folder)}
+    loaded = tables.load_tables(tables.recorded({metric: followed}), space)
+    (backend := backend_of(loaded[metric])).describe()
+    archs = {winner["name"]: space.from_json(winner["arch"]) for winner in result["winners"]}
+    winners = _retrained(config, run_folder, archs)
+    costs = Costs(space, loaded, objective_of(result))
+    return Search(run_folder, file.parent.name, space, winners, metric, loaded[metric], costs, backend)
+
+
+def _metric(config: Config, file: Path, result: Mapping[str, Any]) -> str:
+    known = latency_metrics(result["tables"])
+    if not known:
+        raise UserError(f"{file} knows no latency, so nothing can be equally fast; search with latency among --metrics")
+    metric = f"{LATENCY}_{config.latency}" if config.latency else known[0]
+    if metric not in known:
+        names = ", ".join(name.removeprefix(f"{LATENCY}_") for name in known)
+        raise UserError(f"--latency {config.latency} is no table of {file}; choose from {names}")
+    return metric
+
+
+def _retrained(config: Config, run_folder: Path, archs: Mapping[str, Arch]) -> dict[str, Arch]:
+    """The winners named, or all that are retrained."""
+    there = [name for name in archs if (run_folder / "retrain" / name / "result.json").exists()]
+    if not there:
+        raise UserError(f"{run_folder} has no retrained winner of this search; make them with python -m nas.retrain")
+    if unknown := [name for name in config.winners if name not in there]:
+        raise UserError(f"--winners {unknown[0]} is no retrained winner; choose from {', '.join(there)}")
+    return {name: archs[name] for name in config.winners or there}

@@ -1,0 +1,146 @@
+"""`baselines/result.json` of a run: its retrained winners beside what would have been picked without a search.
+
+Written by nas.baselines, shown by nas.report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from nas.runs.folders import WHOLE, Name
+from search_spaces.command.files import write_json
+from search_spaces.command.typed import Amount, Count, Fraction, Positive, Within, load_typed
+
+FILE = "baselines/result.json"
+Kind = Literal["winner", "whole", "narrowed", "pruned"]
+EQUAL = 0.05  # of a time: what counts as equally fast
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A fraction of the test images, and the ends of its 95 % interval."""
+
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that was trained, tested and timed.
+
+    Args:
+        winner: whose baseline it is; a winner's is its own name, that of the whole network empty: it is all winners'.
+        folder: in the run, that has its weights.
+        sessions_ms: the fastest run of each session that timed it.
+        mes: by the search's objective and table; of a pruned network, which no table knows, by its measured time over
+            that of its winner. None where the objective has a metric that is not known of it.
+    """
+
+    name: Name
+    kind: Kind
+    winner: str
+    folder: str
+    accuracy: Accuracy
+    sessions_ms: tuple[Positive, ...]
+    num_params: Count
+    macs: Count
+    mes: Positive | None
+
+    def __post_init__(self) -> None:
+        """ValueError if no session has timed it."""
+        if not self.sessions_ms:
+            raise ValueError(f"{self.name} has no sessions_ms")
+
+    @property
+    def latency_ms(self) -> float:
+        """The mean of the sessions."""
+        return sum(self.sessions_ms) / len(self.sessions_ms)
+
+    def is_faster(self, other: Network) -> bool:
+        """Whether its slowest session is faster than the other's fastest."""
+        return max(self.sessions_ms) < min(other.sessions_ms)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of a winner less that of a baseline, on the same images: a fraction, its 95 % interval, paired."""
+
+    winner: str
+    baseline: str
+    value: Annotated[float, Within(-1, 1)]
+    low: Annotated[float, Within(-1, 1)]
+    high: Annotated[float, Within(-1, 1)]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """
+    Args:
+        search: whose winners they are.
+        metric: latency of the search in which networks were made equal.
+        num_images: of the test split.
+        max_loss: points of accuracy that may be lost for speed.
+        broken_limits: metrics in which the whole network is beyond the limits of the search.
+        runtime: that timed all networks together.
+        warnings: why these times deserve less trust.
+        missing: baselines that there cannot be, and why.
+    """
+
+    command: str
+    search: str
+    metric: str
+    num_images: Count
+    max_loss: Amount
+    broken_limits: tuple[str, ...]
+    runtime: str
+    warnings: tuple[str, ...]
+    networks: tuple[Network, ...]
+    differences: tuple[Difference, ...]
+    missing: dict[str, str]
+
+    def __post_init__(self) -> None:
+        """ValueError unless each baseline has its difference from its winners."""
+        names = [network.name for network in self.networks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"networks has a name twice: {', '.join(names)}")
+        told = {(d.winner, d.baseline) for d in self.differences}
+        wanted = {(winner.name, other.name) for winner in self.winners for other in self.beside(winner)}
+        if wrong := sorted(told ^ wanted):
+            raise ValueError("differences are not those of the networks: {} and {}".format(*wrong[0]))
+
+    @property
+    def winners(self) -> list[Network]:
+        return [network for network in self.networks if network.kind == "winner"]
+
+    @property
+    def whole(self) -> Network | None:
+        """The fine-tuned network; None where the run has none."""
+        return next((network for network in self.networks if network.kind == WHOLE), None)
+
+    def beside(self, winner: Network) -> Iterator[Network]:
+        """The baselines of a winner."""
+        return (n for n in self.networks if n.kind != "winner" and n.winner in ("", winner.name))
+
+    def difference(self, winner: Network, baseline: Network) -> Difference:
+        return self._differences[winner.name, baseline.name]
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, str], Difference]:
+        return {(d.winner, d.baseline): d for d in self.differences}
+
+    def write(self, run_folder: Path) -> Path:
+        """Writes the run's file and returns its path."""
+        path = run_folder / FILE
+        write_json(path, asdict(self))
+        return path
+
+
+def read_baselines(run_folder: Path) -> Baselines | None:
+    """Those of the run; None if there are none. UserError if they cannot be read."""
+    path = run_folder / FILE
+    return load_typed(Baselines, path, "remove it, and run nas.baselines again") if path.exists() else None
