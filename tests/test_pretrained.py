@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,15 @@ import timm
 import torch
 
 from latency_lut import build
+from latency_lut.backends.base import Job
+from latency_lut.backends.protocol import Run
 from latency_lut.measurement.build import BuildConfig
-from nas import export, finetune, report, retrain, search, train_supernet
+from nas import baselines, export, finetune, report, retrain, search, train_supernet
 from nas.data import DataConfig, load_data
 from nas.data.batches import eval_batches, normalize
 from nas.networks import start
+from nas.reporting.verdict import verdict
+from nas.runs.baselines import read_baselines
 from nas.runs.checkpoint import save_tensors
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json
@@ -35,13 +41,36 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_images(Path("images"))
 
 
+class SizedMachine(FakeMachine):
+    """A run takes as long as the network has parameters."""
+
+    def export(self, job: Job, path: Path) -> None:
+        size = sum(block.num_params for block in job.blocks) or sum(p.numel() for p in job.build().parameters())
+        path.write_text(json.dumps([size]), encoding="utf-8")
+
+    def run_of(self, keys: Sequence[Any]) -> Run:
+        def run(repeats: int) -> None:
+            self._now_ns += repeats * (1000 + 10 * keys[0])
+
+        return run
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are built and networks timed on it."""
+    monkeypatch.setattr(BuildConfig, "make_backend", lambda _: SizedMachine())
+    monkeypatch.setattr("nas.proving.search.backend_of", lambda _: SizedMachine())
+    monkeypatch.setattr("nas.pruning.job.make_backend", lambda *_: SizedMachine())
+
+
 def weights(path: Path, num_classes: int = 7, name: str = NAME) -> Path:
     save_tensors(path, timm.create_model(name, num_classes=num_classes).state_dict(), {})
     return path
 
 
+@pytest.mark.usefixtures("machine")
 def test_a_pretrained_network_goes_from_photos_to_files(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     file, folder = weights(Path("resnet.safetensors")), Path("runs/r")
     of = ("--model", NAME, "--init", str(file), "--image-size", str(SIZE), "--data", "images", "--run", "r")
@@ -57,10 +86,12 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     assert (settings["recipe"], settings["norm"], settings["lr"]) == ("finetune", "shared", 0.048)
     assert "largest starts with " in capsys.readouterr().out
 
-    monkeypatch.setattr(BuildConfig, "make_backend", lambda _: FakeMachine())
     build.main(["--space", SPACE, "--image-size", str(SIZE), "--num-classes", "3", "--samples", "2"])
-    search.main(["--run", "r", "--winners", "1", "--calibration-images", "8"])
+    search.main(["--run", "r", "--winners", "1", "--budget", "60", "--calibration-images", "8"])
+    assert "no latency table" not in capsys.readouterr().out  # the one that was built is found
     retrain.main(["--run", "r", "--epochs", "1", *ARGS])
+    stand_beside_baselines(folder, capsys)
+    assert "lr decay has no effect" not in caplog.text
     export.main(["--run", "r", "--formats", "onnx", "timm"])
     exported = read_json(folder / "export/winner-1/result.json")
     assert exported["onnx"]["same_class"] == 1 and exported["timm"]["max_abs_diff"] == 0
@@ -68,7 +99,38 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     assert "import timm" in source and "search_spaces" not in source
     report.main(["--run", "r"])
     page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "What you would have picked instead" in page
     assert "whole" in page and f"{100 * whole['test_accuracy']:.1f}" in page
+
+
+def stand_beside_baselines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the run's winner: trained as it was, to its time, on the same images; nothing is made twice."""
+    baselines.main(["--run", "r", "--samples", "2"])
+    found = read_baselines(folder)
+    assert found is not None and not found.missing
+    named = {network.kind: network for network in found.networks}
+    winner, narrowed, pruned = named["winner"], named["narrowed"], named["pruned"]
+    assert (narrowed.folder, pruned.folder) == ("retrain/narrowed-winner-1", "prune/as-fast-as-winner-1")
+    assert pruned.latency_ms <= winner.latency_ms < named["whole"].latency_ms
+    for place in (folder / narrowed.folder, folder / pruned.folder):
+        begun = read_json(place / "config.json")
+        assert begun.get("finetune_epochs", begun.get("epochs")) == 1
+        assert (begun["batch_size"], begun["layer_decay"], begun["lr"]) == (8, 0.9, 0.016)
+    for network, name in ((winner, "winner-1"), (narrowed, "narrowed-winner-1"), (named["whole"], "whole")):
+        result = read_json(folder / "retrain" / name / "result.json")
+        assert network.accuracy.value == pytest.approx(result["test_accuracy"])
+        assert (network.num_params, network.macs) == (result["num_params"], result["macs"])
+    assert all(network.mes for network in found.networks)
+    said = capsys.readouterr().out
+    assert verdict(found) in said and "winner-1 is " in said
+
+    (folder / "baselines/result.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/model.safetensors")}
+    baselines.main(["--run", "r", "--samples", "2"])
+    assert read_baselines(folder) == found
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    baselines.main(["--run", "r", "--samples", "2"])
+    assert "is finished: nothing to do" in capsys.readouterr().out
 
 
 def test_the_supernets_largest_network_is_the_one_it_starts_from() -> None:

@@ -127,7 +127,7 @@ def _network(search: Search, entry: Entry, right: np.ndarray, sessions_ms: Mappi
     accuracy = Accuracy(float(right.mean()), float(low), float(high))
     times_ms = sessions_ms[entry.name]
     mes = entry.costs.get("mes") or _mes(search, entry, sum(times_ms) / sum(sessions_ms[entry.winner]))
-    counts = {name: entry.costs[name] for name in ("num_params", "macs")}
+    counts = {name: int(entry.costs[name]) for name in ("num_params", "macs")}
     return Network(entry.name, entry.kind, entry.winner, entry.folder, accuracy, times_ms, **counts, mes=mes)
 
 

@@ -22,7 +22,6 @@ from nas.evaluation.accuracy import accuracy, warn_near_chance
 from nas.exporting.export import Format, attempted, export_coreml, export_onnx, failures, write_classes
 from nas.exporting.winner import file_metadata
 from nas.networks.importance import TAYLOR_BATCH
-from nas.networks.weights import Renormalized, renormalization
 from nas.objective.mes import PUBLISHED
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
@@ -162,7 +161,7 @@ class Job:
     """
 
     def __init__(self, config: Config, folder: Path, source: Source, data: Data) -> None:
-        self.config, self.folder, self.data = config, folder, data
+        self.config, self.folder = config, folder
         self.backend = make_backend(config.backend, config.threads)
         self.backend.describe()
         self.device = pick_device(config.device)
@@ -175,6 +174,7 @@ class Job:
         if config.drop_path and not drop_path_blocks(self.given.model):
             raise UserError(f"--drop-path: {self.given.recipe.name} has no blocks that can be dropped; leave it out")
         recipe = self.given.recipe
+        self.data = data.normalized(recipe.mean, recipe.std)
         self.pruner = Pruner(
             self.given.model, self.given.structure, config.method(), recipe.image_size, self.backend, config.samples
         )
@@ -256,19 +256,18 @@ class Job:
 
     def train(self, folder: Path, epochs: int, network: Network, description: str) -> tuple[Network, Trainer]:
         """A trained copy; goes on where the folder's checkpoint is."""
-        model = _renormalized(network)
+        model = copy.deepcopy(network.model)
         if self.config.drop_path:
             set_drop_path(model, self.config.drop_path)
         size, config = network.recipe.image_size, self.config.train_config(epochs)
         trainer = make_trainer(config, folder, size, self.data, model)
         trainer.resume()
         trainer.fit(description)
-        ema: Any = trainer.ema.module
-        return Network(network.recipe, ema.network.cpu().eval(), network.structure), trainer
+        return Network(network.recipe, trainer.ema.module.cpu().eval(), network.structure), trainer
 
     def accuracies(self, network: Network) -> dict[str, float]:
         """Of the search and the test split, fractions."""
-        model = _renormalized(network).to(self.device).eval()
+        model = copy.deepcopy(network.model).to(self.device).eval()
         size, num_workers = network.recipe.image_size, self.config.num_workers
         splits = {"search": self.data.search, "test": self.data.test}
         return {name: accuracy(model, images, size, self.device, num_workers) for name, images in splits.items()}
@@ -315,14 +314,13 @@ class Job:
         return min(self.config.images or most, len(self.data.train))
 
     def _batches(self, recipe: Recipe, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training images without augmentation, eight batches or more; as the network takes them."""
+        """Training images without augmentation, eight batches or more."""
         if count == 0:
             return
         images, size = self.data.train.spread(count), max(1, min(TAYLOR_BATCH, count // 8))
-        scale, shift = (tensor.to(self.device) for tensor in renormalization(recipe.mean, recipe.std))
         for batch, labels in eval_batches(images, recipe.image_size, size, self.config.num_workers):
             if bool((read := labels >= 0).any()):  # without corrupt ones
-                yield normalize(batch[read], self.device) * scale + shift, labels[read].to(self.device)
+                yield normalize(batch[read], self.device, images.normalization), labels[read].to(self.device)
 
     # ---- what came of it
 
@@ -374,11 +372,6 @@ class _Shipped:
     def metadata(self) -> dict[str, str]:
         sizes = self.network.structure.sizes
         return file_metadata(f"pruned {self.info.space}", self.info, self.test_accuracy, sizes=sizes)
-
-
-def _renormalized(network: Network) -> Renormalized:
-    """A copy that takes the images of a training."""
-    return Renormalized(copy.deepcopy(network.model), network.recipe.mean, network.recipe.std)
 
 
 def _summary(result: dict[str, Any]) -> str:

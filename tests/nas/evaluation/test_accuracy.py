@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.data.splits import IMAGENET
-from nas.evaluation.accuracy import accuracy, warn_near_chance
+from nas.evaluation.accuracy import accuracy, right_answers, warn_near_chance
 
 
 class Brightness(nn.Module):
@@ -18,6 +18,13 @@ class Brightness(nn.Module):
         return torch.stack([torch.zeros(len(images)), images.mean(dim=(1, 2, 3))], dim=1)
 
 
+class Never(nn.Module):
+    """Always class 2."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.eye(3)[2].expand(len(images), 3)
+
+
 def test_corrupt_images_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     def batches(*_: Any) -> Any:
         images = torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 4, 4)
@@ -25,7 +32,10 @@ def test_corrupt_images_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
             yield images, torch.tensor(labels)
 
     monkeypatch.setattr("nas.evaluation.accuracy.eval_batches", batches)
-    assert accuracy(Brightness(), cast(Any, SimpleNamespace(normalization=IMAGENET)), 4, torch.device("cpu")) == 3 / 4
+    data, cpu = cast(Any, SimpleNamespace(normalization=IMAGENET)), torch.device("cpu")
+    assert accuracy(Brightness(), data, 4, cpu) == 3 / 4
+    answers = right_answers([Brightness(), Never()], data, 4, cpu)
+    assert answers.tolist() == [[True, True, False, True], [False] * 4]
 
 
 def test_no_images_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

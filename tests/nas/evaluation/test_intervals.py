@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 
-from nas.evaluation.intervals import wilson
+from nas.evaluation.intervals import paired_bootstrap, wilson
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 1), (0, 9), (1, 1), (7, 7), (3, 10), (940, 1000), (1, 3)])
@@ -11,3 +12,28 @@ def test_intervals_are_wilsons(correct: int, count: int) -> None:
     low, high = wilson(correct, count)
     interval = binomtest(correct, count).proportion_ci(method="wilson")
     assert (float(low), float(high)) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_a_paired_interval_is_that_of_resampled_images() -> None:
+    rng = np.random.default_rng(3)
+    one = rng.random(400) < 0.8
+    other = np.where(rng.random(400) < 0.1, ~one, one)
+    resampled = bootstrap(
+        (one, other),
+        lambda a, b, axis=-1: a.mean(axis) - b.mean(axis),
+        paired=True,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert paired_bootstrap(one, other) == pytest.approx((resampled.low, resampled.high), abs=0.003)
+
+
+def test_a_paired_interval_knows_that_the_images_are_the_same() -> None:
+    """20 of 1000 images that only one of them knows: 2 ± 1.96 · 0.443 points, though 50 % alone is known to ± 3.1."""
+    one, other = np.zeros((2, 1000), dtype=bool)
+    one[:500] = other[20:500] = True
+    assert paired_bootstrap(one, other) == pytest.approx((0.0113, 0.0287), abs=0.001)
+    assert paired_bootstrap(other, one) == pytest.approx((-0.0287, -0.0113), abs=0.001)
+    assert paired_bootstrap(one, one) == (0.0, 0.0)
+    assert paired_bootstrap(one, other) == paired_bootstrap(one, other)

@@ -18,7 +18,6 @@ from torch import nn
 from latency_lut.backends.base import Backend
 from nas.data import DataConfig, load_data
 from nas.evaluation.accuracy import accuracy
-from nas.networks.weights import Renormalized
 from nas.prune import configure, main
 from nas.pruning import job, rounds
 from nas.pruning.latency import Trial
@@ -88,9 +87,9 @@ def test_the_figures_are_those_of_the_network_in_the_folder() -> None:
     structure = prepare(model)
     costs = Costs(model, structure, torch.zeros(1, 3, 32, 32))
     assert costs.macs(structure.sizes) == found["networks"]["pruned"]["macs"]
-    data, cpu = load_data(DataConfig("images")), torch.device("cpu")
+    data, cpu = load_data(DataConfig("images")).normalized(recipe.mean, recipe.std), torch.device("cpu")
     for split, images in (("search", data.search), ("test", data.test)):
-        right = accuracy(Renormalized(model, recipe.mean, recipe.std).eval(), images, 32, cpu)
+        right = accuracy(model, images, 32, cpu)
         assert right == found["accuracy"]["finetuned"][split]
 
 
