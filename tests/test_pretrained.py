@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,6 @@ import timm
 import torch
 
 from latency_lut import build
-from latency_lut.backends.base import Job
-from latency_lut.backends.protocol import Run
 from latency_lut.measurement.build import BuildConfig
 from nas import baselines, export, finetune, report, retrain, search, train_supernet
 from nas.data import DataConfig, load_data
@@ -25,7 +21,7 @@ from nas.runs.checkpoint import save_tensors
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json
 from supernet import Supernet
-from tests.latency_lut.fake import FakeMachine
+from tests.latency_lut.fake import SizedMachine
 from tests.nas.tiny import make_images
 
 NAME = "test_resnet"
@@ -39,20 +35,6 @@ CPU = torch.device("cpu")
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_images(Path("images"))
-
-
-class SizedMachine(FakeMachine):
-    """A run takes as long as the network has parameters."""
-
-    def export(self, job: Job, path: Path) -> None:
-        size = sum(block.num_params for block in job.blocks) or sum(p.numel() for p in job.build().parameters())
-        path.write_text(json.dumps([size]), encoding="utf-8")
-
-    def run_of(self, keys: Sequence[Any]) -> Run:
-        def run(repeats: int) -> None:
-            self._now_ns += repeats * (1000 + 10 * keys[0])
-
-        return run
 
 
 @pytest.fixture

@@ -52,9 +52,11 @@ class Network:
     mes: Positive | None
 
     def __post_init__(self) -> None:
-        """ValueError if no session has timed it."""
+        """ValueError if no session has timed it, or it is of no winner though it is not the whole network."""
         if not self.sessions_ms:
             raise ValueError(f"{self.name} has no sessions_ms")
+        if (self.kind == WHOLE) is not (self.winner == ""):
+            raise ValueError(f"{self.name} is {self.kind} and its winner {self.winner!r:.80}")
 
     @property
     def latency_ms(self) -> float:

@@ -3,6 +3,7 @@
 run.json     what all stages share: the space, the data and its splits
 supernet/ search/ retrain/<winner>/ export/<winner>/     config.json, weights, metrics.jsonl, result.json
 prune/<name>/ dense/<model>/     pruned networks, and timm's that were trained first: nas.pruning.recipe
+baselines/   winners beside what would have been picked without a search: nas.runs.baselines
 report.html
 
 Of several processes only the primary (`distributed.process`) checks and makes what is new and claims a stage; all read.

@@ -16,6 +16,7 @@ from nas import evaluate, export, prune, retrain, search
 from nas.pruning import job
 from search_spaces import SPACES
 from tests.latency_lut.fake import FakeMachine, Killed, MortalMachine
+from tests.nas.synthetic_baselines import baselines
 from tests.nas.synthetic_run import add_export
 from tests.nas.tiny import tiny_space
 
@@ -60,6 +61,8 @@ READERS = {
             "runs/r/retrain/winner-1/metrics.jsonl": "0.step 0.epoch",
             "runs/r/export/winner-1/result.json": "command onnx.file:path onnx.bytes onnx.latency_ms.min onnx? timm?",
             "runs/r/prune/p/result.json": "command accuracy.dense.test networks.pruned.macs",
+            "runs/r/baselines/result.json": "command num_images networks networks.0.name:path networks.0.sessions_ms "
+            "networks.1.accuracy.value networks.2.winner differences differences.0.low missing",
             "runs/r/evaluate/e.json": "command split num_images networks networks.0.name",
             "t.validation.json": "busy runtime.device table.mape networks.0.predicted_ms networks.0.measured_ms",
         },
@@ -225,6 +228,7 @@ def make_workplace(folder: Path, searched: Path) -> None:
         evaluate.main(["--name", "e", "--arch", "largest", "--search", "search"])
         export.main(["--formats", "timm", "--winners", "winner-1"])
         add_export(Path("runs/r"))
+        baselines().write(Path("runs/r"))
         prune.main(
             [
                 *PRUNE[1:],

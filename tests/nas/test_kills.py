@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from nas import finetune, prune, retrain, search, train_supernet
+from nas import baselines, finetune, prune, retrain, search, train_supernet
 from nas.evaluation.evaluator import Evaluator
 from search_spaces import SPACES, Arch, num_params
 from tests.killing import assert_kills_change_nothing
+from tests.latency_lut.fake import SizedMachine
 from tests.nas.conftest import SPLITS, TRAIN
-from tests.nas.tiny import PUBLISHED, tiny_space
+from tests.nas.tiny import PUBLISHED, QuickSpace, make_table, tiny_space
 from tests.test_pretrained import NAME, weights
 
 OFTEN = ("--checkpoint-seconds", "0")
@@ -110,3 +112,32 @@ def test_pruning(seed: int, trained: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("nas.pruning.job.export_onnx", lambda *_: {})  # a thread of torch's exporter; has its own test
     flags = (*PRUNE, "--formats", "onnx")
     assert_equal_after_kills(trained, tmp_path, prune.main, flags, "runs/*/prune/*/config.json", seed)
+
+
+@pytest.fixture(scope="module")
+def retrained(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search by a table, its winner retrained, and the largest network as nas.finetune leaves it."""
+    folder, space = tmp_path_factory.mktemp("retrained"), QuickSpace()
+    shutil.copytree(searched, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SPACES, "tiny", QuickSpace)
+        patch.chdir(folder)
+        make_table(space).save(Path("t.json"))
+        search.main(["--table", "t.json", "--budget", "20", "--winners", "1", "--name", "timed"])
+        retrain.main([*SHORT, "--search", "search-timed"])
+        Path("whole.json").write_text(json.dumps([{"name": "whole", "arch": space.to_json(space.largest)}]))
+        retrain.main([*SHORT, "--archs", "whole.json", "--run", "r"])
+    return folder
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_baselines(seed: int, retrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
+    monkeypatch.setattr("nas.proving.search.backend_of", lambda _: SizedMachine())
+    monkeypatch.setattr("nas.pruning.job.make_backend", lambda *_: SizedMachine())
+
+    def work() -> None:
+        baselines.main(["--search", "search-timed", "--samples", "2"])
+
+    assert_kills_change_nothing(retrained, tmp_path, work, work, seed)

@@ -18,6 +18,7 @@ from nas.inspection.page import evaluation_page
 from nas.pruning import recipe as recipes
 from nas.pruning.page import write_page
 from nas.runs import RunInfo
+from nas.runs.baselines import Baselines
 from nas.runs.results import Evaluation, ExportedResult, PrunedResult, SupernetResult, TrainedResult
 from nas.searching.result import SearchResult, check_whole
 from search_spaces.command.typed import read_typed
@@ -34,6 +35,7 @@ FILES: dict[str, Any] = {
     "runs/r/export/*/result.json": ExportedResult,
     "runs/r/prune/p/result.json": PrunedResult,
     "runs/r/evaluate/*.json": Evaluation,
+    "runs/r/baselines/*.json": Baselines,
     "t.json": LatencyTable,
 }
 # Texts that must be what they are for a page to be made: what is built, and where images and tables lie.

@@ -17,9 +17,11 @@ from nas.objective.mes import Objective, Term
 from nas.reporting.drawing import BAR, STYLE, draw_arch, legend
 from nas.reporting.latency import errors
 from nas.reporting.report import winners_text, write_report
+from nas.reporting.verdict import HEAD, rows, sentences, verdict
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.page import log_axis
+from tests.nas.synthetic_baselines import NARROWED, PRUNED, WHOLE, WINNER, baselines
 from tests.nas.synthetic_run import add_export, add_retrain, add_search, add_supernet, add_table, make_run, write_lines
 from tests.nas.tiny import PATIENCE_S
 
@@ -247,6 +249,25 @@ def test_commands_are_in_the_order_of_use(page: Page) -> None:
     ]
 
 
+def test_what_would_have_been_picked_instead(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    add_search(run, make_run(run))
+    networks = (WHOLE, WINNER, NARROWED, PRUNED)
+    found = baselines(*networks, missing={"as-fast-as-winner-2": EVIL})
+    found.write(run)
+    html = write_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.headings[0] == "What you would have picked instead"
+    assert page.words["strong"][0] == verdict(found)
+    assert page.words["li"] == list(sentences(found)) and EVIL not in html
+    assert [row for row in page.rows if len(row) == len(HEAD)] == rows(found)
+    (curve,) = re.findall(r'data-plot="curve">(.*)</script>', html)
+    marks = next(trace for trace in json.loads(curve)["data"] if trace["name"] == "baselines, test split")
+    assert marks["x"] == [n.mes for n in networks if n is not WINNER]
+    assert verdict(found) in winners_text(run)
+    assert found.command in "".join(page.words["pre"])
+
+
 STAGES = ["run", "supernet", "search", "retrain", "export"]
 NEXT = {
     "run": "python -m nas.train_supernet --run {} --resume",
@@ -386,7 +407,8 @@ def test_a_table_that_is_no_longer_what_was_searched_with_is_not_shown_for_it(tm
 
 def add_pruning(run: Path, name: str) -> None:
     accuracy = {stage: {"test": share} for stage, share in (("dense", 0.95), ("pruned", 0.5), ("finetuned", 0.94))}
-    networks = {"dense": {"macs": 8_000_000}, "pruned": {"macs": 3_000_000}}
+    costs = {"dense": 8_000_000, "pruned": 3_000_000}
+    networks = {name: {"macs": macs, "num_params": macs} for name, macs in costs.items()}
     result = {"command": "python -m nas.prune", "accuracy": accuracy, "networks": networks}
     write_json(run / "prune" / name / "result.json", result)
 
