@@ -33,7 +33,7 @@ class Entry:
     """A network to compare: its weights, and what its result says.
 
     Args:
-        costs: as `Network` has them, and of networks of the space the search's metrics and MES, if they are known.
+        costs: parameters and MACs; of networks of the space all metrics of the search, and MES.
     """
 
     name: str
@@ -126,7 +126,9 @@ def _network(search: Search, entry: Entry, right: np.ndarray, sessions_ms: Mappi
     low, high = wilson(right.sum(), len(right))
     accuracy = Accuracy(float(right.mean()), float(low), float(high))
     times_ms = sessions_ms[entry.name]
-    mes = entry.costs.get("mes") or _mes(search, entry, sum(times_ms) / sum(sessions_ms[entry.winner]))
+    mes = entry.costs.get("mes")  # none of a pruned network: no table knows it
+    if entry.kind == "pruned":
+        mes = _mes(search, entry, sum(times_ms) / sum(sessions_ms[entry.winner]))
     counts = {name: int(entry.costs[name]) for name in ("num_params", "macs")}
     return Network(entry.name, entry.kind, entry.winner, entry.folder, accuracy, times_ms, **counts, mes=mes)
 

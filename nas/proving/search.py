@@ -42,7 +42,7 @@ class Search:
     Args:
         winners: those that are compared, by name.
         metric: the latency that they have equals of.
-        costs: by the search's objective, with that latency's table.
+        costs: by the search's objective and tables.
         backend: that has measured the table.
     """
 
@@ -73,8 +73,8 @@ class Search:
 def find_search(config: Config) -> Search:
     """
     Raises:
-        UserError: no search of that name, or none whose winners were retrained; one that knows no latency; a table that
-            is gone or has changed; a runtime that is not here.
+        UserError: no search of that name, or none whose winners were retrained; one that knows no latency; tables that
+            are gone or have changed; a runtime that is not here.
     """
     runs.check_name("--search", config.search)
     run_folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
@@ -85,9 +85,8 @@ def find_search(config: Config) -> Search:
         )
     result, space = read_result(file.parent), runs.load_run_info(run_folder).search_space()
     metric = _metric(config, file, result)
-    recorded = result["tables"][metric]
-    followed = {**recorded, "path": runs.follow(recorded["path"], run_folder)}
-    loaded = tables.load_tables(tables.recorded({metric: followed}), space)
+    followed = {n: {**t, "path": runs.follow(t["path"], run_folder)} for n, t in result["tables"].items()}
+    loaded = tables.load_tables(tables.recorded(followed), space)
     (backend := backend_of(loaded[metric])).describe()
     archs = {winner["name"]: space.from_json(winner["arch"]) for winner in result["winners"]}
     winners = _retrained(config, run_folder, archs)

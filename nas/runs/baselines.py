@@ -37,8 +37,8 @@ class Network:
         winner: whose baseline it is; a winner's is its own name, that of the whole network empty: it is all winners'.
         folder: in the run, that has its weights.
         sessions_ms: the fastest run of each session that timed it.
-        mes: by the search's objective and table; of a pruned network, which no table knows, by its measured time over
-            that of its winner. None where the objective has a metric that is not known of it.
+        mes: by the search's objective and tables; of a pruned network, which no table knows, by its measured time over
+            that of its winner, None where the objective has a metric that is not known of it.
     """
 
     name: Name
