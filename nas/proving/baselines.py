@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from nas.proving.training import narrowed_name, prune_whole, pruned_name, train_
 from nas.pruning import recipe as recipes
 from nas.pruning.latency import measure
 from nas.reporting.verdict import as_text
-from nas.runs.baselines import FILE, Accuracy, Baselines, Difference, Kind, Network, read_baselines
+from nas.runs.baselines import FILE, Accuracy, Baselines, Difference, Kind, Network, pairs, read_baselines
 from nas.runs.results import REMEDY, PrunedResult
 from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
@@ -41,11 +41,7 @@ class Entry:
     winner: str
     folder: str
     model: nn.Module
-    costs: dict[str, Any] = field(compare=False)
-
-    def is_beside(self, winner: Entry) -> bool:
-        """Whether it is a baseline of this winner."""
-        return self.kind != "winner" and self.winner in ("", winner.name)
+    costs: dict[str, Any]
 
 
 def compare_with_baselines(config: Config) -> Path:
@@ -78,21 +74,19 @@ def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baseli
     test = runs.load_run_data(search.run_folder).test
     device = pick_device(config.device)
     models = [entry.model.to(device) for entry in entries]
-    right = dict(zip(entries, right_answers(models, test, size, device, config.num_workers), strict=True))
-    winners = [entry for entry in entries if entry.kind == "winner"]
+    answers = right_answers(models, test, size, device, config.num_workers)
+    right = {entry.name: row for entry, row in zip(entries, answers, strict=True)}
     return Baselines(
         command=runs.command_line(),
         search=search.name,
         metric=search.metric,
-        num_images=len(right[entries[0]]),
+        num_images=answers.shape[1],
         max_loss=config.max_loss,
         broken_limits=_broken_limits(search),
         runtime=str(search.backend.describe()),
         warnings=tuple(warnings),
-        networks=tuple(_network(search, entry, right[entry], sessions_ms) for entry in entries),
-        differences=tuple(
-            _difference(winner, other, right) for winner in winners for other in entries if other.is_beside(winner)
-        ),
+        networks=tuple(_network(search, entry, right[entry.name], sessions_ms) for entry in entries),
+        differences=tuple(_difference(one.name, other.name, right) for one, other in pairs(entries)),
         missing=missing,
     )
 
@@ -141,9 +135,9 @@ def _mes(search: Search, entry: Entry, times: float) -> float | None:
     return float(objective.mes(known)) if all(term.metric in known for term in objective.terms) else None
 
 
-def _difference(winner: Entry, other: Entry, right: Mapping[Entry, np.ndarray]) -> Difference:
-    one, two = right[winner], right[other]
-    return Difference(winner.name, other.name, float(one.mean() - two.mean()), *paired_bootstrap(one, two))
+def _difference(name: str, other: str, right: Mapping[str, np.ndarray]) -> Difference:
+    value = float(right[name].mean() - right[other].mean())
+    return Difference(name, other, value, *paired_bootstrap(right[name], right[other]))
 
 
 def _broken_limits(search: Search) -> tuple[str, ...]:

@@ -25,16 +25,38 @@ def verdict(found: Baselines) -> str:
     whole = found.whole
     if whole is None:
         return "This run has no fine-tuned network that could be taken as it is: it was not begun with nas.finetune."
-    worth = [winner for winner in found.winners if _is_worth(found, winner, whole)]
-    if not worth:
-        return f"Take the fine-tuned network as it is: no winner is faster without being told to {_lose(found)}."
-    best = max(worth, key=lambda w: w.accuracy.value if found.broken_limits else -w.latency_ms)
-    better = [other for other in found.beside(best) if _is_equally_fast(other, best) and _told(found, best, other) < 0]
+    worth = [network for network in found.networks if _is_worth(found, network, whole)]
+    if winners := [network for network in worth if network.kind == "winner"]:
+        best = max(winners, key=lambda w: w.accuracy.value if found.broken_limits else -w.latency_ms)
+        return _take(found, best, whole)
+    if worth:
+        best = min(worth, key=lambda network: network.latency_ms)
+        return f"Take the {_named(best)}, no winner: it is {_beside_whole(found, best, whole)}."
+    return f"Take the fine-tuned network as it is: {_why(found, whole)}."
+
+
+def _take(found: Baselines, best: Network, whole: Network) -> str:
+    """This winner, or a baseline of its time that is told to be more accurate."""
+    better = [other for other in found.beside(best) if _beats(found, other, best)]
     if not better:
         return f"Take {best.name}: it is {_beside_whole(found, best, whole)}."
     other = min(better, key=lambda network: found.difference(best, network).value)
-    loss = _by(found.difference(best, other), sign=-1)
-    return f"Take the {KINDS[other.kind]} {other.folder}, not {best.name}: it is as fast, and better by {loss}."
+    gain = _by(found.difference(best, other), sign=-1)
+    return f"Take the {_named(other)}, not {best.name}: it is as fast, and better by {gain}."
+
+
+def _named(baseline: Network) -> str:
+    return f"{KINDS[baseline.kind]} {baseline.folder}"
+
+
+def _why(found: Baselines, whole: Network) -> str:
+    """No network is worth taking instead."""
+    faster = [winner for winner in found.winners if winner.is_faster(whole)]
+    if not faster:
+        return "no winner is told to be faster"
+    nearest = max(faster, key=lambda winner: winner.accuracy.value)
+    beside = _beside_whole(found, nearest, whole)
+    return f"no winner is faster without being told to {_lose(found)}; the nearest, {nearest.name}, is {beside}"
 
 
 def rule(found: Baselines) -> str:
@@ -45,7 +67,8 @@ def rule(found: Baselines) -> str:
     else:
         first = (
             "Of the winners that are faster than the fine-tuned network in every session, and are not told to "
-            f"{_lose(found)}, the fastest is taken (if there is none, the fine-tuned network)"
+            f"{_lose(found)}, the fastest is taken (if there is none, the fastest baseline of which the same is true, "
+            "else the fine-tuned network as it is)"
         )
     return (
         f"{first}, unless a baseline that is at most {100 * EQUAL:.0f} % slower is told to be more accurate. Two "
@@ -58,18 +81,23 @@ def _lose(found: Baselines) -> str:
     return f"lose more than {found.max_loss:g} points" if found.max_loss else "be less accurate"
 
 
-def _is_worth(found: Baselines, winner: Network, whole: Network) -> bool:
-    loses = 100 * found.difference(winner, whole).high < -found.max_loss
-    return bool(found.broken_limits) or (winner.is_faster(whole) and not loses)
+def _is_worth(found: Baselines, network: Network, whole: Network) -> bool:
+    if network is whole:
+        return False
+    if found.broken_limits:
+        return network.kind == "winner"
+    return network.is_faster(whole) and 100 * found.difference(network, whole).high >= -found.max_loss
 
 
-def _is_equally_fast(other: Network, winner: Network) -> bool:
-    return other.latency_ms <= (1 + EQUAL) * winner.latency_ms
+def _beats(found: Baselines, other: Network, winner: Network) -> bool:
+    if found.broken_limits and other is found.whole:
+        return False
+    return other.latency_ms <= (1 + EQUAL) * winner.latency_ms and _told(found, winner, other) < 0
 
 
-def _told(found: Baselines, winner: Network, other: Network) -> int:
-    """1 where the winner is told to be more accurate, -1 where it is told to be less, else 0."""
-    difference = found.difference(winner, other)
+def _told(found: Baselines, network: Network, other: Network) -> int:
+    """1 where the network is told to be more accurate, -1 where it is told to be less, else 0."""
+    difference = found.difference(network, other)
     return int(difference.low > 0) - int(difference.high < 0)
 
 
@@ -87,16 +115,16 @@ def sentences(found: Baselines) -> Iterator[str]:
     yield from (f"{name} is missing: {reason}." for name, reason in found.missing.items())
 
 
-def _beside_whole(found: Baselines, winner: Network, whole: Network) -> str:
-    times = f"{whole.latency_ms / winner.latency_ms:.2f}x"
-    faster = f"{times} faster than" if winner.is_faster(whole) else f"not told to be faster ({times}) than"
-    difference = found.difference(winner, whole)
+def _beside_whole(found: Baselines, network: Network, whole: Network) -> str:
+    times = f"{whole.latency_ms / network.latency_ms:.2f}x"
+    faster = f"{times} faster than" if network.is_faster(whole) else f"not told to be faster ({times}) than"
+    difference = found.difference(network, whole)
     changes = {
         1: f"gains {_by(difference)}",
         0: f"is not told apart from it in accuracy ({_plainly(difference)})",
         -1: f"loses {_by(difference, sign=-1)}",
     }
-    return f"{faster} the {KINDS['whole']} and {changes[_told(found, winner, whole)]}"
+    return f"{faster} the {KINDS['whole']} and {changes[_told(found, network, whole)]}"
 
 
 def _beside(found: Baselines, winner: Network, other: Network) -> str:

@@ -5,11 +5,11 @@ Written by nas.baselines, shown by nas.report.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from nas.runs.folders import WHOLE, Name
 from search_spaces.command.files import write_json
@@ -70,13 +70,36 @@ class Network:
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of a winner less that of a baseline, on the same images: a fraction, its 95 % interval, paired."""
+    """Accuracy of a network less that of another, on the same images: a fraction, its 95 % interval, paired."""
 
-    winner: str
-    baseline: str
+    network: str
+    other: str
     value: Annotated[float, Within(-1, 1)]
     low: Annotated[float, Within(-1, 1)]
     high: Annotated[float, Within(-1, 1)]
+
+
+class Named(Protocol):
+    """What is compared."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def winner(self) -> str: ...
+
+
+AnyNamed = TypeVar("AnyNamed", bound=Named)
+
+
+def pairs(networks: Sequence[AnyNamed]) -> Iterator[tuple[AnyNamed, AnyNamed]]:
+    """Whose accuracies are compared: each network's with the whole one's, each winner's with its baselines'."""
+    for one in networks:
+        for other in networks:
+            is_baseline = one.kind == "winner" and other.kind != "winner" and other.winner == one.name
+            if is_baseline or (one.kind != WHOLE and other.kind == WHOLE):
+                yield one, other
 
 
 @dataclass(frozen=True)
@@ -106,12 +129,12 @@ class Baselines:
     missing: dict[str, str]
 
     def __post_init__(self) -> None:
-        """ValueError unless each baseline has its difference from its winners."""
+        """ValueError unless all that is compared has its difference."""
         names = [network.name for network in self.networks]
         if len(set(names)) < len(names):
             raise ValueError(f"networks has a name twice: {', '.join(names)}")
-        told = {(d.winner, d.baseline) for d in self.differences}
-        wanted = {(winner.name, other.name) for winner in self.winners for other in self.beside(winner)}
+        told = {(d.network, d.other) for d in self.differences}
+        wanted = {(one.name, other.name) for one, other in pairs(self.networks)}
         if wrong := sorted(told ^ wanted):
             raise ValueError("differences are not those of the networks: {} and {}".format(*wrong[0]))
 
@@ -124,16 +147,17 @@ class Baselines:
         """The fine-tuned network; None where the run has none."""
         return next((network for network in self.networks if network.kind == WHOLE), None)
 
-    def beside(self, winner: Network) -> Iterator[Network]:
+    def beside(self, winner: Network) -> list[Network]:
         """The baselines of a winner."""
-        return (n for n in self.networks if n.kind != "winner" and n.winner in ("", winner.name))
+        return [other for one, other in pairs(self.networks) if one is winner]
 
-    def difference(self, winner: Network, baseline: Network) -> Difference:
-        return self._differences[winner.name, baseline.name]
+    def difference(self, network: Network, other: Network) -> Difference:
+        """Of two networks of `pairs`."""
+        return self._differences[network.name, other.name]
 
     @cached_property
     def _differences(self) -> dict[tuple[str, str], Difference]:
-        return {(d.winner, d.baseline): d for d in self.differences}
+        return {(d.network, d.other): d for d in self.differences}
 
     def write(self, run_folder: Path) -> Path:
         """Writes the run's file and returns its path."""

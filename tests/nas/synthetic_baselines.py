@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
-
-from nas.runs.baselines import Accuracy, Baselines, Difference, Kind, Network
+from nas.runs.baselines import Accuracy, Baselines, Difference, Kind, Network, pairs
 
 NOISE = 0.01  # half an interval
 
@@ -31,8 +29,7 @@ def baselines(
 ) -> Baselines:
     """Two of them are told apart where their accuracies differ by more than the noise."""
     networks = networks or (WHOLE, WINNER, NARROWED, PRUNED)
-    pairs = [(w, n) for w, n in product(networks, networks) if w.kind == "winner" and n.winner in ("", w.name)]
-    differences = [(w, n, w.accuracy.value - n.accuracy.value) for w, n in pairs if n.kind != "winner"]
+    differences = [(one.name, other.name, one.accuracy.value - other.accuracy.value) for one, other in pairs(networks)]
     return Baselines(
         command="python -m nas.baselines",
         search="search",
@@ -43,6 +40,6 @@ def baselines(
         runtime="ONNX Runtime 1.31, float32, cpu, 1 thread, Some CPU",
         warnings=(),
         networks=networks,
-        differences=tuple(Difference(w.name, n.name, d, d - NOISE, d + NOISE) for w, n, d in differences),
+        differences=tuple(Difference(one, other, d, d - NOISE, d + NOISE) for one, other, d in differences),
         missing=missing or {},
     )

@@ -13,7 +13,8 @@ WORSE = network("winner-1", "winner", "winner-1", 0.78, 1.0)
 SMALL = network("winner-2", "winner", "winner-2", 0.795, 0.8)
 TINY = network("winner-3", "winner", "winner-3", 0.60, 0.2)
 BETTER = replace(PRUNED, accuracy=replace(PRUNED.accuracy, value=0.82, high=0.83))
-AS_IT_IS = "Take the fine-tuned network as it is: no winner is faster without being told to be less accurate."
+AS_IT_IS = "Take the fine-tuned network as it is: no winner is faster without being told to be less accurate; "
+NEAREST = "the nearest, winner-1, is 2.00x faster than the fine-tuned network and loses 2.0 points (95 %: 1.0 to 3.0)."
 
 
 @pytest.mark.parametrize(
@@ -23,9 +24,12 @@ AS_IT_IS = "Take the fine-tuned network as it is: no winner is faster without be
             baselines(),
             "Take winner-1: it is 2.00x faster than the fine-tuned network and is not told apart from it in ",
         ),
-        (baselines(WHOLE, SLOW), AS_IT_IS),
-        (baselines(WHOLE, WORSE), AS_IT_IS),
-        (baselines(WHOLE, WORSE, max_loss=0.5), "no winner is faster without being told to lose more than 0.5 points."),
+        (baselines(WHOLE, SLOW), "Take the fine-tuned network as it is: no winner is told to be faster."),
+        (baselines(WHOLE, TINY, WORSE), AS_IT_IS + NEAREST),
+        (
+            baselines(WHOLE, WORSE, max_loss=0.5),
+            "no winner is faster without being told to lose more than 0.5 points; the",
+        ),
         (
             baselines(WHOLE, WORSE, max_loss=1.5),
             "Take winner-1: it is 2.00x faster than the fine-tuned network and loses",
@@ -36,6 +40,10 @@ AS_IT_IS = "Take the fine-tuned network as it is: no winner is faster without be
             "prune/as-fast-as-winner-1, not winner-1: it is as fast, and better by 2.0 points (95 %: 1.0 to 3.0).",
         ),
         (baselines(WHOLE, WINNER, replace(BETTER, sessions_ms=(1.2,))), "Take winner-1: "),  # better, but slower
+        (
+            baselines(WHOLE, WORSE, PRUNED),
+            "Take the pruned network prune/as-fast-as-winner-1, no winner: it is 2.00x faster than the fine-tuned ",
+        ),
         (baselines(WHOLE, TINY, WORSE, broken_limits=("latency_ms",)), "Take winner-1: it is 2.00x faster than "),
         (baselines(WINNER, NARROWED), "This run has no fine-tuned network that could be taken as it is"),
     ],
@@ -46,7 +54,7 @@ def test_the_verdict_says_what_to_take(found: Baselines, expected: str) -> None:
 
 
 def test_the_rule_is_said() -> None:
-    assert "are not told to be less accurate, the fastest is taken (if there is none, the fine-tuned" in rule(
+    assert "are not told to be less accurate, the fastest is taken (if there is none, the fastest base" in rule(
         baselines()
     )
     assert "lose more than 2 points, the fastest" in rule(baselines(max_loss=2.0))
