@@ -14,7 +14,7 @@ network's queries, keys and values would all be rows of the larger one's queries
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,11 @@ def product(factors: Iterable[Factor], sizes: Sizes) -> int:
 
 def length(layout: Axis, sizes: Sizes) -> int:
     return sum(product(segment, sizes) for segment in layout)
+
+
+def fixed(factors: Iterable[Factor], sizes: Sizes, free: Collection[str]) -> Segment:
+    """The factors with the sizes of all names but these in their place."""
+    return tuple(factor if isinstance(factor, int) or factor in free else sizes[factor] for factor in factors)
 
 
 def units(layout: Axis, sizes: Sizes, name: str) -> np.ndarray:

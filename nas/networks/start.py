@@ -162,7 +162,11 @@ def order_units(
 
 
 def _structure(space: SearchSpace, network: nn.Module) -> Structure:
-    return space.network.structure if isinstance(space, TimmSpace) else prepare(network)
+    """Makes the network one whose units can be ranked, in place, and says what they are."""
+    if not isinstance(space, TimmSpace):
+        return prepare(network)
+    space.network.prepare(network)
+    return space.network.structure
 
 
 def _batches(

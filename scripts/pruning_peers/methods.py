@@ -20,7 +20,7 @@ from scripts.pruning_peers.child import Child
 from scripts.pruning_peers.torch_pruning_peer import taylor_to_macs
 from search_spaces.deployed import deployed
 from search_spaces.structure.costs import Costs
-from search_spaces.structure.families.attention import make_prunable
+from search_spaces.structure.families import attention
 from search_spaces.structure.families.registry import prepare
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.structure.slicing import prune
@@ -80,7 +80,7 @@ class Task:
         if method in PEERS:
             model = copy.deepcopy(self._by_peer(seed, macs))
             if method == "torch-pruning-scaled":
-                make_prunable(model)  # ours keep the scale of the whole
+                attention.prepare(model)  # ours keep the scale of the whole
             return model
         return self.sized(method, seed, macs, self.model)
 

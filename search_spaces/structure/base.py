@@ -8,14 +8,14 @@ MACs). A family of models is one function that writes them down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import nn
 
-from search_spaces.layout import Axis, Factor, Sizes, axis, length
+from search_spaces.layout import Axis, Factor, Sizes, axis, fixed, length
 
 Kind = Literal["embedding", "heads", "key", "value", "ffn", "width"]
 
@@ -80,6 +80,24 @@ class Structure:
         """The structure of the model pruned to these sizes; dimensions not named keep theirs."""
         dimensions = tuple(replace(d, size=sizes.get(d.name, d.size)) for d in self.dimensions)
         return replace(self, dimensions=dimensions)
+
+    def only(self, names: Collection[str]) -> Structure:
+        """Without the other dimensions: their lengths are fixed."""
+
+        def known(factors: tuple[Factor, ...]) -> tuple[Factor, ...]:
+            return fixed(factors, self.sizes, names)
+
+        return replace(
+            self,
+            dimensions=tuple(dimension for dimension in self.dimensions if dimension.name in names),
+            axes={n: tuple(tuple(map(known, layout)) for layout in axes) for n, axes in self.axes.items()},
+            matmuls=tuple(replace(matmul, factors=known(matmul.factors)) for matmul in self.matmuls),
+            attributes=tuple(replace(attribute, factors=known(attribute.factors)) for attribute in self.attributes),
+        )
+
+    def with_other_macs(self, macs: int) -> Structure:
+        """With MACs of an image that are the same at all sizes."""
+        return replace(self, matmuls=(*self.matmuls, MatMul("", (), lambda _: macs)))
 
 
 class Builder:

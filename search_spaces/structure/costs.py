@@ -39,8 +39,10 @@ class Costs:
             for factors, coefficient in _expand(axes):
                 self._params[factors] += coefficient * rest
                 self._macs[factors] += coefficient * rest * uses.get(name, 0)
+        self._products: Monomials = Counter()
         for matmul, count in zip(structure.matmuls, counts, strict=True):
             coefficient, factors = _monomial(matmul.factors)
+            self._products[factors] += coefficient * count
             self._macs[factors] += coefficient * count
 
     def num_params(self, sizes: Sizes) -> int:
@@ -48,6 +50,10 @@ class Costs:
 
     def macs(self, sizes: Sizes) -> int:
         return _evaluate(self._macs, sizes)
+
+    def product_macs(self, sizes: Sizes) -> int:
+        """Those of products of two activations alone."""
+        return _evaluate(self._products, sizes)
 
     def cost(self, metric: Literal["params", "macs"], sizes: Sizes) -> int:
         return _evaluate(self.monomials(metric), sizes)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from search_spaces.layout import Axis, Factor, product
+from search_spaces.layout import Axis, Factor, fixed, product
 from search_spaces.structure.base import Builder, Structure
 
 
@@ -49,15 +48,14 @@ class Layouts:
     def only(self, names: Collection[str]) -> Layouts:
         """Without the other dimensions: their lengths are fixed."""
 
-        def fixed(text: str) -> str:
-            words = re.split(r"([ *]+)", text)
-            return "".join(word if word in names else str(self.sizes.get(word, word)) for word in words)
+        def known(text: str) -> str:
+            return to_text(tuple(fixed(segment, self.sizes, names) for segment in to_axis(text)))
 
         return replace(
             self,
             sizes={name: size for name, size in self.sizes.items() if name in names},
-            axes={name: tuple(map(fixed, texts)) for name, texts in self.axes.items()},
-            attributes={name: fixed(text) for name, text in self.attributes.items()},
+            axes={name: tuple(map(known, texts)) for name, texts in self.axes.items()},
+            attributes={name: known(text) for name, text in self.attributes.items()},
         )
 
     def with_other_macs(self, macs: int) -> Layouts:

@@ -65,7 +65,7 @@ def zero(model: nn.Module, structure: Structure, removed: Kept) -> None:
 def _resize(names: Iterable[str], model: nn.Module) -> None:
     """Attributes of layers that follow from the shape of their tensors."""
     for name in names:
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         if isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape
         elif isinstance(layer, nn.Conv2d):
@@ -75,7 +75,7 @@ def _resize(names: Iterable[str], model: nn.Module) -> None:
             layer.in_channels = layer.groups * of_input
         elif isinstance(layer, _BatchNorm):
             layer.num_features = len(layer.running_var)  # type: ignore[arg-type]
-        elif isinstance(layer, nn.LayerNorm):
+        elif hasattr(layer, "normalized_shape"):  # layer norms, and those without a mean
             layer.normalized_shape = tuple(layer.weight.shape)
 
 

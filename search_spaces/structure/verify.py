@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from search_spaces.command import UserError
 from search_spaces.deployed import deployed
+from search_spaces.structure.base import Structure
 from search_spaces.structure.costs import Costs
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.structure.layouts import Layouts
@@ -34,7 +35,13 @@ def describe(model: nn.Module, image_size: int) -> tuple[Layouts, tuple[str, ...
 
 
 def verify(model: nn.Module, layouts: Layouts, image_size: int) -> Layouts:
-    """The layouts with those dimensions alone that are true, and the MACs of what no weight tells.
+    """The layouts with those dimensions alone that are true, and the MACs of what no weight tells."""
+    names, other_macs = true_dimensions(model, layouts.structure(model), image_size)
+    return layouts.only(names).with_other_macs(other_macs)
+
+
+def true_dimensions(model: nn.Module, structure: Structure, image_size: int) -> tuple[tuple[str, ...], int]:
+    """Which dimensions are true, and the MACs of an image that the structure does not tell of.
 
     A dimension is true if its units are interchangeable (brought into another order, the same along all tensors, they
     compute the same), and if the network runs without some of them, as it is trained and as it is deployed, at the MACs
@@ -42,18 +49,19 @@ def verify(model: nn.Module, layouts: Layouts, image_size: int) -> Layouts:
 
     Branches that deployment fuses count as they are trained.
     """
-    test = _Test(model, layouts, image_size)
-    return test.layouts.only(test.true_of(tuple(layouts.sizes)) if test.depends_on_the_image() else ())
+    test = _Test(model, structure, image_size)
+    return test.true_of(tuple(structure.sizes)) if test.depends_on_the_image() else (), test.other_macs
 
 
 class _Test:
     @torch.no_grad()
-    def __init__(self, model: nn.Module, layouts: Layouts, image_size: int) -> None:
+    def __init__(self, model: nn.Module, structure: Structure, image_size: int) -> None:
         self.model = _randomized(copy.deepcopy(model).cpu().double())
         self.image = _noise((1, 3, image_size, image_size), 0)
         self.logits = self.model(self.image)
-        costs = Costs(self.model, layouts.structure(self.model), self.image)
-        self.layouts = layouts.with_other_macs(fvcore_macs(self.model, self.image) - costs.macs(layouts.sizes))
+        costs = Costs(self.model, structure, self.image)
+        self.other_macs = fvcore_macs(self.model, self.image) - costs.macs(structure.sizes)
+        self.structure = structure.with_other_macs(self.other_macs)
         self.fusible = self._is_deployed(self.model)
 
     def _is_deployed(self, model: nn.Module) -> bool:
@@ -77,7 +85,7 @@ class _Test:
 
     @torch.no_grad()
     def holds(self, names: Sequence[str]) -> bool:
-        structure = self.layouts.only(names).structure(self.model)
+        structure = self.structure.only(names)
         try:
             other = copy.deepcopy(self.model)
             orders = {name: _shuffled(size, i) for i, (name, size) in enumerate(structure.sizes.items())}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from search_spaces.structure.base import Structure
+    from search_spaces.structure.costs import Costs
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Template:
     Args:
         kind: its class, for a reader.
         dimensions: their names, in the order in which a block lists its sizes.
-        other_macs: of one image, that no layer's weight tells of: products in attention.
+        other_macs: of one image, that neither layers nor the structure tell of, the same at all sizes.
         removable: its output has the input's channels, so the network runs without it.
         fuses: deployment merges some of its layers.
     """
@@ -96,10 +97,11 @@ class Template:
         named = dict(zip(self.whole, sizes, strict=True))
         if not self.fuses:
             return self._costs.num_params(named), self._costs.macs(named) + self.other_macs
-        return _counted(self.build(named), self.before.at(self.whole, named), self.other_macs)
+        products = self._costs.product_macs(named) + self.other_macs
+        return _counted(self.build(named), self.before.at(self.whole, named), products)
 
     @cached_property
-    def _costs(self) -> Any:
+    def _costs(self) -> Costs:
         import torch
 
         from search_spaces.structure.costs import Costs
@@ -122,14 +124,14 @@ class _Once(dict[Any, Any]):
         return self.pop(key)
 
 
-def _counted(module: nn.Module, shape: tuple[int, ...], other_macs: int) -> tuple[int, int]:
+def _counted(module: nn.Module, shape: tuple[int, ...], product_macs: int) -> tuple[int, int]:
     import torch
 
     from search_spaces.deployed import deployed
     from search_spaces.structure.costs import layer_macs
 
     shipped = deployed(module)
-    return sum(p.numel() for p in shipped.parameters()), layer_macs(shipped, torch.zeros(1, *shape)) + other_macs
+    return sum(p.numel() for p in shipped.parameters()), layer_macs(shipped, torch.zeros(1, *shape)) + product_macs
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ import platformdirs
 import timm
 import torch
 
+from search_spaces import structure
 from search_spaces.command import UserError
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import read_typed
-from search_spaces.structure import verify
-from search_spaces.structure.chain import chain
 from search_spaces.timm_network.network import Description, Network, describe
-from search_spaces.timm_network.timm_models import TIMM_ERRORS, create_timm, is_timm, nearest, reason, timm_options
+from search_spaces.timm_network.timm_models import TIMM_ERRORS, create_timm, is_timm, nearest, reason, static_options
 
 
 @cache
@@ -36,7 +35,7 @@ def described(name: str, image_size: int | None, num_classes: int) -> Network:
         raise UserError(f"no network {name!r} in timm {timm.__version__}; {nearest(name)}")
     config = timm.get_pretrained_cfg(name)
     size = image_size or (config.input_size[1] if config else 224)
-    options = timm_options(name, size)
+    options = static_options(name, size)
     facts = {"name": name, "options": options, "image_size": size}
     file = _file(facts)
     if (found := _read(file)) is None:
@@ -58,10 +57,8 @@ def _find(name: str, options: dict[str, Any], size: int) -> Description:
     except TIMM_ERRORS as error:
         raise UserError(f"{name} cannot take {size} px: {reason(error)}; give another --image-size") from None
     try:
-        chain(model)  # it takes less than the rest
-        layouts, whole = verify.describe(model, size)
-        return describe(model, layouts, whole, size)
-    except (UserError, ValueError) as error:
+        return describe(model, size)
+    except ValueError as error:
         raise UserError(f"{name} cannot be searched: {error}") from None
 
 
@@ -82,4 +79,4 @@ def _file(facts: dict[str, Any]) -> Path:
 
 def _code() -> list[Path]:
     """The modules that what is found follows from."""
-    return [Path(__file__).with_name("network.py"), *Path(verify.__file__).parent.glob("*.py")]
+    return [Path(__file__).with_name("network.py"), *Path(structure.__file__).parent.rglob("*.py")]

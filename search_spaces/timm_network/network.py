@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import timm
@@ -16,13 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from search_spaces.deployed import deployed
 from search_spaces.layout import Factor
-from search_spaces.structure.base import Structure
+from search_spaces.structure.base import Attribute, MatMul, Structure
 from search_spaces.structure.chain import HEAD, STEM, Link, chain, run
-from search_spaces.structure.costs import layer_macs
+from search_spaces.structure.costs import Costs
+from search_spaces.structure.families.registry import is_known, prepare
 from search_spaces.structure.fvcore_macs import fvcore_macs
-from search_spaces.structure.layouts import Layouts
 from search_spaces.structure.slicing import cut, prune
 from search_spaces.structure.tracing import trace
+from search_spaces.structure.verify import true_dimensions
 from search_spaces.timm_network.blocks import Boundary, Template, digest_of
 from search_spaces.timm_network.timm_models import create_timm
 
@@ -47,13 +47,15 @@ class Description:
     """What is known of a network beside timm's own code, and takes long to find: plain data, of any weights.
 
     Args:
+        known: its family is, and describes it; else it is traced.
         dimensions: that the network agrees with.
         whole: dimensions that it does not agree with.
         shapes: by block, of what it makes of one image.
         axes, terms: of those shapes, as `Boundary` has them.
-        other_macs: by block.
+        other_macs: by block, the same at all sizes.
     """
 
+    known: bool
     dimensions: tuple[str, ...]
     whole: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
@@ -65,6 +67,7 @@ class Description:
         return Boundary(self.shapes[name], self.axes.get(name), tuple(self.terms.get(name, {}).items()))
 
 
+_Part = TypeVar("_Part", Attribute, MatMul)
 IMAGE = "image"  # the boundary before the first block
 
 
@@ -83,9 +86,9 @@ class Network:
         config = timm.get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = tuple(config.mean if config else IMAGENET_DEFAULT_MEAN)
         self.std: tuple[float, ...] = tuple(config.std if config else IMAGENET_DEFAULT_STD)
-        self._model = self._whole().eval()
-        found = trace(self._model, image_size).only(description.dimensions)
-        self.structure = found.structure(self._model)
+        self._model = self.whole().eval()
+        found = prepare(self._model) if description.known else trace(self._model, image_size).structure(self._model)
+        self.structure = found.only(description.dimensions)
         self.sizes: dict[str, int] = self.structure.sizes
         links = chain(self._model)
         names = [IMAGE, *(link.name for link in links)]
@@ -95,9 +98,10 @@ class Network:
     def has_batch_norm(self) -> bool:
         return any(isinstance(part, _BatchNorm) for part in self._model.modules())
 
-    def _whole(self, drop_path_rate: float = 0.0) -> nn.Module:
-        """timm's own, freshly initialized."""
+    def whole(self, drop_path_rate: float = 0.0) -> nn.Module:
+        """timm's own, freshly initialized, and prepared to be cut."""
         made: nn.Module = create_timm("--space", self.name, self.num_classes, self.options, drop_path_rate)
+        self.prepare(made)
         return made
 
     def _block(self, link: Link, before_name: str) -> Block:
@@ -111,7 +115,7 @@ class Network:
         digest = digest_of(link.module, (before, after), structure.axes)
         kind = link.name if link.name in (STEM, HEAD) else type(link.module).__name__
         removable = bool(before.terms) and before == after and link.prefix == link.name
-        count = sum(p.numel() for p in link.module.parameters())
+        count = sum(p.numel() for name, p in link.module.named_parameters() if name not in structure.merged)
         fuses = sum(p.numel() for p in deployed(link.module).parameters()) != count
         template = Template(
             kind, digest, link.module, structure, before, after, found.other_macs[link.name], removable, fuses
@@ -120,73 +124,21 @@ class Network:
 
     def cut(self, sizes: Mapping[str, int], removed: Sequence[str], drop_path_rate: float = 0.0) -> nn.Module:
         """A network of these sizes without these blocks, freshly initialized."""
-        model = self._whole(drop_path_rate)
-        kept = {name: np.arange(size) for name, size in sizes.items() if size < self.sizes[name]}
-        prune(model, self.structure, kept)
+        model = self.whole(drop_path_rate)
+        prune(model, self.structure, self.kept(sizes))
         for path in reversed(removed):
             parent, _, leaf = path.rpartition(".")
             _take_out(model.get_submodule(parent), leaf)
         return model.to(torch.get_default_device())
 
-    def source(self, sizes: Mapping[str, int], removed: Sequence[str]) -> str:
-        """Python source of a module whose `create_model()` is `cut(sizes, removed)`."""
-        with torch.device("meta"):
-            whole = self._whole()
-            smaller = copy.deepcopy(whole)
-        kept = {name: np.arange(size) for name, size in sizes.items() if size < self.sizes[name]}
-        prune(smaller, self.structure, kept)
-        before = whole.state_dict()
-        shapes = {n: tuple(t.shape) for n, t in smaller.state_dict().items() if t.shape != before[n].shape}
-        numbers = dict(_changed(whole, smaller))
-        rows = "".join(f"    {name!r}: {shape!r},\n" for name, shape in shapes.items())
-        values = "".join(f"    {name!r}: {value!r},\n" for name, value in numbers.items())
-        options = "".join(f", {key}={value!r}" for key, value in self.options.items())
-        gone = f"REMOVED = {list(removed)!r}\n"
-        return _SOURCE.format(
-            name=self.name, classes=self.num_classes, options=options, shapes=rows, numbers=values, removed=gone
-        )
+    def prepare(self, model: nn.Module) -> None:
+        """Makes timm's network one that can be cut, in place, without changing its tensors or what it computes."""
+        if self.description.known:
+            prepare(model)
 
-
-_SOURCE = """import timm
-import torch
-from torch import nn
-
-# Tensors that are smaller than timm's, and the attributes of their layers.
-SHAPES = {{
-{shapes}}}
-NUMBERS = {{
-{numbers}}}
-# Blocks that are taken out, the last first.
-{removed}
-
-def create_model() -> nn.Module:
-    model = timm.create_model("{name}", num_classes={classes}{options})
-    for path, shape in SHAPES.items():
-        owner, _, name = path.rpartition(".")
-        layer = model.get_submodule(owner)
-        part = getattr(layer, name)[tuple(slice(size) for size in shape)].detach().clone()
-        setattr(layer, name, nn.Parameter(part) if isinstance(getattr(layer, name), nn.Parameter) else part)
-    for path, value in NUMBERS.items():
-        owner, _, name = path.rpartition(".")
-        setattr(model.get_submodule(owner), name, value)
-    for path in reversed(REMOVED):
-        parent, _, name = path.rpartition(".")
-        holder = model.get_submodule(parent)
-        if isinstance(holder, nn.Sequential | nn.ModuleList):
-            del holder[int(name)]
-        else:
-            setattr(holder, name, nn.Identity())
-    return model
-"""
-
-
-def _changed(whole: nn.Module, smaller: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Attributes of modules, by their path, that are not what they were."""
-    others = dict(whole.named_modules())
-    for name, module in smaller.named_modules():
-        for attribute, value in vars(module).items():
-            if isinstance(value, int | tuple) and value != getattr(others[name], attribute):
-                yield f"{name}.{attribute}", value
+    def kept(self, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """The first units of the dimensions that are not whole at these sizes."""
+        return {name: np.arange(size) for name, size in sizes.items() if size < self.sizes[name]}
 
 
 def _take_out(parent: nn.Module, name: str) -> None:
@@ -213,50 +165,56 @@ def _within(structure: Structure, link: Link, ends: Sequence[Boundary]) -> tuple
     return Structure(
         tuple(replace(dimensions[name], name=local[name]) for name in ordered),
         {n: tuple(tuple(map(renamed, layout)) for layout in layouts) for n, layouts in axes.items()},
-        attributes=tuple(
-            replace(attribute, module=inside, factors=renamed(attribute.factors))
-            for attribute in structure.attributes
-            if (inside := _inside(attribute.module, link)) is not None
-        ),
+        tuple(replace(m, module=at, factors=renamed(m.factors)) for m, at in _inside(structure.matmuls, link)),
+        tuple(replace(a, module=at, factors=renamed(a.factors)) for a, at in _inside(structure.attributes, link)),
+        frozenset(name for name in tensors if start + name in structure.merged),
     ), tuple(ordered)
 
 
-def _inside(module: str, link: Link) -> str | None:
-    """The path within the block of a module of the network; None if it lies elsewhere."""
-    if link.prefix and module == link.prefix:
-        return ""
-    start = f"{link.prefix}." if link.prefix else ""
-    inside = module[len(start) :]
-    known = module.startswith(start) and inside and inside in dict(link.module.named_modules())
-    return inside if known else None
+def _inside(parts: Iterable[_Part], link: Link) -> Iterator[tuple[_Part, str]]:
+    """Those of modules in the block, with their module's path in it."""
+    known = {_join(link.prefix, name): name for name, _ in link.module.named_modules() if link.prefix or name}
+    return ((part, known[part.module]) for part in parts if part.module in known)
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix and name else prefix or name
 
 
 # ---- describing
 
 
 @torch.no_grad()
-def describe(model: nn.Module, layouts: Layouts, whole: Sequence[str], image_size: int) -> Description:
-    """
-    Args:
-        layouts: that are true of the model.
+def describe(model: nn.Module, image_size: int) -> Description:
+    """Finds out what can be narrowed of timm's network, as its family says or by following it; prepares it for that.
 
     Raises:
-        ValueError: it is no chain of blocks, or its blocks are not what the layouts say; says why.
+        ValueError: it is no chain of blocks, or nothing of it can be narrowed; says why.
     """
     model = model.eval()
+    chain(model)  # it takes less than the rest
+    known = is_known(model)
+    structure = prepare(model) if known else trace(model, image_size).structure(model)
+    found, _ = true_dimensions(model, structure, image_size)
+    if not found:
+        raise ValueError("nothing of it can be narrowed")
+    whole = tuple(name for name in structure.sizes if name not in found)
+    structure = structure.only(found)
     image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     links = chain(model)
     made = [image, *run(links, image)]
     if not torch.allclose(made[-1], model(image), rtol=1e-4, atol=1e-5):
         raise ValueError("its blocks, run one after another, compute something else")
-    axes, terms = _boundaries(layouts.structure(model), links, made)
+    axes, terms = _boundaries(structure, links, made)
     names = [IMAGE, *(link.name for link in links)]
     shapes = {name: tuple(x.shape[1:]) for name, x in zip(names, made, strict=True)}
-    other = {
-        link.name: fvcore_macs(link.module, x) - layer_macs(link.module, x)
-        for link, x in zip(links, made, strict=False)
-    }
-    return Description(tuple(layouts.sizes), tuple(whole), shapes, axes, terms, other)
+    other = {link.name: _other_macs(structure, link, x) for link, x in zip(links, made, strict=False)}
+    return Description(known, found, whole, shapes, axes, terms, other)
+
+
+def _other_macs(structure: Structure, link: Link, x: Tensor) -> int:
+    part, _ = _within(structure, link, ())
+    return fvcore_macs(link.module, x) - Costs(link.module, part, x).macs(part.sizes)
 
 
 def _boundaries(

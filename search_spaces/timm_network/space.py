@@ -22,18 +22,21 @@ if TYPE_CHECKING:
 
     from search_spaces.timm_network.network import Network
 
-LEAST = 16  # a dimension of fewer units stays whole
+LEAST = 16  # a dimension of fewer units stays whole, but for heads
+FIELDS = ("width", "present", "heads", "key", "value", "expansion")
 
 
 class TimmSpace(SearchSpace):
     """Elastic: every dimension's size, and the presence of every block that the network runs without.
 
-    Fields: `width` has the dimensions that several blocks share, `expansion` those inside one block, `present` the
-    removable blocks, all in the order of execution.
+    Fields: `width` has the dimensions that several blocks share, `present` the removable blocks, `expansion` the
+    dimensions inside one block, but for those of attentions: `heads`, and what each has of a query and `key` and of a
+    `value`. All are in the order of execution.
 
     Args:
-        steps: sizes of a dimension are k / steps of it, from a half on of a width, from a fourth on of an expansion.
-        multiple: what sizes are multiples of.
+        steps: sizes of a dimension are k / steps of it, from a half on of a width, from a fourth on of an expansion and
+            of heads; keys and values have a half and the whole.
+        multiple: what sizes are multiples of, but for the number of heads.
     """
 
     def __init__(self, name: str, network: Network, steps: int = 4, multiple: int = 8) -> None:
@@ -44,19 +47,20 @@ class TimmSpace(SearchSpace):
         self.remarks = tuple(_remarks(network))
         links = network.links
         uses = Counter(dimension for link in links for dimension in link.dimensions)
-        dimensions = {d: network.sizes[d] for link in links for d in link.dimensions}
         removable = [i for i, link in enumerate(links) if link.template.removable]
-        shared, own = ([d for d in dimensions if (uses[d] > 1) is several] for several in (True, False))
-        least = {d: steps // 2 if uses[d] > 1 else steps // 4 for d in dimensions}
-        options = {d: _options(size, least[d], steps, multiple) for d, size in dimensions.items()}
-        self.choices = (
-            *(Choice("width", (i,), options[d]) for i, d in enumerate(shared)),
-            *(Choice("present", (i,), (0, 1)) for i in range(len(removable))),
-            *(Choice("expansion", (i,), options[d]) for i, d in enumerate(own)),
-        )
-        first = len(shared) + len(removable)
-        self._at = {d: i for i, d in enumerate(shared)} | {d: first + i for i, d in enumerate(own)}
-        self._present = {i: len(shared) + k for k, i in enumerate(removable)}
+        kinds = {dimension.name: dimension.kind for dimension in network.structure.dimensions}
+        fields = {d: _field(kinds[d], uses[d] > 1) for link in links for d in link.dimensions}
+        choices: list[Choice] = []
+        self._at: dict[str, int] = {}
+        self._present: dict[int, int] = {}
+        for field in FIELDS:
+            for i, d in enumerate(d for d in fields if fields[d] == field):
+                self._at[d] = len(choices)
+                choices.append(Choice(field, (i,), _options(field, network.sizes[d], steps, multiple)))
+            for i, at in enumerate(removable) if field == "present" else ():
+                self._present[at] = len(choices)
+                choices.append(Choice(field, (i,), (0, 1)))
+        self.choices = tuple(choices)
         self._own = {i: [self._at[d] for d in links[i].dimensions if uses[d] == 1] for i in removable}
         self.slots = tuple(self._slots())
 
@@ -135,7 +139,9 @@ class TimmSpace(SearchSpace):
         return self.network.cut(self._sizes(arch), self._removed(arch), drop_path_rate)
 
     def source(self, arch: Arch) -> str:
-        return self.network.source(self._sizes(arch), self._removed(arch))
+        from search_spaces.timm_network.source import source_of
+
+        return source_of(self.network, self._sizes(arch), self._removed(arch))
 
 
 def _remarks(network: Network) -> Iterator[str]:
@@ -144,16 +150,26 @@ def _remarks(network: Network) -> Iterator[str]:
     yield f"{len(links)} blocks, {len(removable)} of them removable; {len(network.sizes)} dimensions"
     if whole:
         yield f"whole stay, since the network does not run without a part of them: {', '.join(whole)}"
-    if small := [name for name, size in network.sizes.items() if size < LEAST]:
+    small = [d.name for d in network.structure.dimensions if d.size < LEAST and d.kind != "heads"]
+    if small:
         yield f"whole stay, of less than {LEAST} units: {', '.join(small)}"
-    yield "whole stays what is not followed from layer to layer, as the heads of attentions"
+    if any(link.template.other_macs for link in links):
+        yield "whole stays what is not followed from layer to layer: the heads of attentions"
 
 
-def _options(size: int, least: int, steps: int, multiple: int) -> tuple[int, ...]:
-    """Multiples near k / steps of it, and the whole."""
-    if size < LEAST:
+def _field(kind: str, shared: bool) -> str:
+    return kind if kind in ("heads", "key", "value") else "width" if shared else "expansion"
+
+
+def _options(field: str, size: int, steps: int, multiple: int) -> tuple[int, ...]:
+    """Near k / steps of it, and the whole."""
+    if field == "heads":
+        multiple = 1
+    elif size < LEAST:
         return (size,)
-    near = {max(1, round(size * k / steps / multiple)) * multiple for k in range(max(1, least), steps)}
+    least = steps // 4 if field in ("heads", "expansion") else steps // 2
+    parts = [size / 2] if field in ("key", "value") else [size * k / steps for k in range(max(1, least), steps)]
+    near = {max(1, round(part / multiple)) * multiple for part in parts}
     return (*sorted(n for n in near if n < size), size)
 
 

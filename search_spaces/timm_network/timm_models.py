@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 
 from search_spaces.command import UserError
 
@@ -53,6 +54,18 @@ def timm_options(name: str, image_size: int | None) -> dict[str, Any]:
     registered = timm.get_pretrained_cfg(name)  # none of a name that timm has given up
     sized = image_size and registered and registered.fixed_input_size
     return {"img_size": image_size} if sized else {}
+
+
+def static_options(name: str, image_size: int) -> dict[str, Any]:
+    """`timm_options`, and that images are all of that size: what asks a tensor for its size cannot be followed.
+
+    Raises:
+        UserError: timm cannot build it.
+    """
+    options = timm_options(name, image_size)
+    with torch.device("meta"):
+        model = create_timm("--space", name, 1000, options)
+    return {**options, "dynamic_img_size": False} if getattr(model, "dynamic_img_size", False) else options
 
 
 def create_timm(flag: str, name: str, num_classes: int, options: Mapping[str, Any], drop_path_rate: float = 0.0) -> Any:

@@ -42,12 +42,23 @@ class PrunableAttention(nn.Module):
         return self.proj_drop(self.proj(x))
 
 
-def make_prunable(model: nn.Module) -> None:
+def prepare(model: nn.Module) -> None:
     """Replaces every timm `Attention` in the model, in place."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Attention):
                 setattr(parent, name, PrunableAttention(child))
+
+
+SOURCE = (
+    """import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from torch import Tensor, nn
+""",
+    PrunableAttention,
+    prepare,
+)
 
 
 def describe_attention(builder: Builder, name: str, attention: PrunableAttention, embedding: Axis) -> None:

@@ -15,20 +15,16 @@ from torch import nn
 
 from search_spaces.layout import Axis, axis
 from search_spaces.structure.base import Builder, Structure
-from search_spaces.structure.families.attention import make_prunable
+from search_spaces.structure.families import attention
 from search_spaces.structure.families.vit import describe_block
 
 MODELS = "MobileViT"
+SOURCE, prepare = attention.SOURCE, attention.prepare
 
 
 def is_member(model: nn.Module) -> bool:
     """The first version; the blocks of MobileViTv2 are others."""
     return isinstance(model, ByobNet) and any(isinstance(module, MobileVitBlock) for module in model.modules())
-
-
-def prepare(model: nn.Module) -> None:
-    """Makes the attentions prunable, in place: the same tensors, the same function."""
-    make_prunable(model)
 
 
 def describe(model: Any) -> Structure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from types import ModuleType
 
 from torch import nn
@@ -10,7 +12,8 @@ from search_spaces.command import UserError
 from search_spaces.structure.base import Structure
 from search_spaces.structure.families import efficientformerv2, efficientvit, mobileone, mobilevit, swin, vit
 
-# of each: MODELS, what they are called; is_member(model); prepare(model), in place; describe(model), of a prepared one
+# of each: MODELS, what they are called; is_member(model); prepare(model), in place; describe(model), of a prepared one;
+# SOURCE: where timm's own modules cannot be cut, the imports and the objects that `prepare` consists of, it the last
 FAMILIES: tuple[ModuleType, ...] = (vit, swin, efficientformerv2, efficientvit, mobilevit, mobileone)
 
 
@@ -31,6 +34,25 @@ def prepare(model: nn.Module) -> Structure:
             raise UserError(f"cannot prune this variant of {family.MODELS} ({what}); give another network") from None
         return structure
     raise UserError(f"cannot prune this {type(model).__name__}; known are timm's {known()}")
+
+
+def is_known(model: nn.Module) -> bool:
+    """Whether `prepare` describes it; the model stays as it is."""
+    try:
+        prepare(copy.deepcopy(model))
+    except UserError:
+        return False
+    return True
+
+
+def source_of_prepare(model: nn.Module) -> tuple[str, str]:
+    """The imports and the Python source of a function `prepare(model)` of the model's family, without anything of ours.
+
+    Empty where timm's own modules can be cut.
+    """
+    family = next(family for family in FAMILIES if family.is_member(model))
+    imports, *objects = getattr(family, "SOURCE", ("",))
+    return imports, "\n\n".join(map(inspect.getsource, objects))
 
 
 def known() -> str:

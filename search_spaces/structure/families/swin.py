@@ -54,6 +54,18 @@ def prepare(model: nn.Module) -> None:
         attention.key_dim = attention.value_dim = attention.qkv.out_features // (3 * attention.num_heads)
 
 
+SOURCE = (
+    """from typing import Any
+
+import torch
+from timm.models.swin_transformer import WindowAttention
+from torch import Tensor, nn
+""",
+    PrunableWindowAttention,
+    prepare,
+)
+
+
 def describe(model: Any) -> Structure:
     """Structure of a prepared model, whole or pruned."""
     builder = Builder(model)

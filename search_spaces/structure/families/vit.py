@@ -12,18 +12,14 @@ from torch import nn
 
 from search_spaces.layout import Axis, axis
 from search_spaces.structure.base import Builder, Structure
-from search_spaces.structure.families.attention import describe_attention, make_prunable
+from search_spaces.structure.families import attention
 
 MODELS = "ViT, DeiT"
+SOURCE, prepare = attention.SOURCE, attention.prepare
 
 
 def is_member(model: nn.Module) -> bool:
     return isinstance(model, VisionTransformer)
-
-
-def prepare(model: nn.Module) -> None:
-    """Makes the attentions prunable, in place: the same tensors, the same function."""
-    make_prunable(model)
 
 
 def describe(model: Any) -> Structure:
@@ -46,7 +42,7 @@ def describe(model: Any) -> Structure:
 
 def describe_block(builder: Builder, name: str, block: Any, embedding: Axis) -> None:
     """Adds timm's transformer block of that name in the model."""
-    describe_attention(builder, f"{name}.attn", block.attn, embedding)
+    attention.describe_attention(builder, f"{name}.attn", block.attn, embedding)
     ffn = axis(builder.dimension(f"{name}.ffn", "ffn", block.mlp.fc1.out_features))
     builder.layer(f"{name}.mlp.fc1", ffn, embedding)
     builder.layer(f"{name}.mlp.fc2", embedding, ffn)
