@@ -2,7 +2,8 @@
 
 It is followed symbolically (torch.fx) at the level of its blocks: wherever one tensor alone is alive, it can be cut.
 What lies before the first block becomes the stem, what follows the last one the head; both may hold operators that are
-no modules, as a class token's. Functions and conditions inside blocks do not matter, they are not followed.
+no modules, as a class token's. Functions and conditions inside blocks do not matter: a block that can be followed is
+cut into parts where each has the shapes of the block's input, as attention and FFN, others stay whole.
 """
 
 from __future__ import annotations
@@ -23,18 +24,24 @@ _PLACES = nn.Sequential | nn.ModuleList
 class Link:
     """
     Args:
-        name: the block's path in the network; `STEM` and `HEAD` for what lies around the blocks, `….after` for what
-            follows a block and belongs to none.
-        prefix: of its tensors' names in the network, without which `module` has them.
+        name: the block's path in the network, and of a part of it the path of its greatest module; `STEM` and `HEAD`
+            for what lies around the blocks, `….after` for what follows a block and belongs to none.
+        prefix: of its tensors' names in the network, without which `module` has them: the block's path, or none.
+        kind: the class of the block or of the part's greatest module.
     """
 
     name: str
     prefix: str
     module: nn.Module
+    kind: str
 
 
-def chain(model: nn.Module) -> list[Link]:
-    """The blocks in the order of execution, sharing the model's tensors.
+@torch.no_grad()
+def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
+    """The blocks and their parts in the order of execution, sharing the model's tensors.
+
+    Args:
+        image: (1, 3, height, width), of the size that the model is for.
 
     Raises:
         ValueError: it is no chain of two blocks or more, or its forward pass cannot be followed; says why.
@@ -52,13 +59,16 @@ def chain(model: nn.Module) -> list[Link]:
     while at <= last:
         name = _only_module(segments[at])
         if name and _is_layered(model.get_submodule(name)):
-            links.append(Link(name, name, model.get_submodule(name)))
+            block = model.get_submodule(name)
+            links.append(Link(name, name, block, type(block).__name__))
             at += 1
             continue
         end = next(i for i in range(at + 1, last + 1) if (n := _only_module(segments[i])) and _is_block(model, n))
         links.append(_glue(model, f"{links[-1].name}.after" if links else STEM, segments[at:end]))
         at = end
-    return [*links, _glue(model, HEAD, segments[last + 1 :])]
+    links.append(_glue(model, HEAD, segments[last + 1 :]))
+    inputs = (image, *run(links, image))
+    return [part for link, x in zip(links, inputs, strict=False) for part in _parts(link, x)]
 
 
 class _Blocks(Tracer):
@@ -121,12 +131,52 @@ def _only_module(nodes: Sequence[Node]) -> str | None:
     return str(nodes[0].target) if len(nodes) == 1 and nodes[0].op == "call_module" else None
 
 
+def _parts(link: Link, x: torch.Tensor) -> list[Link]:
+    """The block itself, or parts of two layers or more, all but the last with outputs of the shape of its input `x`."""
+    block = link.module
+    if not link.prefix or _num_layers(block) < 4:
+        return [link]
+    try:
+        segments = _segments(block, {""})
+    except ValueError:
+        return [link]
+    found: list[list[Node]] = [[]]
+    shape = x.shape
+    for nodes in segments:
+        found[-1] += nodes
+        x = _graph(block, nodes)(x)
+        if x.shape == shape and sum(layers for _, layers in _called(block, found[-1])) > 1:
+            found.append([])
+    rest = found.pop()
+    if sum(layers for _, layers in _called(block, rest)) > 1:
+        found.append(rest)
+    elif found:
+        found[-1] += rest
+    return [_part(link, nodes) for nodes in found] if len(found) > 1 else [link]
+
+
+def _part(link: Link, nodes: Sequence[Node]) -> Link:
+    name, _ = max(_called(link.module, nodes), key=lambda called: called[1])
+    kind = type(link.module.get_submodule(name)).__name__
+    return Link(f"{link.name}.{name}", link.prefix, _graph(link.module, nodes), kind)
+
+
+def _called(module: nn.Module, nodes: Sequence[Node]) -> list[tuple[str, int]]:
+    """The modules that these operators are: paths and numbers of layers."""
+    names = [str(node.target) for node in nodes if node.op == "call_module"]
+    return [(name, _num_layers(module.get_submodule(name))) for name in names]
+
+
+def _num_layers(module: nn.Module) -> int:
+    return sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules())
+
+
 def _is_layered(module: nn.Module) -> bool:
-    return any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules())
+    return _num_layers(module) > 0
 
 
 def _is_composite(module: nn.Module) -> bool:
-    return sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules()) > 1
+    return _num_layers(module) > 1
 
 
 def _is_list(module: nn.Module) -> bool:
@@ -148,8 +198,12 @@ def _is_block(model: nn.Module, name: str) -> bool:
 
 
 def _glue(model: nn.Module, name: str, segments: Sequence[Sequence[Node]]) -> Link:
-    """Operators as a module whose tensors are named as in the network."""
-    nodes = [node for nodes in segments for node in nodes]
+    """What lies between blocks."""
+    return Link(name, "", _graph(model, [node for nodes in segments for node in nodes]), name.rpartition(".")[2])
+
+
+def _graph(model: nn.Module, nodes: Sequence[Node]) -> GraphModule:
+    """Operators as a module whose tensors are named as in the model."""
     graph = Graph()
     inside = dict.fromkeys(nodes)
     outer = dict.fromkeys(used for node in nodes for used in node.all_input_nodes if used not in inside)
@@ -158,7 +212,7 @@ def _glue(model: nn.Module, name: str, segments: Sequence[Sequence[Node]]) -> Li
     for node in nodes:
         copies[node] = graph.node_copy(node, lambda used: copies[used])
     graph.output(copies[nodes[-1]])
-    return Link(name, "", GraphModule(model, graph))
+    return GraphModule(model, graph)
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ class Template:
         kind: its class, for a reader.
         dimensions: their names, in the order in which a block lists its sizes.
         other_macs: of one image, that neither layers nor the structure tell of, the same at all sizes.
-        removable: its output has the input's channels, so the network runs without it.
+        residual: its output has the input's channels, so the network runs without it.
         fuses: deployment merges some of its layers.
     """
 
@@ -63,7 +63,7 @@ class Template:
     before: Boundary = field(compare=False)
     after: Boundary = field(compare=False)
     other_macs: int = field(compare=False)
-    removable: bool = field(compare=False)
+    residual: bool = field(compare=False)
     fuses: bool = field(compare=False)
 
     @cached_property
@@ -158,7 +158,7 @@ class TimmBlock(BlockSpec):
 
     @property
     def residual(self) -> bool:
-        return self.template.removable
+        return self.template.residual
 
     @property
     def _named(self) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from search_spaces.deployed import deployed
 from search_spaces.layout import Factor
 from search_spaces.structure.base import Attribute, MatMul, Structure
-from search_spaces.structure.chain import HEAD, STEM, Link, chain, run
+from search_spaces.structure.chain import HEAD, Link, chain, run
 from search_spaces.structure.costs import Costs
 from search_spaces.structure.families.registry import is_known, prepare
 from search_spaces.structure.fvcore_macs import fvcore_macs
@@ -32,7 +33,7 @@ class Block:
     """A place in the network.
 
     Args:
-        name, prefix: as `Link` has them.
+        name, prefix: as `Link` has them; parts of a block have its path as their prefix.
         dimensions: the network's, in the order of the template's.
     """
 
@@ -90,9 +91,20 @@ class Network:
         found = prepare(self._model) if description.known else trace(self._model, image_size).structure(self._model)
         self.structure = found.only(description.dimensions)
         self.sizes: dict[str, int] = self.structure.sizes
-        links = chain(self._model)
+        links = chain(self._model, torch.zeros(1, 3, image_size, image_size))
         names = [IMAGE, *(link.name for link in links)]
         self.links = tuple(self._block(link, before) for link, before in zip(links, names, strict=False))
+        self.removable = tuple(self._removable())
+
+    def _removable(self) -> Iterator[str]:
+        """Paths of the blocks that the network runs without: they end with the channels that they begin with."""
+        before = self.description.boundary(IMAGE)
+        for path, parts in groupby(self.links, lambda link: link.prefix):
+            *_, last = parts
+            after = self.description.boundary(last.name)
+            if path and before.terms and before == after:
+                yield path
+            before = after
 
     @property
     def has_batch_norm(self) -> bool:
@@ -113,12 +125,11 @@ class Network:
         local = dict(zip(dimensions, structure.sizes, strict=True))
         before, after = (replace(end, terms=tuple((local[n], each) for n, each in end.terms)) for end in ends)
         digest = digest_of(link.module, (before, after), structure.axes)
-        kind = link.name if link.name in (STEM, HEAD) else type(link.module).__name__
-        removable = bool(before.terms) and before == after and link.prefix == link.name
+        residual = bool(link.prefix and before.terms) and before == after
         count = sum(p.numel() for name, p in link.module.named_parameters() if name not in structure.merged)
         fuses = sum(p.numel() for p in deployed(link.module).parameters()) != count
         template = Template(
-            kind, digest, link.module, structure, before, after, found.other_macs[link.name], removable, fuses
+            link.kind, digest, link.module, structure, before, after, found.other_macs[link.name], residual, fuses
         )
         return Block(link.name, link.prefix, template, dimensions)
 
@@ -192,7 +203,8 @@ def describe(model: nn.Module, image_size: int) -> Description:
         ValueError: it is no chain of blocks, or nothing of it can be narrowed; says why.
     """
     model = model.eval()
-    chain(model)  # it takes less than the rest
+    image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    chain(model, image)  # it takes less than the rest
     known = is_known(model)
     structure = prepare(model) if known else trace(model, image_size).structure(model)
     found, _ = true_dimensions(model, structure, image_size)
@@ -200,8 +212,7 @@ def describe(model: nn.Module, image_size: int) -> Description:
         raise ValueError("nothing of it can be narrowed")
     whole = tuple(name for name in structure.sizes if name not in found)
     structure = structure.only(found)
-    image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    links = chain(model)
+    links = chain(model, image)
     made = [image, *run(links, image)]
     if not torch.allclose(made[-1], model(image), rtol=1e-4, atol=1e-5):
         raise ValueError("its blocks, run one after another, compute something else")

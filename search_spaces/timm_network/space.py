@@ -7,9 +7,9 @@ goes where the network runs without it. So any pretrained network whose forward 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
+from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -45,30 +45,31 @@ class TimmSpace(SearchSpace):
         self.mean, self.std = network.mean, network.std
         self.finetune = "finetune" if network.has_batch_norm else "finetune-gently"
         self.remarks = tuple(_remarks(network))
-        links = network.links
-        uses = Counter(dimension for link in links for dimension in link.dimensions)
-        removable = [i for i, link in enumerate(links) if link.template.removable]
+        users: dict[str, set[str]] = {}
+        for link in network.links:
+            for dimension in link.dimensions:
+                users.setdefault(dimension, set()).add(link.prefix or link.name)
         kinds = {dimension.name: dimension.kind for dimension in network.structure.dimensions}
-        fields = {d: _field(kinds[d], uses[d] > 1) for link in links for d in link.dimensions}
+        fields = {d: _field(kinds[d], len(blocks) > 1) for d, blocks in users.items()}
         choices: list[Choice] = []
-        self._at: dict[str, int] = {}
-        self._present: dict[int, int] = {}
+        self._at: dict[str, int] = {}  # dimensions and removable blocks by their names
         for field in FIELDS:
-            for i, d in enumerate(d for d in fields if fields[d] == field):
-                self._at[d] = len(choices)
-                choices.append(Choice(field, (i,), _options(field, network.sizes[d], steps, multiple)))
-            for i, at in enumerate(removable) if field == "present" else ():
-                self._present[at] = len(choices)
-                choices.append(Choice(field, (i,), (0, 1)))
+            names = network.removable if field == "present" else [d for d in users if fields[d] == field]
+            for i, name in enumerate(names):
+                self._at[name] = len(choices)
+                options = (0, 1) if field == "present" else _options(field, network.sizes[name], steps, multiple)
+                choices.append(Choice(field, (i,), options))
         self.choices = tuple(choices)
-        self._own = {i: [self._at[d] for d in links[i].dimensions if uses[d] == 1] for i in removable}
+        self._own = {
+            path: [self._at[d] for d, blocks in users.items() if blocks == {path}] for path in network.removable
+        }
         self.slots = tuple(self._slots())
 
     def _slots(self) -> Iterator[Slot]:
-        for i, link in enumerate(self.network.links):
+        for link in self.network.links:
             choices = [self._at[d] for d in link.dimensions]
-            if i in self._present:
-                yield Slot((self._present[i], *choices), partial(_removable, link.name, link.template))
+            if link.prefix in self._own:
+                yield Slot((self._at[link.prefix], *choices), partial(_removable, link.name, link.template))
             else:
                 yield Slot((*choices,) or (0,), partial(_block, link.name, link.template))
 
@@ -77,10 +78,10 @@ class TimmSpace(SearchSpace):
     def canonical(self, values: Sequence[int]) -> tuple[int, ...]:
         """An absent block has no sizes of its own."""
         result = list(values)
-        for i, at in self._present.items():
-            if not values[at]:
-                for own in self._own[i]:
-                    result[own] = self.choices[own].options[0]
+        for path, places in self._own.items():
+            if not values[self._at[path]]:
+                for at in places:
+                    result[at] = self.choices[at].options[0]
         return tuple(result)
 
     def sample(self, rng: random.Random) -> Arch:
@@ -88,29 +89,20 @@ class TimmSpace(SearchSpace):
         values = [rng.choice(choice.options) for choice in self.choices]
         for run in self._runs:
             kept = set(rng.sample(run, rng.randint(0, len(run))))
-            for i in run:
-                values[self._present[i]] = int(i in kept)
+            for path in run:
+                values[self._at[path]] = int(path in kept)
         return Arch(self.name, self.canonical(values))
 
     @cached_property
-    def _runs(self) -> list[list[int]]:
+    def _runs(self) -> list[list[str]]:
         """Removable blocks that follow one another."""
-        runs: list[list[int]] = []
-        for i in self._present:
-            if runs and runs[-1][-1] == i - 1:
-                runs[-1].append(i)
-            else:
-                runs.append([i])
-        return runs
+        blocks = dict.fromkeys(link.prefix for link in self.network.links)
+        return [list(run) for removable, run in groupby(blocks, self._own.__contains__) if removable]
 
     def size(self) -> int:
         own = {at for places in self._own.values() for at in places}
-        free = prod(
-            len(choice.options)
-            for at, choice in enumerate(self.choices)
-            if at not in own and at not in self._present.values()
-        )
-        return free * prod(1 + prod(len(self.choices[at].options) for at in self._own[i]) for i in self._present)
+        free = prod(len(c.options) for at, c in enumerate(self.choices) if at not in own and c.field != "present")
+        return free * prod(1 + prod(len(self.choices[at].options) for at in places) for places in self._own.values())
 
     @property
     def smallest(self) -> Arch:
@@ -125,14 +117,15 @@ class TimmSpace(SearchSpace):
 
     def _removed(self, arch: Arch) -> list[str]:
         """Paths of the blocks that are absent."""
-        return [self.network.links[i].name for i, at in self._present.items() if not arch.values[at]]
+        return [path for path in self._own if not arch.values[self._at[path]]]
 
     def _sizes(self, arch: Arch) -> dict[str, int]:
-        return {dimension: arch.values[at] for dimension, at in self._at.items()}
+        return {dimension: arch.values[self._at[dimension]] for dimension in self.network.sizes}
 
     def module_names(self, arch: Arch) -> dict[str, str]:
         removed = self._removed(arch)
-        return {link.name: _renumbered(link.prefix, removed) for link in self.network.links if link.name not in removed}
+        links = [link for link in self.network.links if link.prefix not in removed]
+        return {link.name: _renumbered(link.prefix, removed) for link in links}
 
     def build(self, arch: Arch, drop_path_rate: float = 0.0) -> nn.Module:
         """timm's network, its layers cut and blocks taken out; drop path as timm has it in this network."""
@@ -146,8 +139,8 @@ class TimmSpace(SearchSpace):
 
 def _remarks(network: Network) -> Iterator[str]:
     links, whole = network.links, network.description.whole
-    removable = [link.name for link in links if link.template.removable]
-    yield f"{len(links)} blocks, {len(removable)} of them removable; {len(network.sizes)} dimensions"
+    blocks = {link.prefix or link.name for link in links}
+    yield f"{len(blocks)} blocks, {len(network.removable)} of them removable; {len(network.sizes)} dimensions"
     if whole:
         yield f"whole stay, since the network does not run without a part of them: {', '.join(whole)}"
     small = [d.name for d in network.structure.dimensions if d.size < LEAST and d.kind != "heads"]
