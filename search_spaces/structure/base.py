@@ -95,6 +95,10 @@ class Structure:
             attributes=tuple(replace(attribute, factors=known(attribute.factors)) for attribute in self.attributes),
         )
 
+    def trained(self) -> Structure:
+        """With the costs of the form that is trained, before deployment merges anything."""
+        return replace(self, merged=frozenset())
+
     def with_other_macs(self, macs: int) -> Structure:
         """With MACs of an image that are the same at all sizes."""
         return replace(self, matmuls=(*self.matmuls, MatMul("", (), lambda _: macs)))

@@ -92,6 +92,9 @@ def _segments(model: nn.Module, opened: set[str]) -> list[list[Node]]:
         raise ValueError(f"the forward pass of {type(model).__name__} cannot be followed: {error}") from None
     for node in [node for node in graph.nodes if node.target is torch._assert]:  # that what is given is given
         graph.erase_node(node)
+    for node in [node for node in graph.nodes if node.op == "call_module" and _is_nothing(model, str(node.target))]:
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     nodes = list(graph.nodes)
     last_use = {used: i for i, node in enumerate(nodes) for used in node.all_input_nodes}
@@ -109,6 +112,10 @@ def _segments(model: nn.Module, opened: set[str]) -> list[list[Node]]:
         if alive == {node} and found[-1]:
             found.append([])
     return [nodes for nodes in found if nodes]
+
+
+def _is_nothing(model: nn.Module, name: str) -> bool:
+    return type(model.get_submodule(name)) is nn.Identity
 
 
 def _opened_further(model: nn.Module, opened: set[str], segments: list[list[Node]]) -> set[str]:

@@ -57,6 +57,7 @@ class _Test:
     @torch.no_grad()
     def __init__(self, model: nn.Module, structure: Structure, image_size: int) -> None:
         self.model = _randomized(copy.deepcopy(model).cpu().double())
+        structure = structure.trained()
         self.image = _noise((1, 3, image_size, image_size), 0)
         self.logits = self.model(self.image)
         costs = Costs(self.model, structure, self.image)

@@ -13,6 +13,7 @@ import numpy as np
 
 from search_spaces.block import BlockSpec
 from search_spaces.cost import Activation, Op, Weights
+from search_spaces.deployed import deployed
 from search_spaces.layout import Layout
 
 if TYPE_CHECKING:
@@ -110,11 +111,11 @@ class Template:
 
     @cache  # noqa: B019
     def activations(self, sizes: tuple[int, ...]) -> tuple[Activation, ...]:
-        """What its operators hold in memory, found by running it."""
+        """What its operators hold in memory as deployed, found by running it."""
         from search_spaces.structure.memory import record
 
         named = dict(zip(self.whole, sizes, strict=True))
-        return record(self.build(named), self.before.at(self.whole, named))
+        return record(deployed(self.build(named)), self.before.at(self.whole, named))
 
 
 class _Once(dict[Any, Any]):
@@ -127,7 +128,6 @@ class _Once(dict[Any, Any]):
 def _counted(module: nn.Module, shape: tuple[int, ...], product_macs: int) -> tuple[int, int]:
     import torch
 
-    from search_spaces.deployed import deployed
     from search_spaces.structure.costs import layer_macs
 
     shipped = deployed(module)

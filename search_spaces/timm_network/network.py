@@ -224,7 +224,7 @@ def describe(model: nn.Module, image_size: int) -> Description:
 
 
 def _other_macs(structure: Structure, link: Link, x: Tensor) -> int:
-    part, _ = _within(structure, link, ())
+    part, _ = _within(structure.trained(), link, ())
     return fvcore_macs(link.module, x) - Costs(link.module, part, x).macs(part.sizes)
 
 
