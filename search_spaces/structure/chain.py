@@ -64,7 +64,8 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
             at += 1
             continue
         end = next(i for i in range(at + 1, last + 1) if (n := _only_module(segments[i])) and _is_block(model, n))
-        links.append(_glue(model, f"{links[-1].name}.after" if links else STEM, segments[at:end]))
+        if not all(_is_nothing(model, nodes) for nodes in segments[at:end]):
+            links.append(_glue(model, f"{links[-1].name}.after" if links else STEM, segments[at:end]))
         at = end
     links.append(_glue(model, HEAD, segments[last + 1 :]))
     inputs = (image, *run(links, image))
@@ -92,9 +93,6 @@ def _segments(model: nn.Module, opened: set[str]) -> list[list[Node]]:
         raise ValueError(f"the forward pass of {type(model).__name__} cannot be followed: {error}") from None
     for node in [node for node in graph.nodes if node.target is torch._assert]:  # that what is given is given
         graph.erase_node(node)
-    for node in [node for node in graph.nodes if node.op == "call_module" and _is_nothing(model, str(node.target))]:
-        node.replace_all_uses_with(node.args[0])
-        graph.erase_node(node)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     nodes = list(graph.nodes)
     last_use = {used: i for i, node in enumerate(nodes) for used in node.all_input_nodes}
@@ -114,8 +112,10 @@ def _segments(model: nn.Module, opened: set[str]) -> list[list[Node]]:
     return [nodes for nodes in found if nodes]
 
 
-def _is_nothing(model: nn.Module, name: str) -> bool:
-    return type(model.get_submodule(name)) is nn.Identity
+def _is_nothing(model: nn.Module, nodes: Sequence[Node]) -> bool:
+    """Whether the segment computes nothing: a place where other networks of the class have a module."""
+    name = _only_module(nodes)
+    return name is not None and type(model.get_submodule(name)) is nn.Identity
 
 
 def _opened_further(model: nn.Module, opened: set[str], segments: list[list[Node]]) -> set[str]:

@@ -176,9 +176,11 @@ def _removable(name: str, template: Template, present: int, *sizes: int) -> Timm
 
 def _renumbered(path: str, removed: Sequence[str]) -> str:
     """A block's path once those are gone from the lists that they are in; a name that is no number stays."""
-    parent, _, leaf = path.rpartition(".")
-    if not leaf.isdecimal():
-        return path
-    places = (path.rpartition(".") for path in removed)
-    before = sum(place == parent and name.isdecimal() and int(name) < int(leaf) for place, _, name in places)
-    return f"{parent}.{int(leaf) - before}"
+    gone = [path.rpartition(".") for path in removed]
+    found: list[str] = []
+    parent = ""
+    for name in path.split("."):
+        before = sum(p == parent and name.isdecimal() and n.isdecimal() and int(n) < int(name) for p, _, n in gone)
+        found.append(str(int(name) - before) if before else name)
+        parent = f"{parent}.{name}" if parent else name
+    return ".".join(found)
