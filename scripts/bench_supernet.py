@@ -2,6 +2,7 @@
 
     python scripts/bench_supernet.py                                   # the nano space, batch 64
     python scripts/bench_supernet.py --space efficientformerv2 --batch-size 8 --num-archs 1
+    python scripts/bench_supernet.py --space timm/tf_efficientnet_lite0 --image-size 64 --norm shared --batch-size 32
 
 Prints ratios, each the median over interleaved pairs of one run; 1 is the limit. Evaluation is what a search does:
 batches through the blocks' own contiguous copies. The sandwich step is compared with its four networks' own steps, its
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
@@ -37,6 +39,10 @@ from supernet.convolutions import mend_convolutions
 @dataclass(frozen=True)
 class Config(Flags):
     space: str = flag(DEFAULT_SPACE, "search space")
+    image_size: int | None = flag(None, "height and width of the images (default: the space's)")
+    norm: Literal["width", "shared"] = flag(
+        "width", "normalization of the supernet: one for each width, or one for all"
+    )
     batch_size: int = flag(64, "images of a step", minimum=1)
     num_archs: int = flag(4, "random archs beside the largest and the smallest", minimum=0)
     pairs: int = flag(15, "interleaved pairs for each figure", minimum=1)
@@ -60,8 +66,8 @@ def ratio(ours: Callable[[], object], peer: Callable[[], object], pairs: int) ->
 def bench(config: Config) -> None:
     # first: a child's peak begins with its parent's memory
     static, ours = (peak_memory_mib(config, name) for name in ("static", "sandwich"))
-    space = get_space(config.space)
-    supernet = Supernet(space).to(memory_format=torch.channels_last)
+    space = get_space(config.space, config.image_size)
+    supernet = Supernet(space, norm=config.norm).to(memory_format=torch.channels_last)
     size = (config.batch_size, space.in_chans, space.image_size, space.image_size)
     x = torch.randn(size).contiguous(memory_format=torch.channels_last)
     target = torch.randint(0, space.num_classes, (config.batch_size,))
@@ -122,14 +128,14 @@ def peak_memory_mib(config: Config, what: str) -> float:
 def _peak_memory_mib(config: Config, what: str) -> float:
     import resource  # not on Windows
 
-    space = get_space(config.space)
+    space = get_space(config.space, config.image_size)
     size = (config.batch_size, space.in_chans, space.image_size, space.image_size)
     x = torch.randn(size).contiguous(memory_format=torch.channels_last)
     target = torch.randint(0, space.num_classes, (config.batch_size,))
     drawn = SAMPLERS["sandwich"](space, 2)(random.Random(0), lambda _: 0.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     static = mend_convolutions(space.build(space.largest)) if what == "static" else None
-    supernet = None if static else Supernet(space)
+    supernet = None if static else Supernet(space, norm=config.norm)
     (static or supernet).to(memory_format=torch.channels_last)  # type: ignore[union-attr]
     for _ in range(3):
         if static:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,22 @@ def test_the_units_that_matter_come_first() -> None:
     start.order_units(space, network, "magnitude", data.train, CPU)
     after = network.get_submodule("layer2.0.conv1").weight.detach().abs().sum((1, 2, 3))
     torch.testing.assert_close(after[:2].sort().values, sums[-2:].sort().values)
+
+
+@pytest.mark.parametrize("order", ["taylor", "magnitude"])
+def test_heads_keys_and_values_are_put_in_order(order: start.Order) -> None:
+    data = load_data(DataConfig(data="images"))
+    space = get_space("timm/test_vit", SIZE, 3)
+    network = space.build(space.largest).eval()
+    before = copy.deepcopy(network)
+    start.order_units(space, network, order, data.train, CPU)
+    x = torch.randn(2, 3, SIZE, SIZE)
+    torch.testing.assert_close(network(x), before(x), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(
+        network.state_dict()["blocks.0.attn.proj.weight"], before.state_dict()["blocks.0.attn.proj.weight"]
+    )
+    supernet = Supernet(space, norm="shared").eval()
+    start.take_over(supernet, space.largest, network)
 
 
 def test_a_classifier_is_fitted_to_the_features_of_the_frozen_network() -> None:

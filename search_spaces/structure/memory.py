@@ -18,8 +18,8 @@ from search_spaces.structure.tracing import ELEMENT_WISE, operator, words
 # layout make nothing (`search_spaces.cost`).
 _IN_PLACE = ELEMENT_WISE | words("batch_norm group_norm layer_norm rms_norm softmax")
 _VIEWS = words(
-    "chunk expand flatten getitem narrow permute reshape select split squeeze swapaxes transpose unbind unflatten "
-    "unsqueeze view"
+    "chunk expand flatten getitem narrow permute reshape reshape_as select split squeeze swapaxes transpose unbind "
+    "unflatten unsqueeze view view_as"
 )
 
 

@@ -40,8 +40,8 @@ REDUCTIONS = words("amax amin max mean min std sum var var_mean")
 POOLS = words("adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d interpolate max_pool2d upsample")
 MOVES = words(
     "cat chunk concat expand expand_as flatten flip getitem index_select movedim narrow pad permute pixel_shuffle "
-    "pixel_unshuffle repeat reshape roll select split squeeze stack swapaxes tensor_split transpose unbind unflatten "
-    "unfold unsqueeze view"
+    "pixel_unshuffle repeat reshape reshape_as roll select split squeeze stack swapaxes tensor_split transpose unbind "
+    "unflatten unfold unsqueeze view view_as"
 )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from search_spaces import SearchSpace, UserError, get_space, macs
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.timm_network import description
+from search_spaces.timm_network.space import _options, _renumbered
 from supernet import Supernet
 from tests.contracts.space import SpaceContract, image
 from tests.contracts.supernet import SupernetContract
@@ -67,6 +68,35 @@ def test_a_part_of_any_network_runs_in_the_supernet_alone_and_elsewhere(name: st
 
 def small(name: str) -> SearchSpace:
     return get_space(f"timm/{name}", image_size=64 if name.startswith("efficient") else 32, num_classes=5)
+
+
+@pytest.mark.parametrize(
+    ("field", "size", "options"),
+    [
+        ("heads", 3, (1, 2, 3)),
+        ("heads", 12, (3, 6, 9, 12)),
+        ("key", 64, (32, 64)),
+        ("value", 16, (8, 16)),
+        ("value", 8, (8,)),
+        ("width", 192, (96, 144, 192)),
+        ("expansion", 20, (8, 16, 20)),
+    ],
+)
+def test_options_are_few(field: str, size: int, options: tuple[int, ...]) -> None:
+    assert _options(field, size, steps=4, multiple=8) == options
+
+
+def test_paths_follow_from_all_lists_that_blocks_are_taken_out_of() -> None:
+    assert _renumbered("blocks.2.1.conv", ["blocks.0", "blocks.2.0", "blocks.3"]) == "blocks.1.0.conv"
+    assert _renumbered("layer1.2", ["layer1.0", "layer2.0"]) == "layer1.1"
+    assert _renumbered("", ["0"]) == ""
+
+
+def test_attention_and_ffn_are_blocks_of_their_own() -> None:
+    space = get_space("timm/test_vit@2x16", image_size=32, num_classes=5)
+    kinds = [block.kind for block in space.lower(space.largest)]
+    assert kinds == ["stem", *6 * ["PrunableAttention", "Mlp"], "head"]
+    assert [block.kind for block in space.lower(space.smallest)] == ["stem", "head"]
 
 
 def test_a_description_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from search_spaces.structure.costs import Costs
 from search_spaces.structure.families.registry import prepare
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.structure.slicing import prune
+from search_spaces.structure.verify import true_dimensions
 from tests.contracts.pruning import PruningContract, PublishedContract, split
 from tests.rounding import assert_equal_but_for_rounding
 
@@ -82,3 +83,9 @@ def test_costs_are_those_of_the_fused_network() -> None:
     costs, fused = Costs(model, structure, torch.zeros(1, 3, 32, 32)), reparameterize_model(model)
     assert costs.num_params(structure.sizes) == sum(p.numel() for p in fused.parameters())
     assert costs.macs(structure.sizes) == fvcore_macs(fused, torch.zeros(1, 3, 32, 32))
+
+
+def test_its_channels_are_verified_as_trained() -> None:
+    model = small("mobileone_s1", 1 / 8)
+    structure = prepare(model)
+    assert true_dimensions(model, structure, 32) == (tuple(structure.sizes), 0)
