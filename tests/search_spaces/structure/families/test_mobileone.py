@@ -85,6 +85,7 @@ def test_costs_are_those_of_the_fused_network() -> None:
     assert costs.macs(structure.sizes) == fvcore_macs(fused, torch.zeros(1, 3, 32, 32))
 
 
+@pytest.mark.heavy
 def test_its_channels_are_verified_as_trained() -> None:
     model = small("mobileone_s1", 1 / 8)
     structure = prepare(model)
