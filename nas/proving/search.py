@@ -80,9 +80,7 @@ def find_search(config: Config) -> Search:
     run_folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
     file = runs.newest(run_folder, f"{config.search or 'search*'}/result.json")
     if file is None:
-        raise UserError(
-            f"{run_folder} has no finished {config.search or 'search'}; make one with python -m nas.search"
-        )
+        raise UserError(f"{run_folder} has no finished {config.search or 'search'}; make one with python -m nas.search")
     result, space = read_result(file.parent), runs.load_run_info(run_folder).search_space()
     metric = _metric(config, file, result)
     followed = {n: {**t, "path": runs.follow(t["path"], run_folder)} for n, t in result["tables"].items()}
