@@ -51,12 +51,17 @@ def train_narrowed(config: Config, search: Search) -> Missing:
             archs[winner] = found
         else:
             missing[narrowed_name(winner)] = found
+    networks: dict[str, dict[str, Any]]
     networks = {w: {"name": narrowed_name(w), "arch": search.space.to_json(arch)} for w, arch in archs.items()}
     file, splits = search.run_folder / ARCHS, runs.load_run_info(search.run_folder).splits
     write_json(file, list(networks.values()))
-    jobs = [job_like(search.trained(w), n, file, splits.train, _local(config)) for w, n in networks.items()]
-    if unfinished := [job for job in jobs if job.test_accuracy is None]:
-        train_all(unfinished[0].config, search.run_folder, unfinished)
+    jobs = [
+        job_like(search.trained(winner), network, file, splits.train, _local(config))
+        for winner, network in networks.items()
+        if not (search.trained(network["name"]) / "result.json").exists()
+    ]
+    if jobs:
+        train_all(jobs[0].config, search.run_folder, jobs)
     return missing
 
 
