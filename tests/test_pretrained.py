@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nas.networks import start
 from nas.reporting.verdict import verdict
 from nas.runs.baselines import read_baselines
 from nas.runs.checkpoint import save_tensors
+from nas.training.recipe import StepConfig
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json
 from supernet import Supernet
@@ -72,7 +74,7 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     build.main(["--space", SPACE, "--image-size", str(SIZE), "--num-classes", "3", "--samples", "2"])
     search.main(["--run", "r", "--winners", "1", "--budget", "60", "--calibration-images", "8"])
     assert "no latency table" not in capsys.readouterr().out  # the one that was built is found
-    retrain.main(["--run", "r", "--epochs", "1", *ARGS])
+    retrain.main(["--run", "r", "--epochs", "1", "--layer-decay", "0.9", *ARGS])
     stand_beside_baselines(folder, capsys)
     assert "lr decay has no effect" not in caplog.text
     export.main(["--run", "r", "--formats", "onnx", "timm"])
@@ -96,9 +98,10 @@ def stand_beside_baselines(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (narrowed.folder, pruned.folder) == ("retrain/narrowed-winner-1", "prune/as-fast-as-winner-1")
     assert pruned.latency_ms <= winner.latency_ms < named["whole"].latency_ms
     for place in (folder / narrowed.folder, folder / pruned.folder):
-        begun = read_json(place / "config.json")
+        begun, winners = (read_json(where / "config.json") for where in (place, folder / "retrain/winner-1"))
         assert begun.get("finetune_epochs", begun.get("epochs")) == 1
-        assert (begun["batch_size"], begun["layer_decay"], begun["lr"]) == (8, 0.9, 0.016)
+        assert begun["layer_decay"] == 0.9
+        assert [begun[f.name] for f in fields(StepConfig)] == [winners[f.name] for f in fields(StepConfig)]
     for network, name in ((winner, "winner-1"), (narrowed, "narrowed-winner-1"), (named["whole"], "whole")):
         result = read_json(folder / "retrain" / name / "result.json")
         assert network.accuracy.value == pytest.approx(result["test_accuracy"])
