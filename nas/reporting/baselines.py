@@ -41,11 +41,13 @@ def baselines(a: Artifacts) -> Iterator[Markup]:
 def plot(found: Baselines) -> Any:
     """Test accuracy against measured time, with 95 % intervals."""
     by_kind = ((kind, [n for n in found.networks if n.kind == kind]) for kind in KINDS)
-    traces = [_trace(kind, networks) for kind, networks in by_kind if networks]
+    middle_ms = max(network.latency_ms for network in found.networks) / 2
+    traces = [_trace(kind, networks, middle_ms) for kind, networks in by_kind if networks]
     return figure(traces, "measured latency, ms", "accuracy on the test split, %", xaxis={"rangemode": "tozero"})
 
 
-def _trace(kind: str, networks: list[Network]) -> Any:
+def _trace(kind: str, networks: list[Network], middle_ms: float) -> Any:
+    """Names stand towards the middle, where there is room for them."""
     import plotly.graph_objects as go
 
     accuracies = [network.accuracy for network in networks]
@@ -63,7 +65,7 @@ def _trace(kind: str, networks: list[Network]) -> Any:
         },
         mode="markers+text" if kind == "winner" else "markers",
         text=[escape(network.name) for network in networks],
-        textposition="middle right",
+        textposition=["middle left" if n.latency_ms > middle_ms else "middle right" for n in networks],
         hovertemplate="%{text}<br>%{x:.3f} ms, %{y:.2f} %<extra></extra>",
         marker={"color": COLORS[kind], "symbol": SYMBOLS[kind], "size": 11},
     )
