@@ -17,8 +17,8 @@ from torch import Tensor
 from nas import retrain, train_supernet
 from nas.distributed import collectives, process
 from nas.runs.checkpoint import load_tensors
+from nas.training import recipe
 from nas.training import supernet as training
-from nas.training import trainer
 from nas.training.patience import Best
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
@@ -167,7 +167,7 @@ def test_data_that_one_process_lacks() -> None:
     ("differ", "message"),
     [
         (lambda: Path("images/red/0.png").unlink(), "data_digest is "),
-        (lambda: setattr(trainer, "code_digest", lambda: "other"), "code_digest is other, not "),
+        (lambda: setattr(recipe, "code_digest", lambda: "other"), "code_digest is other, not "),
     ],
 )
 def test_processes_that_differ_are_named(differ: Callable[[], None], message: str) -> None:
