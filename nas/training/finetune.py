@@ -26,7 +26,9 @@ from search_spaces.timm_network import PREFIX
 
 @dataclass(frozen=True)
 class Config(TrainConfig, DataConfig):
-    model: str = flag("tf_efficientnet_lite0", "timm name of the network")
+    model: str = flag(
+        "tf_efficientnet_lite0", "timm name of the network; NAME@2x16: of each dimension two sizes, multiples of 16"
+    )
     init: str = flag("pretrained", "its weights: a file, a folder of ours, or pretrained (timm's own, downloaded)")
     image_size: int | None = flag(None, "height and width of the images (default: timm's)")
     run: str | None = flag(None, "name of the run under runs/ (default: made of model, data and time)")
