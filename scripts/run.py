@@ -17,7 +17,7 @@ from typing import Literal
 from search_spaces import UserError
 from search_spaces.command import Flags, flag, parse, run
 
-MODEL = "tf_efficientnet_lite0@2x16"  # two sizes of each dimension: a small table, and little to learn in four epochs
+MODEL = "tf_efficientnet_lite0@2x16"  # two sizes of each dimension: a small table, and little to learn in few epochs
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def pretrained(run_name: str) -> list[list[str]]:
     of, loading = ["--run", run_name], ["--num-workers", "1"]
     quick = ["--strategy", "predictor", "--budget", "40", "--calibration-images", "256", "--winners", "2"]
     return [
-        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "40", *of, "--epochs", "5", *loading],
-        ["nas.train_supernet", *of, "--epochs", "4", *loading],
+        ["nas.finetune", *weights, "--data", "clutter", "--image-size", "40", *of, "--epochs", "4", *loading],
+        ["nas.train_supernet", *of, "--epochs", "3", *loading],
         ["latency_lut.build", "--space", f"timm/{MODEL}", "--image-size", "40", "--num-classes", "10"],
         ["nas.search", *of, *quick],
-        ["nas.retrain", *of, "--epochs", "3", *loading],
+        ["nas.retrain", *of, "--epochs", "2", *loading],
         ["nas.baselines", *of],
-        ["nas.export", *of],
+        ["nas.export", *of, "--winners", "winner-2"],
         ["nas.report", *of],
     ]
 
