@@ -1,8 +1,8 @@
 """The whole job on embedded images, as `make run` does it: the commands a user types, one after another.
 
-EfficientNet-Lite0 with its ImageNet weights becomes a curve of smaller networks for other images, in about
-twelve minutes on two cores. `--job published` is the search as published (`make run-published`, about five minutes): a supernet of
-EfficientFormerV2's space from fresh weights. Every line beginning with $ can be typed as it stands.
+EfficientNet-Lite0 with its ImageNet weights becomes a curve of smaller networks for other images, in about twelve
+minutes on two cores. `--job published` is the search as published (`make run-published`, about five minutes): a
+supernet of EfficientFormerV2's space from fresh weights. Every line beginning with $ can be typed as it stands.
 """
 
 from __future__ import annotations
