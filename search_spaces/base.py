@@ -81,8 +81,8 @@ class SearchSpace(ABC):
 
     `recipe` is the one of `nas.training.recipe` by which its networks are trained where no other is asked for,
     `finetune` the one where they start from weights, `any_size` whether they also run on other images than of
-    `image_size`, as networks of convolutions alone do. `remarks` are lines for who looks at
-    the space.
+    `image_size`, as networks of convolutions alone do. `remarks` are lines for who looks at the
+    space.
     """
 
     name: str

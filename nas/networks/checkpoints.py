@@ -111,7 +111,7 @@ def _in_order(network: nn.Module, state: State) -> State | None:
     classifier of other classes is allowed.
     """
     own, theirs = ({n: t for n, t in found.items() if _is_weight(n)} for found in (network.state_dict(), state))
-    heads = {f"{name}.{kind}" for name in _names(_cfg(network).get("classifier")) for kind in ("weight", "bias")}
+    heads = {f"{name}.{kind}" for name in classifiers(network) for kind in ("weight", "bias")}
     if len(own) != len(theirs) or own.keys() & theirs.keys():
         return None
     for (name, tensor), (other, found) in zip(own.items(), theirs.items(), strict=True):
@@ -226,11 +226,11 @@ def check_finite(state: Mapping[str, Tensor], path: Path) -> None:
 
 def _problem(network: Any, state: State, found: Differences, size_flag: str) -> str:
     """What it is, and the remedy."""
-    heads = _names(_cfg(network).get("classifier"))
+    heads = classifiers(network)
     if not (found.extra or found.shapes) and all(name.rpartition(".")[0] in heads for name in found.missing):
         return f"it has no classifier ({found.missing[0]} is missing); give weights trained on these classes"
     own = network.state_dict()
-    for name in (f"{conv}.weight" for conv in _names(_cfg(network).get("first_conv"))):
+    for name in (f"{conv}.weight" for conv in _named(network, "first_conv")):
         if name in found.shapes and state[name].ndim == own[name].ndim and state[name].shape[1] != own[name].shape[1]:
             channels = f"{state[name].shape[1]} channels, the network {own[name].shape[1]}"
             return f"it takes images of {channels}; give weights trained on RGB images"
@@ -243,15 +243,17 @@ def _problem(network: Any, state: State, found: Differences, size_flag: str) -> 
 
 def num_classes_of(network: Any, state: State) -> int | None:
     """Rows of the (first) classifier in a checkpoint, if timm knows its name and it is there."""
-    name = next(iter(_names(_cfg(network).get("classifier"))), "")
+    name = next(iter(classifiers(network)), "")
     weight = state.get(f"{name}.weight")
     return None if weight is None or weight.ndim == 0 else len(weight)
 
 
-def _names(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def classifiers(network: Any) -> tuple[str, ...]:
+    """Paths of the layers that make logits, as far as timm names them."""
+    return _named(network, "classifier")
+
+
+def _named(network: Any, part: str) -> tuple[str, ...]:
+    """Paths of the layers that timm's account of the network, if it has one, calls so."""
+    names = (getattr(network, "pretrained_cfg", None) or {}).get(part)
     return (names,) if isinstance(names, str) else tuple(names or ())
-
-
-def _cfg(network: Any) -> Mapping[str, Any]:
-    """timm's account of the network; empty for others."""
-    return getattr(network, "pretrained_cfg", None) or {}

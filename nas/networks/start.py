@@ -20,7 +20,7 @@ from nas import runs
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.networks import importance
-from nas.networks.checkpoints import check_finite, fitted, num_classes_of, read_state
+from nas.networks.checkpoints import check_finite, classifiers, fitted, num_classes_of, read_state
 from nas.networks.weights import load_prepared
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.structure.base import Structure
@@ -85,9 +85,8 @@ def _timm_name(space: SearchSpace, arch: str) -> str:
 
 def _classifiers(network: Any) -> tuple[str, ...]:
     """Paths of the layers that make logits."""
-    known = (getattr(network, "pretrained_cfg", None) or {}).get("classifier")
-    if known:
-        return (known,) if isinstance(known, str) else tuple(known)
+    if known := classifiers(network):
+        return known
     return tuple(name for name, part in network.named_modules() if part in _as_tuple(network.get_classifier()))
 
 
