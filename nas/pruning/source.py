@@ -18,7 +18,7 @@ from nas.pruning.recipe import Recipe
 from search_spaces import UserError
 from search_spaces.command.files import sha256
 from search_spaces.structure.base import Structure
-from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.families.registry import is_known
 from search_spaces.structure.layouts import Layouts
 from search_spaces.structure.verify import describe
 from search_spaces.timm_network.timm_models import create_timm
@@ -133,7 +133,7 @@ def find(
     if file.suffix != ".safetensors":
         raise UserError(f"--model {path} does not say which network it is of; give --model NAME --checkpoint {path}")
     recipe = recipes.winner_recipe(file)
-    return Source(recipe, file, data, run, digest, traced=not _is_known(recipe.original()))
+    return Source(recipe, file, data, run, digest, traced=not is_known(recipe.original()))
 
 
 def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig) -> Source:
@@ -144,16 +144,7 @@ def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataC
     recipe = recipes.timm_recipe(name, size, (), ours=weights is None)
     model = create_timm("--model", name, 2, recipe.options).eval()
     check_takes(model, name, (recipe.image_size, recipe.image_size), 2, ("--model", "--image-size"))
-    return Source(recipe, weights, data, None, traced=not _is_known(model))
-
-
-def _is_known(model: nn.Module) -> bool:
-    """Whether it is of a family that has a file here; it is prepared then."""
-    try:
-        prepare(model)
-    except UserError:
-        return False
-    return True
+    return Source(recipe, weights, data, None, traced=not is_known(model))
 
 
 def _describe(recipe: Recipe) -> Layouts:
