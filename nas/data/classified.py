@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from nas.data.annotations import annotated
 from nas.data.classes import check_class_names, class_name, shown
-from nas.data.listing import Listing, some
+from nas.data.listing import ANNOTATIONS, Listing, some
 from search_spaces import UserError
 
 BESIDE = "beside the class folders"
 
 
 def is_flat(listing: Listing) -> bool:
-    """Whether there are images, none of which lies in a folder."""
-    return bool(listing.images) and not listing.top_folders()
+    """Whether nothing says the classes: all images lie in no folder, or in `images/`, and no text names them."""
+    folders = {path.rpartition("/")[0] for path in listing.images}
+    return folders in ({""}, {"images"}) and ANNOTATIONS not in listing.annotations
 
 
 def wrapped(listing: Listing) -> Listing | None:
@@ -33,6 +35,8 @@ def unwrapped(listing: Listing) -> Listing:
 def classify(listing: Listing, class_depth: int | None) -> dict[str, str]:
     """The class of every image, by path; images beside the class folders move to what is left out.
 
+    Where a text at the top says the classes of images, it does, and folders do not.
+
     Args:
         class_depth: which of the folders that an image lies in is its class, counted from the outside; None where they
             are one and the same class.
@@ -40,6 +44,8 @@ def classify(listing: Listing, class_depth: int | None) -> dict[str, str]:
     Raises:
         UserError: no image in a folder; folders within folders, of which either could be the class; impossible names.
     """
+    if ANNOTATIONS in listing.annotations:
+        return annotated(listing)
     top = listing.top_folders()
     if not top:
         raise UserError(f"{listing.name} has {_how_many(listing)}; give a folder or .tar with 2 class folders or more")

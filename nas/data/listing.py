@@ -23,6 +23,8 @@ SYSTEM_FOLDERS |= {"#recycle", "#snapshot", "~snapshot", "$recycle.bin", "lost+f
 SYSTEM_FOLDERS |= {"system volume information", "found.000", "network trash folder", "temporary items"}
 SYSTEM_FOLDERS |= {"__macosx", "__pycache__"}
 
+ANNOTATIONS = "val_annotations.txt"  # TinyImageNet's: the classes of the images beside it or in folders there
+
 T = TypeVar("T")
 Span = tuple[int, int]  # first byte in the .tar, and how many
 
@@ -37,6 +39,7 @@ class Listing:
         images: each with its place in the .tar; None in a folder.
         left_out: what is not read, each with the reason; folders end with a slash.
         folders: those that are read.
+        annotations: texts that say the classes of images, each with its place in the .tar (`nas.data.annotations`).
     """
 
     root: Path
@@ -44,6 +47,7 @@ class Listing:
     images: dict[str, Span | None] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     folders: set[str] = field(default_factory=set)
+    annotations: dict[str, Span | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -61,6 +65,8 @@ class Listing:
         elif suffix in extensions():
             self.left_out.pop(path, None)  # a .tar's later member of a name replaces the earlier one
             self.images[path] = span
+        elif name == ANNOTATIONS:
+            self.annotations[path] = span
         else:
             self.left_out[path] = suffix or "without extension"
 
@@ -79,7 +85,17 @@ class Listing:
         """What one of its folders holds."""
         inside = f"{self.inside}/{folder}" if self.inside else folder
         folders = set(_below(dict.fromkeys(self.folders), folder))
-        return Listing(self.root, inside, _below(self.images, folder), _below(self.left_out, folder), folders)
+        parts = (_below(paths, folder) for paths in (self.images, self.left_out))
+        return Listing(self.root, inside, *parts, folders, _below(self.annotations, folder))
+
+    def content(self, path: str) -> bytes:
+        """Of a text in `annotations`."""
+        if (span := self.annotations[path]) is None:
+            return (self.root / self.inside / path).read_bytes()
+        start, count = span
+        with self.root.open("rb") as file:
+            file.seek(start)
+            return file.read(count)
 
     def leave_out(self, paths: list[str], reason: str) -> None:
         """Images that are not to be read after all."""

@@ -122,3 +122,49 @@ def test_flags_that_cannot_act_are_refused(tmp_path, options, message) -> None:
     make_images(tmp_path / "x", per_class=4)
     with pytest.raises(UserError, match=message):
         load(**{"data": tmp_path / "x", **options})
+
+
+# ---- TinyImageNet
+
+
+@pytest.fixture
+def tiny_imagenet(tmp_path):
+    """As it is published: train/CLASS/images, val/images with a text of their classes, test/images without."""
+    for name, seed in (("n01", 1), ("n02", 2)):
+        make_images(tmp_path / "x/train" / name, per_class=10, classes=("images",), seed=seed)
+        (tmp_path / f"x/train/{name}/{name}_boxes.txt").write_text("")
+    add(tmp_path / "x/val/images", *(f"val_{i}.png" for i in range(6)))
+    add(tmp_path / "x/test/images", "test_0.png", "test_1.png")
+    lines = [f"val_{i}.png\tn0{1 + i % 2}\t0\t0\t9\t9\n" for i in range(6)]
+    (tmp_path / "x/val/val_annotations.txt").write_text("".join(lines))
+    return lines
+
+
+def test_tiny_imagenet_is_tested_by_its_annotations(tmp_path, place, tiny_imagenet, capsys) -> None:
+    data = load(place())
+    assert data.classes == ("n01", "n02") and len(data.train) + len(data.search) == 20
+    assert data.test.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert "not read beside it: test (test has no class folders)" in capsys.readouterr().err
+    assert load(tmp_path / "x/train", test_data=str(tmp_path / "x/val")).test.labels.tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("val_0.png n01\n", r"val_annotations\.txt, line 7 has no class; give lines of a file's name, a tab"),
+        ("val_0.png\tn02\n", r"gives val_0\.png two classes, n01 and n02; leave one line"),
+        ("val_0.png\t\n", "line 7 has no class"),
+    ],
+)
+def test_annotations_that_cannot_be_read(tmp_path, place, tiny_imagenet, line, message) -> None:
+    (tmp_path / "x/val/val_annotations.txt").write_text("".join([*tiny_imagenet, line]))
+    with pytest.raises(UserError, match=message):
+        load(place())
+
+
+def test_images_and_annotations_that_miss_each_other_are_named(tmp_path, place, tiny_imagenet, capsys) -> None:
+    (tmp_path / "x/val/val_annotations.txt").write_text("".join([*tiny_imagenet[1:], "val_9.png\tn01\n"]))
+    assert len(load(place()).test) == 5
+    told = capsys.readouterr().err
+    assert "left out 1 not named in val_annotations.txt (images/val_0.png)" in told
+    assert "val_annotations.txt names 1 images that are not there: val_9.png" in told
