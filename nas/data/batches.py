@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,8 +35,16 @@ MEAN, STD = IMAGENET.mean, IMAGENET.std
 MAX_CORRUPT_RUN = 100  # training images in a row
 
 Augment = Literal["light", "randaugment", "published", "none"]
-Key = tuple[int, int]  # epoch, position in the split
+Key = tuple[int, int, int]  # epoch, pixels of a side, position in the split
+EpochSteps = Callable[[int], "Sequence[StepImages]"]
 Sample = tuple[Tensor, int, list[tuple[str, str]]]  # image, label, (name, reason) of each corrupt image on the way
+
+
+class StepImages(NamedTuple):
+    """What a step trains on: so many images, of so many pixels a side."""
+
+    size: int
+    number: int
 
 
 def train_transform(image_size: int, augment: Augment, hflip: bool, strength: float = 1.0) -> Any:
@@ -109,15 +117,15 @@ class _Samples(Dataset[Sample]):
     """Transformed images by key. A corrupt one is replaced by the next, or, in evaluation, by no class: label -1.
 
     Args:
-        transform: of an epoch.
+        transform: of an epoch, to so many pixels.
     """
 
-    def __init__(self, images: Images, transform: Callable[[int], Any], seed: int, replace: bool) -> None:
+    def __init__(self, images: Images, transform: Callable[[int, int], Any], seed: int, replace: bool) -> None:
         self.images, self.transform, self.seed = images, cache(transform), seed
         self.attempts = min(len(images), MAX_CORRUPT_RUN) if replace else 1
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, first = key
+        epoch, size, first = key
         _seed_cpu(self.seed, epoch, first)
         corrupt: list[tuple[str, str]] = []
         for attempt in range(self.attempts):
@@ -127,38 +135,38 @@ class _Samples(Dataset[Sample]):
             except CORRUPT as error:
                 corrupt.append((self.images.name(position), why_unreadable(error)))
             else:
-                return self.transform(epoch)(image), int(self.images.labels[position]), corrupt
-        return self.transform(epoch)(Image.new("RGB", (8, 8))), -1, corrupt
+                return self.transform(epoch, size)(image), int(self.images.labels[position]), corrupt
+        return self.transform(epoch, size)(Image.new("RGB", (8, 8))), -1, corrupt
 
 
 class _TrainKeys:
-    """Keys of the batches from step `start` to the end of the last epoch; incomplete batches are dropped.
-
-    Of each batch, the part `share` = (number, of how many).
-    """
+    """Keys of the batches from step `start` to the end of the last epoch; of each, the part (number, of how many)."""
 
     def __init__(
-        self, num_images: int, batch_size: int, epochs: int, seed: int, start: int, share: tuple[int, int]
+        self, num_images: int, steps: EpochSteps, epochs: int, seed: int, start: int, share: tuple[int, int]
     ) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.num_images, self.steps, self.seed = num_images, steps, seed
         self.epochs, self.start, self.share = epochs, start, share
 
     def __iter__(self) -> Iterator[list[Key]]:
-        per_epoch = self.num_images // self.batch_size
+        per_epoch = len(self.steps(0))
         number, shares = self.share
-        size = self.batch_size // shares
         for epoch in range(self.start // per_epoch, self.epochs):
             order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
-            for batch in range(max(0, self.start - epoch * per_epoch), per_epoch):
-                begin = batch * self.batch_size + number * size
-                yield [(epoch, int(i)) for i in order[begin : begin + size]]
+            begin = 0
+            for step, (size, images) in enumerate(self.steps(epoch), start=epoch * per_epoch):
+                part = images // shares
+                first = begin + number * part
+                if step >= self.start:
+                    yield [(epoch, size, int(i)) for i in order[first : first + part]]
+                begin += images
 
 
 def train_batches(
     images: Images,
-    transform: Callable[[int], Any],
+    transform: Callable[[int, int], Any],
     *,
-    batch_size: int,
+    steps: EpochSteps,
     epochs: int,
     seed: int,
     start: int,
@@ -168,13 +176,14 @@ def train_batches(
     """(uint8 images, labels) of every step from `start` on.
 
     Args:
-        transform: of an epoch.
+        transform: of an epoch, to so many pixels a side.
+        steps: of an epoch; equally many in each, of no more images than there are.
         share: (number, of how many): which of so many equal parts of each batch.
 
     Raises:
         UserError: 100 images in a row are corrupt.
     """
-    keys = _TrainKeys(len(images), batch_size, epochs, seed, start, share)
+    keys = _TrainKeys(len(images), steps, epochs, seed, start, share)
     for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, num_workers):
         if labels.min() < 0:
             raise UserError(f"{MAX_CORRUPT_RUN} images in a row, or all, cannot be read; see the warnings")
@@ -191,8 +200,8 @@ def eval_batches(
     """
     transform = eval_transform(image_size)
     positions = range(share[0], len(images), share[1])
-    keys = [[(0, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
-    yield from _batches(_Samples(images, lambda _: transform, 0, replace=False), keys, num_workers)
+    keys = [[(0, image_size, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
+    yield from _batches(_Samples(images, lambda *_: transform, 0, replace=False), keys, num_workers)
 
 
 def _batches(samples: _Samples, keys: Iterable[list[Key]], num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -85,8 +85,8 @@ class Listing:
         """What one of its folders holds."""
         inside = f"{self.inside}/{folder}" if self.inside else folder
         folders = set(_below(dict.fromkeys(self.folders), folder))
-        parts = (_below(paths, folder) for paths in (self.images, self.left_out))
-        return Listing(self.root, inside, *parts, folders, _below(self.annotations, folder))
+        images, left_out, texts = (_below(p, folder) for p in (self.images, self.left_out, self.annotations))
+        return Listing(self.root, inside, images, left_out, folders, texts)
 
     def content(self, path: str) -> bytes:
         """Of a text in `annotations`."""

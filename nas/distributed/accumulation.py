@@ -21,15 +21,15 @@ class Parts:
     """
     Args:
         accumulation_steps: parts of each process.
-        pairs: the images of a part are mixed in pairs.
+        multiple: of what the images of a part must be one (`_WHY`).
 
     Raises:
         UserError: the batch cannot be split so.
     """
 
-    def __init__(self, model: nn.Module, batch_size: int, accumulation_steps: int, pairs: bool) -> None:
+    def __init__(self, model: nn.Module, batch_size: int, accumulation_steps: int, multiple: int) -> None:
         self.own, self.count = accumulation_steps, accumulation_steps * process.world_size()
-        _check(batch_size, self.count, accumulation_steps, pairs)
+        _check(batch_size, self.count, accumulation_steps, multiple)
         buffers = list(model.buffers())
         self.statistics = Flat([b for b in buffers if b.is_floating_point()])
         self.counters = Flat([b for b in buffers if b.dtype == torch.int64])
@@ -76,16 +76,20 @@ class Parts:
             self.statistics.write(collectives.mean(self.statistics.read()))
 
 
-def _check(batch_size: int, parts: int, accumulation_steps: int, pairs: bool) -> None:
-    if parts == 1:
-        if pairs and batch_size % 2:
-            raise UserError(f"--batch-size {batch_size} is odd; mixup pairs images: give an even one")
-        return
-    unit = 2 * parts if pairs else parts
-    if batch_size % unit or batch_size < 2 * parts:
-        kind = "even parts, as mixup pairs images" if pairs else "equal parts of at least 2 images"
+# Why the images of a part are a multiple of a number.
+_WHY = {
+    1: "each part is normalized by itself and needs 2 images",
+    2: "mixup pairs images",
+    8: "--multi-scale adds eighths of a batch",
+    16: "--multi-scale adds eighths of a batch, and mixup pairs images",
+}
+
+
+def _check(batch_size: int, parts: int, accumulation_steps: int, multiple: int) -> None:
+    unit, least = multiple * parts, 2 * parts if parts > 1 else 1
+    if batch_size % unit or batch_size < least:
         raise UserError(
-            f"--batch-size {batch_size} does not make {parts} {kind} (processes × --accumulation-steps: "
-            f"{parts // accumulation_steps} × {accumulation_steps}); give a multiple of {unit}, such as "
-            f"{max(batch_size // unit * unit, 2 * parts)}"
+            f"--batch-size {batch_size} does not make {parts} equal parts (processes × --accumulation-steps: "
+            f"{parts // accumulation_steps} × {accumulation_steps}), and {_WHY[multiple]}; give a multiple of {unit}, "
+            f"such as {max(batch_size // unit * unit, unit, least)}"
         )

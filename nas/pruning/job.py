@@ -36,7 +36,7 @@ from nas.training.network import make_trainer
 from nas.training.precision import check_amp
 from nas.training.progress import check_epochs
 from nas.training.recipe import FREE_ON_RESUME
-from nas.training.trainer import Trainer, steps_per_epoch
+from nas.training.trainer import Trainer
 from search_spaces import UserError
 from search_spaces.command.files import atomic_folder, write_json
 from search_spaces.command.typed import load_typed
@@ -99,7 +99,7 @@ def _check_epochs(config: Config, folder: Path, source: Source, data: Data) -> l
     Raises:
         UserError: one of these trainings cannot end after so many epochs.
     """
-    steps, dense = steps_per_epoch(data.train, config.batch_size), _dense_folder(source, folder)
+    steps, dense = config.train_config(1).steps_per_epoch(len(data.train)), _dense_folder(source, folder)
     open_ = {} if (folder / "result.json").exists() else {"finetune_epochs": folder}
     if dense is not None and not (dense / recipes.FILE).exists():
         open_["dense_epochs"] = dense
@@ -166,7 +166,7 @@ class Job:
         self.backend.describe()
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)
-        steps_per_epoch(data.train, config.batch_size)
+        config.train_config(1).steps_per_epoch(len(data.train))
         if (config.images or 0) > len(data.train):
             raise UserError(f"--images {config.images} is more than the {len(data.train)} training images; lower it")
         self.dense_folder = _dense_folder(source, folder)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 
 from nas.data import Data
+from nas.data.batches import StepImages
 from nas.data.embedded import EMBEDDED
 from nas.distributed import collectives
 from nas.distributed.device import pick_device
 from nas.runs.checkpoint import code_digest
 from search_spaces import SearchSpace, UserError
 from search_spaces.command import Flags, flag
+
+# Mehta and Rastegari (MobileViT, 2022), Sections 3.2 and 4.1: 320, 288, 256, 192 and 160 px around 256; and images of a
+# step in eighths of those of the largest, so that all steps have about as many pixels.
+MULTI_SCALE = ((5 / 4, 8), (9 / 8, 10), (1.0, 12), (3 / 4, 22), (5 / 8, 32))
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,42 @@ class TrainConfig(StepConfig):
         "images and augmentation grow: 5/7 of the size and 0.3 of the strength for the first 13 % of the epochs, 6/7 "
         "and 0.6 until 38 %",
     )
+    multi_scale: bool = flag(
+        False,
+        "steps on images of 5/8, 3/4, 1, 9/8 and 5/4 of the size, with --batch-size of the largest and more of smaller "
+        "ones",
+    )
 
     @property
     def is_finetuning(self) -> bool:
         """Whether its recipe is for weights that were trained before."""
         return self.recipe in ("finetune", "finetune-gently")
+
+    def steps(self, epoch: int, num_images: int, image_size: int) -> list[StepImages]:
+        """Of an epoch, in the order drawn for it; equally many in each, and each size equally often.
+
+        Raises:
+            UserError: a batch of more images than there are.
+        """
+        size, _ = self.at_epoch(epoch, image_size)
+        if self.batch_size > num_images:
+            raise UserError(f"--batch-size {self.batch_size} is more than the {num_images} training images; lower it")
+        if not self.multi_scale:
+            return [StepImages(size, self.batch_size)] * (num_images // self.batch_size)
+        eighth = self.batch_size // 8
+        cycles, rest = divmod(num_images, eighth * sum(eighths for _, eighths in MULTI_SCALE))
+        chosen = list(MULTI_SCALE) * cycles
+        for share, eighths in MULTI_SCALE:
+            if eighth * eighths <= rest:
+                chosen.append((share, eighths))
+                rest -= eighth * eighths
+        order = np.random.default_rng((self.seed, epoch, len(chosen))).permutation(len(chosen))
+        steps = (chosen[i] for i in order)
+        return [StepImages(_in_eighths(share * size), eighth * eighths) for share, eighths in steps]
+
+    def steps_per_epoch(self, num_images: int) -> int:
+        """UserError if there is none."""
+        return len(self.steps(0, num_images, 8))
 
     def at_epoch(self, epoch: int, image_size: int) -> tuple[int, float]:
         """(image size, strength of augmentation) of an epoch, of images of this size in the end.
@@ -93,11 +130,15 @@ class TrainConfig(StepConfig):
         """
         if not self.progressive:
             return image_size, 1.0
-        eighths = image_size / 8
         for end, share, strength in ((0.13, 5 / 7, 0.3), (0.38, 6 / 7, 0.6)):
             if epoch < end * self.epochs:
-                return max(8, 8 * round(share * eighths)), strength
+                return _in_eighths(share * image_size), strength
         return image_size, 1.0
+
+
+def _in_eighths(pixels: float) -> int:
+    """The nearest multiple of 8 px."""
+    return max(8, 8 * round(pixels / 8))
 
 
 _FINETUNE: dict[str, Any] = {
@@ -190,13 +231,14 @@ def finetune_epochs(num_images: int) -> int:
     return min(60, max(4, round(1000 / num_images**0.5)))
 
 
-def check_progressive(config: TrainConfig, space: SearchSpace) -> None:
-    """UserError if images are to grow but the space's networks take one size."""
-    if config.progressive and not space.any_size:
-        raise UserError(
-            f"--progressive begins with smaller images, but networks of {space.name} take {space.image_size} px only; "
-            "leave it out, or give --no-progressive"
-        )
+def check_sizes(config: TrainConfig, space: SearchSpace) -> None:
+    """UserError if images of several sizes are to be trained on but the space's networks take one."""
+    for name, given in (("progressive", config.progressive), ("multi-scale", config.multi_scale)):
+        if given and not space.any_size:
+            raise UserError(
+                f"--{name} trains on images of several sizes, but networks of {space.name} take {space.image_size} px "
+                f"only; leave it out, or give --no-{name}"
+            )
 
 
 LOCAL = ("device", "num_workers", "checkpoint_seconds")  # of a process; the others are the job's

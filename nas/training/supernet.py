@@ -27,7 +27,7 @@ from nas.training.recipe import (
     FREE_ON_RESUME,
     TrainConfig,
     check_alike,
-    check_progressive,
+    check_sizes,
     finetune_epochs,
     with_recipe,
 )
@@ -108,7 +108,7 @@ def train_supernet(config: Config) -> Path:
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
     data = data.normalized(space.mean, space.std)
-    check_progressive(config, space)
+    check_sizes(config, space)
     teacher = load_teacher(config, data.classes, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
@@ -292,7 +292,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
         "norm": config.norm,
         **trainer.ending,
         "steps": trainer.step,
-        "images_per_s": trainer.step * config.batch_size / trainer.seconds,
+        "images_per_s": trainer.step * trainer.images_per_step / trainer.seconds,
         "amp": trainer.amp,
         "processes": process.world_size(),
         "accumulation_steps": config.accumulation_steps,

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from tqdm import tqdm
 
-from nas.data import Data, Images
-from nas.data.batches import Augment, normalize, seed_all, train_batches, train_transform
+from nas.data import Data
+from nas.data.batches import Augment, StepImages, normalize, seed_all, train_batches, train_transform
 from nas.distributed import collectives, process
 from nas.distributed.accumulation import Parts
 from nas.distributed.device import pick_device
@@ -50,13 +50,6 @@ Backward = Callable[[Tensor], None]
 # (images, target, step, criterion, backward): a step's forward and backward passes; leaves gradients and returns the
 # detached loss to report, or raises FloatingPointError, whose message names what is not finite.
 Step = Callable[[Tensor, Tensor, int, Criterion, Backward], Tensor]
-
-
-def steps_per_epoch(train: Images, batch_size: int) -> int:
-    """UserError if there is none."""
-    if batch_size > len(train):
-        raise UserError(f"--batch-size {batch_size} is more than the {len(train)} training images; lower it")
-    return len(train) // batch_size
 
 
 class Trainer:
@@ -85,22 +78,20 @@ class Trainer:
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)
         self.model = mend_convolutions(model).train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.steps_per_epoch = steps_per_epoch(self.train, config.batch_size)
+        self.steps_per_epoch = config.steps_per_epoch(len(self.train))
         self.total = self.steps_per_epoch * config.epochs
         self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
         published = self.augment == "published"
-        self.parts = Parts(self.model, config.batch_size, config.accumulation_steps, pairs=published)
+        multiple = (2 if published else 1) * (8 if config.multi_scale else 1)  # images are mixed in pairs
+        self.parts = Parts(self.model, config.batch_size, config.accumulation_steps, multiple)
         self.parameters = list(self.model.parameters())
         self.optimization = Optimization(self.model, config, self.total, self.steps_per_epoch)
         self.optimizer = self.optimization.optimizer
         self.ema = Ema(self.model, config.ema_decay)
         self.best = Best(self.ema.module, patience, len(data.search)) if (patience := config.patience) else None
         smoothing = config.label_smoothing
-        self.mixup = (
-            Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=smoothing, num_classes=len(data.classes))
-            if published
-            else None
-        )
+        labels: dict[str, Any] = {"label_smoothing": smoothing, "num_classes": len(data.classes)}
+        self.mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, **labels) if published else None
         self.erase = RandomErasing(0.25, mode="pixel", device=self.device) if published else None
         self.criterion: Criterion = (
             SoftTargetCrossEntropy() if self.mixup else nn.CrossEntropyLoss(label_smoothing=smoothing)
@@ -229,7 +220,7 @@ class Trainer:
         batches = train_batches(
             self.train,
             self._transform,
-            batch_size=config.batch_size,
+            steps=self._steps,
             epochs=config.epochs,
             seed=config.seed,
             start=self.step,
@@ -240,9 +231,17 @@ class Trainer:
             self._one(images, labels)
             yield
 
-    def _transform(self, epoch: int) -> Any:
-        size, strength = self.config.at_epoch(epoch, self.image_size)
+    def _steps(self, epoch: int) -> list[StepImages]:
+        return self.config.steps(epoch, len(self.train), self.image_size)
+
+    def _transform(self, epoch: int, size: int) -> Any:
+        _, strength = self.config.at_epoch(epoch, self.image_size)
         return train_transform(size, self.augment, self.config.hflip, strength)
+
+    @property
+    def images_per_step(self) -> float:
+        """On average."""
+        return sum(step.number for step in self._steps(0)) / self.steps_per_epoch
 
     def _reporter(self, log: MetricsLog | None, bar: tqdm) -> Callable[[], None]:
         """To be called after each step: evaluates when it is time to, logs and shows metrics."""
@@ -254,7 +253,7 @@ class Trainer:
             evaluating = self.step == self.total or self.step % eval_steps == 0
             if not evaluating and self.step % 50:
                 return
-            rate = (self.step - window[1]) * self.config.batch_size / (time.monotonic() - window[0])
+            rate = (self.step - window[1]) * self.images_per_step / (time.monotonic() - window[0])
             accuracies = self.evaluate(self.ema.module) if evaluating else {}
             if self.best is not None and accuracies:
                 self.best.add(self.step, accuracies, self.ema.module)

@@ -13,7 +13,7 @@ from nas.distributed import process
 from nas.networks.start import check_start
 from nas.training.parallel import train_parallel
 from nas.training.progress import check_epochs
-from nas.training.recipe import check_progressive, finetune_epochs, with_recipe
+from nas.training.recipe import check_sizes, finetune_epochs, with_recipe
 from nas.training.teacher import may_move, teacher_facts
 from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
 from search_spaces import UserError
@@ -161,7 +161,7 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         if suited.is_finetuning:
             suited = replace(suited, epochs=finetune_epochs(info.splits.train))
         new = fill(config, suited)
-    check_progressive(new, space)
+    check_sizes(new, space)
     new = amend(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
     jobs = list[Job]()
     for name, winner in winners.items():
@@ -212,7 +212,7 @@ def _reopen(job: Job, run_folder: Path, num_images: int) -> Job:
     config = fill(job.config, begun)
     if job.test_accuracy is not None:  # others may end earlier
         config = amend(config, epochs=begun.epochs)
-    check_epochs(job.folder, config.epochs, max(1, num_images // config.batch_size))
+    check_epochs(job.folder, config.epochs, config.steps_per_epoch(num_images))
     if config.teacher:
         config = amend(config, teacher=runs.follow(config.teacher, run_folder))
     facts = {"arch": job.winner["arch"], **teacher_facts(config)}

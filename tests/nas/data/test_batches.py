@@ -20,7 +20,7 @@ from nas.data import Images, sources
 from nas.data.batches import eval_batches, eval_transform, normalize, preprocessing, train_batches, train_transform
 from nas.distributed.collectives import JobError
 from search_spaces import UserError
-from tests.nas.data.test_splits import load, make_tar
+from tests.nas.data.test_splits import alike, load, make_tar
 from tests.nas.tiny import make_images
 
 
@@ -35,7 +35,13 @@ def batches_of(
     transform = train_transform(16, "published", hflip=True)
     return list(
         train_batches(
-            images, lambda _: transform, batch_size=8, epochs=3, seed=seed, start=start, num_workers=num_workers
+            images,
+            lambda *_: transform,
+            steps=alike(images, 8),
+            epochs=3,
+            seed=seed,
+            start=start,
+            num_workers=num_workers,
         )
     )
 
@@ -88,8 +94,8 @@ def test_evaluation_sees_every_image_once_and_unchanged(images: Images, num_work
 def test_shares_make_the_batch(images: Images, augment: Any) -> None:
     def batches(share: tuple[int, int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         transform = train_transform(16, augment, hflip=True)
-        options: Any = {"batch_size": 8, "epochs": 2, "seed": 0, "start": 3, "num_workers": 0}
-        return list(train_batches(images, lambda _: transform, **options, share=share))
+        options: Any = {"steps": alike(images, 8), "epochs": 2, "seed": 0, "start": 3, "num_workers": 0}
+        return list(train_batches(images, lambda *_: transform, **options, share=share))
 
     halves = zip(batches((0, 2)), batches((1, 2)), strict=True)
     joined = [(torch.cat([x, y]), torch.cat([a, b])) for (x, a), (y, b) in halves]
@@ -117,7 +123,8 @@ def test_a_killed_loading_process_is_one_line(images: Images) -> None:
     """Wherever the program is when it dies, and the program's own handler of ended processes stays."""
     before = signal.getsignal(signal.SIGCHLD)
     transform = train_transform(16, "light", hflip=True)
-    batches = train_batches(images, lambda _: transform, batch_size=8, epochs=10**6, seed=0, start=0, num_workers=1)
+    forever: Any = {"steps": alike(images, 8), "epochs": 10**6, "seed": 0, "start": 0}
+    batches = train_batches(images, lambda *_: transform, **forever, num_workers=1)
     next(batches)
     assert signal.getsignal(signal.SIGCHLD) == before
     kill_a_loader()
@@ -135,7 +142,9 @@ def test_what_a_signal_raises_while_images_are_read_stays_what_it_is(images: Ima
         raise JobError("the job was told to stop")
 
     with pytest.raises(JobError, match=r"^the job was told to stop$"):
-        next(train_batches(images, lambda _: stopped, batch_size=8, epochs=1, seed=0, start=0, num_workers=0))
+        next(
+            train_batches(images, lambda *_: stopped, steps=alike(images, 8), epochs=1, seed=0, start=0, num_workers=0)
+        )
 
 
 def test_loading_processes_that_cannot_start_are_one_line(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nas.data import Data, DataConfig, Images, load_data, sources
-from nas.data.batches import eval_batches, eval_transform, train_batches
+from nas.data.batches import EpochSteps, StepImages, eval_batches, eval_transform, train_batches
 from nas.data.embedded import _scene, _written
 from nas.data.sources import Skipped
 from search_spaces import UserError
@@ -20,6 +20,11 @@ from tests.nas.tiny import make_images
 
 def load(data: object, **options) -> Data:
     return load_data(DataConfig(data=str(data), **options))
+
+
+def alike(images: Images, count: int) -> EpochSteps:
+    """Steps of so many images each."""
+    return lambda _: [StepImages(16, count)] * (len(images) // count)
 
 
 def make_tar(folder: Path, path: Path, name: str = ".") -> Path:
@@ -358,7 +363,7 @@ def test_corrupt_images_of_a_set_too_large_for_memory(
     rows = np.concatenate([bad, data.train.indices[:10]])
     train = Images(data.train.source, rows, data.train.source.labels[rows], data.train.skipped)
     batches = train_batches(
-        train, lambda _: eval_transform(16), batch_size=6, epochs=2, seed=0, start=0, num_workers=num_workers
+        train, lambda *_: eval_transform(16), steps=alike(train, 6), epochs=2, seed=0, start=0, num_workers=num_workers
     )
     for images, labels in batches:
         assert images.shape == (6, 3, 16, 16) and labels.min() >= 0
@@ -368,7 +373,13 @@ def test_corrupt_images_of_a_set_too_large_for_memory(
     with pytest.raises(UserError, match=r"cannot be read .*--strict-images") as caught:
         list(
             train_batches(
-                strict, lambda _: eval_transform(16), batch_size=6, epochs=1, seed=0, start=0, num_workers=num_workers
+                strict,
+                lambda *_: eval_transform(16),
+                steps=alike(train, 6),
+                epochs=1,
+                seed=0,
+                start=0,
+                num_workers=num_workers,
             )
         )
     assert "\n" not in str(caught.value)
@@ -381,7 +392,9 @@ def test_a_split_of_nothing_but_corrupt_images_ends(with_corrupt: Path, monkeypa
     images = Images(source, bad, source.labels[bad], Skipped(strict=False))
     with pytest.raises(UserError, match="100 images in a row, or all, cannot be read"):
         list(
-            train_batches(images, lambda _: eval_transform(16), batch_size=2, epochs=1, seed=0, start=0, num_workers=0)
+            train_batches(
+                images, lambda *_: eval_transform(16), steps=alike(images, 2), epochs=1, seed=0, start=0, num_workers=0
+            )
         )
 
 

@@ -55,7 +55,7 @@ def test_one_part_draws_what_a_step_drew_before_there_were_parts() -> None:
 
 
 def test_all_parts_decide_as_the_first() -> None:
-    parts = Parts(nn.Linear(1, 1), 6, 3, pairs=False)
+    parts = Parts(nn.Linear(1, 1), 6, 3, multiple=1)
     for _ in range(2):
         decided = []
         for number, x, _ in parts.each(torch.arange(6), torch.arange(6)):
@@ -67,7 +67,7 @@ def test_all_parts_decide_as_the_first() -> None:
 
 def test_every_part_has_its_images(tmp_path: Path, images: Images) -> None:
     found: list[tuple[int, list[int]]] = []
-    parts = Parts(nn.Linear(1, 1), 6, 2, pairs=False)
+    parts = Parts(nn.Linear(1, 1), 6, 2, multiple=1)
     for number, x, y in parts.each(torch.arange(6), torch.arange(6) + 1):
         assert torch.equal(x + 1, y)
         found.append((number, x.tolist()))
@@ -77,10 +77,10 @@ def test_every_part_has_its_images(tmp_path: Path, images: Images) -> None:
 @pytest.mark.parametrize(
     ("batch_size", "accumulation_steps", "augment", "message"),
     [
-        (10, 3, "none", "--batch-size 10 does not make 3 equal parts of at least 2 images .*: 1 × 3.; give a multiple"),
+        (10, 3, "none", "--batch-size 10 does not make 3 equal parts .*: 1 × 3.*; give a multiple"),
         (4, 4, "none", "give a multiple of 4, such as 8"),
         (10, 4, "none", "give a multiple of 4, such as 8"),
-        (6, 2, "published", "does not make 2 even parts, as mixup pairs images .*; give a multiple of 4, such as 4"),
+        (6, 2, "published", "does not make 2 equal parts .*mixup pairs images; give a multiple of 4, such as 4"),
     ],
 )
 def test_a_batch_that_cannot_be_split(

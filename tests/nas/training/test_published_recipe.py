@@ -128,7 +128,7 @@ def test_optimizer_learning_rate_and_weight_decay(trainer: Trainer) -> None:
 
 def test_augmentation_of_images_is_that_of_the_released_code(trainer: Trainer) -> None:
     """RandAugment (9, 0.5); of the colour jitter of 0.4 nothing is left beside it, as in timm."""
-    ours = trainer._transform(0).transforms
+    ours = trainer._transform(0, 224).transforms
     released = create_transform(
         224, is_training=True, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic",
         re_prob=0.25, re_mode="pixel", re_count=1,

@@ -497,7 +497,10 @@ def test_a_batch_larger_than_the_data(tmp_path: Path, images: Images) -> None:
 
 
 def test_mixup_needs_pairs(tmp_path: Path, images: Images) -> None:
-    with pytest.raises(UserError, match="--batch-size 5 is odd; mixup pairs images: give an even one"):
+    with pytest.raises(
+        UserError,
+        match=r"--batch-size 5 does not make 1 equal parts .*mixup pairs images; give a multiple of 2, such as 4",
+    ):
         make(tmp_path, images, replace(CONFIG, batch_size=5, augment="published"))
 
 
