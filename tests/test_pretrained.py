@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ import torch
 from latency_lut import build
 from latency_lut.measurement.build import BuildConfig
 from nas import baselines, export, finetune, report, retrain, search, train_supernet
+from nas import compare as nas_compare
+from nas.comparison.compare import Config as CompareConfig
 from nas.data import DataConfig, load_data
 from nas.data.batches import eval_batches, normalize
 from nas.networks import start
+from nas.proving.families import compare_families
 from nas.reporting.verdict import verdict
 from nas.runs.baselines import read_baselines
 from nas.runs.checkpoint import save_tensors
 from nas.training.recipe import StepConfig
 from search_spaces import UserError, get_space
-from search_spaces.command.files import read_json
+from search_spaces.command.files import read_json, write_json
 from supernet import Supernet
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.tiny import make_images
@@ -117,6 +121,24 @@ def stand_beside_baselines(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert before == {path: path.stat().st_mtime_ns for path in before}
     baselines.main(["--run", "r", "--samples", "2"])
     assert "is finished: nothing to do" in capsys.readouterr().out
+
+    # a second run, as it would be of another family on the same images
+    shutil.copytree(folder, folder.parent / "other")
+    nas_compare.main(["--winners", "r", "other", "--samples", "2", "--out", "families"])
+    both = read_json(Path("families/families.json"))["networks"]
+    assert {n["family"] for n in both} == {f"{SPACE} (r)", f"{SPACE} (other)"}
+    by_name = {network.name: network for network in found.networks}
+    for network in both:
+        same = by_name[network["name"]]
+        assert network["accuracy"]["value"] == same.accuracy.value
+        assert (network["num_params"], network["macs"]) == (same.num_params, same.macs)
+    assert "is best: its" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--winners compares runs: name two or more"):
+        compare_families(CompareConfig(("r",), winners=True))
+    info = read_json(folder.parent / "other/run.json")
+    write_json(folder.parent / "other/run.json", {**info, "splits": {**info["splits"], "digest": "other"}})
+    with pytest.raises(UserError, match=r"other was made with other images, or other splits, than .*r; give runs of"):
+        compare_families(CompareConfig(("r", "other"), winners=True))
 
 
 def test_the_supernets_largest_network_is_the_one_it_starts_from() -> None:

@@ -54,6 +54,12 @@ class Config(Flags):
     points: str | None = flag(
         None, "JSON list of other networks to show by the fronts: label, accuracy, mes; latency_ms, num_params if known"
     )
+    winners: bool = flag(
+        False, "compare the retrained winners of runs on the same images, of whatever families, timed together"
+    )
+    samples: int = flag(40, "undisturbed samples of each network that is timed, with --winners", minimum=2)
+    device: str = flag("auto", "that classifies the test images with --winners: cpu, cuda, …")
+    num_workers: int = flag(0, "processes that load these (0: this one)", minimum=0)
     out: str | None = flag(None, f"folder to write to (default: {OUT}/<run>-<strategies>)")
 
 

@@ -231,7 +231,11 @@ def check_comparable(searches: Sequence[Search]) -> None:
         for name in dict.fromkeys([*first.identity, *other.identity]):
             a, b = first.identity.get(name), other.identity.get(name)
             if a != b:
-                remedy = f"search again with {FLAGS[name]} {a}" if name in FLAGS else "give searches of one supernet"
+                remedy = (
+                    f"search again with {FLAGS[name]} {a}"
+                    if name in FLAGS
+                    else "give searches of one supernet (of others, --winners)"
+                )
                 raise UserError(
                     f"cannot compare {first.folder} with {other.folder}: the {name} is {a} in the one and {b} in the "
                     f"other; {remedy}, or name those to compare"

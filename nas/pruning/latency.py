@@ -29,8 +29,12 @@ NEAR = 0.02  # of the latency aimed at: near enough
 
 def measure(models: Mapping[str, nn.Module], image_size: int, backend: Backend, samples: int) -> Measurement:
     """Times the models, by name, interleaved with one another and with the anchor of the tables."""
-    jobs = {ANCHOR: anchor_job(), **{name: _job(model, image_size) for name, model in models.items()}}
-    return measure_sessions(prepare_all(jobs, backend), backend, backend.settings(samples))
+    return measure_jobs({name: _job(model, image_size) for name, model in models.items()}, backend, samples)
+
+
+def measure_jobs(jobs: Mapping[str, Job], backend: Backend, samples: int) -> Measurement:
+    """Times the jobs, by name, interleaved with one another and with the anchor of the tables."""
+    return measure_sessions(prepare_all({ANCHOR: anchor_job(), **jobs}, backend), backend, backend.settings(samples))
 
 
 def stage_times_ms(model: nn.Module, image_size: int, backend: Backend, repeats: int = 30) -> dict[str, float]:
