@@ -35,6 +35,7 @@ from search_spaces.command import flag
 from search_spaces.command.files import read_json, write_json
 
 POOL = 8192  # random archs that the networks are picked from
+BAND = 0.15  # of a latency: how far networks of --band lie from it at most
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Config(RayConfig, TrainConfig, DataConfig):
     image_size: int | None = flag(None, "height and width of the images (default: the space's)")
     study: str | None = flag(None, "folder, or name under runs/studies/ (default: made of space and data)")
     count: int = flag(16, "networks, the largest and the smallest among them", minimum=5, maximum=1000)
+    band: float | None = flag(
+        None, "ms: random networks within 15 % of this latency instead, where size tells little", above=0
+    )
     seeds: int = flag(2, "trainings of every network, with --seed and the seeds after it", minimum=1)
     metrics: tuple[Literal["latency", "size"], ...] = flag(("latency", "size"), "metrics of the MES to spread over")
     table: str | None = flag(None, "latency table (default: the newest that fits)")
@@ -72,7 +76,7 @@ class Study:
     config: Config
     folder: Path
     info: runs.RunInfo
-    networks: tuple[Network, ...]  # the largest first, the smallest last
+    networks: tuple[Network, ...]  # the largest first, the smallest last; of a band the slowest and the fastest
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -123,7 +127,11 @@ def open_study(config: Config) -> Study:
     paths = _tables(config, space)
     config = replace(config, table=str(paths[LATENCY]) if paths else None)
     costs = Costs(space, load_tables(paths, space), _objective(config))
-    networks = [Network(arch, costs.one(arch)) for arch in pick(space, costs, config.count, config.seed)]
+    if config.band is None:
+        archs = pick(space, costs, config.count, config.seed)
+    else:
+        archs = pick_in_band(space, costs, config.count, config.band, config.seed)
+    networks = [Network(arch, costs.one(arch)) for arch in archs]
     info = runs.RunInfo.of(space, data, config.data_config())
     runs.save_run_info(folder, info)
     write_json(folder / "networks.json", [{"arch": space.to_json(n.arch), "costs": n.costs} for n in networks])
@@ -133,8 +141,8 @@ def open_study(config: Config) -> Study:
 
 def pick(space: SearchSpace, costs: Costs, count: int, seed: int) -> list[Arch]:
     """The largest, the smallest, and between them random archs nearest to equally spaced log MES."""
-    rng, extremes = random.Random(seed), (space.largest, space.smallest)
-    drawn = [arch for arch in dict.fromkeys(space.sample(rng) for _ in range(POOL)) if arch not in extremes]
+    extremes = (space.largest, space.smallest)
+    drawn = [arch for arch in _pool(space, seed) if arch not in extremes]
     if len(drawn) < count - 2:
         raise UserError(f"--count is {count}, of {space.name} {len(drawn) + 2} networks were found; give at most that")
     mes = np.log(costs.batch(drawn)["mes"])
@@ -145,6 +153,32 @@ def pick(space: SearchSpace, costs: Costs, count: int, seed: int) -> list[Arch]:
         unused = next(i for i in nearest if i not in chosen)
         chosen[unused] = drawn[unused]
     return [space.largest, *chosen.values(), space.smallest]
+
+
+def pick_in_band(space: SearchSpace, costs: Costs, count: int, band_ms: float, seed: int) -> list[Arch]:
+    """Random archs within 15 % of a latency, the slowest first.
+
+    Raises:
+        UserError: costs without a latency; too few of the archs drawn lie there.
+    """
+    if LATENCY not in costs.metrics:
+        raise UserError(f"--band {band_ms:g} needs a latency; give latency among --metrics, with a --table")
+    drawn = _pool(space, seed)
+    latencies = costs.batch(drawn)[LATENCY]
+    within = np.flatnonzero(np.abs(latencies / band_ms - 1) <= BAND)
+    if len(within) < count:
+        low, middle, high = np.percentile(latencies, [5, 50, 95])
+        raise UserError(
+            f"--band {band_ms:g} ms: {len(within)} of {len(drawn)} random networks of {space.name} lie within 15 % of "
+            f"it, --count asks for {count}; most take {low:.3g} to {high:.3g} ms, give one near {middle:.3g}"
+        )
+    chosen = within[:count]
+    return [drawn[i] for i in chosen[np.argsort(-latencies[chosen], kind="stable")]]
+
+
+def _pool(space: SearchSpace, seed: int) -> list[Arch]:
+    rng = random.Random(seed)
+    return list(dict.fromkeys(space.sample(rng) for _ in range(POOL)))
 
 
 def _objective(config: Config) -> Objective:

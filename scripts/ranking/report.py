@@ -8,6 +8,7 @@ from html import escape
 from math import ceil
 from typing import Any
 
+from scripts.ranking.networks import BAND
 from scripts.ranking.supernets import AS_TRAINED, RECALIBRATED
 from search_spaces.command import align
 from search_spaces.command.page import AXIS, BLUE, GRAY, ORANGE, Markup, embed, figure, html, page, table
@@ -29,7 +30,7 @@ SCATTER_NOTE = (
     "(mean, and the span of the seeds). Dotted: equal."
 )
 NAMES = tuple(name for name, *_ in COLUMNS)
-WITHOUT = "without the largest and the smallest"
+WITHOUT = "without the extremes"
 SUBSETS = {"all": "All networks", "without_extremes": WITHOUT.capitalize()}
 COLORS = {AS_TRAINED: BLUE, RECALIBRATED: ORANGE}
 PANEL_HEIGHT, GAP, TOP, BOTTOM = 300, 110, 60, 50  # pixels
@@ -71,7 +72,8 @@ def rows(result: Json, subset: str, intervals: Sequence[str]) -> list[list[str]]
 
 def _bars(bars: Json, subset: str) -> list[str]:
     limits = {"r2": f"≥ {bars['r2']}", "kendall": f"≥ {bars['kendall']}"}
-    limits["smallest_gap"] = f"≤ {100 * bars['smallest_gap']:g}"
+    if "smallest_gap" in bars:
+        limits["smallest_gap"] = f"≤ {100 * bars['smallest_gap']:g}"
     return ["bars", *(limits.get(name, "") for name, *_ in _columns(subset)), *([""] if subset == "all" else [])]
 
 
@@ -102,9 +104,11 @@ def _cell(estimate: Json | None, factor: float, digits: int, interval: bool) -> 
 
 
 def title(result: Json) -> str:
+    band = result["settings"]["band"]
+    where = f" within {100 * BAND:.0f} % of {band:g} ms" if band else ""
     return (
-        f"{len(result['networks'])} networks of {result['space']} at {result['image_size']} px on {result['data']}, "
-        f"{result['epochs']} epochs from scratch, {result['num_seeds']} times"
+        f"{len(result['networks'])} networks of {result['space']}{where} at {result['image_size']} px on "
+        f"{result['data']}, {result['epochs']} epochs from scratch, {result['num_seeds']} times"
     )
 
 

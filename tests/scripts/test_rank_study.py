@@ -25,7 +25,7 @@ from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
 from scripts.rank_study import BARS, configure, main, missed
 from scripts.ranking import networks, supernets
-from scripts.ranking.networks import open_study, pick
+from scripts.ranking.networks import open_study, pick, pick_in_band
 from scripts.ranking.report import markdown, rows, study_page, text
 from search_spaces import SPACES, Arch, SearchSpace, UserError
 from tests.nas.tiny import PUBLISHED, QuickSpace, json_lines, make_images, make_table, run_killed, tiny_space
@@ -299,6 +299,21 @@ def test_networks_are_the_nearest_to_equally_spaced_log_mes(monkeypatch: pytest.
         assert abs(score - target) == pytest.approx(np.abs(scores - target).min())
 
 
+def test_networks_of_a_band_take_about_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "POOL", 300)
+    costs = Costs(SPACE, {"latency_ms": make_table(SPACE)}, Objective((Term("latency_ms", 1.0, 1.0),), {}))
+    middle = float(np.median(costs.batch([SPACE.sample(random.Random(i)) for i in range(50)])["latency_ms"]))
+    archs = pick_in_band(SPACE, costs, 5, middle, seed=3)
+    latencies = costs.batch(archs)["latency_ms"]
+    assert len(set(archs)) == 5 and np.all(np.abs(latencies / middle - 1) <= 0.15)
+    assert list(latencies) == sorted(latencies, reverse=True)
+    assert archs == pick_in_band(SPACE, costs, 5, middle, seed=3) != pick_in_band(SPACE, costs, 5, middle, seed=4)
+    with pytest.raises(UserError, match=r"--band 1000 ms: 0 of \d+ random networks .*--count asks for 5; most take"):
+        pick_in_band(SPACE, costs, 5, 1000, seed=3)
+    with pytest.raises(UserError, match="--band 1 needs a latency"):
+        pick_in_band(SPACE, ByMes().costs, 5, 1.0, seed=3)
+
+
 def test_no_network_is_taken_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "POOL", 8)
     space = tiny_space()
@@ -399,6 +414,7 @@ def test_bars() -> None:
     assert missed(statistics(0.88, 0.58, 0), low) == [], "less than 0.03 below the ceiling"
     assert missed(statistics(0.87, 0.56, 0), low) == ["r²", "τ"]
     assert missed(statistics(0.2, 0.1, 0), noise) == ["r²", "τ"], "noise tells nothing"
+    assert missed(statistics(0.96, 0.75, 0.5), None, {k: v for k, v in BARS.items() if k != "smallest_gap"}) == []
     assert BARS == {"r2": 0.91, "kendall": 0.75, "margin": 0.03, "smallest_gap": 0.10}
 
 
