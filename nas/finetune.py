@@ -15,24 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas import runs
 from nas.distributed import collectives
-from nas.training.finetune import Config, finetune, run_of, suited
-from search_spaces.command import amend, fill, parse, run
-
-
-def configure(argv: Sequence[str] | None) -> Config:
-    """The flags; what they do not say is as the run was begun with, or what suits the images."""
-    config = parse(Config, argv, "python -m nas.finetune", __doc__ or "")
-    if config.resume:
-        folder = run_of(config)
-        return amend(fill(config, runs.begun(folder / "retrain" / runs.WHOLE, Config)), run=str(folder))
-    return fill(config, suited(config))
+from nas.training.finetune import Config, configure, finetune
+from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with collectives.job():
-        finetune(configure(argv))
+        finetune(configure(parse(Config, argv, "python -m nas.finetune", __doc__ or "")))
 
 
 if __name__ == "__main__":

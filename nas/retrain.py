@@ -17,33 +17,16 @@ one of nas.train_supernet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from nas import runs
 from nas.distributed import collectives
-from nas.training.winner import Config, Job
-from nas.training.winners import make_jobs, to_go_on_with, train_all
-from search_spaces import UserError
-from search_spaces.command import check_given, fill, parse, run
-
-
-def configure(argv: Sequence[str] | None) -> tuple[Config, Path, list[Job]]:
-    """The flags, the run's folder and what to train; flags not given are as it was begun, or suit the images."""
-    config = parse(Config, argv, "python -m nas.retrain", __doc__ or "")
-    runs.check_name("--suffix", config.suffix)
-    if config.resume:
-        begun = to_go_on_with(config)
-        check_given(config, begun, begun.run, ("ray_address",))
-        config = fill(config, begun)
-    config.check_workers()
-    if config.scheduler and not (config.ray_workers or config.resume):
-        raise UserError(f"--scheduler {config.scheduler} is for --ray-workers; give both or none")
-    return config, *make_jobs(config)
+from nas.training.winner import Config
+from nas.training.winners import configure, train_all
+from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with collectives.job():
-        train_all(*configure(argv))
+        train_all(*configure(parse(Config, argv, "python -m nas.retrain", __doc__ or "")))
 
 
 if __name__ == "__main__":

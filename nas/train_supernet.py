@@ -20,25 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas import runs
 from nas.distributed import collectives
-from nas.training.supernet import Config, of_run, run_of, suited, train_supernet
-from search_spaces.command import amend, fill, parse, run
-
-
-def configure(argv: Sequence[str] | None) -> Config:
-    """The flags; what they do not say is as the run was begun with, or what suits the images."""
-    config = parse(Config, argv, "python -m nas.train_supernet", __doc__ or "")
-    if config.resume:
-        folder = run_of(config)
-        return amend(fill(config, runs.begun(folder / "supernet", Config)), run=str(folder))
-    config = of_run(config)
-    return fill(config, suited(config))
+from nas.training.supernet import Config, configure, train_supernet
+from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with collectives.job():
-        train_supernet(configure(argv))
+        train_supernet(configure(parse(Config, argv, "python -m nas.train_supernet", __doc__ or "")))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError, ge
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import read_typed
 from search_spaces.deployed import FORM
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 4
 TABLES = Path("runs/tables")
@@ -235,6 +238,14 @@ class LatencyTable:
         self.check(space)
         costs = CostTable(space, self._cost)
         return lambda encoded: self.calibration.scale * costs(encoded) + self.calibration.offset_ms
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each block, by its key: minimum and median time in ms, and whether the minimum is known to be 0."""
+        import pandas as pd
+
+        rows = {key: {"min_ms": row.min_ms, "median_ms": row.median_ms} for key, row in self.rows.items()}
+        found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("block")
+        return found.assign(clamped=found.index.isin(self.clamped))
 
     def _cost(self, block: BlockSpec) -> float:
         if block.key not in self.rows:

@@ -15,6 +15,9 @@ import dataclasses
 import re
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
@@ -200,8 +203,23 @@ def newest(folder: Path, pattern: str) -> Path | None:
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
+_called: ContextVar[str | None] = ContextVar("called", default=None)
+
+
+@contextmanager
+def called_as(command: str) -> Iterator[None]:
+    """What `command_line` says meanwhile: for what Python calls, and no command line."""
+    token = _called.set(command)
+    try:
+        yield
+    finally:
+        _called.reset(token)
+
+
 def command_line() -> str:
-    """The command of this process as it can be typed again."""
+    """The command of this process, or of what it has called, as it can be typed again."""
+    if (called := _called.get()) is not None:
+        return called
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = [*process.launcher(), spec.name.removesuffix(".__main__")] if spec else ["python", sys.argv[0]]
     return shlex.join([*program, *sys.argv[1:]])

@@ -6,9 +6,9 @@ Under `objective` is what MES and the limits were, under `tables` the latency ta
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from nas.searching.slimming import Step
 from nas.searching.study import Evaluation
 from search_spaces.command import align
 from search_spaces.command.typed import Amount, Count, Fraction, Positive, load_typed, read_typed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Json = dict[str, Any]
 
@@ -186,6 +189,32 @@ def points_of(search: Json) -> list[Json]:
     return [{**point, "step": point["index"], "pareto": point["index"] in front} for point in search["evaluations"]]
 
 
+def evaluations(result: Json) -> list[Json]:
+    """All that was evaluated, in order; of an older result of slimming its trajectory."""
+    return list(result.get("evaluations") or result["trajectory"])
+
+
+def frame(points: Sequence[Json]) -> pd.DataFrame:
+    """A row for each network: its figures, and a column for each choice, by its name, such as `width.1`."""
+    import pandas as pd
+
+    kept = [{k: v for k, v in p.items() if k not in ("arch", "action")} for p in points]
+    return pd.DataFrame([{**row, **dict(_choices(p["arch"]))} for row, p in zip(kept, points, strict=True)])
+
+
+def _choices(arch: Json) -> Iterator[tuple[str, int]]:
+    def below(name: str, value: Any) -> Iterator[tuple[str, int]]:
+        if not isinstance(value, list):
+            yield name, value
+            return
+        for i, part in enumerate(value):
+            yield from below(f"{name}.{i}", part)
+
+    for field, value in arch.items():
+        if field != "space":
+            yield from below(field, value)
+
+
 def as_text(result: Json, folder: Path) -> str:
     """How much was evaluated, and a line a winner."""
     steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
@@ -202,5 +231,5 @@ def as_text(result: Json, folder: Path) -> str:
     ]
     return (
         f"{steps}{result['num_evaluations']} archs evaluated, {len(result['front'])} on the front\n"
-        f"{align(rows, '<' + '>' * (len(rows[0]) - 1))}\nwrote {folder}/result.json"
+        f"{align(rows, '<' + '>' * (len(rows[0]) - 1))}\nwrote {folder}/result.json and result.csv"
     )

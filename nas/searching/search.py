@@ -21,7 +21,7 @@ from nas.objective.goals import LIMITS, Goals
 from nas.objective.mes import Objective
 from nas.objective.metrics import LATENCY
 from nas.objective.tables import load_tables, newest, record
-from nas.searching.result import Json, as_text, found, read_result
+from nas.searching.result import Json, as_text, evaluations, found, frame, read_result
 from nas.searching.samplers import SEQUENTIAL
 from nas.searching.slimming import Step, slim
 from nas.searching.storage import check_address, check_storage
@@ -29,8 +29,8 @@ from nas.searching.strategies import BUDGET, check_budget, explore
 from nas.searching.study import Study
 from nas.searching.winners import name_winners, pick_winners
 from search_spaces import Arch, SearchSpace, UserError
-from search_spaces.command import flag
-from search_spaces.command.files import sha256, write_json
+from search_spaces.command import amend, check_given, fill, flag
+from search_spaces.command.files import sha256, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,20 @@ FREE = ("device", "num_workers", "ray_workers", "ray_address", "run", "name", "r
 # A search is a function of its settings and asks its study first, so these may change.
 AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
 MAY_MOVE = ("table", "seed_search")  # their digests are kept
+
+
+def configure(config: Config) -> Config:
+    """The config; what was not given is as the search was begun with."""
+    if not config.resume:
+        return config
+    folder = folder_of(config, runs.find_run(config.run, "search*/config.json", "python -m nas.search"))
+    name = folder.name.removeprefix("search").removeprefix("-") or None
+    begun = runs.begun(folder, Config)
+    check_given(config, begun, folder, ("storage", "ray_address"))
+    config = fill(config, begun)
+    tables = (text.rpartition("=") for text in config.table)
+    table = tuple(f"{label}{sign}{runs.follow(path, folder.parent)}" for label, sign, path in tables)
+    return amend(config, run=str(folder.parent), name=name, table=table)
 
 
 def search(config: Config, folder: Path | None = None) -> Path:
@@ -145,6 +159,7 @@ def _pick(config: Config, folder: Path, objective: Objective, result: Json) -> N
     before = read_result(folder) if path.exists() else {"winners": [], "earlier_winners": []}
     earlier = [*before["winners"], *before["earlier_winners"]]
     write_json(path, {**result, "winners": [], "earlier_winners": earlier})
+    write_text(folder / "result.csv", frame(evaluations(result)).to_csv(index=False))
     points = result["trajectory"] if "trajectory" in result else result["evaluations"]
     chosen = pick_winners(points, objective, config.min_accuracy, config.winners)
     prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"

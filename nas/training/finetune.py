@@ -19,7 +19,7 @@ from nas.runs.results import lasted
 from nas.training.network import train_network
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_alike, finetune_epochs, with_recipe
 from search_spaces import SearchSpace, UserError, get_space
-from search_spaces.command import amend, flag, given
+from search_spaces.command import amend, fill, flag, given
 from search_spaces.command.files import slug
 from search_spaces.timm_network import PREFIX
 
@@ -51,6 +51,14 @@ def run_of(config: Config) -> Path:
     stem = Path(config.data).name.removesuffix(".tar") or "data"
     name = config.run or slug(f"{config.model}-{stem}-{datetime.now():%Y%m%d-%H%M%S}")  # noqa: DTZ005
     return runs.run_folder(collectives.gather(name)[0])
+
+
+def configure(config: Config) -> Config:
+    """The config; what was not given is as the run was begun with, or what suits the images."""
+    if config.resume:
+        folder = run_of(config)
+        return amend(fill(config, runs.begun(folder / "retrain" / runs.WHOLE, Config)), run=str(folder))
+    return fill(config, suited(config))
 
 
 def finetune(config: Config) -> Path:

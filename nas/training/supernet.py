@@ -88,6 +88,15 @@ WARM: dict[str, Any] = {"loss": "kl", "sampling": "balanced", "norm": "shared"}
 SMALL: dict[str, Any] = {"loss": "ce", "sampling": "balanced", "norm": "shared"}  # docs/results.md, Ranking
 
 
+def configure(config: Config) -> Config:
+    """The config; what was not given is as the run was begun with, or what suits the images."""
+    if config.resume:
+        folder = run_of(config)
+        return amend(fill(config, runs.begun(folder / "supernet", Config)), run=str(folder))
+    config = of_run(config)
+    return fill(config, suited(config))
+
+
 def train_supernet(config: Config) -> Path:
     """Trains, evaluates on the search and test splits and returns the run's folder; goes on with it on `resume`."""
     check_recipe(config)

@@ -17,11 +17,24 @@ from nas.training.recipe import check_sizes, finetune_epochs, with_recipe
 from nas.training.teacher import may_move, teacher_facts
 from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
 from search_spaces import UserError
-from search_spaces.command import amend, fill
+from search_spaces.command import amend, check_given, fill
 from search_spaces.command.files import read_json
 from search_spaces.command.typed import read_typed
 
 NO_NETWORKS = 'names no networks; give a search\'s result.json, or [{"name": …, "arch": …}, …]'
+
+
+def configure(config: Config) -> tuple[Config, Path, list[Job]]:
+    """The config, the run's folder and what to train; what was not given is as it was begun, or suits the images."""
+    runs.check_name("--suffix", config.suffix)
+    if config.resume:
+        begun = to_go_on_with(config)
+        check_given(config, begun, begun.run, ("ray_address",))
+        config = fill(config, begun)
+    config.check_workers()
+    if config.scheduler and not (config.ray_workers or config.resume):
+        raise UserError(f"--scheduler {config.scheduler} is for --ray-workers; give both or none")
+    return config, *make_jobs(config)
 
 
 def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ from search_spaces.command.flags import (
     parse,
     quiet,
     run,
+    settings,
     spell,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "parse",
     "quiet",
     "run",
+    "settings",
     "spell",
 ]

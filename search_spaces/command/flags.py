@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import errno
 import io
 import logging
@@ -122,6 +123,20 @@ def parse(config: type[Config], argv: Sequence[str] | None, prog: str, descripti
         _add(parser, field, hints[field.name])
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(parser.parse_args(argv)).items()}
     return _mark(config(**values), frozenset(values))
+
+
+def settings(config: type[Config], **values: Any) -> Config:
+    """An instance of `config` with these fields given, as by a command line; lists are taken for tuples.
+
+    Raises:
+        UserError: no such field; a value out of bounds or none of the choices.
+    """
+    names = [field.name for field in dataclasses.fields(config)]
+    if unknown := next((name for name in values if name not in names), None):
+        near = difflib.get_close_matches(unknown, names, 3)
+        raise UserError(f"there is no setting {unknown!r}; choose from {', '.join(near or names)}")
+    held = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return _mark(config(**held), frozenset(held))
 
 
 def spell(module: str, config: Flags) -> str:

@@ -18,8 +18,10 @@ from torch import nn
 from latency_lut.backends.base import Backend
 from nas.data import DataConfig, load_data
 from nas.evaluation.accuracy import accuracy
-from nas.prune import configure, main
+from nas.prune import main
 from nas.pruning import job, rounds
+from nas.pruning.config import Config
+from nas.pruning.configure import configure
 from nas.pruning.latency import Trial
 from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
@@ -27,6 +29,7 @@ from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.drop_path import set_drop_path
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
+from search_spaces.command import settings
 from search_spaces.structure.costs import Costs
 from search_spaces.structure.families.registry import prepare
 from tests.nas.tiny import json_lines, make_images, move_run, run_killed, tiny_space
@@ -107,16 +110,16 @@ def test_a_pruned_network_is_pruned_again_on_the_images_of_its_run() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_flags_of_the_data_are_laid_over_those_of_the_networks_run() -> None:
-    config, _, _ = configure(["--model", str(PRUNED), "--search-fraction", "0.2"])
+    config, _, _ = configure(settings(Config, model=str(PRUNED), search_fraction=0.2))
     assert (config.data, config.search_fraction) == ("images", 0.2)
-    other, _, _ = configure(["--model", str(PRUNED), "--data", "elsewhere"])
+    other, _, _ = configure(settings(Config, model=str(PRUNED), data="elsewhere"))
     assert other.data == "elsewhere"
 
 
 def test_the_same_data_named_again_is_split_as_in_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = json.loads((PRUNED / "config.json").read_text())
     (PRUNED / "config.json").write_text(json.dumps({**config, "split_seed": 7}))
-    same, source, _ = configure(["--model", str(PRUNED), "--data", "images"])
+    same, source, _ = configure(settings(Config, model=str(PRUNED), data="images"))
     assert same.split_seed == 7
     source.check_splits(load_data(replace(same, split_seed=config["split_seed"])))
     assert not capsys.readouterr().out

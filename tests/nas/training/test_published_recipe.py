@@ -20,13 +20,14 @@ from torchvision.transforms import ColorJitter
 
 from nas.data import Images
 from nas.data.sources import Decoded, Skipped
-from nas.retrain import configure
 from nas.training import trainer as loop
 from nas.training.drop_path import drop_path_rate
 from nas.training.network import fresh, make_trainer
 from nas.training.trainer import Trainer
 from nas.training.winner import Config, Job
+from nas.training.winners import configure
 from search_spaces import SPACES, SearchSpace, get_space, macs
+from search_spaces.command import settings
 from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import add_supernet, make_run
 from tests.nas.tiny import tiny_space
@@ -56,7 +57,7 @@ def jobs_of(space_name: str, image_size: int, *names: str) -> dict[str, Job]:
     write_json(run / "run.json", {**read_json(run / "run.json"), "data": {"data": "imagenet"}})
     add_supernet(run)
     write_json(Path("archs.json"), [{"name": n, "arch": space.to_json(space.named[n])} for n in names])
-    _, _, found = configure(["--archs", "archs.json", "--run", run.name])
+    _, _, found = configure(settings(Config, archs="archs.json", run=run.name))
     return {job.folder.name: job for job in found}
 
 

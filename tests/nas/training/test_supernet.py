@@ -21,11 +21,12 @@ from safetensors.torch import save_file
 from nas.networks.inherit import calibration_batches, calibration_images, inherited, load_supernet
 from nas.runs import RunInfo, load_run_data, load_run_info
 from nas.runs.checkpoint import load_tensors
-from nas.train_supernet import configure, main
+from nas.train_supernet import main
 from nas.training import supernet as core
-from nas.training.supernet import Config
+from nas.training.supernet import Config, configure
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
+from search_spaces.command import settings
 from supernet import Supernet
 from tests.nas.tiny import (
     PATIENCE_S,
@@ -156,7 +157,7 @@ def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, num_worke
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted; the files written so far are whole: go on with --resume"
-    config = configure(["--resume", "--run", "r"])
+    config = configure(settings(Config, resume=True, run="r"))
     assert config.epochs == 400
     assert load_tensors(checkpoint)[1]["step"] >= 1
 
@@ -186,7 +187,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, *argv: str) -> None:
 
 def test_resume_alone_keeps_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     begin(monkeypatch, *ARGS, "--seed", "3", "--no-hflip", "--search-fraction", "0.3")
-    resumed = configure(["--resume"])
+    resumed = configure(settings(Config, resume=True))
     assert (resumed.epochs, resumed.seed, resumed.hflip, resumed.search_fraction) == (4, 3, False, 0.3)
     assert resumed.resume and resumed.run == "runs/r"
 
@@ -268,15 +269,15 @@ def test_resume_may_change_where_and_how_fast(monkeypatch: pytest.MonkeyPatch, w
 
 
 def test_flags_come_before_the_recipe_that_suits_the_images() -> None:
-    digits, small = configure([]), configure(["--data", "images"])
+    digits, small = configure(settings(Config)), configure(settings(Config, data="images"))
     assert (digits.epochs, digits.batch_size, digits.hflip) == (core.DIGITS_EPOCHS, 64, False)
     assert (small.epochs, small.batch_size, small.hflip) == (30, 128, True)
-    imagenet = ("--space", "efficientformerv2", "--data", "imagenet")
+    imagenet = settings(Config, space="efficientformerv2", data="imagenet")
     assert configure(imagenet) == Config(space="efficientformerv2", data="imagenet", recipe="adamw")
-    assert configure(["--batch-size", "256"]).batch_size == 256  # though it is the general default
-    mobile = configure(["--space", "mobileone-nano"])
+    assert configure(settings(Config, batch_size=256)).batch_size == 256  # though it is the general default
+    mobile = configure(settings(Config, space="mobileone-nano"))
     assert (mobile.recipe, mobile.optimizer, mobile.norm, mobile.lr) == ("progressive", "sgd", "shared", 1.6)
-    assert configure(["--space", "mobileone-nano", "--recipe", "adamw"]).optimizer == "adamw"
+    assert configure(settings(Config, space="mobileone-nano", recipe="adamw")).optimizer == "adamw"
 
 
 def test_a_new_run_does_not_touch_one_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,185 @@
+"""The commands as functions, what they make as objects, and figures as pandas frames.
+
+    from nas.api import finetune
+
+    run = finetune(model="tf_efficientnet_lite0", data="photos", image_size=96)
+    run.train_supernet()
+    found = run.search(strategy="predictor", budget=150, max_latency_ms=2.0)
+    print(found.evaluated.sort_values("accuracy"))
+    for winner in found.retrain():
+        print(winner.name, winner.test_accuracy)
+        network = winner.model()  # torch.nn.Module, in evaluation mode
+    run.export(formats=["onnx", "coreml"])
+    run.report()
+
+Settings are the flags of the commands, by the same names (`--batch-size` is `batch_size`), with the same defaults and
+recipes; a setting that there is not, or a value out of its range, is a `UserError` of one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from latency_lut.measurement import build
+from latency_lut.tables.table import LatencyTable
+from nas import runs
+from nas.exporting import export as exporting
+from nas.exporting.winner import Winner, load_winners
+from nas.proving.baselines import compare_with_baselines
+from nas.proving.search import Config as BaselinesConfig
+from nas.pruning import configure as pruning
+from nas.pruning.config import Config as PruningConfig
+from nas.pruning.job import prune as _prune
+from nas.reporting import report as reporting
+from nas.runs.baselines import Baselines, read_baselines
+from nas.searching import search as searching
+from nas.searching.result import evaluations, frame, read_result
+from nas.training import finetune as finetuning
+from nas.training import supernet, winners
+from nas.training.winner import Config as WinnerConfig
+from search_spaces import UserError
+from search_spaces.command import Flags, settings, spell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Config = TypeVar("Config", bound=Flags)
+
+__all__ = ["Run", "Search", "UserError", "Winner", "build_table", "finetune", "prune", "train_supernet"]
+
+
+def finetune(**flags: Any) -> Run:
+    """A pretrained network of timm on your images, as it is: `python -m nas.finetune`."""
+    with _settings("nas.finetune", finetuning.Config, flags) as config:
+        return Run(finetuning.finetune(finetuning.configure(config)))
+
+
+def train_supernet(**flags: Any) -> Run:
+    """One set of weights for every network of a space, on your images: `python -m nas.train_supernet`."""
+    with _settings("nas.train_supernet", supernet.Config, flags) as config:
+        return Run(supernet.train_supernet(supernet.configure(config)))
+
+
+def prune(**flags: Any) -> Path:
+    """Part of a network taken away; the folder with what is left: `python -m nas.prune`."""
+    with _settings("nas.prune", PruningConfig, flags) as config:
+        config, source, folder = pruning.configure(config)
+        _prune(config, source, folder)
+        return folder
+
+
+def build_table(**flags: Any) -> LatencyTable:
+    """Your device measured, once for each space and image size: `python -m latency_lut.build`."""
+    with _settings(build.MODULE, build.BuildConfig, flags) as config:
+        return LatencyTable.load(build.build_table(config))
+
+
+@contextmanager
+def _settings(module: str, kind: type[Config], flags: dict[str, Any]) -> Iterator[Config]:
+    """The settings of a command, which is recorded as if it had been typed."""
+    config = settings(kind, **flags)
+    with runs.called_as(spell(module, config)):
+        yield config
+
+
+@dataclass(frozen=True)
+class Run:
+    """What lies in the folder of a run, under `runs/`."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, name: str | None = None) -> Run:
+        """The run of that name or path, or the newest.
+
+        Raises:
+            UserError: there is none.
+        """
+        return cls(runs.find_run(name, "run.json", "python -m nas.train_supernet"))
+
+    @property
+    def info(self) -> runs.RunInfo:
+        """Space, image size, classes, normalization and splits."""
+        return runs.load_run_info(self.folder)
+
+    def train_supernet(self, **flags: Any) -> Run:
+        """Trains the supernet of a run that `finetune` began, on the same splits."""
+        return train_supernet(**{**flags, "run": str(self.folder)})
+
+    def search(self, **flags: Any) -> Search:
+        """Searches the trained supernet: `python -m nas.search`."""
+        with self._settings("nas.search", searching.Config, flags) as config:
+            return Search(searching.search(searching.configure(config)))
+
+    @property
+    def searches(self) -> list[Search]:
+        """All that are finished, the oldest first."""
+        found = sorted(self.folder.glob("search*/result.json"), key=lambda path: path.stat().st_mtime_ns)
+        return [Search(path.parent) for path in found]
+
+    def retrain(self, **flags: Any) -> list[Winner]:
+        """Trains networks on their own and tests them: `python -m nas.retrain`."""
+        with self._settings("nas.retrain", WinnerConfig, flags) as config:
+            config, folder, jobs = winners.configure(config)
+            winners.train_all(config, folder, jobs)
+            return load_winners(folder, tuple(job.folder.name for job in jobs))
+
+    @property
+    def trained(self) -> list[Winner]:
+        """Every network of the run that was trained on its own: the fine-tuned one, winners, baselines."""
+        return load_winners(self.folder, ())
+
+    def baselines(self, **flags: Any) -> Baselines:
+        """Retrained winners beside what would have been picked without the search: `python -m nas.baselines`."""
+        with self._settings("nas.baselines", BaselinesConfig, flags) as config:
+            compare_with_baselines(config)
+        found = read_baselines(self.folder)
+        assert found is not None
+        return found
+
+    def export(self, **flags: Any) -> Path:
+        """Files for phones of retrained networks, in the folder returned: `python -m nas.export`."""
+        with self._settings("nas.export", exporting.Config, flags) as config:
+            exporting.export(config)
+        return self.folder / "export"
+
+    def report(self) -> Path:
+        """One page with everything that the run has found: `python -m nas.report`."""
+        return reporting.report(reporting.Config(run=str(self.folder)))
+
+    def _settings(self, module: str, kind: type[Config], flags: dict[str, Any]) -> AbstractContextManager[Config]:
+        """Of a command on this run."""
+        return _settings(module, kind, {**flags, "run": str(self.folder)})
+
+
+@dataclass(frozen=True)
+class Search:
+    """A finished search, in its folder."""
+
+    folder: Path
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Its `result.json`."""
+        return read_result(self.folder)
+
+    @property
+    def evaluated(self) -> pd.DataFrame:
+        """A row for each network that was evaluated, in order: accuracy on the search split (a fraction), latency_ms,
+        num_params, macs, memory_mb, mes, whether it is on the Pareto front, and each choice."""
+        result = self.result
+        on_front, rows = set(result.get("front", ())), evaluations(result)
+        return frame([{**row, "pareto": row.get("pareto", i in on_front)} for i, row in enumerate(rows)])
+
+    @property
+    def winners(self) -> pd.DataFrame:
+        """The same of those that were picked, by name."""
+        return frame(self.result["winners"]).set_index("name")
+
+    def retrain(self, **flags: Any) -> list[Winner]:
+        """Trains the winners on their own and tests them: `python -m nas.retrain`."""
+        return Run(self.folder.parent).retrain(**{**flags, "search": self.folder.name})

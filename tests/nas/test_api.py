@@ -1,0 +1,87 @@
+"""The commands from Python: the same settings, the same files; docs/python.md is run as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from latency_lut.measurement.build import BuildConfig
+from nas import api, train_supernet
+from search_spaces import SPACES, UserError
+from search_spaces.command.files import read_json
+from tests.latency_lut.fake import SizedMachine
+from tests.nas.tiny import QuickSpace, make_images, make_table
+
+DOCS = Path(__file__).parents[2] / "docs/python.md"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(BuildConfig, "make_backend", lambda _: SizedMachine())
+    make_images(Path("images"))
+
+
+def test_settings_are_the_flags_with_the_same_recipe() -> None:
+    from_python = api.train_supernet(space="tiny", data="images", epochs=1, batch_size=8, amp="off", run="python")
+    train_supernet.main(["--space", "tiny", "--data", "images", "--epochs", "1", "--batch-size", "8", "--amp", "off",
+                         "--run", "shell"])  # fmt: skip
+    one, other = (read_json(Path("runs") / run / "supernet/config.json") for run in ("python", "shell"))
+    differing = {name for name in {*one, *other} if one.get(name) != other.get(name)}
+    assert differing == {"command", "run"}
+    assert one["command"].startswith("python -m nas.train_supernet --data images"), "as it could be typed"
+    assert one["lr"] == 0.016, "the recipe of small images, not ImageNet's"
+    assert from_python.folder == Path("runs/python") and from_python.info.space == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epoch": 1}, "there is no setting 'epoch'; choose from epochs"),
+        ({"epochs": 0}, "--epochs is 0; give a number at least 1"),
+        ({"recipe": "best"}, "--recipe is 'best'; choose from "),
+    ],
+)
+def test_a_wrong_setting_is_one_line(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        api.train_supernet(**flags)
+
+
+def test_what_the_documentation_shows_runs() -> None:
+    """On the first example's own words, but with images and a space that train in seconds."""
+    first = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[0]
+    assert 'data="digits", epochs=1' in first
+    code = first.replace('data="digits", epochs=1', 'data="images", space="tiny", epochs=1, batch_size=8, amp="off"')
+    code = code.replace("found.retrain(epochs=1)", 'found.retrain(epochs=1, batch_size=8, amp="off")')
+    names: dict[str, object] = {}
+    exec(compile(code, "docs/python.md", "exec"), names)
+    run, found, winner = names["run"], names["found"], names["winner"]
+    assert isinstance(run, api.Run) and isinstance(found, api.Search) and isinstance(winner, api.Winner)
+
+    rows = found.evaluated
+    assert len(rows) == 8 and rows["pareto"].any()
+    assert list(rows["accuracy"]) == [e["accuracy"] for e in found.result["evaluations"]]
+    archs = [run.info.search_space().from_json(e["arch"]) for e in found.result["evaluations"]]
+    choices = [choice.name for choice in run.info.search_space().choices]
+    assert [tuple(row) for row in rows[choices].to_numpy()] == [arch.values for arch in archs]
+    assert (found.folder / "result.csv").read_text().splitlines()[0] == ",".join(rows.columns.drop("pareto"))
+
+    assert [s.folder for s in run.searches] == [found.folder]
+    assert list(found.winners.index) == [winner.name]
+    network = names["network"]
+    assert isinstance(network, torch.nn.Module) and not network.training
+    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
+    assert (run.folder / "export" / winner.name / "model.onnx").exists() and (run.folder / "report.html").exists()
+    assert [trained.name for trained in run.trained] == [winner.name]
+
+
+def test_tables_are_frames() -> None:
+    table = make_table(QuickSpace())
+    frame = table.frame()
+    assert list(frame.index) == list(table.rows)
+    assert frame["min_ms"].sum() == pytest.approx(sum(row.min_ms for row in table.rows.values()))
+    assert frame["clamped"].sum() == len(table.clamped)
