@@ -7,6 +7,7 @@ becomes a table with `--from`. Method and accuracy: docs/latency.md.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     path = build_table(config)
     print(summary(LatencyTable.load(path)))
+    validate = shlex.join(["python", "-m", "latency_lut.validate", "--table", str(path)])
+    print(f"how far it can be trusted: {validate}")
     print(path)
 
 

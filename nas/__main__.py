@@ -1,4 +1,17 @@
-"""`python -m nas`: the commands in the order of use."""
+"""`python -m nas`, or `mobile-nas` where it is installed: the commands in the order of use, and the way to each.
+
+mobile-nas search --max-latency-ms 2          python -m nas.search --max-latency-ms 2
+mobile-nas latency_lut.build --threads 2      python -m latency_lut.build --threads 2
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from search_spaces.command import UserError, run
 
 COMMANDS = {
     "python -m search_spaces": "what can be searched, and what a network of it costs",
@@ -17,13 +30,45 @@ COMMANDS = {
 }
 
 
-def main() -> None:
+# The others are for tables, and not of every job.
+ALL = [command.removeprefix("python -m ") for command in COMMANDS]
+ALL += [f"latency_lut.{name}" for name in ("diff", "export", "measure", "predict", "profile", "show")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command named, with the flags after its name; lists them all if there is none."""
+    name, *flags = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name not in ("-h", "--help"):
+        _call(_module(name), flags)
+        return
     print("In the order of use; each runs bare on embedded data (nas.finetune needs weights), and takes --help:\n")
     width = max(map(len, COMMANDS))
     for command, purpose in COMMANDS.items():
         print(f"  {command:{width}}  {purpose}")
-    print("\nEach stage finds the newest run under runs/; name another with --run.")
+    print("\nEach stage finds the newest run under runs/; name another with --run. Installed, `mobile-nas search` is")
+    print("`python -m nas.search`, and `mobile-nas latency_lut.build` is `python -m latency_lut.build`.")
+
+
+def _module(name: str) -> str:
+    """UserError if it is no command."""
+    for module in (f"nas.{name}", name):
+        if module in ALL:
+            return module
+    raise UserError(f"there is no command {name!r}; choose from {', '.join(m.removeprefix('nas.') for m in ALL)}")
+
+
+def _call(module: str, flags: list[str]) -> None:
+    """Becomes `python -m`; on Windows, where no process can become another, waits for it."""
+    command = [sys.executable, "-m", module, *flags]
+    if os.name == "posix":
+        os.execv(sys.executable, command)
+    sys.exit(subprocess.call(command))
+
+
+def console() -> None:
+    """The entry point `mobile-nas`."""
+    run(main)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,11 +18,13 @@ from collections.abc import Sequence
 
 from nas.proving.baselines import compare_with_baselines
 from nas.proving.search import Config
+from nas.runs.next_step import say_next
 from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    compare_with_baselines(parse(Config, argv, "python -m nas.baselines", __doc__ or ""))
+    path = compare_with_baselines(parse(Config, argv, "python -m nas.baselines", __doc__ or ""))
+    say_next("nas.export", path.parents[1])
 
 
 if __name__ == "__main__":

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nas import runs
 from nas.exporting.export import Config, export
+from nas.runs.next_step import say_next
 from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    export(parse(Config, argv, "python -m nas.export", __doc__ or ""))
+    config = parse(Config, argv, "python -m nas.export", __doc__ or "")
+    export(config)
+    say_next("nas.report", runs.find_run(config.run, "export/*/result.json", "python -m nas.export"))
 
 
 if __name__ == "__main__":

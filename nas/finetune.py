@@ -16,13 +16,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.distributed import collectives
+from nas.runs.next_step import say_next
 from nas.training.finetune import Config, configure, finetune
 from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with collectives.job():
-        finetune(configure(parse(Config, argv, "python -m nas.finetune", __doc__ or "")))
+        folder = finetune(configure(parse(Config, argv, "python -m nas.finetune", __doc__ or "")))
+        say_next("nas.train_supernet", folder)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.distributed import collectives
+from nas.runs.next_step import say_next
 from nas.training.winner import Config
 from nas.training.winners import configure, train_all
 from search_spaces.command import parse, run
@@ -26,7 +27,9 @@ from search_spaces.command import parse, run
 
 def main(argv: Sequence[str] | None = None) -> None:
     with collectives.job():
-        train_all(*configure(parse(Config, argv, "python -m nas.retrain", __doc__ or "")))
+        config, folder, jobs = configure(parse(Config, argv, "python -m nas.retrain", __doc__ or ""))
+        train_all(config, folder, jobs)
+        say_next("nas.export" if config.archs else "nas.baselines", folder)
 
 
 if __name__ == "__main__":

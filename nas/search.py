@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nas.runs.next_step import say_next
 from nas.searching.search import Config, configure, search
 from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    search(configure(parse(Config, argv, "python -m nas.search", __doc__ or "")))
+    folder = search(configure(parse(Config, argv, "python -m nas.search", __doc__ or "")))
+    say_next("nas.retrain", folder.parent, "--search", folder.name)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.distributed import collectives
+from nas.runs.next_step import say_next
 from nas.training.supernet import Config, configure, train_supernet
 from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with collectives.job():
-        train_supernet(configure(parse(Config, argv, "python -m nas.train_supernet", __doc__ or "")))
+        folder = train_supernet(configure(parse(Config, argv, "python -m nas.train_supernet", __doc__ or "")))
+        say_next("nas.search", folder)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     of = ("--model", NAME, "--init", str(file), "--image-size", str(SIZE), "--data", "images", "--run", "r")
     finetune.main([*of, "--epochs", "3", *ARGS])
     whole = read_json(folder / "retrain/whole/result.json")
-    assert "python -m nas.train_supernet --space timm/test_resnet --run r" in capsys.readouterr().out
+    assert "next: python -m nas.train_supernet --run r\n" in capsys.readouterr().out
     finetune.main(["--run", "r", "--resume"])
     assert "is finished: nothing to train" in capsys.readouterr().out
 

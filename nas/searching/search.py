@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,6 +130,10 @@ def search(config: Config, folder: Path | None = None) -> Path:
         terms = costs.objective.to_json()["terms"]
         study = Study(place, name, space, costs.one, {**facts, **images, "objective": terms})
         runs.record(folder, changed)
+        if not config.storage:  # an address may hold a password
+            has_it = importlib.util.find_spec("optuna_dashboard") is not None
+            remedy = "" if has_it else " (pip install 'mobile-nas[dashboard]')"
+            print(f"to watch it, beside this: optuna-dashboard {place}{remedy}", flush=True)
         forwards = Forwards(space, evaluator.num_images, evaluator.calibration)
         steps = _slim(config, costs, evaluator, study, forwards) if config.strategy == "slimming" else []
         if not steps:

@@ -98,8 +98,7 @@ def finetune(config: Config) -> Path:
     found = train_network(config, folder, space, space.largest, data, start, begin, facts=facts, resume=config.resume)
     print(
         f"{config.model}: test accuracy {100 * found['start_test_accuracy']:.2f} % with a fitted classifier, "
-        f"{100 * found['test_accuracy']:.2f} % after {lasted(found)}; wrote {folder}\n"
-        f"its parts: python -m nas.train_supernet --space {space.name} --run {run_folder.name}"
+        f"{100 * found['test_accuracy']:.2f} % after {lasted(found)}; wrote {folder}"
     )
     return run_folder
 
