@@ -25,12 +25,15 @@ from search_spaces.block import BlockSpec
 from search_spaces.command import UserError
 from search_spaces.efficientformerv2 import efficientformerv2, efficientformerv2_nano
 from search_spaces.efficientformerv2.drop_path import published_drop_path
+from search_spaces.efficientvit import efficientvit, efficientvit_nano
 from search_spaces.mobileone import mobileone, mobileone_nano
 from search_spaces.timm_network import PREFIX, timm_space
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {
     "efficientformerv2": efficientformerv2,
     "efficientformerv2-nano": efficientformerv2_nano,
+    "efficientvit": efficientvit,
+    "efficientvit-nano": efficientvit_nano,
     "mobileone": mobileone,
     "mobileone-nano": mobileone_nano,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cache
 from itertools import product
 
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import Arch, BlockSpec, SearchSpace
+from search_spaces.layout import Layout
 from supernet import Supernet
 from supernet.convolutions import mend_convolutions
-from supernet.slices import Extent
+from supernet.slices import Extent, Part
 from supernet.store import Norm
 
 norms = pytest.mark.parametrize("norm", ["width", "shared"])
@@ -39,6 +41,11 @@ class SupernetContract(ABC):
             except ValueError:
                 continue
         assert tiny.size() == len(archs)
+
+    @classmethod
+    def channels(cls, block: BlockSpec) -> Layout:
+        """The axes of its `input` and `output`, each with the batch first, where channels are more than one size."""
+        return Layout()
 
     @norms
     @torch.no_grad()
@@ -105,7 +112,7 @@ class SupernetContract(ABC):
                 kinds.add(block.kind)
                 if (masked := Masked.make(block, larger)) is not None:
                     compared.add(block.kind)
-                    expected, found = masked.outputs()
+                    expected, found = masked.outputs(self.channels)
                     close = 1e-5 * float(expected.abs().max())
                     torch.testing.assert_close(found, expected, rtol=1e-4, atol=close)
         assert compared == kinds
@@ -157,14 +164,21 @@ class Masked:
             whole += part.padded(tensors[name] - unused, whole.shape, whole.stride())
         return cls(block, larger, small, large)
 
-    def outputs(self) -> tuple[Tensor, Tensor]:
-        """Of both, for one input: what the block makes of it, and the larger's first channels."""
-        shape = self.larger.input_shape()
-        x = torch.zeros(2, *shape)
-        channels = self.block.input_shape()[0]
-        x[:, :channels] = torch.rand(2, channels, *shape[1:], generator=torch.Generator().manual_seed(2))
-        expected = self.small(x[:, :channels])
-        return expected, self.large(x)[:, : expected.shape[1]]
+    def outputs(self, channels: Callable[[BlockSpec], Layout]) -> tuple[Tensor, Tensor]:
+        """Of both, for one input: what the block makes of it, and the larger's outputs in the block's channels.
+
+        The larger's input is 0 where the block has no channels.
+        """
+
+        def part(name: str, own: tuple[int, ...], whole: tuple[int, ...]) -> Part:
+            larger = Extent.of(name, (2, *whole), channels(self.larger))
+            return Extent.of(name, (2, *own), channels(self.block)).within(larger, CPU)
+
+        x = torch.rand(2, *self.block.input_shape(), generator=torch.Generator().manual_seed(2))
+        masked = torch.zeros(2, *self.larger.input_shape())
+        part("input", self.block.input_shape(), self.larger.input_shape()).write(masked, x)
+        found = part("output", self.block.output_shape(), self.larger.output_shape()).of(self.large(masked))
+        return self.small(x), found
 
 
 def larger_tensors(block: BlockSpec, other: BlockSpec) -> bool:

@@ -11,21 +11,13 @@ from typing import Any
 
 import torch
 from timm.models.efficientvit_msra import CascadedGroupAttention, EfficientVitMsra
-from torch import Tensor, nn
+from torch import nn
 
+from search_spaces.efficientvit.modules import UncachedAttention
 from search_spaces.layout import Axis, axis
 from search_spaces.structure.base import Builder, Structure
 
 MODELS = "EfficientViT (MSRA)"
-
-
-class UncachedAttention(CascadedGroupAttention):
-    """timm's, gathering the attention biases at each call: kept in evaluation, they do not follow their tensor."""
-
-    attention_bias_idxs: Tensor
-
-    def get_attention_biases(self, device: torch.device) -> Tensor:
-        return self.attention_biases[:, self.attention_bias_idxs]
 
 
 def is_member(model: nn.Module) -> bool:
