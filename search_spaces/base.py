@@ -93,7 +93,7 @@ class SearchSpace(ABC):
     in_chans: int = 3
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    recipe: Literal["adamw", "progressive"] = "adamw"
+    recipe: Literal["adamw", "adamw-half", "progressive"] = "adamw"
     finetune: Literal["finetune", "finetune-gently"] = "finetune"
     any_size: bool = False
     remarks: tuple[str, ...] = ()

@@ -71,7 +71,7 @@ class StepConfig(Flags):
 class TrainConfig(StepConfig):
     """Flags of a training run; see `with_recipe`."""
 
-    recipe: Literal["adamw", "progressive", "finetune", "finetune-gently"] | None = flag(
+    recipe: Literal["adamw", "adamw-half", "progressive", "finetune", "finetune-gently"] | None = flag(
         None, "settings that stand for flags not given (default: that of the space, adapted to small images)"
     )
     epochs: int = flag(300, "passes over the training split", minimum=1)
@@ -155,11 +155,13 @@ _FINETUNE: dict[str, Any] = {
 _GENTLY: dict[str, Any] = {**_FINETUNE, "lr": 0.016, "layer_decay": 0.9}
 # Recipes by name, for 128 px and more. `adamw` is `StepConfig`'s defaults: Table 1 of the EfficientFormerV2 supplement,
 # and the EMA of its released code.
+# `adamw-half` is EfficientViT's: half the rate (Section 4.1), and of its released code the clipping.
 # `progressive` is MobileOne's (Section 3.4, Appendix C.1, Tables 5 and 10), with RandAugment for AutoAugment.
 # `finetune` is for weights that were trained before, from 300 to 50,000 images of any size (docs/results.md). That was
 # measured with batch normalization: `finetune-gently` is for networks without it, which high rates undo.
 _LARGE: dict[str, dict[str, Any]] = {
     "adamw": {},
+    "adamw-half": {"lr": 5e-4, "clip_grad": 0.02, "drop_path": 0.0},  # 1e-3 at a batch of 2048
     "finetune": _FINETUNE,
     "finetune-gently": _GENTLY,
     "progressive": {
@@ -200,6 +202,7 @@ _DIGITS: dict[str, Any] = {
 # What small images change in a recipe beside that.
 _SMALL_OWN: dict[str, dict[str, Any]] = {
     "adamw": {},
+    "adamw-half": {},
     "progressive": {"augment": "auto", "lr": 1.6, "weight_decay": 1e-4, "clip_grad": 0.0},
     "finetune": _FINETUNE,
     "finetune-gently": _GENTLY,

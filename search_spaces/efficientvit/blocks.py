@@ -25,7 +25,7 @@ MERGING_EXPANSION = 4
 CHANNELS = axis(("heads", "head_width"))
 
 
-def conv_norm(name: str, out: Axis, *into: Axis) -> dict[str, tuple[Axis, ...]]:
+def axes_of(name: str, out: Axis, *into: Axis) -> dict[str, tuple[Axis, ...]]:
     """Axes of a convolution without bias and its norm."""
     norm = {f"{name}.bn.{entry}": (out,) for entry in ("weight", "bias", "running_mean", "running_var")}
     return {f"{name}.conv.weight": (out, *into), **norm}
@@ -73,7 +73,7 @@ class Stem(BlockSpec):
         )
 
     def layout(self) -> Layout:
-        return Layout(_channels(self.width, self.heads), conv_norm("conv4", CHANNELS))
+        return Layout(_channels(self.width, self.heads), axes_of("conv4", CHANNELS))
 
     def build(self) -> nn.Module:
         from search_spaces.efficientvit import modules
@@ -136,7 +136,7 @@ class Depthwise(Residual):
         return Activation("out", self._elements, ("x",)), in_place("out", "x")
 
     def layout(self) -> Layout:
-        return Layout(_channels(self.width, self.heads), conv_norm("m", CHANNELS))
+        return Layout(_channels(self.width, self.heads), axes_of("m", CHANNELS))
 
     def build(self) -> nn.Module:
         from search_spaces.efficientvit import modules
@@ -179,7 +179,7 @@ class Ffn(Residual):
         hidden = axis("hidden")
         return Layout(
             {**_channels(self.width, self.heads), "hidden": self._hidden},
-            conv_norm("m.pw1", hidden, CHANNELS) | conv_norm("m.pw2", CHANNELS, hidden),
+            axes_of("m.pw1", hidden, CHANNELS) | axes_of("m.pw2", CHANNELS, hidden),
         )
 
     def build(self) -> nn.Module:
@@ -271,10 +271,10 @@ class Attention(Residual):
 
     def layout(self) -> Layout:
         key, width = axis("key"), axis("head_width")
-        axes = conv_norm("m.attn.proj.1", CHANNELS, CHANNELS)
+        axes = axes_of("m.attn.proj.1", CHANNELS, CHANNELS)
         for i in range(self.heads):
-            axes |= conv_norm(f"m.attn.qkvs.{i}", axis("key", "key", "head_width"), width)
-            axes |= conv_norm(f"m.attn.dws.{i}", key)
+            axes |= axes_of(f"m.attn.qkvs.{i}", axis("key", "key", "head_width"), width)
+            axes |= axes_of(f"m.attn.dws.{i}", key)
         return Layout({**_channels(self.width, self.heads), "key": self.key_dim}, axes)
 
     def build(self) -> nn.Module:
@@ -348,7 +348,7 @@ class Merging(BlockSpec):
             "hidden": self._hidden,
         }
         hidden, into = axis("hidden"), axis(("in_heads", "in_head_width"))
-        return Layout(sizes, conv_norm("conv1", hidden, into) | conv_norm("conv3", CHANNELS, hidden))
+        return Layout(sizes, axes_of("conv1", hidden, into) | axes_of("conv3", CHANNELS, hidden))
 
     def build(self) -> nn.Module:
         from search_spaces.efficientvit import modules

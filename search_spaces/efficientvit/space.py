@@ -56,6 +56,8 @@ class EfficientVitSpace(SearchSpace):
         UserError: an image size that is no multiple of twice the stem's stride, or a number of classes out of range.
     """
 
+    recipe = "adamw-half"
+
     def __init__(
         self,
         name: str,
