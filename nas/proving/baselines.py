@@ -18,14 +18,12 @@ from nas.exporting.winner import load_winners
 from nas.proving.search import Config, Search, find_search
 from nas.proving.training import narrowed_name, prune_whole, pruned_name, train_narrowed
 from nas.pruning import recipe as recipes
-from nas.pruning.latency import measure
+from nas.pruning.latency import measure_twice
 from nas.reporting.verdict import as_text
 from nas.runs.baselines import FILE, Accuracy, Baselines, Difference, Kind, Network, pairs, read_baselines
 from nas.runs.results import REMEDY, PrunedResult
 from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
-
-SESSIONS = ("first", "second")  # of each network: how far they are apart tells how well its time is known
 
 
 @dataclass(frozen=True)
@@ -151,11 +149,10 @@ def _broken_limits(search: Search) -> tuple[str, ...]:
 
 def _timed(config: Config, search: Search, entries: Sequence[Entry]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
     """The fastest run of each network in each session, all interleaved; why these deserve less trust, a line each."""
-    models = {f"{entry.name} {session}": entry.model for entry in entries for session in SESSIONS}
-    found = measure(models, search.space.image_size, search.backend, config.samples)
+    models = {entry.name: entry.model for entry in entries}
+    times, busy = measure_twice(models, search.space.image_size, search.backend, config.samples)
     warnings = ["WARNING: the machine was busy while networks were timed; measure again when it is quiet"]
     here, there = search.backend.describe(), search.table.provenance.runtime
     if here != there:
         warnings.append(f"WARNING: the table is of another device or runtime: {there}; networks were timed by {here}")
-    times = {e.name: tuple(found.timings[f"{e.name} {s}"].min_ms for s in SESSIONS) for e in entries}
-    return times, warnings[0 if found.busy else 1 :]
+    return times, warnings[0 if busy else 1 :]

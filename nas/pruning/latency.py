@@ -37,6 +37,17 @@ def measure_jobs(jobs: Mapping[str, Job], backend: Backend, samples: int) -> Mea
     return measure_sessions(prepare_all({ANCHOR: anchor_job(), **jobs}, backend), backend, backend.settings(samples))
 
 
+def measure_twice(
+    models: Mapping[str, nn.Module], image_size: int, backend: Backend, samples: int
+) -> tuple[dict[str, tuple[float, ...]], bool]:
+    """The fastest run of each model in each of two sessions, all interleaved, and whether the machine was busy.
+
+    How far the sessions are apart tells how well a time is known.
+    """
+    found = measure({f"{name} {n}": m for name, m in models.items() for n in (1, 2)}, image_size, backend, samples)
+    return {name: tuple(found.timings[f"{name} {n}"].min_ms for n in (1, 2)) for name in models}, found.busy
+
+
 def stage_times_ms(model: nn.Module, image_size: int, backend: Backend, repeats: int = 30) -> dict[str, float]:
     """Time of each stage or block: of its operators, as the runtime reports them; its profiler slows each a little.
 

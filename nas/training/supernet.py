@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +46,7 @@ from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_labe
 from search_spaces.command import amend, fill, flag, given
 from search_spaces.command.files import slug, write_json
 from supernet import LOSSES, SAMPLERS, Supernet, middle, shrunk, train_step
+from supernet.sampling import Estimate
 
 
 @dataclass(frozen=True)
@@ -174,25 +176,20 @@ def make_trainer(
     supernet = Supernet(space, config.drop_path or 0.0, config.norm, config.checkpoint_activations)
     if teacher is not None:
         use_both_classifiers(supernet)
-    sampler, distillation = SAMPLERS[config.sampling](space, config.num_random), LOSSES[config.loss]
+    archs_of_step, distillation = step_archs(config, space, len(data.train)), LOSSES[config.loss]
 
     def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:
-        progress = _progress(config, number / trainer.steps_per_epoch)
         if teacher is not None:
             criterion = teacher.distil(criterion, images)
 
-        def opened(arch: Arch) -> Arch:
-            return shrunk(space, arch, progress)
-
         def estimate(arch: Arch) -> float:
             with torch.no_grad(), supernet.frozen_statistics():
-                loss = trainer.parts.decide(lambda: float(criterion(supernet(images, opened(arch)), target)))
+                loss = trainer.parts.decide(lambda: float(criterion(supernet(images, arch), target)))
             if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss of {arch_label(space, opened(arch))} is {loss}")
+                raise FloatingPointError(f"the loss of {arch_label(space, arch)} is {loss}")
             return loss
 
-        rng = random.Random(f"{config.seed}/{number}")
-        archs = tuple(dict.fromkeys(map(opened, sampler(rng, estimate)))) if progress > 0 else (space.largest,)
+        archs = archs_of_step(number, estimate)
         torch.clear_autocast_cache()  # older torch would train with the estimate's weights, cast without gradient
         return train_step(supernet, images, target, archs, criterion, distillation, backward).mean()
 
@@ -202,6 +199,28 @@ def make_trainer(
 
     trainer = Trainer(supernet, data, config, folder, step, evaluate, space.image_size)
     return trainer
+
+
+def step_archs(config: Config, space: SearchSpace, num_images: int) -> Callable[[int, Estimate], tuple[Arch, ...]]:
+    """Which networks each step of a training trains: a function of its number, and of an estimate of their loss.
+
+    Args:
+        num_images: of the training split.
+    """
+    sampler, steps_per_epoch = SAMPLERS[config.sampling](space, config.num_random), config.steps_per_epoch(num_images)
+
+    def archs(number: int, estimate: Estimate) -> tuple[Arch, ...]:
+        progress = _progress(config, number / steps_per_epoch)
+        if progress == 0:
+            return (space.largest,)
+
+        def opened(arch: Arch) -> Arch:
+            return shrunk(space, arch, progress)
+
+        drawn = sampler(random.Random(f"{config.seed}/{number}"), lambda arch: estimate(opened(arch)))
+        return tuple(dict.fromkeys(map(opened, drawn)))
+
+    return archs
 
 
 def suited(config: Config) -> Config:

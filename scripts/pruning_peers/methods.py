@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -42,9 +42,9 @@ PEERS = ("torch-pruning", "torch-pruning-scaled")
 def calibration(images: Images, count: int, batch: int, image_size: int, seed: int) -> Batches:
     """Batches of images drawn by the seed, without augmentation: the same for every method."""
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
-    drawn = Images(images.source, images.indices[chosen], images.labels[chosen], images.skipped)
-    device = torch.device("cpu")
-    return [(normalize(x, device), labels) for x, labels in eval_batches(drawn, image_size, batch)]
+    drawn = replace(images, indices=images.indices[chosen], labels=images.labels[chosen])
+    device, to = torch.device("cpu"), images.normalization
+    return [(normalize(x, device, to), labels) for x, labels in eval_batches(drawn, image_size, batch)]
 
 
 @dataclass(frozen=True, eq=False)

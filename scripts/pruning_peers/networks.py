@@ -43,11 +43,13 @@ def _shallow(stage: Any) -> Any:
 NETWORKS = {"deit": deit, "mobilevit": mobilevit_small}
 
 
-def train(model: nn.Module, config: TrainConfig, folder: Path, data: Data, description: str) -> nn.Module:
+def train(
+    model: nn.Module, config: TrainConfig, folder: Path, data: Data, description: str, image_size: int = IMAGE_SIZE
+) -> nn.Module:
     """The trained model, in evaluation mode; a folder that has it is not trained again, one begun goes on."""
     path = folder / "model.safetensors"
     if not path.exists():
-        trainer = make_trainer(config, folder, IMAGE_SIZE, data, model)
+        trainer = make_trainer(config, folder, image_size, data, model)
         if (folder / "config.json").exists():
             trainer.resume()
         else:

@@ -39,7 +39,7 @@ def prune(model: nn.Module, structure: Structure, kept: Kept) -> Structure:
             tensor = nn.Parameter(tensor.detach(), requires_grad=parameter.requires_grad)
         setattr(module, leaf, tensor)
     pruned = structure.resized({name: len(index) for name, index in kept.items()})
-    _resize({name.rpartition(".")[0] for name in structure.axes}, model)
+    resize({name.rpartition(".")[0] for name in structure.axes}, model)
     for attribute in structure.attributes:
         setattr(model.get_submodule(attribute.module), attribute.name, product(attribute.factors, pruned.sizes))
     return pruned
@@ -62,8 +62,8 @@ def zero(model: nn.Module, structure: Structure, removed: Kept) -> None:
                 tensors[name].index_fill_(i, torch.from_numpy(gone), 0)
 
 
-def _resize(names: Iterable[str], model: nn.Module) -> None:
-    """Attributes of layers that follow from the shape of their tensors."""
+def resize(names: Iterable[str], model: nn.Module) -> None:
+    """Sets what the layers of these names know of their own sizes, from the shapes of their tensors."""
     for name in names:
         layer: Any = model.get_submodule(name)
         if isinstance(layer, nn.Linear):

@@ -1,0 +1,1 @@
+"""What else a fine-tuned network can be made smaller by, at the time of a search's winner and for its compute."""
