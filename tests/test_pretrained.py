@@ -82,6 +82,7 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     stand_beside_baselines(folder, capsys)
     assert "lr decay has no effect" not in caplog.text
     export.main(["--run", "r", "--formats", "onnx", "timm"])
+    assert [path.name for path in (folder / "export").iterdir()] == ["winner-1"], "neither baselines nor the whole"
     exported = read_json(folder / "export/winner-1/result.json")
     assert exported["onnx"]["same_class"] == 1 and exported["timm"]["max_abs_diff"] == 0
     source = (folder / "export/winner-1/model.py").read_text()

@@ -13,7 +13,7 @@ from nas import runs
 from nas.exporting.coreml import check_coreml, write_coreml
 from nas.exporting.onnx import BATCH_SIZES, check_onnx, write_onnx
 from nas.exporting.timm import check_timm, write_timm
-from nas.exporting.winner import Exportable, Winner, load_winners
+from nas.exporting.winner import Exportable, Winner, load_winners, winner_names
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
 from search_spaces.command.files import atomic_folder, write_json, write_text
@@ -29,7 +29,9 @@ CONVERTER_ERRORS = (
 @dataclass(frozen=True)
 class Config(Flags):
     run: str | None = flag(None, "run under runs/ (default: the newest with a retrained winner)")
-    winners: tuple[str, ...] = flag((), "winners to export (default: all that were retrained)")
+    winners: tuple[str, ...] = flag(
+        (), "retrained networks to export, whole and narrowed-… too (default: all winners that were retrained)"
+    )
     formats: tuple[Format, ...] = flag(("onnx", "coreml", "timm"), "what to write in place of the last export")
     threads: int = flag(1, "threads of ONNX Runtime in the latency measurement", minimum=1)
     opset: int | None = flag(None, "ONNX operator set (default: the exporter's own choice)", minimum=18)
@@ -40,8 +42,12 @@ def export(config: Config) -> list[dict[str, Any]]:
     if not config.formats:
         raise UserError("--formats is empty; give some of onnx, coreml, timm")
     folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
+    if not (names := config.winners or winner_names(folder)):
+        raise UserError(
+            f"{folder} has no retrained winner; run nas.retrain, or name the fine-tuned one: --winners whole"
+        )
     results = []
-    for winner in load_winners(folder, config.winners):
+    for winner in load_winners(folder, names):
         print(winner.name)
         with atomic_folder(folder / "export" / winner.name) as target:
             results.append(export_winner(winner, target, config))

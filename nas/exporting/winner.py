@@ -6,13 +6,14 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from torch import nn
 
 from nas import runs
 from nas.data.batches import preprocessing
 from nas.networks.weights import check_finite
+from nas.runs.baselines import ARCHS
 from nas.runs.checkpoint import load_module, load_tensors
 from nas.runs.results import REMEDY, TrainedResult
 from search_spaces import Arch, SearchSpace, UserError
@@ -88,8 +89,27 @@ def file_metadata(name: str, info: runs.RunInfo, test_accuracy: float, **own: An
     }
 
 
+class _Begun(TypedDict):
+    """Of `retrain/<name>/config.json`: the file that a network was taken from, if from none of a search."""
+
+    archs: NotRequired[str | None]
+
+
+def winner_names(folder: Path) -> tuple[str, ...]:
+    """What nas.retrain has trained of a run: neither the fine-tuned network nor baselines of winners."""
+    found = (path.parent for path in sorted(folder.glob("retrain/*/result.json")))
+    return tuple(path.name for path in found if path.name != runs.WHOLE and not _is_baseline(path))
+
+
+def _is_baseline(folder: Path) -> bool:
+    if not (folder / "config.json").exists():
+        return False
+    archs = runs.begun_with(_Begun, folder).get("archs")
+    return archs is not None and Path(archs).parts[-2:] == Path(ARCHS).parts
+
+
 def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:
-    """The retrained winners of a run, all or those named.
+    """The retrained networks of a run, all or those named.
 
     Raises:
         UserError: one was not retrained.

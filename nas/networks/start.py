@@ -78,6 +78,22 @@ def load_start(space: SearchSpace, init: str) -> tuple[Arch, nn.Module, bool]:
     raise UserError(f"--init {file} has the weights of no network of {space.name}: {problems[0]}")
 
 
+def fitted_start(
+    space: SearchSpace, init: str, images: Images, device: torch.device, num_workers: int = 0
+) -> tuple[Arch, nn.Module]:
+    """The network that `init` names and which one of the space it is, its classifier fitted to the (training) images if
+    it is new.
+
+    Raises:
+        UserError: what `load_start` raises.
+    """
+    arch, network, is_new = load_start(space, init)
+    if is_new:
+        print(f"a new classifier of {space.num_classes} classes is fitted to the features of {init}", flush=True)
+        fit_classifier(network, images, space.image_size, device, num_workers)
+    return arch, network
+
+
 def _timm_name(space: SearchSpace, arch: str) -> str:
     """timm's name of a published network, by which it brings weights from their authors' layout into its own."""
     return space.network.name if isinstance(space, TimmSpace) else f"{space.name.partition('-')[0]}_{arch}"
@@ -183,13 +199,8 @@ def _batches(
 def ordered_start(
     space: SearchSpace, init: str, order: Order, images: Images, device: torch.device, num_workers: int = 0
 ) -> tuple[Arch, nn.Module]:
-    """The network that `init` names and which one of the space it is; its classifier fitted if it is new, its units in
-    order, both by the (training) images.
-    """
-    arch, network, is_new = load_start(space, init)
-    if is_new:
-        print(f"a new classifier of {space.num_classes} classes is fitted to the features of {init}", flush=True)
-        fit_classifier(network, images, space.image_size, device, num_workers)
+    """As `fitted_start`, and the network's units in order, by the same images."""
+    arch, network = fitted_start(space, init, images, device, num_workers)
     order_units(space, network, order, images, device, num_workers)
     return arch, network
 

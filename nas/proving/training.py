@@ -19,13 +19,13 @@ from nas.pruning.job import prune
 from nas.pruning.latency import measure
 from nas.pruning.rounds import OutOfReach
 from nas.pruning.source import Source, find
+from nas.runs.baselines import ARCHS
 from nas.training.recipe import StepConfig
 from nas.training.winner import Config as TrainingConfig
 from nas.training.winners import job_like, train_all
 from search_spaces import Arch
 from search_spaces.command.files import write_json
 
-ARCHS = "baselines/archs.json"
 Missing = dict[str, str]  # baselines that there cannot be, and why
 
 

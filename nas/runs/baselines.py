@@ -16,6 +16,7 @@ from search_spaces.command.files import write_json
 from search_spaces.command.typed import Amount, Count, Fraction, Positive, Within, load_typed
 
 FILE = "baselines/result.json"
+ARCHS = "baselines/archs.json"  # narrowed networks, for nas.retrain to go on with
 Kind = Literal["winner", "whole", "narrowed", "pruned"]
 EQUAL = 0.05  # of a time: what counts as equally fast
 

@@ -14,7 +14,7 @@ from nas import runs
 from nas.data import Data, DataConfig, load_data
 from nas.distributed import collectives
 from nas.distributed.device import pick_device
-from nas.networks.start import fit_classifier, load_start
+from nas.networks.start import fitted_start
 from nas.runs.results import lasted
 from nas.training.network import train_network
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_alike, finetune_epochs, with_recipe
@@ -70,6 +70,9 @@ def finetune(config: Config) -> Path:
         finished = (folder / "result.json").exists()
         changed = runs.reopen(folder, config, FREE, (*runs.MAY_MOVE, *(() if finished else ("epochs",))))
         if finished:
+            if runs.has_moved(run_folder, config):
+                runs.load_run_data(run_folder, config)  # UserError if these are others
+            _record(config, run_folder, changed)
             print(f"{folder} is finished: nothing to train")
             return run_folder
         data = runs.load_run_data(run_folder, config)
@@ -87,8 +90,7 @@ def finetune(config: Config) -> Path:
 
     def begin() -> None:
         if config.resume:
-            runs.record_place(run_folder, config)
-            runs.record(folder, changed)
+            _record(config, run_folder, changed)
         else:
             runs.save_run_info(run_folder, info)
             runs.begin(folder, config)
@@ -103,9 +105,13 @@ def finetune(config: Config) -> Path:
     return run_folder
 
 
+def _record(config: Config, run_folder: Path, changed: dict[str, Any]) -> None:
+    """Takes down what has changed since the run was begun."""
+    runs.record_place(run_folder, config)
+    runs.record(run_folder / "retrain" / runs.WHOLE, changed)
+
+
 def _start(config: Config, space: SearchSpace, data: Data, network: nn.Module) -> None:
     """Puts the weights that --init names into the network, with a classifier fitted to the images if it is new."""
-    _, start, is_new = load_start(space, config.init)
-    if is_new:
-        fit_classifier(start, data.train, space.image_size, pick_device(config.device), config.num_workers)
+    _, start = fitted_start(space, config.init, data.train, pick_device(config.device), config.num_workers)
     network.load_state_dict(start.state_dict())

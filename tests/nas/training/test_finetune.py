@@ -44,6 +44,20 @@ def test_it_goes_on_without_its_file_and_can_end_earlier(monkeypatch: pytest.Mon
         finetune.main(["--run", "r", "--resume", "--epochs", "2"])
 
 
+def test_a_finished_one_takes_down_where_its_images_are_now() -> None:
+    weights(Path(FILE))
+    finetune.main([*OF, "--epochs", "1"])
+    Path("images").rename("elsewhere")
+    finetune.main(["--run", "r", "--resume", "--data", "elsewhere"])
+    assert read_json(FOLDER / "config.json")["data"] == "elsewhere"
+    assert len(load_run_data(Path("runs/r")).train) > 0
+    shutil.copytree("elsewhere", "others")
+    next(Path("others").rglob("*.png")).unlink()
+    with pytest.raises(UserError, match="the images of others are not those that runs/r was begun with"):
+        finetune.main(["--run", "r", "--resume", "--data", "others"])
+    assert read_json(FOLDER / "config.json")["data"] == "elsewhere"
+
+
 @pytest.mark.parametrize("command", [finetune, train_supernet])
 def test_stopped_before_its_first_checkpoint_it_begins_with_the_same_weights(
     command: Any, monkeypatch: pytest.MonkeyPatch
