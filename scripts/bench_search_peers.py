@@ -7,7 +7,7 @@ The run is one of nas.finetune, nas.train_supernet, nas.search (with latency) an
 faster than the fine-tuned network, this is made smaller by
 
 - fastnas: NVIDIA's FastNAS, with accuracy on the search split as its score;
-- torch-pruning: GroupTaylor, all layers ranked together, in steps of a fifth of the MACs;
+- torch-pruning: GroupTaylor, all layers ranked together, in steps of 30 % of the MACs;
 - nas.prune: ours, Taylor importance by the MACs that are saved.
 
 All use the same training images for importance (or norms) and widths that are multiples of --round-to. How much remains
@@ -43,6 +43,7 @@ from nas.exporting.winner import load_winners
 from nas.proving import search as proving
 from nas.proving.search import find_search
 from nas.pruning.latency import measure, reach
+from nas.pruning.selection import Unreachable
 from nas.runs.baselines import EQUAL
 from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.recipe import TrainConfig
@@ -57,7 +58,7 @@ from search_spaces.command import Flags, flag, parse, run
 from search_spaces.command.files import write_json
 from search_spaces.deployed import deployed
 
-LEAST_SHARE = 0.02  # of the MACs, that a latency is looked for from
+LEAST = 1 / 3  # of a share of the time: the share of the MACs that it is looked for from
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Config(Flags):
     search: str | None = flag(None, "search folder of the run (default: the newest)")
     winners: tuple[str, ...] = flag((), "retrained winners to compare (default: all that are faster)")
     methods: tuple[str, ...] = flag(tuple(METHODS), "to compare")
-    images: int = flag(256, "training images that importance is taken from, or norms are measured on", minimum=100)
+    images: int = flag(256, "training images that importance is taken from, or norms are measured on", minimum=1)
     round_to: int = flag(8, "widths become multiples of this", minimum=1)
     samples: int = flag(40, "undisturbed samples of each network that is timed", minimum=2)
     peer_limit_s: float = flag(600.0, "seconds after which a step of Torch-Pruning is given up", above=0)
@@ -109,8 +110,8 @@ class Bench:
             for method in methods:
                 try:
                     made[f"{method}-{winner}"] = self._made(winner, method)
-                except ChildFailed as error:
-                    failed[f"{method}-{winner}"] = str(error)
+                except (ChildFailed, Unreachable, ValueError) as error:  # the others go on
+                    failed[f"{method}-{winner}"] = f"{type(error).__name__}: {error}"[:200]
         result = compare(made, self.search, self.data.test, self.config.samples, failed)
         write_json(self.folder / "result.json", asdict(result))
         return result
@@ -149,7 +150,7 @@ class Bench:
             print(f"{method}: {macs_share:.3f} of the MACs, {share:.3f} of the time of {winner}", flush=True)
             return self.shares[winner] * share
 
-        share, trials = reach(self.shares[winner], latency_share, LEAST_SHARE)
+        share, trials = reach(self.shares[winner], latency_share, LEAST * self.shares[winner])
         return tried[share], [(t.macs_share, t.latency_share / self.shares[winner]) for t in trials]
 
     def _cut(self, method: str) -> Cut:

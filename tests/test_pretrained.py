@@ -21,13 +21,16 @@ from nas.data import DataConfig, load_data
 from nas.data.batches import eval_batches, normalize
 from nas.networks import start
 from nas.proving.families import compare_families
+from nas.proving.search import Config, find_search
 from nas.reporting.verdict import verdict
 from nas.runs.baselines import read_baselines
 from nas.runs.checkpoint import save_tensors
 from nas.training.recipe import StepConfig
-from search_spaces import UserError, get_space
+from scripts import bench_search_peers
+from scripts.search_peers.compute import winner_compute
+from search_spaces import UserError, get_space, macs
 from search_spaces.command.files import read_json, write_json
-from supernet import Supernet
+from supernet import Supernet, train_step
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.tiny import make_images
 
@@ -57,9 +60,22 @@ def weights(path: Path, num_classes: int = 7, name: str = NAME) -> Path:
     return path
 
 
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(MACs, images) of each network that a supernet's training runs."""
+    found: list[tuple[int, int]] = []
+
+    def spied(supernet: Supernet, images: torch.Tensor, target: Any, archs: Any, *rest: Any) -> torch.Tensor:
+        found.extend((macs(supernet.space, arch), len(images)) for arch in archs)
+        return train_step(supernet, images, target, archs, *rest)
+
+    monkeypatch.setattr("nas.training.supernet.train_step", spied)
+    return found
+
+
 @pytest.mark.usefixtures("machine")
 def test_a_pretrained_network_goes_from_photos_to_files(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, passes: list[tuple[int, int]]
 ) -> None:
     file, folder = weights(Path("resnet.safetensors")), Path("runs/r")
     of = ("--model", NAME, "--init", str(file), "--image-size", str(SIZE), "--data", "images", "--run", "r")
@@ -80,6 +96,7 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     assert "no latency table" not in capsys.readouterr().out  # the one that was built is found
     retrain.main(["--run", "r", "--epochs", "1", "--layer-decay", "0.9", *ARGS])
     stand_beside_baselines(folder, capsys)
+    stand_beside_peers(folder, capsys, sum(num_macs * count for num_macs, count in passes))
     assert "lr decay has no effect" not in caplog.text
     export.main(["--run", "r", "--formats", "onnx", "timm"])
     assert [path.name for path in (folder / "export").iterdir()] == ["winner-1"], "neither baselines nor the whole"
@@ -140,6 +157,28 @@ def stand_beside_baselines(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     write_json(folder.parent / "other/run.json", {**info, "splits": {**info["splits"], "digest": "other"}})
     with pytest.raises(UserError, match=r"other was made with other images, or other splits, than .*r; give runs of"):
         compare_families(CompareConfig(("r", "other"), winners=True))
+
+
+def stand_beside_peers(folder: Path, capsys: pytest.CaptureFixture[str], supernet_macs: int) -> None:
+    """As fast as the run's winner, for as much training; nothing is made twice."""
+    command = ["--run", "r", "--methods", "nas.prune", "--round-to", "1", "--images", "8", "--samples", "2"]
+    bench_search_peers.main(command)
+    found = read_json(folder / "bench-peers/result.json")
+    whole, winner, pruned = found["networks"]
+    assert [network["name"] for network in found["networks"]] == ["whole", "winner-1", "nas.prune-winner-1"]
+    assert max(pruned["sessions_ms"]) <= min(winner["sessions_ms"]) < min(whole["sessions_ms"])
+    (difference,) = found["differences"]
+    assert difference["value"] == pytest.approx(winner["accuracy"]["value"] - pruned["accuracy"]["value"])
+    count = read_json(folder / "run.json")["splits"]["train"]
+    own = winner["macs"] * (count // 8) * 8  # an epoch
+    assert winner_compute(find_search(Config(run="r")), "winner-1", count) == supernet_macs + own
+    assert pruned["epochs"] == round((supernet_macs + own) / pruned["macs"] / (count // 8) / 8)
+    said = capsys.readouterr().out
+    assert "nas.prune-winner-1: " in said and "winner - this, points" in said
+
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("bench-peers/*/*.safetensors")}
+    bench_search_peers.main(command)
+    assert len(before) == 3 and before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_the_supernets_largest_network_is_the_one_it_starts_from() -> None:

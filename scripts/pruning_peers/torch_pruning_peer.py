@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from search_spaces.structure.fvcore_macs import fvcore_macs
 
 INSTALL = "pip install torch-pruning==1.6.1"
-TRIALS = 20  # of the pruning ratio, on the way to a number of MACs
+TRIALS = 12  # of the pruning ratio, on the way to a number of MACs
 NEAR = 0.01  # of it: near enough
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -50,6 +50,16 @@ def taylor_to_macs(
         low, high = (ratio, high) if count > macs else (low, ratio)
     assert found is not None
     return found[1]
+
+
+def taylor_in_steps(
+    model: nn.Module, batches: Batches, image_size: int, macs: Sequence[int], scope: Scope, round_to: int
+) -> list[nn.Module]:
+    """The network at each of these MACs, each pruned from the one before, by importance taken anew."""
+    found: list[nn.Module] = []
+    for aim in macs:
+        found.append(taylor_to_macs(found[-1] if found else model, batches, image_size, aim, scope, round_to))
+    return found
 
 
 def taylor_once(model: nn.Module, batches: Batches, image_size: int, ratio: float, scope: Scope) -> float:

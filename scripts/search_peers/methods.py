@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,14 +20,16 @@ from nas.pruning.source import find
 from scripts.pruning_peers import torch_pruning_peer
 from scripts.pruning_peers.child import Child
 from scripts.pruning_peers.methods import Batches, calibration
+from scripts.pruning_peers.torch_pruning_peer import taylor_in_steps
 from scripts.search_peers import fastnas
 from scripts.search_peers.fastnas import NORM_BATCHES, FastNas
 from scripts.search_peers.shapes import check_shaped, shaped
+from search_spaces import UserError
 from search_spaces.structure.costs import Costs
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.structure.slicing import cut
 
-STEP = 0.8  # of the MACs, that a step of Torch-Pruning leaves
+STEP = 0.7  # of the MACs, that a step of Torch-Pruning leaves
 SCORED_IMAGES = 1000  # of the search split, that FastNAS scores networks by
 
 
@@ -78,39 +80,42 @@ def nas_prune(given: Given) -> Cut:
 
 @dataclass(eq=False)
 class TorchPruning:
-    """Its GroupTaylor importance of all layers together, in steps of a fifth of the MACs, each by gradients anew."""
+    """Its GroupTaylor importance of all layers together, in steps that leave `STEP` of the MACs, by gradients anew.
+
+    Args:
+        stages: the network after 0, 1, … of these steps, whatever share they were on the way to.
+    """
 
     given: Given
-    stages: list[nn.Module] = field(default_factory=list)
+    stages: list[nn.Module] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stages = [self.given.model]
 
     def __call__(self, share: float) -> nn.Module:
         """Raises ChildFailed if Torch-Pruning fails or does not come to an end."""
-        reached, stage = 1.0, 0
-        while reached * STEP > share:
-            reached, stage = reached * STEP, stage + 1
-        pruned = self._pruned(self._stage(stage), share)
+        steps = int(math.log(share) / math.log(STEP))
+        known = min(steps, len(self.stages) - 1)
+        *stages, pruned = self._pruned(known, [*(STEP**step for step in range(known + 1, steps + 1)), share])
+        self.stages += stages
         smaller = shaped(self.given.model, pruned.state_dict())
         check_shaped(smaller, pruned, self.given.batches[0][0])
         return smaller
 
-    def _stage(self, number: int) -> nn.Module:
-        """After so many steps; the first is the network given."""
-        if number == 0:
-            return self.given.model
-        while len(self.stages) < number:
-            before = len(self.stages)
-            self.stages.append(self._pruned(self._stage(before), STEP ** (before + 1)))
-        return self.stages[number - 1]
-
-    def _pruned(self, model: nn.Module, share: float) -> nn.Module:
-        given, macs = self.given, int(share * fvcore_macs(self.given.model, self.given.image))
-        settings = (given.batches, given.image_size, macs, "global", given.round_to)
-        pruned: nn.Module = given.child.call(torch_pruning_peer.taylor_to_macs, copy.deepcopy(model), *settings)
-        return pruned.eval()
+    def _pruned(self, stage: int, shares: Sequence[float]) -> list[nn.Module]:
+        given, whole = self.given, fvcore_macs(self.given.model, self.given.image)
+        settings = (given.batches, given.image_size, [int(share * whole) for share in shares], "global", given.round_to)
+        found: list[nn.Module] = given.child.call(taylor_in_steps, self.stages[stage], *settings)
+        return [model.eval() for model in found]
 
 
 def fast_nas(given: Given) -> Cut:
-    """FastNAS, by accuracy on the search split."""
+    """FastNAS, by accuracy on the search split. UserError if there are too few images to measure norms on."""
+    size = min(given.num_images, len(given.data.train)) // NORM_BATCHES
+    if size < 2:
+        raise UserError(
+            f"fastnas measures norms on {2 * NORM_BATCHES} training images or more; leave it out of --methods"
+        )
     scored, device = given.data.search.spread(SCORED_IMAGES), torch.device("cpu")
     batches = [(normalize(x, device, scored.normalization), y) for x, y in eval_batches(scored, given.image_size, 256)]
 
@@ -119,7 +124,6 @@ def fast_nas(given: Given) -> Cut:
         right = sum(int((model.eval()(x).argmax(dim=1) == y).sum()) for x, y in batches)
         return right / len(scored)
 
-    size = max(2, given.num_images // NORM_BATCHES)
     norms = calibration(given.data.train, size * NORM_BATCHES, size, given.image_size, seed=0)
     images = [x for x, _ in norms]
     return FastNas(given.model, score, images, given.image, given.round_to, given.folder / "fastnas.pth").cut

@@ -20,11 +20,11 @@ class Asked(Child):
 
     def __init__(self) -> None:
         super().__init__(1.0)
-        self.macs = list[int]()
+        self.macs = list[list[int]]()
 
     def call(self, function: Any, *args: Any) -> Any:
         self.macs.append(args[3])
-        return copy.deepcopy(args[0])
+        return [copy.deepcopy(args[0]) for _ in args[3]]
 
 
 def test_steps_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,9 +33,7 @@ def test_steps_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fvcore_macs(model, torch.zeros(1, 3, 32, 32))
     data: Any = None
     cut = TorchPruning(Given(Path(), model, 32, data, 8, 1, Path(), child))
-    cut(0.7)
-    assert child.macs == [int(0.8 * whole), int(0.7 * whole)]
-    cut(0.45)
-    assert child.macs[2:] == pytest.approx([0.64 * whole, 0.512 * whole, 0.45 * whole], abs=1)
-    cut(0.9)
-    assert child.macs[5:] == [int(0.9 * whole)], "no step is needed"
+    for share in (0.6, 0.3, 0.4, 0.9):
+        cut(share)
+    shares = [[0.7, 0.6], [0.49, 0.343, 0.3], [0.4], [0.9]]
+    assert [[round(macs / whole, 3) for macs in asked] for asked in child.macs] == shares
