@@ -18,7 +18,7 @@ from nas.exporting.winner import load_winners
 from nas.proving.search import Config, Search, find_search
 from nas.proving.training import narrowed_name, prune_whole, pruned_name, train_narrowed
 from nas.pruning import recipe as recipes
-from nas.pruning.latency import measure_twice
+from nas.pruning.latency import jobs_of, measure_twice
 from nas.reporting.verdict import as_text
 from nas.runs.baselines import FILE, Accuracy, Baselines, Difference, Kind, Network, pairs, read_baselines
 from nas.runs.results import REMEDY, PrunedResult
@@ -149,8 +149,8 @@ def _broken_limits(search: Search) -> tuple[str, ...]:
 
 def _timed(config: Config, search: Search, entries: Sequence[Entry]) -> tuple[dict[str, tuple[float, ...]], list[str]]:
     """The fastest run of each network in each session, all interleaved; why these deserve less trust, a line each."""
-    models = {entry.name: entry.model for entry in entries}
-    times, busy = measure_twice(models, search.space.image_size, search.backend, config.samples)
+    jobs = jobs_of({entry.name: entry.model for entry in entries}, search.space.image_size)
+    times, busy = measure_twice(jobs, search.backend, config.samples)
     warnings = ["WARNING: the machine was busy while networks were timed; measure again when it is quiet"]
     here, there = search.backend.describe(), search.table.provenance.runtime
     if here != there:

@@ -16,12 +16,11 @@ from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import right_answers
 from nas.evaluation.intervals import wilson
 from nas.exporting.winner import Winner, load_winners
-from nas.proving.baselines import SESSIONS
 from nas.proving.families_page import as_text, families_page
 from nas.proving.reigns import Families, Network, reigns
 from nas.proving.search import Config as SearchConfig
 from nas.proving.search import Search, find_search
-from nas.pruning.latency import measure_jobs
+from nas.pruning.latency import measure_twice
 from nas.runs.baselines import Accuracy
 from search_spaces import UserError, macs, num_params
 from search_spaces.command.files import slug, write_json, write_text
@@ -108,10 +107,8 @@ def _right(config: CompareConfig, winners: Sequence[Winner]) -> list[np.ndarray]
 
 def _timed(winners: Sequence[Winner], backend: Backend, samples: int) -> tuple[list[tuple[float, ...]], bool]:
     """The fastest run of each network in each session, all interleaved; whether the machine was busy."""
-    jobs = {f"{i} {session}": _job(winner) for i, winner in enumerate(winners) for session in SESSIONS}
-    found = measure_jobs(jobs, backend, samples)
-    times = [tuple(found.timings[f"{i} {session}"].min_ms for session in SESSIONS) for i in range(len(winners))]
-    return times, found.busy
+    times, busy = measure_twice({str(i): _job(winner) for i, winner in enumerate(winners)}, backend, samples)
+    return list(times.values()), busy
 
 
 def _job(winner: Winner) -> Job:

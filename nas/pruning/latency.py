@@ -29,7 +29,12 @@ NEAR = 0.02  # of the latency aimed at: near enough
 
 def measure(models: Mapping[str, nn.Module], image_size: int, backend: Backend, samples: int) -> Measurement:
     """Times the models, by name, interleaved with one another and with the anchor of the tables."""
-    return measure_jobs({name: _job(model, image_size) for name, model in models.items()}, backend, samples)
+    return measure_jobs(jobs_of(models, image_size), backend, samples)
+
+
+def jobs_of(models: Mapping[str, nn.Module], image_size: int) -> dict[str, Job]:
+    """To be timed, by name."""
+    return {name: _job(model, image_size) for name, model in models.items()}
 
 
 def measure_jobs(jobs: Mapping[str, Job], backend: Backend, samples: int) -> Measurement:
@@ -37,15 +42,13 @@ def measure_jobs(jobs: Mapping[str, Job], backend: Backend, samples: int) -> Mea
     return measure_sessions(prepare_all({ANCHOR: anchor_job(), **jobs}, backend), backend, backend.settings(samples))
 
 
-def measure_twice(
-    models: Mapping[str, nn.Module], image_size: int, backend: Backend, samples: int
-) -> tuple[dict[str, tuple[float, ...]], bool]:
-    """The fastest run of each model in each of two sessions, all interleaved, and whether the machine was busy.
+def measure_twice(jobs: Mapping[str, Job], backend: Backend, samples: int) -> tuple[dict[str, tuple[float, ...]], bool]:
+    """The fastest run of each job in each of two sessions, all interleaved, and whether the machine was busy.
 
     How far the sessions are apart tells how well a time is known.
     """
-    found = measure({f"{name} {n}": m for name, m in models.items() for n in (1, 2)}, image_size, backend, samples)
-    return {name: tuple(found.timings[f"{name} {n}"].min_ms for n in (1, 2)) for name in models}, found.busy
+    found = measure_jobs({f"{name} {n}": job for name, job in jobs.items() for n in (1, 2)}, backend, samples)
+    return {name: tuple(found.timings[f"{name} {n}"].min_ms for n in (1, 2)) for name in jobs}, found.busy
 
 
 def stage_times_ms(model: nn.Module, image_size: int, backend: Backend, repeats: int = 30) -> dict[str, float]:

@@ -14,7 +14,7 @@ from nas.data import Images
 from nas.evaluation.accuracy import right_answers
 from nas.evaluation.intervals import paired_bootstrap, wilson
 from nas.proving.search import Search
-from nas.pruning.latency import measure_twice
+from nas.pruning.latency import jobs_of, measure_twice
 from nas.runs.baselines import Accuracy, Difference
 from search_spaces.command import align
 from search_spaces.deployed import deployed
@@ -82,7 +82,7 @@ def compare(made: Mapping[str, Made], search: Search, images: Images, samples: i
         samples: undisturbed ones of each network that is timed.
     """
     size, models = search.space.image_size, {name: deployed(one.model) for name, one in made.items()}
-    times, busy = measure_twice(models, size, search.backend, samples)
+    times, busy = measure_twice(jobs_of(models, size), search.backend, samples)
     answers = right_answers(list(models.values()), images, size, torch.device("cpu"))
     right = dict(zip(models, answers, strict=True))
     pairs = [(one.winner, name) for name, one in made.items() if one.winner not in ("", name)]
