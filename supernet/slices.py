@@ -63,7 +63,7 @@ class Extent:
 
 
 class Part:
-    """Some entries of a tensor along each of its axes: a run of them, as nearly always, or listed ones.
+    """Some entries of a tensor along each of its axes: a run of them, runs at equal distances, or listed ones.
 
     Args:
         full: the whole tensor's shape.
@@ -72,22 +72,32 @@ class Part:
 
     def __init__(self, full: torch.Size, indices: Sequence[np.ndarray], device: torch.device) -> None:
         self.shape = torch.Size(map(len, indices))
-        runs = [len(index) == 0 or index[-1] - index[0] + 1 == len(index) for index in indices]
-        self._box = torch.Size(n if run else whole for n, run, whole in zip(self.shape, runs, full, strict=True))
-        starts = [int(index[0]) if run and len(index) else 0 for index, run in zip(indices, runs, strict=True)]
-        self._starts = starts if any(starts) else None
-        self._listed = [(i, torch.from_numpy(indices[i]).to(device)) for i, run in enumerate(runs) if not run]
-        self.is_view = not self._listed
+        self._starts: list[int] = []  # along each axis
+        self._box: list[int] = []  # sizes of the view
+        self._axes: list[tuple[int, int]] = []  # of each of the view's dimensions: the axis, and how far entries are
+        self._listed: list[tuple[int, Tensor]] = []  # dimensions of the view, and which of their entries
+        self._strided: dict[tuple[int, ...], tuple[list[int], int]] = {}  # strides and start of the view, by strides
+        for axis_number, (index, whole) in enumerate(zip(indices, full, strict=True)):
+            if (runs := _runs(index)) is None:
+                self._listed.append((len(self._box), torch.from_numpy(index).to(device)))
+                runs = (0, ((whole, 1),))
+            start, dimensions = runs
+            self._starts.append(start)
+            for size, step in dimensions:
+                self._box.append(size)
+                self._axes.append((axis_number, step))
+        self.is_view = not self._listed and len(self._box) == len(full)
 
     def of(self, tensor: Tensor) -> Tensor:
         """Its entries: a view of the tensor if `is_view`, else a copy."""
-        part = self._view(tensor)
-        for i, index in self._listed:
-            part = part.index_select(i, index)
-        return part
+        return self._view(tensor) if self.is_view else self.copy_of(tensor)
 
     def copy_of(self, tensor: Tensor) -> Tensor:
-        return self._view(tensor).clone() if self.is_view else self.of(tensor)
+        """Its entries, dense, in the tensor's order in memory."""
+        part = self._view(tensor)
+        for dimension, index in self._listed:
+            part = part.index_select(dimension, index)
+        return (part if self._listed else part.clone()).reshape(self.shape)
 
     def write(self, tensor: Tensor, values: Tensor) -> None:
         """Puts these entries into the tensor, in place."""
@@ -96,19 +106,48 @@ class Part:
 
     def padded(self, values: Tensor, full: torch.Size, stride: Sequence[int]) -> Tensor:
         """A tensor of that shape and those strides with these entries, and 0 elsewhere."""
-        for i, index in reversed(self._listed):
-            shape = [*values.shape]
-            shape[i] = self._box[i]
-            values = values.new_zeros(shape).index_copy_(i, index, values)
+        if not self.is_view:
+            values = self._spread(values)
         whole = values.new_empty_strided(full, stride).zero_()
         self._view(whole).copy_(values)
         return whole
 
+    def _spread(self, values: Tensor) -> Tensor:
+        """Entries of its shape, as the view has them: runs apart, and 0 where none is listed."""
+        shape = list(self._box)
+        for dimension, index in self._listed:
+            shape[dimension] = len(index)
+        values = values.reshape(shape)
+        for dimension, index in self._listed:
+            shape[dimension] = self._box[dimension]
+            values = values.new_zeros(shape).index_copy_(dimension, index, values)
+        return values
+
     def _view(self, tensor: Tensor) -> Tensor:
-        stride, offset = tensor.stride(), tensor.storage_offset()
-        if self._starts:
-            offset += sum(start * step for start, step in zip(self._starts, stride, strict=True))
-        return tensor.as_strided(self._box, stride, offset)
+        """The tensor's entries, axes of several runs as two."""
+        stride = tensor.stride()
+        if stride not in self._strided:  # at every call it would take as long as copying a small tensor
+            start = sum(start * step for start, step in zip(self._starts, stride, strict=True))
+            self._strided[stride] = [stride[i] * step for i, step in self._axes], start
+        strides, start = self._strided[stride]
+        return tensor.as_strided(self._box, strides, tensor.storage_offset() + start)
+
+
+def _runs(index: np.ndarray) -> tuple[int, tuple[tuple[int, int], ...]] | None:
+    """Where ascending indices begin, and (how many, how far apart) of their runs and of entries in a run.
+
+    A single run is without the former. None if runs are not alike.
+    """
+    if not len(index):
+        return 0, ((0, 1),)
+    start, length = int(index[0]), len(index)
+    breaks = np.flatnonzero(np.diff(index) != 1) + 1
+    if not len(breaks):
+        return start, ((length, 1),)
+    run = int(breaks[0])
+    number, distance = length // run, int(index[run]) - start
+    alike = (start + distance * np.arange(number)[:, None] + np.arange(run)).reshape(-1)
+    return (start, ((number, distance), (run, 1))) if np.array_equal(index, alike) else None
 
 
 class Slices(torch.autograd.Function):

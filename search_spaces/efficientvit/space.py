@@ -326,9 +326,10 @@ def efficientvit_nano(image_size: int = 32, num_classes: int = 10) -> EfficientV
     return EfficientVitSpace(
         "efficientvit-nano",
         heads=((2, 3), (2, 3), (2, 3)),
-        head_widths=((16, 24), (24, 32), (32, 48)),
+        head_widths=((16, 24), (24, 32), (32, 40)),
         depths=(2, 3, 3),
         keys=(4, 8),
+        expansions=(1, 2),
         kernels=((3, 5), (3, 5), (3,)),
         stem_stride=4,
         window=8,

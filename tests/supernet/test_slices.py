@@ -46,6 +46,28 @@ def test_of_two_maps_one_behind_the_other_each_gives_its_first_channels() -> Non
     assert torch.equal(own.within(store, CPU).of(whole), whole[:3][:, [0, 1, 2, 6, 7]])
 
 
+@pytest.mark.parametrize(
+    ("own", "store"),
+    [((2, 3), (4, 5)), ((3, 5), (4, 5)), ((4, 3), (4, 5)), ((1, 4), (2, 5))],  # runs apart, one run, runs apart, one
+)
+def test_of_each_head_its_first_channels_are_taken(own: tuple[int, int], store: tuple[int, int]) -> None:
+    def extent(heads: int, width: int) -> Extent:
+        channels = axis(("heads", "width"))
+        layout = Layout({"heads": heads, "width": width}, {"w": (channels, channels)})
+        return Extent.of("w", (heads * width, heads * width, 3, 3), layout)
+
+    part, whole = extent(*own).within(extent(*store), CPU), extent(*store)
+    tensor = numbered(whole.shape).contiguous(memory_format=torch.channels_last)
+    heads, width = own
+    by_head = tensor.reshape(*store, *store, 3, 3)[:heads, :width, :heads, :width]
+    expected = by_head.reshape(part.shape)
+    found = part.copy_of(tensor)
+    assert torch.equal(found, expected) and torch.equal(part.of(tensor), expected)
+    assert found.is_contiguous(memory_format=torch.channels_last), "convolutions are fast with what the tensor has"
+    padded = part.padded(expected, tensor.shape, tensor.stride())
+    assert torch.equal(part.of(padded), expected) and padded.sum() == expected.sum()
+
+
 @pytest.mark.parametrize(("kernel", "first"), [(7, 0), (5, 1), (3, 2), (1, 3)])
 def test_of_a_kernel_the_middle_is_taken(kernel: int, first: int) -> None:
     whole = numbered(torch.Size((4, 1, 7, 7)))
