@@ -27,6 +27,7 @@ from search_spaces.efficientformerv2 import efficientformerv2, efficientformerv2
 from search_spaces.efficientformerv2.drop_path import published_drop_path
 from search_spaces.efficientvit import efficientvit, efficientvit_nano
 from search_spaces.mobileone import mobileone, mobileone_nano
+from search_spaces.mobilevit import mobilevit, mobilevit_nano, mobilevit_tiny
 from search_spaces.timm_network import PREFIX, timm_space
 
 SPACES: dict[str, Callable[..., SearchSpace]] = {
@@ -36,6 +37,9 @@ SPACES: dict[str, Callable[..., SearchSpace]] = {
     "efficientvit-nano": efficientvit_nano,
     "mobileone": mobileone,
     "mobileone-nano": mobileone_nano,
+    "mobilevit": mobilevit,
+    "mobilevit-nano": mobilevit_nano,
+    "mobilevit-tiny": mobilevit_tiny,
 }
 DEFAULT_SPACE = "efficientformerv2-nano"  # of every command: a laptop trains it on its CPU
 PLUGINS = "search_spaces"  # entry points of this group, in packages of other people, are spaces too

@@ -31,14 +31,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """One thing that varies: `field[index]`, with its options from smallest to largest."""
+    """One thing that varies: `field[index]`, with its options from the smallest network's to the largest's.
+
+    Numbers mostly rise. They fall where more of something makes a network smaller, as the side of patches.
+    """
 
     field: str
     index: tuple[int, ...]
     options: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        assert self.options and list(self.options) == sorted(set(self.options)), self
+        rising = sorted(set(self.options))
+        assert self.options and list(self.options) in (rising, rising[::-1]), self
 
     @property
     def name(self) -> str:
@@ -93,7 +97,7 @@ class SearchSpace(ABC):
     in_chans: int = 3
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    recipe: Literal["adamw", "adamw-half", "progressive"] = "adamw"
+    recipe: Literal["adamw", "adamw-basic", "adamw-half", "progressive"] = "adamw"
     finetune: Literal["finetune", "finetune-gently"] = "finetune"
     any_size: bool = False
     remarks: tuple[str, ...] = ()

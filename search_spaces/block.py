@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from search_spaces.cost import Activation, Op, count_macs, count_params, count_peak_activations
+from search_spaces.cost import Activation, Linear, Op, count_macs, count_params, count_peak_activations, in_place
 from search_spaces.layout import Layout
 
 if TYPE_CHECKING:
@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 class BlockSpec(ABC):
     """A block's complete geometry: enough to count it, build it, name it in a table and find its weights.
 
-    `name` is the dotted prefix of the block's weights in the store. All other fields are geometry. Those that are no
-    `training_only` make up `key`, under which a latency table files the block: blocks that are equal as they are
-    deployed share a row. What is counted (`ops`, `activations`) is the deployed form, what is built the trained one.
+    `name` is the dotted prefix of the block's weights in the store. All other fields are geometry. Those that are
+    neither `training_only` nor `untimed` make up `key`, under which a latency table files the block: blocks that take
+    the same time as they are deployed share a row. What is counted (`ops`, `activations`) is the deployed form, what is
+    built the trained one.
+
+    A block may hand on a second tensor beside its output, (output, other), for a later one that takes both; blocks
+    between them pass it by. All take their input alone as well. Shapes are of inputs and outputs, without the other.
     """
 
     training_only: ClassVar[frozenset[str]] = frozenset()
+    untimed: ClassVar[frozenset[str]] = frozenset()  # fields that say what is in memory, or handed on, meanwhile
 
     name: str
 
@@ -61,13 +66,23 @@ class BlockSpec(ABC):
         """
         return False
 
+    @property
+    def keeps_input(self) -> bool:
+        """True if its input stays in memory for a later block."""
+        return False
+
+    @property
+    def elements_held(self) -> int:
+        """Of another tensor that stays in memory while the block runs, handed on from an earlier one to a later one."""
+        return 0
+
     @abstractmethod
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the input."""
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of the input, or (tokens, channels) of a sequence."""
 
     @abstractmethod
     def output_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of the output, or (classes,) for a head."""
+        """(channels, height, width) of the output, (tokens, channels) of a sequence, or (classes,) for a head."""
 
     @abstractmethod
     def ops(self) -> tuple[Op, ...]:
@@ -100,8 +115,7 @@ class BlockSpec(ABC):
 
     @property
     def key(self) -> str:
-        geometry = {k: v for k, v in asdict(self).items() if k != "name" and k not in self.training_only}
-        return f"{self.kind}({','.join(f'{k}={v}' for k, v in geometry.items())})"
+        return f"{self.kind}({','.join([f'{name}={getattr(self, name)}' for name in _timed_fields(type(self))])})"
 
     @cached_property
     def num_params(self) -> int:
@@ -114,12 +128,24 @@ class BlockSpec(ABC):
     @cached_property
     def peak_activations(self) -> int:
         """Most activations of one image that are in memory at once."""
-        return count_peak_activations(math.prod(self.input_shape()), self.activations())
+        activations = self.activations()
+        if self.keeps_input:
+            activations = (*activations, in_place("x"))
+        return self.elements_held + count_peak_activations(math.prod(self.input_shape()), activations)
+
+
+@cache
+def _timed_fields(block: type[BlockSpec]) -> tuple[str, ...]:
+    left_out = {"name"} | block.training_only | block.untimed
+    return tuple(field.name for field in fields(block) if field.name not in left_out)
 
 
 @dataclass(frozen=True)
 class HeadSpec(BlockSpec):
-    """The last block of a classifier: (`width`, `resolution`, `resolution`) to (`num_classes`,) logits."""
+    """The last block of a classifier: (`width`, `resolution`, `resolution`) to (`num_classes`,) logits.
+
+    Here average pool and a linear classifier.
+    """
 
     width: int
     num_classes: int
@@ -137,6 +163,17 @@ class HeadSpec(BlockSpec):
 
     def output_shape(self) -> tuple[int]:
         return (self.num_classes,)
+
+    def ops(self) -> tuple[Op, ...]:
+        return (Linear(self.width, self.num_classes),)
+
+    def activations(self) -> tuple[Activation, ...]:
+        return Activation("pooled", self.width, ("x",)), Activation("logits", self.num_classes, ("pooled",))
+
+    def build(self) -> nn.Module:
+        from timm.layers import ClassifierHead
+
+        return ClassifierHead(self.width, self.num_classes)
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,14 @@ class Op(Protocol):
 
 @dataclass(frozen=True)
 class Conv:
-    """A 2-D convolution with bias and square kernel; `out_size` is the height and width of its output."""
+    """A 2-D convolution with square kernel; `out_size` is the height and width of its output."""
 
     in_chs: int
     out_chs: int
     kernel: int
     out_size: int
     groups: int = 1
+    bias: bool = True
 
     @property
     def _weights(self) -> int:
@@ -41,7 +42,7 @@ class Conv:
 
     @property
     def num_params(self) -> int:
-        return self._weights + self.out_chs
+        return self._weights + self.out_chs * self.bias
 
     @property
     def macs(self) -> int:
@@ -50,8 +51,11 @@ class Conv:
 
 @dataclass(frozen=True)
 class Linear:
+    """A linear layer with bias, applied to each of `vectors`, as the tokens of a transformer."""
+
     in_features: int
     out_features: int
+    vectors: int = 1
 
     @property
     def num_params(self) -> int:
@@ -59,7 +63,7 @@ class Linear:
 
     @property
     def macs(self) -> int:
-        return self.in_features * self.out_features
+        return self.in_features * self.out_features * self.vectors
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,13 @@ class Activation:
     name: str
     elements: int
     sources: tuple[str, ...]
+
+
+def conv_norm(
+    in_chs: int, out_chs: int, kernel: int, out_size: int, groups: int = 1, *, bias: bool = False
+) -> tuple[Op, Op]:
+    """A convolution and the batch normalization of its output."""
+    return Conv(in_chs, out_chs, kernel, out_size, groups, bias), Weights(2 * out_chs)
 
 
 def in_place(*sources: str) -> Activation:

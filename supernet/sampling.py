@@ -95,8 +95,10 @@ def shrunk(space: SearchSpace, arch: Arch, progress: float) -> Arch:
     Options join from large to small, those of all choices together (progressive shrinking, Cai et al., Once-for-All,
     ICLR 2020, started late as in delayed shrinking).
     """
-    lowest = (choice.options[round((1 - progress) * (len(choice.options) - 1))] for choice in space.choices)
-    values = tuple(max(value, low) for value, low in zip(arch.values, lowest, strict=True))
+    values = tuple(
+        max(value, choice.options[round((1 - progress) * (len(choice.options) - 1))], key=choice.options.index)
+        for value, choice in zip(arch.values, space.choices, strict=True)
+    )
     return arch if values == arch.values else Arch(space.name, space.canonical(values))
 
 

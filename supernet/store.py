@@ -275,15 +275,15 @@ class Supernet(nn.Module):
         for their layer scales: these are 0, so that such a block begins as the identity.
         """
         prefixes = self.space.module_names(arch)
-        blocks = {block.name: block for block in self.space.lower(arch)}
+        blocks = {(block.kind, block.name): block for block in self.space.lower(arch)}
         for block in blocks.values():
             plan = self._plan(block)
             for i, (own, _, is_norm) in enumerate(plan.skeleton.tensors):
                 value = state[_join(prefixes[block.name], own)].to(self.device)
                 plan.parts[i].write(self._tensors[self._stored_name(block, own, is_norm)], value)
         for other in dict.fromkeys(block for slot in self.space.slots for block in self.space.slot_blocks(slot)):
-            if other.name in blocks:
-                self._load_variant(other, blocks[other.name])
+            if loaded := blocks.get((other.kind, other.name)):
+                self._load_variant(other, loaded)
             else:
                 self._silence(other)
 

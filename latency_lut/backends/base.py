@@ -64,13 +64,13 @@ class Job:
     """A network to time, batch 1.
 
     Args:
-        input_shape: (channels, height, width).
+        input_shape: (channels, height, width), or (tokens, channels) of a block on a sequence.
         build: makes the module as it is trained, freshly initialized.
         blocks: what it is made of, one after another, where that is known.
         arch: which network of the space it is, where it is one.
     """
 
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     build: Callable[[], nn.Module]
     blocks: tuple[BlockSpec, ...] = ()
     arch: Arch | None = None
@@ -87,12 +87,17 @@ class Job:
 
 
 def blocks_job(blocks: Sequence[BlockSpec]) -> Job:
-    """The blocks one after another, each with random weights of its own."""
+    """The blocks one after another, each with random weights of its own; the last hands nothing on beside its output."""
 
     def build() -> nn.Module:
         from torch import nn
 
-        return nn.Sequential(*(block.build() for block in blocks))
+        class Chain(nn.Sequential):
+            def forward(self, x: Any) -> Any:
+                y = super().forward(x)
+                return y[0] if isinstance(y, tuple) else y
+
+        return Chain(*(block.build() for block in blocks))
 
     return Job(blocks[0].input_shape(), build, tuple(blocks))
 

@@ -175,11 +175,11 @@ class Evaluator:
         return _Finished(outcomes, _statistics(frontier.network(i)) if self.calibration else {})
 
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
-        self.block_forwards += len(x)
+        self.block_forwards += _num_images(x)
         return module(x)
 
     def _measure(self, module: nn.Module, batches: list[Tensor]) -> list[Tensor]:
-        self.block_forwards += sum(map(len, batches))
+        self.block_forwards += sum(map(_num_images, batches))
         return measure_statistics(module, batches)
 
     def _keep(self, blocks: set[BlockSpec]) -> None:
@@ -226,6 +226,11 @@ class _Frontier:
                 for _, module in self.suffixes[i]:
                     y = run(module, y)
                 yield i, y
+
+
+def _num_images(x: Tensor | tuple[Tensor, ...]) -> int:
+    """Of what a block takes: a tensor, or one with another that is handed on."""
+    return len(x[0] if isinstance(x, tuple) else x)
 
 
 def _live_statistics(parts: Sequence[Part]) -> Statistics:

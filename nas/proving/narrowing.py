@@ -52,8 +52,8 @@ def _moves(space: SearchSpace) -> Iterator[tuple[Fraction, float, int, int]]:
 
 
 def _is_size(choice: Choice) -> bool:
-    """Not whether something is there at all."""
-    return choice.options[0] > 0
+    """Not whether something is there at all, nor what makes a network smaller the more there is of it."""
+    return 0 < choice.options[0] <= choice.options[-1]
 
 
 def _spread(number: int) -> float:

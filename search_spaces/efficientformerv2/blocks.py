@@ -8,11 +8,12 @@ Shapes: C channels (width) of a stage, E expansion, R height and width of a feat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
 
 from search_spaces.block import BlockSpec, HeadSpec
-from search_spaces.cost import Activation, Conv, Linear, Matmul, Op, Weights, in_place
+from search_spaces.cost import Activation, Conv, Linear, Matmul, Op, Weights, conv_norm, in_place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,8 +23,7 @@ KEY_DIM, DOWNSAMPLE_KEY_DIM = 32, 16
 ATTN_RATIO = 4  # value channels of a head over its key channels
 
 
-def _conv_norm(in_chs: int, out_chs: int, kernel: int, out_size: int, groups: int = 1) -> tuple[Op, Op]:
-    return Conv(in_chs, out_chs, kernel, out_size, groups), Weights(2 * out_chs)
+_conv_norm = partial(conv_norm, bias=True)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
-from search_spaces.block import BlockSpec, HeadSpec
-from search_spaces.cost import Activation, Conv, Linear, Op, in_place
+from search_spaces.block import BlockSpec
+from search_spaces.cost import Activation, Conv, Op, in_place
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,19 +101,3 @@ class Block(BlockSpec):
             stride=self.stride,
             num_conv_branches=self.branches,
         )
-
-
-@dataclass(frozen=True)
-class Head(HeadSpec):
-    """Average pool and a linear classifier."""
-
-    def ops(self) -> tuple[Op, ...]:
-        return (Linear(self.width, self.num_classes),)
-
-    def activations(self) -> tuple[Activation, ...]:
-        return Activation("pooled", self.width, ("x",)), Activation("logits", self.num_classes, ("pooled",))
-
-    def build(self) -> nn.Module:
-        from search_spaces.mobileone import modules
-
-        return modules.head(self.width, self.num_classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import ClassifierHead, DropPath, get_attn
+from timm.layers import DropPath, get_attn
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, LayerFn, MobileOneBlock
 from torch import nn
 
@@ -25,11 +25,6 @@ class Block(MobileOneBlock):
     @drop_prob.setter
     def drop_prob(self, value: float) -> None:
         self.drop_path.drop_prob = value
-
-
-def head(width: int, num_classes: int) -> nn.Module:
-    """(B, width, R, R) to (B, num_classes) logits."""
-    return ClassifierHead(width, num_classes)
 
 
 def network(stages: list[list[dict[str, Any]]], stem: int, arguments: dict[str, Any]) -> ByobNet:

@@ -15,8 +15,8 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.base import Arch, Choice, SearchSpace, check_images
-from search_spaces.block import BlockSpec, Slot
-from search_spaces.mobileone.blocks import Block, Head
+from search_spaces.block import BlockSpec, HeadSpec, Slot
+from search_spaces.mobileone.blocks import Block
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +99,7 @@ class MobileOneSpace(SearchSpace):
             return Block("stem", self.in_chans, _stem_width(w), 3, 2, False, False, self.image_size, 1)
 
         def head(w: int) -> BlockSpec:
-            return Head("head", w, self.num_classes, self._resolution(3))
+            return HeadSpec("head", w, self.num_classes, self._resolution(3))
 
         def first(s: int, depthwise: bool, before: int, w: int, k: int, se: int = 0) -> BlockSpec:
             c = before if s else _stem_width(before)

@@ -41,16 +41,22 @@ class _Trace(TorchDispatchMode):
 
 
 @torch.inference_mode()
-def traced_peak(module: nn.Module, x: Tensor) -> int:
-    """Most elements held at once, each tensor until its last use; element-wise operators take an input's place."""
+def traced_peak(module: nn.Module, x: Tensor, keeps_input: bool = False) -> int:
+    """Most elements held at once, each tensor until its last use; element-wise operators take an input's place.
+
+    Args:
+        keeps_input: the input is needed afterwards, too.
+    """
     module(x)  # timm fills a cache
     with _Trace(x) as trace:
         module(x)
-    return _peak([t.numel() for t in trace.tensors], trace.operators)
+    return _peak([t.numel() for t in trace.tensors], trace.operators, keeps_input)
 
 
-def _peak(sizes: Sequence[int], operators: Sequence[tuple[list[int], int, bool]]) -> int:
+def _peak(sizes: Sequence[int], operators: Sequence[tuple[list[int], int, bool]], keeps_input: bool) -> int:
     last = {number: i for i, (inputs, _, _) in enumerate(operators) for number in inputs}
+    if keeps_input:
+        last[0] = len(operators)
     held, peak = {0}, sizes[0]
     for i, (inputs, made, in_place) in enumerate(operators):
         dying = {number for number in inputs if last[number] == i}

@@ -19,6 +19,7 @@ from supernet import Supernet
 from supernet.convolutions import mend_convolutions
 from supernet.slices import Extent, Part
 from supernet.store import Norm
+from tests.contracts.space import output_of
 
 norms = pytest.mark.parametrize("norm", ["width", "shared"])
 CPU = torch.device("cpu")
@@ -177,8 +178,8 @@ class Masked:
         x = torch.rand(2, *self.block.input_shape(), generator=torch.Generator().manual_seed(2))
         masked = torch.zeros(2, *self.larger.input_shape())
         part("input", self.block.input_shape(), self.larger.input_shape()).write(masked, x)
-        found = part("output", self.block.output_shape(), self.larger.output_shape()).of(self.large(masked))
-        return self.small(x), found
+        found = part("output", self.block.output_shape(), self.larger.output_shape()).of(output_of(self.large(masked)))
+        return output_of(self.small(x)), found
 
 
 def larger_tensors(block: BlockSpec, other: BlockSpec) -> bool:
