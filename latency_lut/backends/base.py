@@ -87,7 +87,7 @@ class Job:
 
 
 def blocks_job(blocks: Sequence[BlockSpec]) -> Job:
-    """The blocks one after another, each with random weights of its own; the last hands nothing on beside its output."""
+    """The blocks one after another, each with random weights of its own; what the last hands on besides is dropped."""
 
     def build() -> nn.Module:
         from torch import nn

@@ -140,7 +140,7 @@ def _softmax(images: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -
     return torch._softmax(images.reshape(-1, images.shape[-1]), 1, False).reshape(images.shape)
 
 
-def _quantize(module: torch.nn.Module, shape: tuple[int, int, int]) -> torch.nn.Module:
+def _quantize(module: torch.nn.Module, shape: tuple[int, ...]) -> torch.nn.Module:
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,

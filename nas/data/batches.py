@@ -34,7 +34,7 @@ from search_spaces import UserError
 MEAN, STD = IMAGENET.mean, IMAGENET.std
 MAX_CORRUPT_RUN = 100  # training images in a row
 
-Augment = Literal["light", "randaugment", "published", "none"]
+Augment = Literal["light", "basic", "randaugment", "published", "none"]
 Key = tuple[int, int, int]  # epoch, pixels of a side, position in the split
 EpochSteps = Callable[[int], "Sequence[StepImages]"]
 Sample = tuple[Tensor, int, list[tuple[str, str]]]  # image, label, (name, reason) of each corrupt image on the way
@@ -52,7 +52,8 @@ def train_transform(image_size: int, augment: Augment, hflip: bool, strength: fl
 
     `published` is Table 1 of the EfficientFormerV2 supplement as its released code has it: beside RandAugment, timm
     leaves out the colour jitter of 0.4 that both name. Random erasing, mixup and cutmix, by which it differs from
-    `randaugment`, are for batches. `light` (crops of at least 60 % of the image) is for small images.
+    `randaugment`, are for batches. `basic` is crops of 8 % of the image or more,
+    MobileViT's augmentation. `light` (crops of at least 60 %) is for small images.
 
     Args:
         strength: of RandAugment's operations.
@@ -66,6 +67,8 @@ def train_transform(image_size: int, augment: Augment, hflip: bool, strength: fl
     }
     if augment in ("published", "randaugment"):
         return create_transform(image_size, **common, auto_augment=f"rand-m{9 * strength:g}-mstd0.5-inc1")
+    if augment == "basic":
+        return create_transform(image_size, **common)
     if augment == "light":
         return create_transform(image_size, **common, scale=(0.6, 1.0))
     return eval_transform(image_size)

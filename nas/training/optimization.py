@@ -26,8 +26,9 @@ class Optimization:
             model, name, lr=lr, weight_decay=config.weight_decay, momentum=0.9, **layers
         )
         warmup = min(round(config.warmup_epochs * steps_per_epoch), steps // 4)
+        ends = lr * config.lr_ends
         self._lr = CosineLRScheduler(
-            self.optimizer, steps, lr_min=lr / 100, warmup_t=warmup, warmup_lr_init=lr / 100, t_in_epochs=False
+            self.optimizer, steps, lr_min=ends, warmup_t=warmup, warmup_lr_init=ends, t_in_epochs=False
         )
         self._steps, self._decay = steps, (config.weight_decay, config.weight_decay_end)
         # by number: loading a checkpoint puts new groups in place of these

@@ -36,6 +36,7 @@ class StepConfig(Flags):
         maximum=1,
     )
     optimizer: Literal["adamw", "sgd"] = flag("adamw", "sgd: with a momentum of 0.9")
+    lr_ends: float = flag(0.01, "learning rate at both ends of the training, of its peak", above=0, maximum=1)
     weight_decay: float = flag(0.025, "weight decay", minimum=0)
     weight_decay_end: float | None = flag(
         None, "weight decay at the end, reached by a cosine (default: it stays)", minimum=0
@@ -52,10 +53,10 @@ class StepConfig(Flags):
         minimum=0,
         below=1,
     )
-    augment: Literal["auto", "light", "randaugment", "published", "none"] = flag(
+    augment: Literal["auto", "light", "basic", "randaugment", "published", "none"] = flag(
         "auto",
-        "light: crops of at least 60 %; randaugment: crops and 2 random operations; published: these, random erasing, "
-        "mixup and cutmix; auto: published from 128 px on, else light",
+        "light: crops of at least 60 %; basic: crops; randaugment: crops and 2 random operations; published: these, "
+        "random erasing, mixup and cutmix; auto: published from 128 px on, else light",
     )
     hflip: bool = flag(True, "mirror images at random (not for digits, letters, signs)")
     amp: Literal["auto", "bf16", "fp16", "off"] = flag(
@@ -71,7 +72,7 @@ class StepConfig(Flags):
 class TrainConfig(StepConfig):
     """Flags of a training run; see `with_recipe`."""
 
-    recipe: Literal["adamw", "adamw-half", "progressive", "finetune", "finetune-gently"] | None = flag(
+    recipe: Literal["adamw", "adamw-basic", "adamw-half", "progressive", "finetune", "finetune-gently"] | None = flag(
         None, "settings that stand for flags not given (default: that of the space, adapted to small images)"
     )
     epochs: int = flag(300, "passes over the training split", minimum=1)
@@ -156,12 +157,24 @@ _GENTLY: dict[str, Any] = {**_FINETUNE, "lr": 0.016, "layer_decay": 0.9}
 # Recipes by name, for 128 px and more. `adamw` is `StepConfig`'s defaults: Table 1 of the EfficientFormerV2 supplement,
 # and the EMA of its released code.
 # `adamw-half` is EfficientViT's: half the rate (Section 4.1), and of its released code the clipping.
+# `adamw-basic` is MobileViT's (Section 4.1; no clipping is named; the decay of the EMA is its released code's).
 # `progressive` is MobileOne's (Section 3.4, Appendix C.1, Tables 5 and 10), with RandAugment for AutoAugment.
 # `finetune` is for weights that were trained before, from 300 to 50,000 images of any size (docs/results.md). That was
 # measured with batch normalization: `finetune-gently` is for networks without it, which high rates undo.
 _LARGE: dict[str, dict[str, Any]] = {
     "adamw": {},
     "adamw-half": {"lr": 5e-4, "clip_grad": 0.02, "drop_path": 0.0},  # 1e-3 at a batch of 2048
+    "adamw-basic": {
+        "lr": 2e-3,
+        "lr_ends": 0.1,
+        "weight_decay": 0.01,
+        "warmup_epochs": 3.9,  # 3,000 steps, of the 232,000 in 300 epochs of Fig. 5b
+        "clip_grad": 0.0,
+        "ema_decay": 0.9995,
+        "drop_path": 0.0,
+        "augment": "basic",
+        "multi_scale": True,
+    },
     "finetune": _FINETUNE,
     "finetune-gently": _GENTLY,
     "progressive": {
@@ -203,6 +216,7 @@ _DIGITS: dict[str, Any] = {
 _SMALL_OWN: dict[str, dict[str, Any]] = {
     "adamw": {},
     "adamw-half": {},
+    "adamw-basic": {"augment": "auto", "lr_ends": 0.01, "weight_decay": 0.01, "multi_scale": False},
     "progressive": {"augment": "auto", "lr": 1.6, "weight_decay": 1e-4, "clip_grad": 0.0},
     "finetune": _FINETUNE,
     "finetune-gently": _GENTLY,

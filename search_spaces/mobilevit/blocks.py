@@ -12,6 +12,7 @@ from search_spaces.cost import Activation, Op, conv_norm, in_place
 if TYPE_CHECKING:
     from torch import nn
 
+
 @dataclass(frozen=True)
 class Convolution(BlockSpec):
     """Convolution, norm, SiLU: the stem, and the 1x1 one before the classifier."""
@@ -57,7 +58,7 @@ class Convolution(BlockSpec):
 
 @dataclass(frozen=True)
 class InvertedResidual(BlockSpec):
-    """MobileNetV2's: 1x1 to `expansion` times the channels, 3x3 depthwise, 1x1; its input is added where shapes match."""
+    """MobileNetV2's: 1x1 to `expansion` times the channels, 3x3 depthwise, 1x1; plus the input where shapes match."""
 
     in_chs: int
     out_chs: int
@@ -114,5 +115,3 @@ class InvertedResidual(BlockSpec):
         from search_spaces.mobilevit import modules
 
         return modules.InvertedResidual(self.in_chs, self.out_chs, self.expansion, self.stride)
-
-

@@ -43,7 +43,7 @@ class InvertedResidual(BottleneckBlock):
     """timm's, whose drop path the supernet sets while it trains: (B, in_chs, R, R) to (B, out_chs, R / stride, …)."""
 
     def __init__(self, in_chs: int, out_chs: int, expansion: int, stride: int) -> None:
-        kind = {"group_size": 1, "downsample": "", "bottle_in": True, "linear_out": True}
+        kind: dict[str, Any] = {"group_size": 1, "downsample": "", "bottle_in": True, "linear_out": True}
         super().__init__(in_chs, out_chs, stride=stride, bottle_ratio=expansion, layers=LAYERS, **kind)
         self.drop_path = DropPath(0.0)
         self.init_weights(zero_init_last=True)
@@ -99,7 +99,7 @@ class Attention(Layer):
     def branch(self, tokens: Tensor) -> Tensor:
         batch, count, dim = tokens.shape
         apart = self.norm1(tokens).view(batch * self.sequences, count // self.sequences, dim)
-        return self.attn(apart).view(batch, count, dim)  # type: ignore[no-any-return]
+        return self.attn(apart).view(batch, count, dim)
 
 
 class Ffn(Layer):
@@ -111,7 +111,7 @@ class Ffn(Layer):
         self.mlp = Mlp(dim, dim * ratio, act_layer=LAYERS.act)
 
     def branch(self, tokens: Tensor) -> Tensor:
-        return self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
+        return self.mlp(self.norm2(tokens))
 
 
 class Projection(nn.Module):
@@ -152,8 +152,8 @@ class Fusion(nn.Module):
     def forward(self, x: State) -> Tensor:
         y, kept = x if isinstance(x, tuple) else (x, x)
         if self.residual:
-            return self.fusion_norm(kept + y)  # type: ignore[no-any-return]
-        return self.conv_fusion(torch.cat((kept, y), dim=1))  # type: ignore[no-any-return]
+            return self.fusion_norm(kept + y)
+        return self.conv_fusion(torch.cat((kept, y), dim=1))
 
 
 def attention(dim: int, heads: int) -> TimmAttention:
@@ -174,7 +174,7 @@ def unfold(x: Tensor, patch: int) -> Tensor:
 
 def fold(tokens: Tensor, patch: int, *size: int) -> Tensor:
     """Tokens to (B, d, H, W) of the size (H, W): the inverse of `unfold`."""
-    batch, count, channels = tokens.shape
+    batch, _, channels = tokens.shape
     height, width = (ceil(side / patch) for side in size)
     x = tokens.view(batch, patch**2, height * width, channels).transpose(1, 3)
     x = x.reshape(batch * channels * height, width, patch, patch).transpose(1, 2)

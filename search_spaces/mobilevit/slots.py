@@ -151,7 +151,7 @@ class Slots:
         return InvertedResidual(f"stages.{s}.{b}", *shape, stride, self.resolution(v, before))
 
     def _is_there(self, i: int, v: Values) -> bool:
-        return bool(v[self._presence[self.vits[i]]]) and any([v[name] for name in self.layers[i]])
+        return bool(v[self._presence[self.vits[i]]]) and any(v[name] for name in self.layers[i])
 
     def _has_layer(self, i: int, n: int, v: Values) -> bool:
         return bool(v[self._presence[self.vits[i]]] and v[self.layers[i][n]])

@@ -1,8 +1,9 @@
 """MobileViT: widths, blocks, expansions, and of each transformer its width, layers, heads, FFNs, patches and fusion.
 
 Mehta and Rastegari, MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer, ICLR 2022
-(arXiv:2110.02178): Table 4 for the published networks. Faath and Uppuluri, MobileViT on TinyImageNet (2022): Table 3 for
-those without some stages. Modules are timm's (`timm.models.mobilevit`), so every network of the space is a timm model.
+(arXiv:2110.02178): Table 4 for the published networks. Faath and Uppuluri, MobileViT on TinyImageNet (2022): Table 3
+for those without some stages. Modules are timm's (`timm.models.mobilevit`), so every network of the space is a timm
+model.
 
 A stage is inverted residuals, the first of which changes size and width, and maybe a MobileViT block. Without layers,
 its transformer leaves nothing of that block.
@@ -130,7 +131,7 @@ class MobileViTSpace(SearchSpace):
         return tuple(v.values())
 
     def sample(self, rng: random.Random) -> Arch:
-        """Uniform but for depths: numbers of inverted residuals and of layers are, which of them are there at random."""
+        """Uniform; of inverted residuals and layers first how many there are, then which."""
         values = [rng.choice(choice.options) for choice in self.choices]
         for s, stage in enumerate(self.stages):
             kept = {0, *rng.sample(range(1, stage.depth), rng.randint(0, stage.depth - 1))}
@@ -256,10 +257,8 @@ def _configs(stage: Sequence[BlockSpec]) -> Iterator[dict[str, Any]]:
     own: dict[str, Any] = {"bottle_in": True, "linear_out": True}
     for block in stage:
         if isinstance(block, InvertedResidual):
-            yield {
-                **{"type": "bottle", "d": 1, "c": block.out_chs, "s": block.stride, "gs": 1},
-                **{"br": float(block.expansion), "block_kwargs": own},
-            }
+            shape = {"c": block.out_chs, "s": block.stride, "gs": 1, "br": float(block.expansion)}
+            yield {"type": "bottle", "d": 1, **shape, "block_kwargs": own}
         elif isinstance(block, Local):
             arguments = {"transformer_dim": block.dim, "patch_size": block.patch}
             kind, further = _transformer(stage)
@@ -323,10 +322,10 @@ def mobilevit_nano(image_size: int = 32, num_classes: int = 10) -> MobileViTSpac
     return MobileViTSpace(
         "mobilevit-nano",
         (
-            Stage((16, 24), stride=1),
-            Stage((24, 32), depth=2),
-            Stage((32, 48), stride=1, dims=(48, 64), layers=2),
-            Stage((48, 64), dims=(64, 96), layers=2),
+            Stage((24, 32), stride=1),
+            Stage((32, 40), depth=2),
+            Stage((48, 64), stride=1, dims=(48, 64), layers=2),
+            Stage((64, 80), dims=(64, 96), layers=2),
         ),
         features=(128, 192),
         patches=(4, 2),

@@ -27,8 +27,8 @@ class VariedBlock(MobileVitBlock):
         residual: bool,
         **arguments: Any,
     ) -> None:
-        shape = {"transformer_dim": transformer_dim, "transformer_depth": len(heads)}
-        super().__init__(in_chs, layers=layers, **shape, **arguments)
+        arguments |= {"transformer_dim": transformer_dim, "transformer_depth": len(heads)}
+        super().__init__(in_chs, layers=layers, **arguments)
         for layer, num_heads, ratio in zip(self.transformer, heads, ratios, strict=True):
             layer.attn = Attention(transformer_dim, num_heads, attn_head_dim=transformer_dim // 4, qkv_bias=True)
             layer.mlp = Mlp(transformer_dim, transformer_dim * ratio, act_layer=layers.act)

@@ -164,7 +164,7 @@ class TimmBlock(BlockSpec):
     def _named(self) -> dict[str, int]:
         return dict(zip(self.template.whole, self.sizes, strict=True))
 
-    def input_shape(self) -> Any:
+    def input_shape(self) -> tuple[int, ...]:
         return self.template.before.at(self.template.whole, self._named)
 
     def output_shape(self) -> tuple[int, ...]:

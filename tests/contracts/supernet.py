@@ -63,7 +63,7 @@ class SupernetContract(ABC):
         space = self.make_tiny()
         net = Supernet(space, norm=norm)
         for slot in space.slots:
-            for block in space.slot_blocks(slot):
+            for block in dict.fromkeys(space.slot_blocks(slot)):
                 with torch.device("meta"):
                     expected = {name: tensor.shape for name, tensor in block.build().state_dict().items()}
                 assert {name: tensor.shape for name, tensor in net.tensors(block)} == expected
@@ -108,7 +108,7 @@ class SupernetContract(ABC):
         space = self.make_tiny()
         kinds, compared = set(), set()
         for slot in space.slots:
-            blocks = list(space.slot_blocks(slot))
+            blocks = list(dict.fromkeys(space.slot_blocks(slot)))
             for block, larger in ((a, b) for a in blocks for b in blocks if larger_tensors(a, b)):
                 kinds.add(block.kind)
                 if (masked := Masked.make(block, larger)) is not None:
@@ -188,6 +188,7 @@ def larger_tensors(block: BlockSpec, other: BlockSpec) -> bool:
     pairs += [*zip(block.output_shape(), other.output_shape(), strict=True)]
     return (
         block.kind == other.kind
+        and block.residual == other.residual
         and block.input_shape()[1:] == other.input_shape()[1:]
         and all(a <= b for a, b in pairs)
         and block.num_params < other.num_params

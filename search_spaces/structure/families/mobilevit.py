@@ -2,7 +2,7 @@
 
 An inverted residual with a shortcut has the width of its input. A MobileViT block has a local width, the embedding of
 its transformer, and a width to return to the map with, which its fusion, where there is one, takes concatenated with
-the block's input.
+the block's input. In `search_spaces.mobilevit.varied` both may be added instead, and are then of one width.
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ def _mobilevit_block(builder: Builder, name: str, block: Any, x: Axis) -> Axis:
     for i, transformer_block in enumerate(block.transformer):
         describe_block(builder, f"{name}.transformer.{i}", transformer_block, embedding)
     builder.layer(f"{name}.norm", embedding)
-    returned = _width(builder, f"{name}.returned", block.conv_proj)
+    is_residual = getattr(block, "fusion_norm", None) is not None
+    returned = x if is_residual else _width(builder, f"{name}.returned", block.conv_proj)
     builder.conv_norm(f"{name}.conv_proj", returned, embedding)
+    builder.layer(f"{name}.fusion_norm", returned)
     if block.conv_fusion is None:
         return returned
     out = _width(builder, f"{name}.width", block.conv_fusion)
