@@ -1,7 +1,7 @@
 """EfficientViT's Figures 1 to 4 on your device: which operators take the time of networks with less attention.
 
-    python -m scripts.study_attention                               # DeiT-T and Swin-T, three runtimes, 1 thread
-    python -m scripts.study_attention --models deit_tiny_patch16_224 --backends onnxruntime
+    python -m scripts.device_studies.attention     # DeiT-T and Swin-T, three runtimes, 1 thread
+    python -m scripts.device_studies.attention --models deit_tiny_patch16_224 --backends onnxruntime
 
 Networks of the layers of DeiT-T and Swin-T, 20, 40 and 60 % of them attention, that are 1.25 and 1.5 times as fast
 (Liu et al., CVPR 2023, Section 2.1 and supplement, A; half of the layers are attention in the networks themselves).
@@ -35,7 +35,7 @@ from search_spaces.command.page import embed, figure, html, page
 if TYPE_CHECKING:
     from torch import nn
 
-MODULE = "scripts.study_attention"
+MODULE = "scripts.device_studies.attention"
 IMAGE_SIZE = 224
 SPEED_UPS, SHARES = (1.25, 1.5), (0.2, 0.4, 0.6)
 REDS, BLUES = (

@@ -10,9 +10,9 @@ import timm
 import torch
 
 from latency_lut.backends.base import Job, OperatorTime
-from scripts import study_attention
+from scripts.device_studies import attention
+from scripts.device_studies.attention import Mix, Times
 from scripts.device_studies.mixes import AttentionLayer, FfnLayer, depths, mixed, shared_out
-from scripts.study_attention import Mix, Times
 from search_spaces import UserError
 from tests.latency_lut.profiling.test_profile import FakeProfiler, timed
 
@@ -20,12 +20,11 @@ VIT, SWIN = "test_vit", "swin_tiny_patch4_window7_224"
 
 
 def test_as_many_of_both_are_timms_network() -> None:
-    def seeded(build: object) -> torch.nn.Module:
-        torch.manual_seed(0)
-        return build().eval()  # type: ignore[operator, no-any-return]
-
     stages = depths(VIT)
-    ours, theirs = seeded(lambda: mixed(VIT, stages, stages)), seeded(lambda: timm.create_model(VIT))
+    torch.manual_seed(0)
+    ours = mixed(VIT, stages, stages).eval()
+    torch.manual_seed(0)
+    theirs = timm.create_model(VIT).eval()
     x = torch.rand(1, 3, 160, 160)
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(x))
@@ -55,16 +54,16 @@ def test_the_nearest_mix_has_the_share_and_the_time() -> None:
 def one_each(job: Job) -> tuple[OperatorTime, ...]:
     """1 ms for each layer, half of it in a softmax for each attention."""
     layers = [type(module) for module in job.module().modules()]
-    attention, ffn = layers.count(AttentionLayer), layers.count(FfnLayer)
-    return timed(("Conv", 0.5), *[("MatMul", 0.5), ("Softmax", 0.5)] * attention, *[("MatMul", 1.0)] * ffn)
+    attending = [("MatMul", 0.5), ("Softmax", 0.5)] * layers.count(AttentionLayer)
+    return timed(("Conv", 0.5), *attending, *[("MatMul", 1.0)] * layers.count(FfnLayer))
 
 
 def test_the_page_shows_how_much_is_memory_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(study_attention, "make_backend", lambda *_, **__: FakeProfiler(operators=one_each))
+    monkeypatch.setattr(attention, "make_backend", lambda *_, **__: FakeProfiler(operators=one_each))
     out = tmp_path / "a.html"
-    study_attention.main(["--models", VIT, "--backends", "fake", "--repeats", "2", "--out", str(out)])
+    attention.main(["--models", VIT, "--backends", "fake", "--repeats", "2", "--out", str(out)])
     printed, page = capsys.readouterr().out, out.read_text(encoding="utf-8")
     (report,) = json.loads(out.with_suffix(".json").read_text())["studies"]
     for network in report["networks"]:
@@ -84,8 +83,8 @@ def test_a_runtime_that_is_not_installed_is_left_out(
         raise UserError("openvino is not installed; pip install openvino")
 
     monkeypatch.setattr("latency_lut.backends.openvino.OpenVinoBackend.describe", missing)
-    found = study_attention.backends(study_attention.Config(backends=("openvino", "torch")))
+    found = attention.backends(attention.Config(backends=("openvino", "torch")))
     assert [backend.name for backend in found] == ["torch"]
     assert "without openvino: openvino is not installed" in capsys.readouterr().out
     with pytest.raises(UserError, match="none of --backends openvino runs here"):
-        study_attention.backends(study_attention.Config(backends=("openvino",)))
+        attention.backends(attention.Config(backends=("openvino",)))
