@@ -11,9 +11,10 @@ Ended earlier than planned, from where it is:
     python -m nas.train_supernet --resume --epochs 18
 
 The defaults below are the recipe adamw, that of EfficientFormerV2; --recipe progressive is MobileOne's, adamw-half
-EfficientViT's, adamw-basic MobileViT's, and a space has its own where no flag is given. Images under 128 px have a shorter one (30
-epochs, batch 128; adamw: lr 0.016, weight decay 0.05, clipping at norm 1; and the loss, sampling and norm whose ranking
-of networks is nearest to that of training from scratch: ce, balanced, shared), and the digits one of their own.
+EfficientViT's, adamw-basic MobileViT's, and a space has its own where no flag is given. Images under 128 px have a
+shorter one (30 epochs, batch 128; adamw: lr 0.016, weight decay 0.05, clipping at norm 1; and the loss, sampling and
+norm whose ranking of networks is nearest to that of training from scratch: ce, balanced, shared), and the digits one of
+their own.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Under 128 px the small space of the family stands for the network of the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from search_spaces import Arch, SearchSpace, get_space, num_params
 from search_spaces.efficientformerv2.space import EfficientFormerV2Space
+from search_spaces.mobilevit.slots import CONCATENATION, NONE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,11 +45,13 @@ class Table:
     Args:
         source: where it was published.
         arms: for images of a size and a number of classes.
+        image_size: where none is given.
     """
 
     title: str
     source: str
     arms: Callable[[int, int], Iterator[Arm]]
+    image_size: int = 32
 
 
 def space_of(family: str, image_size: int, num_classes: int) -> SearchSpace:
@@ -147,6 +150,54 @@ def training(image_size: int, num_classes: int) -> Iterator[Arm]:
         yield Arm(label, paper, space, arch, settings)
 
 
+# ---- MobileViT
+
+
+def patches(image_size: int, num_classes: int) -> Iterator[Arm]:
+    """The side of patches in each stage with a transformer; the parameters are the same."""
+    space = space_of("mobilevit", image_size, num_classes)
+    arch = space.named.get("s", space.largest)
+    options = [choice.options for choice in space.choices if choice.field == "patch"]
+    paper = [(78.4, [2, 2, 2]), (77.6, [4, 4, 4]), (77.3, [8, 4, 2])]
+    rows = [row for row in paper if all(side in sides for side, sides in zip(row[1], options, strict=False))]
+    if image_size < LARGE or len(rows) < 2:  # of these maps the smallest and the largest that divide them
+        rows = [(78.4, list(map(min, options))), (77.3, list(map(max, options)))]
+    for top_1, sides in rows:
+        yield Arm(f"patches {', '.join(map(str, sides))}", top_1, space, changed(space, arch, "patch", sides))
+
+
+def fusion(image_size: int, num_classes: int) -> Iterator[Arm]:
+    """The connection around the transformer, by which its output is fused with its input, and without."""
+    space = space_of("mobilevit", image_size, num_classes)
+    arch = space.named.get("s", space.largest)
+    count = sum(choice.field == "fusion" for choice in space.choices)
+    yield Arm("skip-connection", 78.4, space, changed(space, arch, "fusion", [CONCATENATION] * count))
+    yield Arm("without", 77.9, space, changed(space, arch, "fusion", [NONE] * count))
+
+
+def tiny(image_size: int, num_classes: int) -> Iterator[Arm]:
+    """XS without some of its stages, and without the fusion of what is left."""
+    space = get_space("mobilevit-tiny", image_size, num_classes)
+    for label, paper, name in (
+        ("XS", 57.29, "xs"),
+        ("remove 5", 57.81, "remove-5"),
+        ("remove 4, 5", 58.73, "remove-4-5"),
+        ("remove 3, 4", 59.67, "remove-3-4"),
+        ("remove 3, 4, no fusing (Tiny)", 60.11, "tiny"),
+        ("remove 3, 4, use residual", 59.76, "remove-3-4-residual"),
+    ):
+        yield Arm(label, paper, space, space.named[name])
+
+
+def changed(space: SearchSpace, arch: Arch, name: str, options: Sequence[int]) -> Arch:
+    """The arch with these options of a field's choices, in order."""
+    values, rest = list(arch.values), iter(options)
+    for i, choice in enumerate(space.choices):
+        if choice.field == name:
+            values[i] = next(rest)
+    return Arch(space.name, space.canonical(values))
+
+
 TABLES = {
     "efficientformerv2-expansion": Table(
         "Expansion ratios at equal parameters", "EfficientFormerV2, supplement, Table 4 (S2's size)", expansions
@@ -156,4 +207,7 @@ TABLES = {
     ),
     "mobileone-branches": Table("Re-parameterizable branches", "MobileOne, Table 7 (S1)", branches),
     "mobileone-training": Table("Train settings", "MobileOne, Table 5 (S2)", training),
+    "mobilevit-patches": Table("Sides of patches", "MobileViT, Table 6 (S)", patches),
+    "mobilevit-fusion": Table("Skip-connection of the MobileViT block", "MobileViT, Fig. 12 (S)", fusion),
+    "mobilevit-tiny": Table("MobileViT-Tiny", "MobileViT on TinyImageNet, Table 3 (64 px, 200 epochs)", tiny, 64),
 }

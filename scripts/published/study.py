@@ -20,14 +20,13 @@ from search_spaces.command import align, amend, fill, flag
 from search_spaces.command.files import read_json, slug, write_json, write_text
 
 DIGITS_EPOCHS = 10
-IMAGE_SIZE = 32
 HEAD = ("", "paper, %", "here, %", "95 % interval", "against the first: paper", "here", "parameters, M", "MACs, M")
 
 
 @dataclass(frozen=True)
 class Config(TrainConfig, DataConfig):
     table: str = flag("", "which; without it, the list of them", positional=True)
-    image_size: int = flag(IMAGE_SIZE, "height and width of the images", minimum=8)
+    image_size: int = flag(0, "height and width of the images (default: 32, of mobilevit-tiny 64)", minimum=0)
     seeds: int = flag(1, "trainings of each row, with --seed and the seeds after it", minimum=1)
     folder: str | None = flag(None, "name of the study under runs/studies/ (default: made of table and data)")
 
@@ -46,6 +45,8 @@ def configure(config: Config) -> Config:
     folder = folder_of(config)
     if (folder / "config.json").exists():
         return fill(config, runs.begun(folder, Config))
+    if not config.image_size:
+        config = amend(config, image_size=TABLES[config.table].image_size)
     family = next(TABLES[config.table].arms(config.image_size, 2)).space
     return fill(config, with_recipe(config, config.image_size, config.data, DIGITS_EPOCHS, family.recipe))
 

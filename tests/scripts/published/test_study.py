@@ -81,7 +81,7 @@ def test_settings_of_a_row_give_way_to_flags() -> None:
 
 
 def test_a_table_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"there is no table 'toys'; choose from .*mobileone-training, toy"):
+    with pytest.raises(UserError, match=r"there is no table 'toys'; choose from .*mobilevit-tiny, toy"):
         main(["toys"])
     main([])
     assert "MobileOne, Table 7" in capsys.readouterr().out
