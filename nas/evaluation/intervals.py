@@ -24,6 +24,13 @@ def wilson(correct: ArrayLike, count: ArrayLike) -> tuple[np.ndarray, np.ndarray
     return low, high
 
 
+def with_interval(accuracy: float, count: int, decimals: int = 2) -> str:
+    """'81.64 % (80.1–83.1)': an accuracy, a fraction of so many images, and its 95 % interval."""
+    low, high = wilson(accuracy * count, count)
+    ends = max(0, decimals - 1)
+    return f"{100 * accuracy:.{decimals}f} % ({100 * low:.{ends}f}–{100 * high:.{ends}f})"
+
+
 def paired_bootstrap(
     one: np.ndarray, other: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:

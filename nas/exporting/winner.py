@@ -71,10 +71,11 @@ class Winner:
         return file_metadata(self.name, self.info, self.test_accuracy, arch=self.space.to_json(self.arch))
 
 
-def file_metadata(name: str, info: runs.RunInfo, test_accuracy: float, **own: Any) -> dict[str, str]:
+def file_metadata(name: str, info: runs.RunInfo, test_accuracy: float | None, **own: Any) -> dict[str, str]:
     """What every exported file says of itself.
 
     Args:
+        test_accuracy: None if none is known.
         own: what kinds of networks have of their own, as JSON.
     """
     return {
@@ -85,7 +86,7 @@ def file_metadata(name: str, info: runs.RunInfo, test_accuracy: float, **own: An
         "mean": json.dumps(info.mean),
         "std": json.dumps(info.std),
         **{key: json.dumps(value) for key, value in own.items()},
-        "test_accuracy": f"{test_accuracy:.4f}",
+        **({} if test_accuracy is None else {"test_accuracy": f"{test_accuracy:.4f}"}),
     }
 
 

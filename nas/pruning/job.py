@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from nas.data import Data, load_data
 from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy, warn_near_chance
+from nas.evaluation.intervals import with_interval
 from nas.exporting.export import Format, attempted, export_coreml, export_onnx, failures, write_classes
 from nas.exporting.winner import file_metadata
 from nas.networks.importance import TAYLOR_BATCH
@@ -26,7 +27,7 @@ from nas.objective.mes import PUBLISHED
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
 from nas.pruning.latency import measure, stage_times_ms
-from nas.pruning.page import write_page
+from nas.pruning.page import as_text, kind_of_accuracy, write_page
 from nas.pruning.recipe import Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
@@ -120,15 +121,19 @@ def _finished(config: Config, folder: Path, data: Data, result: dict[str, Any]) 
         return
     recipe = recipes.read(folder)
     network = Network(recipe, *recipes.load_prunable(recipe, folder))
-    test_accuracy = result["accuracy"]["finetuned"]["test"]
+    test_accuracy = None if result["may_have_seen_test"] else result["accuracy"]["finetuned"]["test"]
     exported = export(network, folder, replace(config, formats=tuple(formats)), data, test_accuracy)
     result["export"] = {**result["export"], **exported}
     write_json(folder / "result.json", result)
     _check_exported(folder, exported)
 
 
-def export(network: Network, folder: Path, config: Config, data: Data, test_accuracy: float) -> dict[str, Any]:
-    """Adds files to the export folder and returns what is known of each."""
+def export(network: Network, folder: Path, config: Config, data: Data, test_accuracy: float | None) -> dict[str, Any]:
+    """Adds files to the export folder and returns what is known of each.
+
+    Args:
+        test_accuracy: None where it may be of images that the network has seen.
+    """
     shipped = _Shipped(network, _run_info(network.recipe, config, data), test_accuracy)
     with atomic_folder(folder / "export") as target:
         if (before := folder / "export").exists():
@@ -170,6 +175,7 @@ class Job:
         if (config.images or 0) > len(data.train):
             raise UserError(f"--images {config.images} is more than the {len(data.train)} training images; lower it")
         self.dense_folder = _dense_folder(source, folder)
+        self.may_have_seen = source.may_have_seen(data)
         self.given = Network(*source.open(data, config.seed, self._described()))
         if config.drop_path and not drop_path_blocks(self.given.model):
             raise UserError(f"--drop-path: {self.given.recipe.name} has no blocks that can be dropped; leave it out")
@@ -207,14 +213,15 @@ class Job:
         config, folder = self.config, self.folder
         dense = self.dense()
         before = self.accuracies(dense)
-        print(f"{dense.recipe.name}: test accuracy {100 * before['test']:.2f} %", flush=True)
+        what = kind_of_accuracy(self.may_have_seen)
+        print(f"{dense.recipe.name}: {what} {self._percent(before)}", flush=True)
         if self.dense_folder is None:
             count, classes = len(self.data.test), len(self.data.classes)
             warn_near_chance(dense.recipe.name, before["test"], count, classes, OTHER_ORDER)
         pruned, rounds = self.prune(dense)
         seconds = sum(entry["seconds"] for entry in rounds)
         cut = self.accuracies(pruned)
-        print(f"pruned in {seconds:.1f} s: test accuracy {100 * cut['test']:.2f} %", flush=True)
+        print(f"pruned in {seconds:.1f} s: {what} {self._percent(cut)}", flush=True)
         tuned, trainer = self.train(folder, config.finetune_epochs, pruned, "fine-tune")
         recipes.save(folder, tuned.recipe, tuned.model)
         result: dict[str, Any] = {
@@ -227,14 +234,19 @@ class Job:
             "planned_finetune_epochs": trainer.planned_epochs,
             "finetune_minutes": trainer.seconds / 60,
             "rounds": rounds,
+            "num_images": {"search": len(self.data.search), "test": len(self.data.test)},
+            "may_have_seen_test": self.may_have_seen,
             "accuracy": {"dense": before, "pruned": cut, "finetuned": (after := self.accuracies(tuned))},
             **self.measured(dense, tuned),
-            "export": export(tuned, folder, config, self.data, after["test"]),
+            "export": export(tuned, folder, config, self.data, None if self.may_have_seen else after["test"]),
         }
         page = write_page(folder, result, dense.structure, tuned.structure, self.data.splits.digest)
         write_json(folder / "result.json", result)
-        print(_summary(result) + f"\nwrote {page}")
+        print(f"{as_text(result)}\nwrote {page}")
         _check_exported(folder, result["export"])
+
+    def _percent(self, accuracies: Mapping[str, float]) -> str:
+        return with_interval(accuracies["test"], len(self.data.test))
 
     # ---- networks
 
@@ -356,38 +368,19 @@ class _Shipped:
 
     network: Network
     info: runs.RunInfo
-    test_accuracy: float
+    test_accuracy: float | None
 
     def model(self) -> nn.Module:
         return deployed(self.network.model)
 
     @property
     def description(self) -> str:
-        return (
-            f"pruned {self.info.space}, classifier of {self.info.num_classes} classes, {self.info.image_size} px, "
-            f"top-1 {100 * self.test_accuracy:.2f} % on its test images"
-        )
+        reached = self.test_accuracy
+        tested = "" if reached is None else f", top-1 {100 * reached:.2f} % on its test images"
+        info = self.info
+        return f"pruned {info.space}, classifier of {info.num_classes} classes, {info.image_size} px{tested}"
 
     @property
     def metadata(self) -> dict[str, str]:
         sizes = self.network.structure.sizes
         return file_metadata(f"pruned {self.info.space}", self.info, self.test_accuracy, sizes=sizes)
-
-
-def _summary(result: dict[str, Any]) -> str:
-    dense, pruned = (result["networks"][name] for name in ("dense", "pruned"))
-    accuracy = result["accuracy"]
-    figures = (("MACs, M", "macs", 1e6), ("parameters, M", "num_params", 1e6), ("latency, ms", "latency_ms", 1))
-    lines = [
-        f"{label:14}{dense[name] / unit:9.3f} -> {pruned[name] / unit:9.3f}  ({100 * pruned[name] / dense[name]:.1f} %)"
-        for label, name, unit in figures
-    ]
-    metric, share = result["target"].split("=")
-    reached = pruned["latency_ms"] / dense["latency_ms"]
-    if metric == "latency" and not 0.95 * float(share) <= reached <= float(share):
-        lines.append(f"the latency aimed at, {100 * float(share):.1f} %, is not met: it is {100 * reached:.1f} %")
-    lines.append(f"{'MES':14}{dense['mes']:9.1f} -> {pruned['mes']:9.1f}")
-    if result["busy"]:
-        lines.append("WARNING: the machine was busy while latencies were measured; repeat it when it is quiet")
-    steps = " -> ".join(f"{name} {100 * accuracy[name]['test']:.2f} %" for name in accuracy)
-    return "\n".join([*lines, f"test accuracy  {steps}"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import runs
+from nas.evaluation.intervals import with_interval
 from nas.objective.mes import PUBLISHED
 from nas.searching.result import points_of, read_result
 from search_spaces import UserError
@@ -73,6 +74,7 @@ def newest_search(data_digest: str) -> tuple[Path, Json] | None:
 
 def _summary(folder: Path, result: Json) -> Iterator[Markup]:
     accuracy, networks, method = result["accuracy"], result["networks"], result["method"]
+    counts = result["num_images"]
     yield html("<h1>{}</h1>\n", folder.resolve().name)
     normalized = "" if method["normalize"] == "none" else f" per {method['normalize']} saved"
     yield html(
@@ -83,7 +85,7 @@ def _summary(folder: Path, result: Json) -> Iterator[Markup]:
     rows = [
         [
             label,
-            *(f"{100 * accuracy[key][split]:.2f} %" for split in ("search", "test")),
+            *(with_interval(accuracy[key][split], counts[split]) for split in ("search", "test")),
             f"{row['latency_ms']:.3f}",
             f"{row['num_params'] / 1e6:.3f}",
             f"{row['macs'] / 1e6:.2f}",
@@ -95,7 +97,14 @@ def _summary(folder: Path, result: Json) -> Iterator[Markup]:
             ("fine-tuned", "finetuned", networks["pruned"]),
         )
     ]
-    head = ["", "Accuracy\nsearch split", "Accuracy\ntest split", "Latency, ms\nmeasured", "Parameters\nmillions"]
+    held_out = "held-out images, maybe seen" if result["may_have_seen_test"] else "test split"
+    head = [
+        "",
+        "Accuracy\nsearch split, 95 %",
+        f"Accuracy\n{held_out}, 95 %",
+        "Latency, ms\nmeasured",
+        "Parameters\nmillions",
+    ]
     yield table([*head, "MACs\nmillions", "MES"], rows, wide=True)
     yield html(
         '<p class="soft">Latency: both networks in one interleaved run, {runtime} {runtime_version}, {precision}, '
@@ -283,3 +292,32 @@ def _shapes(dense: Structure, pruned: Structure) -> Iterator[Markup]:
     ]
     shapes = table(["Dimension", "Kind", "Before", "After", "Remains"], rows, text=(0, 1))
     yield html("<details><summary>The {} dimensions</summary>\n{}</details>\n", len(rows), shapes)
+
+
+# ---- the terminal
+
+
+def kind_of_accuracy(may_have_seen: bool) -> str:
+    """What an accuracy on the held-out images is called: no test, where the weights may have been trained on them."""
+    return "accuracy on images that it may have seen" if may_have_seen else "test accuracy"
+
+
+def as_text(result: Json) -> str:
+    """What it came to, for the terminal."""
+    dense, pruned = (result["networks"][name] for name in ("dense", "pruned"))
+    accuracy = result["accuracy"]
+    figures = (("MACs, M", "macs", 1e6), ("parameters, M", "num_params", 1e6), ("latency, ms", "latency_ms", 1))
+    lines = [
+        f"{label:14}{dense[name] / unit:9.3f} -> {pruned[name] / unit:9.3f}  ({100 * pruned[name] / dense[name]:.1f} %)"
+        for label, name, unit in figures
+    ]
+    metric, share = result["target"].split("=")
+    reached = pruned["latency_ms"] / dense["latency_ms"]
+    if metric == "latency" and not 0.95 * float(share) <= reached <= float(share):
+        lines.append(f"the latency aimed at, {100 * float(share):.1f} %, is not met: it is {100 * reached:.1f} %")
+    lines.append(f"{'MES':14}{dense['mes']:9.1f} -> {pruned['mes']:9.1f}")
+    if result["busy"]:
+        lines.append("WARNING: the machine was busy while latencies were measured; repeat it when it is quiet")
+    count = result["num_images"]["test"]
+    steps = " -> ".join(f"{name} {with_interval(accuracy[name]['test'], count)}" for name in accuracy)
+    return "\n".join([*lines, f"{kind_of_accuracy(result['may_have_seen_test'])}  {steps}"])

@@ -61,13 +61,28 @@ class Source:
             )
 
     def check_splits(self, data: Data) -> None:
-        """Warns if the network was trained with others: it may have seen test images."""
+        """Warns if the network was trained with others, or with unknown ones: it may have seen test images."""
+        if self.may_have_seen(data):
+            print(
+                f"WARNING: nothing says which images {self.weights} was trained on; if it has seen any of those held "
+                "out here, all accuracies are too high: give --test-data with images that it has not seen, or train "
+                "the network by nas.finetune and prune that run's",
+                flush=True,
+            )
         if self.digest not in (None, data.splits.digest):
             print(
                 "WARNING: these are other splits, or other images, than the network was trained with; if it has seen "
                 "any of the test images, all test accuracies are too high",
                 flush=True,
             )
+
+    def may_have_seen(self, data: Data) -> bool:
+        """Whether the weights may have been trained on the test images.
+
+        They may if nothing says what they were trained on, and the test images were drawn from those given, among which
+        that may be: test images in a place of their own are kept apart by whoever made it.
+        """
+        return self.weights is not None and self.digest is None and data.test.source is data.train.source
 
     def sha256(self) -> str | None:
         """Of the weights."""

@@ -137,6 +137,7 @@ class PrunedResult(TypedDict):
 class FinishedPruning(PrunedResult):
     """The same, for further formats to be exported."""
 
+    may_have_seen_test: bool
     export: dict[str, Any]
 
 

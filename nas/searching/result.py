@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 import numpy as np
 
 from nas import runs
+from nas.evaluation.intervals import with_interval
 from nas.objective.costs import Costs
 from nas.objective.mes import Objective, pareto
 from nas.objective.metrics import columns, latency_metrics, metric_of, shown
@@ -219,11 +220,11 @@ def as_text(result: Json, folder: Path) -> str:
     """How much was evaluated, and a line a winner."""
     steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
     costs = columns(result["tables"], result["winners"])
-    rows = [("", "accuracy", *(shown(metric).title for metric in costs), "MES")]
+    rows = [("", "search accuracy, 95 %", *(shown(metric).title for metric in costs), "MES")]
     rows += [
         (
             w["name"],
-            f"{100 * w['accuracy']:.2f}%",
+            with_interval(w["accuracy"], result["num_images"]),
             *(shown(metric).cell(w[metric]) for metric in costs),
             f"{w['mes']:.4g}",
         )

@@ -14,6 +14,7 @@ from nas import runs
 from nas.data import Data, DataConfig, load_data
 from nas.distributed import collectives
 from nas.distributed.device import pick_device
+from nas.evaluation.intervals import with_interval
 from nas.networks.start import fitted_start
 from nas.runs.results import lasted
 from nas.training.network import train_network
@@ -100,7 +101,7 @@ def finetune(config: Config) -> Path:
     found = train_network(config, folder, space, space.largest, data, start, begin, facts=facts, resume=config.resume)
     print(
         f"{config.model}: test accuracy {100 * found['start_test_accuracy']:.2f} % with a fitted classifier, "
-        f"{100 * found['test_accuracy']:.2f} % after {lasted(found)}; wrote {folder}"
+        f"{with_interval(found['test_accuracy'], len(data.test))} after {lasted(found)}; wrote {folder}"
     )
     return run_folder
 

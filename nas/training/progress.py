@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from torch.amp import GradScaler
 from tqdm import tqdm
 
-from nas.evaluation.intervals import wilson
+from nas.evaluation.intervals import with_interval
 from nas.runs.checkpoint import load_info
 from nas.training.patience import BestState
 from search_spaces import UserError
@@ -49,10 +49,7 @@ class Progress(TypedDict):
 
 def evaluated(metrics: Mapping[str, Any], accuracies: Mapping[str, float], num_images: int) -> str:
     """A line for the terminal: how far it is, and what it reached on so many search images, with 95 % intervals."""
-    texts = []
-    for name, value in accuracies.items():
-        low, high = wilson(value * num_images, num_images)
-        texts.append(f"{name.removesuffix('_accuracy')} {100 * value:.1f} % ({100 * low:.0f}–{100 * high:.0f})")
+    texts = [f"{n.removesuffix('_accuracy')} {with_interval(a, num_images, 1)}" for n, a in accuracies.items()]
     epoch, left = f"epoch {metrics['epoch']:.4g} of {metrics['epochs']}", tqdm.format_interval(metrics["left_s"])
     return f"{epoch}, {left} left; {', '.join(texts)} of {num_images:,} search images"
 

@@ -20,6 +20,7 @@ from nas.data.batches import normalize
 from nas.distributed import collectives, process
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy
+from nas.evaluation.intervals import with_interval
 from nas.networks.inherit import default_calibration, inherited
 from nas.networks.start import ordered_start, take_over
 from nas.runs.checkpoint import save_tensors
@@ -335,7 +336,11 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
     if skipped:
         print(f"skipped {len(skipped)} corrupt images: {', '.join(skipped[:5])}")
     for name in search:
-        print(f"{name:8}  search split {100 * search[name]:.2f} %  test split {100 * test[name]:.2f} %")
+        splits = (
+            f"{n} split {with_interval(a[name], c)}"
+            for n, a, c in (("search", search, len(data.search)), ("test", test, len(data.test)))
+        )
+        print(f"{name:8}  {'  '.join(splits)}")
     speed = f"{trainer.seconds / 60:.1f} minutes, {result['images_per_s']:.0f} images/s"
     print(f"{lasted(result)} in {speed}; wrote {folder}")
 

@@ -13,6 +13,7 @@ from nas import runs
 from nas.data import Data
 from nas.distributed.device import pick_device
 from nas.distributed.ray import RayConfig
+from nas.evaluation.intervals import with_interval
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.networks.start import untrained_supernet
 from nas.runs.results import REMEDY, STARTS, Stopped, TrainedResult, lasted
@@ -122,7 +123,7 @@ def train_winner(
     )
     print(
         f"{name}: test accuracy {100 * found['start_test_accuracy']:.2f} % {STARTS[config.init]}, "
-        f"{100 * found['test_accuracy']:.2f} % after {lasted(found)}; wrote {folder}"
+        f"{with_interval(found['test_accuracy'], len(data.test))} after {lasted(found)}; wrote {folder}"
     )
     return folder
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from timm.layers import DropPath
 from torch import nn
@@ -23,6 +24,7 @@ from nas.pruning import job, rounds
 from nas.pruning.config import Config
 from nas.pruning.configure import configure
 from nas.pruning.latency import Trial
+from nas.pruning.page import as_text
 from nas.pruning.recipe import load, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
 from nas.runs.checkpoint import load_tensors, save_tensors
@@ -80,7 +82,7 @@ def test_it_prunes_tunes_measures_exports_and_reports() -> None:
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_busy_machine_is_named(busy: bool) -> None:
-    assert ("WARNING: the machine was busy" in job._summary(result() | {"busy": busy})) is busy
+    assert ("WARNING: the machine was busy" in as_text(result() | {"busy": busy})) is busy
 
 
 @pytest.mark.usefixtures("folder")
@@ -125,6 +127,25 @@ def test_the_same_data_named_again_is_split_as_in_the_run(folder: Path, capsys: 
     assert not capsys.readouterr().out
     source.check_splits(load_data(same))
     assert "WARNING: these are other splits, or other images, than the network was trained" in capsys.readouterr().out
+
+
+def test_images_that_a_checkpoint_may_have_seen_are_no_test(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = folder / "foreign.safetensors"
+    save_tensors(weights, timm.create_model("test_vit", num_classes=3, img_size=32).state_dict(), {})
+    flags = (*ARGS, "--checkpoint", str(weights), "--run", "foreign")
+    few = ("--finetune-epochs", "1", "--formats", "onnx")
+    main([*flags, *few, "--name", "carved"])
+    said = capsys.readouterr().out
+    assert "WARNING: nothing says which images" in said and "give --test-data with images that it has not" in said
+    assert "test accuracy" not in said and "accuracy on images that it may have seen  dense" in said
+    carved = Path("runs/foreign/prune/carved")
+    assert json.loads((carved / "result.json").read_text())["may_have_seen_test"] is True
+    assert "held-out images, maybe seen" in (carved / "report.html").read_text()
+
+    make_images(folder / "secret", per_class=4, seed=5)
+    main([*flags, *few, "--name", "apart", "--test-data", "secret"])
+    said = capsys.readouterr().out
+    assert "nothing says which images" not in said and "test accuracy  dense" in said
 
 
 def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:
