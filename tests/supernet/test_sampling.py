@@ -38,7 +38,7 @@ def assert_valid(space: SearchSpace, arch: Arch) -> None:
     assert space.from_json(space.to_json(arch)) == arch
 
 
-@pytest.mark.parametrize("name", ["efficientformerv2-nano", "efficientformerv2", "mobileone"])
+@pytest.mark.parametrize("name", ["efficientformerv2-nano", "efficientformerv2", "efficientvit-nano", "mobileone"])
 def test_the_middle_network_has_half_the_macs_and_blocks_all_along(name: str) -> None:
     space = get_space(name)
     arch = middle(space)

@@ -14,6 +14,7 @@ SPACES = {
     "tiny": tiny_space,
     "efficientformerv2-nano": lambda: get_space("efficientformerv2-nano", 32, 10),
     "mobileone-nano": lambda: get_space("mobileone-nano", 32, 10),
+    "efficientvit-nano": lambda: get_space("efficientvit-nano", 32, 10),
     "timm/test_efficientnet": lambda: get_space("timm/test_efficientnet", 32, 3),
 }
 

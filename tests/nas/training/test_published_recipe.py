@@ -23,6 +23,7 @@ from nas.data.sources import Decoded, Skipped
 from nas.training import trainer as loop
 from nas.training.drop_path import drop_path_rate
 from nas.training.network import fresh, make_trainer
+from nas.training.recipe import TrainConfig, with_recipe
 from nas.training.trainer import Trainer
 from nas.training.winner import Config, Job
 from nas.training.winners import configure
@@ -202,3 +203,13 @@ def test_other_recipes_drop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, image_size in (("mobileone", 224), ("tiny", 16)):
         config = jobs_of(name, image_size, "largest")["largest"].config
         assert config.drop_path == 0.0 and config.ema_decay < 0.9999
+
+
+def test_efficientvits_recipe_has_half_the_rate_and_its_own_clipping() -> None:
+    """Liu et al. (CVPR 2023), Section 4.1, and the defaults of the released code."""
+    recipe = with_recipe(TrainConfig(), 224, "imagenet", 10, get_space("efficientvit").recipe)
+    assert recipe.recipe == "adamw-half"
+    assert recipe.lr * 2048 / 1024 == 1e-3
+    assert (recipe.optimizer, recipe.epochs, recipe.weight_decay, recipe.ema_decay) == ("adamw", 300, 0.025, 0.99996)
+    assert (recipe.clip_mode, recipe.clip_grad, recipe.drop_path) == ("agc", 0.02, 0.0)
+    assert recipe.label_smoothing == 0.1 and recipe.augment in ("auto", "published")
