@@ -14,7 +14,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from search_spaces.block import BlockSpec, HeadSpec
-from search_spaces.cost import Activation, Conv, Linear, Matmul, Op, Weights, in_place
+from search_spaces.cost import Activation, Conv, Matmul, Op, Weights, in_place
 from search_spaces.layout import Axis, Layout, axis
 
 if TYPE_CHECKING:
@@ -367,12 +367,6 @@ class Head(HeadSpec):
     @property
     def variant(self) -> str:
         return f"w{self.width}h{self.heads}"
-
-    def ops(self) -> tuple[Op, ...]:
-        return (Linear(self.width, self.num_classes),)
-
-    def activations(self) -> tuple[Activation, ...]:
-        return Activation("pooled", self.width, ("x",)), Activation("logits", self.num_classes, ("pooled",))
 
     def layout(self) -> Layout:
         norm = {f"head.bn.{entry}": (CHANNELS,) for entry in ("weight", "bias", "running_mean", "running_var")}
