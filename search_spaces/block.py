@@ -109,6 +109,12 @@ class BlockSpec(ABC):
         return Layout()
 
     @property
+    def num_channels(self) -> int:
+        """Of the output; of the input where the output is of classes."""
+        shape = self.output_shape() if len(self.output_shape()) > 1 else self.input_shape()
+        return shape[0] if len(shape) == 3 else shape[-1]
+
+    @property
     def detail(self) -> str:
         """What the shapes do not show, for a reader."""
         return ""

@@ -129,13 +129,11 @@ class TorchBackend(Backend):
         """What to call, and noise to call it with."""
         torch = self._torch()
         layout = torch.channels_last if self._channels_last() else torch.contiguous_format
-        to: dict[str, Any] = {
-            "device": self.compute_unit,
-            "dtype": getattr(torch, self.precision),
-            "memory_format": layout,
-        }
-        images = torch.randn(1, *job.input_shape, generator=torch.Generator().manual_seed(0))
-        return self._forward(job.module().to(**to), profiled), images.to(**to)
+        to: dict[str, Any] = {"device": self.compute_unit, "dtype": getattr(torch, self.precision)}
+        x = torch.randn(1, *job.input_shape, generator=torch.Generator().manual_seed(0)).to(**to)
+        if x.ndim == 4:  # a map, not a sequence
+            x = x.contiguous(memory_format=layout)
+        return self._forward(job.module().to(**to, memory_format=layout), profiled), x
 
     def _channels_last(self) -> bool:
         return self.compute_unit == CPU or self.precision != "float32"

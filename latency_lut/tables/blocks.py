@@ -50,15 +50,14 @@ def block_costs(table: LatencyTable, space: SearchSpace) -> list[BlockCost]:
 
 
 def _block_cost(table: LatencyTable, block: BlockSpec, row: Row) -> BlockCost:
-    output_shape = block.output_shape()
     return BlockCost(
         stage=stage_of(block),
         kind=block.kind,
         key=block.key,
         input_shape=block.input_shape(),
-        output_shape=output_shape,
+        output_shape=block.output_shape(),
         detail=block.detail,
-        width=output_shape[0] if len(output_shape) == 3 else block.input_shape()[0],
+        width=block.num_channels,
         min_ms=row.min_ms,
         median_ms=row.median_ms or None,
         spread=_spread_ms(table, row) / row.min_ms if row.min_ms else None,

@@ -136,24 +136,18 @@ def _may_be_empty(space: SearchSpace, slot: Slot) -> bool:
     return sum(1 for _ in space.slot_blocks(slot)) < options
 
 
-def _channels(block: BlockSpec) -> int:
-    """Of the output; of the input where the output is of classes."""
-    shape = block.output_shape()
-    return shape[0] if len(shape) == 3 else block.input_shape()[0]
-
-
 def _stage_channels(stage: Sequence[Place]) -> str:
     """Those of its last block; '–' where nothing is left."""
     blocks = [place.block for place in stage if place.block]
-    return str(_channels(blocks[-1])) if blocks else "–"
+    return str(blocks[-1].num_channels) if blocks else "–"
 
 
 def _bars(place: Place, x: float, height: float, colors: Mapping[str, str]) -> Iterator[Markup]:
     """The outline from `x` on, and the bar in its middle; `height` is that of a multiply-accumulate, in pixels."""
-    widest = max(map(_channels, place.blocks))
+    widest = max(block.num_channels for block in place.blocks)
 
     def bar(css: str, block: BlockSpec) -> Markup:
-        w, h = BAR * _channels(block) / widest, max(LEAST, height * block.macs)
+        w, h = BAR * block.num_channels / widest, max(LEAST, height * block.macs)
         box = html('x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"', x + (BAR - w) / 2, HEIGHT - h, w, h)
         return html('<rect class="{}" {}><title>{}</title></rect>', css, box, _hover(block))
 

@@ -58,6 +58,17 @@ class SupernetContract(ABC):
             assert type(model) is type(space.build(arch))
             assert torch.equal(net(x, arch), model(x))
 
+    def test_a_network_that_is_loaded_is_extracted_as_it_was(self) -> None:
+        space = self.make_tiny()
+        net = Supernet(space)
+        for arch in drawn(space, 0):
+            given = lively(space.build(arch), 5).state_dict()
+            net.load_network(arch, given)
+            found = net.extract(arch).state_dict()
+            assert [
+                name for name, tensor in given.items() if tensor.ndim and not torch.equal(found[name], tensor)
+            ] == []
+
     @norms
     def test_every_tensor_fits_the_store(self, norm: Norm) -> None:
         space = self.make_tiny()
