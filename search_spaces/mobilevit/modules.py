@@ -22,9 +22,7 @@ from timm.layers import DropPath, Mlp, drop_path
 from timm.models.byobnet import BottleneckBlock, ByoBlockCfg, ByobNet, ByoModelCfg, get_layer_fns
 from torch import Tensor, nn
 
-from search_spaces.mobilevit.slots import STEM_WIDTH
-from search_spaces.mobilevit.space import NETWORK, VARIED
-from search_spaces.mobilevit.transformer import HEADS
+from search_spaces.mobilevit.published import HEADS, NETWORK, STEM_WIDTH, VARIED
 from search_spaces.mobilevit.varied import VariedBlock
 
 CONFIG = ByoModelCfg(blocks=(), **NETWORK)

@@ -9,10 +9,8 @@ from math import ceil
 
 from search_spaces.block import BlockSpec, HeadSpec, Slot
 from search_spaces.mobilevit.blocks import Convolution, InvertedResidual
+from search_spaces.mobilevit.published import NONE, RESIDUAL, STEM_WIDTH
 from search_spaces.mobilevit.transformer import Attention, Ffn, Fusion, Local, Projection, whole_patches
-
-STEM_WIDTH = 16
-NONE, RESIDUAL, CONCATENATION = 0, 1, 2  # how a MobileViT block is fused with its input
 
 Values = Mapping[str, int]  # of some choices, by name
 

@@ -22,28 +22,27 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.base import Arch, Choice, SearchSpace, check_images
 from search_spaces.block import BlockSpec
 from search_spaces.mobilevit.blocks import InvertedResidual
-from search_spaces.mobilevit.slots import CONCATENATION, NONE, RESIDUAL, STEM_WIDTH, Slots, Stage
-from search_spaces.mobilevit.transformer import HEADS, Attention, Ffn, Fusion, Local
+from search_spaces.mobilevit.published import (
+    CONCATENATION,
+    FUSIONS,
+    HEADS,
+    LAYERS,
+    NETWORK,
+    NONE,
+    PATCH,
+    PUBLISHED,
+    RATIO,
+    REMOVED,
+    RESIDUAL,
+    STEM_WIDTH,
+    TINY,
+    VARIED,
+)
+from search_spaces.mobilevit.slots import Slots, Stage
+from search_spaces.mobilevit.transformer import Attention, Ffn, Fusion, Local
 
 if TYPE_CHECKING:
     from torch import nn
-
-PATCH, RATIO = 2, 2  # of the published networks: side of a patch, hidden features of an FFN over its width
-# Arguments of timm's `ByoModelCfg` for all networks.
-NETWORK: dict[str, Any] = {"stem_type": "3x3", "stem_pool": "", "downsample": "", "act_layer": "silu"}
-VARIED = "varied"  # type of a block that timm's cannot express
-
-# Table 4: widths, widths of transformers, expansion (Appendix A), features.
-PUBLISHED: dict[str, tuple[tuple[int, ...], tuple[int, ...], int, int]] = {
-    "xxs": ((16, 24, 48, 64, 80), (64, 80, 96), 2, 320),
-    "xs": ((32, 48, 64, 80, 96), (96, 120, 144), 4, 384),
-    "s": ((32, 64, 96, 128, 160), (144, 192, 240), 4, 640),
-}
-LAYERS = (2, 4, 3)  # of the transformers, in all three
-# MobileViT-Tiny's Table 3: stages of XS that are removed, by their paper's numbers; each with every fusion.
-REMOVED = {"remove-5": (4,), "remove-4-5": (3, 4), "remove-3-4": (2, 3)}
-FUSIONS = {"": CONCATENATION, "-no-fusion": NONE, "-residual": RESIDUAL}
-TINY = "remove-3-4-no-fusion"
 
 
 class MobileViTSpace(SearchSpace):

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 from search_spaces.block import BlockSpec
 from search_spaces.cost import Activation, Conv, Linear, Matmul, Op, Weights, conv_norm, in_place
 from search_spaces.layout import Layout, axis
+from search_spaces.mobilevit.published import HEADS
 
 if TYPE_CHECKING:
     from torch import nn
-
-HEADS = 4  # of the published networks, each with a quarter of the transformer's width
 
 
 def whole_patches(resolution: int, patch: int) -> int:
