@@ -13,7 +13,7 @@ import numpy as np
 
 from search_spaces import Arch, SearchSpace, get_space, num_params
 from search_spaces.efficientformerv2.space import EfficientFormerV2Space
-from search_spaces.mobilevit.slots import CONCATENATION, NONE
+from search_spaces.mobilevit.published import CONCATENATION, NONE
 
 if TYPE_CHECKING:
     from torch import nn
