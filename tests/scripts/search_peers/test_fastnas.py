@@ -16,6 +16,7 @@ pytest.importorskip("modelopt", reason="an extra: pip install -e '.[peers]'")
 pytest.importorskip("torchprofile")
 
 
+@pytest.mark.slow
 def test_it_prunes_to_a_share_of_the_macs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, scored = lite(), list[nn.Module]()
