@@ -39,7 +39,7 @@ LAYERS: dict[str, Sequence[set[str]]] = {
     "latency_lut": ({"profiling"}, {"measurement"}, {"tables"}, {"backends"}),
 }
 IMPORT_WHERE_USED = {"coremltools", "fvcore", "onnxruntime", "optuna", "plotly", "ray", "sklearn"}
-IMPORT_WHERE_USED |= {"ai_edge_litert", "executorch", "litert_torch", "openvino", "pillow_heif", "torch_pruning"}
+IMPORT_WHERE_USED |= {"ai_edge_litert", "executorch", "litert_torch", "openvino", "pillow_heif", "torch_pruning", "tvm"}
 IMPORT_WHERE_USED |= {"fcntl", "grp", "pwd", "resource", "termios"}  # Windows has none of them
 MAX_LINES, MAX_MODULES = 400, 16
 

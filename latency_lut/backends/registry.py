@@ -21,6 +21,7 @@ class Kind:
         module, cls: where its class is.
         units, precisions: what it can be asked for, the default first; not every unit has every precision.
         takes_device: whether it reaches other devices than this machine.
+        tunes: whether it searches for faster kernels, for a time that can be chosen.
     """
 
     module: str
@@ -28,6 +29,7 @@ class Kind:
     units: tuple[str, ...]
     precisions: tuple[str, ...]
     takes_device: bool = False
+    tunes: bool = False
 
 
 _COREML_UNITS = ("all", "cpu_only", "cpu_and_gpu", "cpu_and_ne")
@@ -38,6 +40,8 @@ BACKENDS = {
     "torch_compiled": Kind("pytorch", "CompiledTorchBackend", (CPU, "cuda"), ("float32", "bfloat16", "float16")),
     "executorch": Kind("executorch", "ExecuTorchBackend", (CPU,), ("float32", "int8")),
     "litert": Kind("litert", "LiteRtBackend", (CPU,), ("float32", "int8")),
+    "tvm": Kind("tvm", "TvmBackend", (CPU,), ("float32",)),
+    "tvm_tuned": Kind("tvm", "TunedTvmBackend", (CPU,), ("float32",), tunes=True),
     "coreml": Kind("coreml", "CoreMLBackend", _COREML_UNITS, ("float16", "float32"), takes_device=True),
 }
 
@@ -48,6 +52,7 @@ def make_backend(
     precision: str | None = None,
     compute_unit: str | None = None,
     device: str | None = None,
+    tuning_s: int | None = None,
 ) -> Backend:
     """A backend by name; None stands for its default. Whether it runs here is found when it is used.
 
@@ -68,6 +73,11 @@ def make_backend(
             devices = ", ".join(name for name, kind in BACKENDS.items() if kind.takes_device)
             raise UserError(f"--device is {device!r}, but {name} measures this machine only; it is for {devices}")
         chosen["device"] = device
+    if tuning_s is not None:
+        if not kind.tunes:
+            tuners = ", ".join(name for name, kind in BACKENDS.items() if kind.tunes)
+            raise UserError(f"--tuning-s is {tuning_s}, but {name} tunes no kernels; it is for {tuners}")
+        chosen["tuning_s"] = tuning_s
     backend: Backend = getattr(importlib.import_module(f"latency_lut.backends.{kind.module}"), kind.cls)(**chosen)
     return backend
 
@@ -87,7 +97,8 @@ class Target(Flags):
     precision: str | None = flag(None, "number format (default: the runtime's first)")
     threads: int | None = flag(None, "threads that run one network on a CPU (default: 1)", minimum=1, maximum=1024)
     device: str | None = flag(None, "a device connected to this machine, by name (Core ML; default: this machine)")
+    tuning_s: int | None = flag(None, "seconds of tuning kernels a graph (tvm_tuned; default: 600)", minimum=0)
     python: str | None = flag(None, "interpreter of another environment to measure in, where the runtime is installed")
 
     def make_backend(self) -> Backend:
-        return make_backend(self.backend, self.threads, self.precision, self.compute_unit, self.device)
+        return make_backend(self.backend, self.threads, self.precision, self.compute_unit, self.device, self.tuning_s)

@@ -179,7 +179,7 @@ def read_json(path: Path, *, nan: bool = False) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
-_TORN = (b"{", b"\0")  # begins a line that was not written whole; NUL is what a loss of power leaves
+_TORN = (b"{", b"[", b"\0")  # begins a line that was not written whole; NUL is what a loss of power leaves
 
 
 def drop_torn_line(path: Path) -> None:

@@ -509,5 +509,5 @@ def test_mistakes_are_answered_before_anything_is_measured(
 
 
 def test_an_unknown_backend_is_named() -> None:
-    with pytest.raises(UserError, match="--backend is 'tvm'"):
-        study_blocks.main(["--backend", "tvm"])
+    with pytest.raises(UserError, match="--backend is 'ncnn'"):
+        study_blocks.main(["--backend", "ncnn"])

@@ -21,10 +21,12 @@ from search_spaces import UserError
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine
 
+LIBRARIES = ("openvino", "executorch", "ai_edge_litert", "litert_torch", "coremltools", "onnxruntime", "torch", "tvm")
+
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_backend_is_made_without_its_library(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for library in ("openvino", "executorch", "ai_edge_litert", "litert_torch", "coremltools", "onnxruntime", "torch"):
+    for library in LIBRARIES:
         monkeypatch.setitem(sys.modules, library, None)
     for unit in BACKENDS[name].units:
         backend = make_backend(name, compute_unit=unit)
@@ -44,7 +46,7 @@ def test_defaults_and_choices_reach_the_backend() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"name": "tvm"}, r"--backend is 'tvm'; choose from onnxruntime, .*coreml"),
+        ({"name": "ncnn"}, r"--backend is 'ncnn'; choose from onnxruntime, .*coreml"),
         (
             {"name": "coreml", "compute_unit": "npu"},
             r"--compute-unit of coreml is 'npu'; choose from .*cpu_and_ne",
@@ -55,6 +57,7 @@ def test_defaults_and_choices_reach_the_backend() -> None:
         ),
         ({"name": "coreml", "threads": 4}, r"--threads is 4, but coreml .* leave --threads out"),
         ({"name": "openvino", "device": "my phone"}, r"--device is 'my phone', but openvino .* it is for coreml"),
+        ({"name": "tvm", "tuning_s": 9}, r"--tuning-s is 9, but tvm tunes no kernels; it is for tvm_tuned"),
     ],
 )
 def test_what_is_not_there_is_refused(given: dict[str, object], message: str) -> None:
