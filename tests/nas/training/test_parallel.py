@@ -150,7 +150,7 @@ def test_what_has_run_out_of_patience_is_finished_and_not_stopped(
     main([*ARGS, "--winners", "winner-1", "--epochs", "3", "--patience", "1"])
     found = result("winner-1")
     assert (found["epochs"], found["stopped_epoch"], found["kept_epoch"]) == (3, 2.0, 2.0)
-    assert "% after 2 of 3 epochs, kept as of epoch 2; wrote" in capsys.readouterr().out
+    assert ") after 2 of 3 epochs, kept as of epoch 2; wrote" in capsys.readouterr().out
     last = {"epoch": 2.0, "accuracy": 0.5, "time_total_s": 7}
     _watcher({"winner-1": RETRAINED / "winner-1"}).on_trial_complete(
         0, [], SimpleNamespace(config={"name": "winner-1"}, last_result=last)
