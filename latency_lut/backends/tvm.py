@@ -28,7 +28,8 @@ from search_spaces import UserError
 from search_spaces.command import quiet
 from search_spaces.command.files import drop_torn_line, slug, try_lock
 
-INSTALL = "pip install 'apache-tvm[meta-schedule,popen-pool]==0.27.0.post1'"
+# Beside the newer apache-tvm-ffi 0.1.15, which pip would choose, the tuner ends with a segmentation fault.
+INSTALL = "pip install 'apache-tvm[meta-schedule,popen-pool]==0.27.0.post1' apache-tvm-ffi==0.1.14.post0"
 TUNING_S = 600
 ROUNDS = (16, 64)  # candidates of each kernel after each round: all kernels come first to a few, then to more
 POPULATION = 128  # of the evolutionary search, by default 512: choosing takes longer than trying where trials are few
@@ -153,11 +154,15 @@ def tune(module: Any, target: Any, database: Any, deadline: float) -> None:
 
     kernels = sorted(ms.relax_integration.extract_tasks(module, target), key=lambda kernel: -kernel.weight)
     cost_model = ms.CostModel.create("xgb", num_tuning_cores=1, tree_method="auto")
-    for trials in ROUNDS:
-        for kernel in kernels:
-            missing = trials - _tried(kernel.dispatched[0], database, trials)
-            if missing > 0 and time.monotonic() < deadline:
-                _tune_kernel(kernel, missing, target, database, cost_model)
+    runner = ms.runner.LocalRunner(timeout_sec=CANDIDATE_S)  # a process of its own, which a candidate can end
+    try:
+        for trials in ROUNDS:
+            for kernel in kernels:
+                missing = trials - _tried(kernel.dispatched[0], database, trials)
+                if missing > 0 and time.monotonic() < deadline:
+                    _tune_kernel(kernel, missing, target, database, runner, cost_model)
+    finally:
+        runner.pool.shutdown()
 
 
 def _tried(kernel: Any, database: Any, most: int) -> int:
@@ -167,7 +172,7 @@ def _tried(kernel: Any, database: Any, most: int) -> int:
     return len(database.get_top_k(database.commit_workload(kernel), most))
 
 
-def _tune_kernel(kernel: Any, trials: int, target: Any, database: Any, cost_model: Any) -> None:
+def _tune_kernel(kernel: Any, trials: int, target: Any, database: Any, runner: Any, cost_model: Any) -> None:
     from tvm.s_tir import meta_schedule as ms
 
     context = ms.TuneContext(
@@ -185,7 +190,7 @@ def _tune_kernel(kernel: Any, trials: int, target: Any, database: Any, cost_mode
         max_trials_global=trials,
         num_trials_per_iter=trials,
         builder=_builder(),
-        runner=ms.runner.LocalRunner(timeout_sec=CANDIDATE_S),
+        runner=runner,
         database=database,
         cost_model=cost_model,
         task_scheduler="round-robin",

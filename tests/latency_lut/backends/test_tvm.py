@@ -75,6 +75,9 @@ class Tuner:
         meta_schedule = SimpleNamespace(
             relax_integration=SimpleNamespace(extract_tasks=lambda *_: kernels),
             CostModel=SimpleNamespace(create=lambda *_, **__: None),
+            runner=SimpleNamespace(
+                LocalRunner=lambda **_: SimpleNamespace(pool=SimpleNamespace(shutdown=lambda: None))
+            ),
         )
         monkeypatch.setitem(sys.modules, "tvm", SimpleNamespace())
         monkeypatch.setitem(sys.modules, "tvm.s_tir", SimpleNamespace(meta_schedule=meta_schedule))
