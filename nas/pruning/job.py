@@ -27,7 +27,7 @@ from nas.objective.mes import PUBLISHED
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
 from nas.pruning.latency import measure, stage_times_ms
-from nas.pruning.page import as_text, kind_of_accuracy, write_page
+from nas.pruning.page import as_text, write_page
 from nas.pruning.recipe import Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
@@ -213,15 +213,14 @@ class Job:
         config, folder = self.config, self.folder
         dense = self.dense()
         before = self.accuracies(dense)
-        what = kind_of_accuracy(self.may_have_seen)
-        print(f"{dense.recipe.name}: {what} {self._percent(before)}", flush=True)
+        print(f"{dense.recipe.name}: test accuracy {self._percent(before)}", flush=True)
         if self.dense_folder is None:
             count, classes = len(self.data.test), len(self.data.classes)
             warn_near_chance(dense.recipe.name, before["test"], count, classes, OTHER_ORDER)
         pruned, rounds = self.prune(dense)
         seconds = sum(entry["seconds"] for entry in rounds)
         cut = self.accuracies(pruned)
-        print(f"pruned in {seconds:.1f} s: {what} {self._percent(cut)}", flush=True)
+        print(f"pruned in {seconds:.1f} s: test accuracy {self._percent(cut)}", flush=True)
         tuned, trainer = self.train(folder, config.finetune_epochs, pruned, "fine-tune")
         recipes.save(folder, tuned.recipe, tuned.model)
         result: dict[str, Any] = {
@@ -246,7 +245,8 @@ class Job:
         _check_exported(folder, result["export"])
 
     def _percent(self, accuracies: Mapping[str, float]) -> str:
-        return with_interval(accuracies["test"], len(self.data.test))
+        unless = ", unless it was trained on these images" if self.may_have_seen else ""
+        return with_interval(accuracies["test"], len(self.data.test)) + unless
 
     # ---- networks
 
