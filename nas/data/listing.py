@@ -90,12 +90,8 @@ class Listing:
 
     def content(self, path: str) -> bytes:
         """Of a text in `annotations`."""
-        if (span := self.annotations[path]) is None:
-            return (self.root / self.inside / path).read_bytes()
-        start, count = span
-        with self.root.open("rb") as file:
-            file.seek(start)
-            return file.read(count)
+        span = self.annotations[path]
+        return (self.root / self.inside / path).read_bytes() if span is None else read_span(self.root, span)
 
     def leave_out(self, paths: list[str], reason: str) -> None:
         """Images that are not to be read after all."""
@@ -143,6 +139,14 @@ def _counted(left_out: dict[str, str]) -> Iterator[str]:
         yield f"{count} {reason} ({some(sorted(paths), 2)})"
     if len(counts) > 8:
         yield "…"
+
+
+def read_span(tar: Path, span: Span) -> bytes:
+    """A part of the .tar, opened anew: an open file cannot be shared with processes that load images."""
+    start, count = span
+    with tar.open("rb") as file:
+        file.seek(start)
+        return file.read(count)
 
 
 def some(names: list[str], count: int = 5) -> str:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from nas.data.classes import in_order, shown
 from nas.data.classified import classify
 from nas.data.duplicates import TAIL_BYTES, Candidate, Marks, Sketch, hashed, in_threads, marks, sketch
-from nas.data.listing import Listing, Span, some, warn
+from nas.data.listing import Listing, Span, read_span, some, warn
 from nas.data.named import Item, Named, create, numbered, stream, with_labels
 from nas.data.pixels import CORRUPT, UnknownWhiteError, decode, decode_with_peak, why_unreadable
 from nas.distributed import process
@@ -66,13 +66,7 @@ class Files:
         span = self.spans[position]
         if span is None:
             return (self.root / self.paths[position]).read_bytes()
-        return self._bytes(*span)
-
-    def _bytes(self, start: int, count: int) -> bytes:
-        """Of the .tar, opened anew: an open file cannot be shared with the loading processes."""
-        with self.root.open("rb") as file:
-            file.seek(start)
-            return file.read(count)
+        return read_span(self.root, span)
 
     def image(self, position: int) -> Image.Image:
         return decode(self.content(position), self.white_level)
@@ -99,7 +93,7 @@ class Files:
         if span := self.spans[position]:
             start, count = span
             tail = min(count, TAIL_BYTES)
-            return sketch(count, self._bytes(start + count - tail, tail))
+            return sketch(count, read_span(self.root, (start + count - tail, tail)))
         with (self.root / self.paths[position]).open("rb") as file:
             count = file.seek(0, os.SEEK_END)
             file.seek(max(0, count - TAIL_BYTES))

@@ -8,8 +8,10 @@ from timm.layers import DropPath, get_attn
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, LayerFn, MobileOneBlock
 from torch import nn
 
+from search_spaces.drop_prob import DropsPath
 
-class Block(MobileOneBlock):
+
+class Block(DropsPath, MobileOneBlock):
     """timm's, whose drop path the supernet sets while it trains: (B, in_chs, R, R) to (B, out_chs, R / stride, …)."""
 
     def __init__(self, in_chs: int, out_chs: int, depthwise: bool, se: bool, **arguments: Any) -> None:
@@ -17,14 +19,6 @@ class Block(MobileOneBlock):
         super().__init__(in_chs, out_chs, group_size=1 if depthwise else None, layers=layers, **arguments)
         self.drop_path = DropPath(0.0)
         begin_as_input(self)
-
-    @property
-    def drop_prob(self) -> float:
-        return float(self.drop_path.drop_prob)  # type: ignore[arg-type]
-
-    @drop_prob.setter
-    def drop_prob(self, value: float) -> None:
-        self.drop_path.drop_prob = value
 
 
 def network(stages: list[list[dict[str, Any]]], stem: int, arguments: dict[str, Any]) -> ByobNet:

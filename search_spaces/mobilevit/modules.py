@@ -22,6 +22,7 @@ from timm.layers import DropPath, Mlp, drop_path
 from timm.models.byobnet import BottleneckBlock, ByoBlockCfg, ByobNet, ByoModelCfg, get_layer_fns
 from torch import Tensor, nn
 
+from search_spaces.drop_prob import DropsPath
 from search_spaces.mobilevit.published import HEADS, NETWORK, STEM_WIDTH, VARIED
 from search_spaces.mobilevit.varied import VariedBlock
 
@@ -37,7 +38,7 @@ def convolution(in_chs: int, out_chs: int, kernel: int, stride: int) -> nn.Modul
     return module
 
 
-class InvertedResidual(BottleneckBlock):
+class InvertedResidual(DropsPath, BottleneckBlock):
     """timm's, whose drop path the supernet sets while it trains: (B, in_chs, R, R) to (B, out_chs, R / stride, …)."""
 
     def __init__(self, in_chs: int, out_chs: int, expansion: int, stride: int) -> None:
@@ -45,14 +46,6 @@ class InvertedResidual(BottleneckBlock):
         super().__init__(in_chs, out_chs, stride=stride, bottle_ratio=expansion, layers=LAYERS, **kind)
         self.drop_path = DropPath(0.0)
         self.init_weights(zero_init_last=True)
-
-    @property
-    def drop_prob(self) -> float:
-        return float(self.drop_path.drop_prob)  # type: ignore[arg-type]
-
-    @drop_prob.setter
-    def drop_prob(self, value: float) -> None:
-        self.drop_path.drop_prob = value
 
 
 class Local(nn.Module):

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas.data import Images
 from nas.training.recipe import TrainConfig
 from nas.training.trainer import Trainer
 from search_spaces import UserError
-from tests.nas.training.test_trainer import data_of, equal, images, state
+from tests.nas.training.test_progressive import check_resuming, recorder
+from tests.nas.training.test_trainer import data_of, images
 
 __all__ = ["images"]  # a fixture
 
@@ -55,30 +55,9 @@ def test_a_batch_without_eighths_is_refused(tmp_path: Path, images: Images) -> N
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, images: Images) -> None:
-    seen: list[tuple[int, ...]] = []
-
-    def make(folder: Path, stop: int | None = None) -> Trainer:
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
-        )
-
-        def step(x: Tensor, target: Tensor, number: int, criterion: object, backward: object) -> Tensor:
-            if number == stop:
-                raise KeyboardInterrupt
-            seen.append((len(x), x.shape[-1]))
-            loss = criterion(model(x), target)  # type: ignore[operator]
-            backward(loss)  # type: ignore[operator]
-            return torch.as_tensor(loss).detach()
-
-        return Trainer(model, data_of(images), SMALL, folder, step, lambda ema: {"accuracy": 0.5}, 32)
-
+    seen: list[tuple[int, int]] = []
+    make = recorder(images, SMALL, seen)
     whole = make(tmp_path / "whole")
     whole.fit("")
     assert set(seen) == {(8, 40), (10, 32)}  # 5/4 and 9/8 of 32 px, in multiples of 8
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "r", stop=2).fit("")
-    resumed = make(tmp_path / "r")
-    resumed.resume()
-    resumed.fit("")
-    assert equal(state(resumed), state(whole))
+    check_resuming(make, tmp_path / "r", 2, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def test_weight_decay_falls_by_a_cosine_for_weights_alone() -> None:
     assert found == [[0, pytest.approx(0.1)], [0, pytest.approx(0.055)], [0, pytest.approx(0.01)]]
 
 
-def test_images_grow_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, images: Images) -> None:
-    sizes: list[int] = []
+def recorder(images: Images, config: TrainConfig, seen: list[tuple[int, int]]) -> Callable[..., Trainer]:
+    """Makes trainers in a folder that note how many images of which size each step has, and stop at a step."""
 
     def make(folder: Path, stop: int | None = None) -> Trainer:
         torch.manual_seed(0)
@@ -63,22 +64,33 @@ def test_images_grow_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Pat
         def step(x: Tensor, target: Tensor, number: int, criterion: object, backward: object) -> Tensor:
             if number == stop:
                 raise KeyboardInterrupt
-            sizes.append(x.shape[-1])
+            seen.append((len(x), x.shape[-1]))
             loss = criterion(model(x), target)  # type: ignore[operator]
             backward(loss)  # type: ignore[operator]
             return torch.as_tensor(loss).detach()
 
-        return Trainer(model, data_of(images), SMALL, folder, step, lambda ema: {"accuracy": 0.5}, 32)
+        return Trainer(model, data_of(images), config, folder, step, lambda ema: {"accuracy": 0.5}, 32)
 
-    whole = make(tmp_path / "whole")
-    whole.fit("")
-    assert sizes == [24] * 10 + [32] * 10  # 5/7 and 6/7 of 32 px are both nearest to 24
+    return make
+
+
+def check_resuming(make: Callable[..., Trainer], folder: Path, stop: int, whole: Trainer) -> None:
+    """Stopped at a step and resumed, a training equals the whole one."""
     with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "r", stop=7).fit("")
-    resumed = make(tmp_path / "r")
+        make(folder, stop=stop).fit("")
+    resumed = make(folder)
     resumed.resume()
     resumed.fit("")
     assert equal(state(resumed), state(whole))
+
+
+def test_images_grow_and_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, images: Images) -> None:
+    seen: list[tuple[int, int]] = []
+    make = recorder(images, SMALL, seen)
+    whole = make(tmp_path / "whole")
+    whole.fit("")
+    assert [size for _, size in seen] == [24] * 10 + [32] * 10  # 5/7 and 6/7 of 32 px are both nearest to 24
+    check_resuming(make, tmp_path / "r", 7, whole)
 
 
 @pytest.mark.parametrize("name", SPACES)
