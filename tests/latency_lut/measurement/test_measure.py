@@ -182,7 +182,7 @@ def test_missing_and_altered_files_are_all_named(folder: Path) -> None:
         (lambda m: m.update(schema=9), "has schema 9"),
         (lambda m: m["jobs"]["anchor"].update(file="../secret"), "'../secret' lies outside"),
         (lambda m: m["jobs"]["anchor"].update(file=".."), "'..' lies outside"),
-        (lambda m: m.update(backend="tvm"), "--backend is 'tvm'"),
+        (lambda m: m.update(backend="abacus"), "--backend is 'abacus'"),
         (lambda m: m.update(backend="torch"), "is of torch, which runs no model files"),
     ],
 )
