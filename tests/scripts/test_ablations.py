@@ -33,6 +33,7 @@ def raced(self: Evaluator, base: Arch, archs: Sequence[Arch], gains: Sequence[fl
     return [Finish(accuracy, self.num_images) for accuracy in invented(self, base, archs)]
 
 
+@pytest.mark.heavy
 def test_all_parts_from_one_supernet(
     supernet: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def test_an_additive_machine_reaches_the_bars(commands: list[str]) -> None:
     assert "build, minutes" not in figures(), "of an interrupted build"
 
 
+@pytest.mark.heavy
 def test_only_what_the_flags_change_is_measured_again(commands: list[str]) -> None:
     figures()
     commands.clear()
@@ -73,6 +74,7 @@ def test_only_what_the_flags_change_is_measured_again(commands: list[str]) -> No
     assert len(commands) == 3
 
 
+@pytest.mark.heavy
 def test_an_unfinished_validation_of_a_table_that_is_gone_is_begun_again(commands: list[str]) -> None:
     figures()
     (validation,) = bench_lut.FOLDER.glob("*.validation.json")

@@ -37,6 +37,7 @@ def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [*text.split(), "--images", "16", "--calibration-batch", "8", "--finetune-steps", "2"]
 
 
+@pytest.mark.heavy
 def test_every_method_prunes_one_checkpoint_to_the_same_macs(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ def invented(self: Evaluator, base: Arch, archs: Sequence[Arch]) -> list[float]:
     return [0.9 - 5e3 / num_params(self.space, arch) for arch in archs]
 
 
+@pytest.mark.heavy
 def test_strategies_share_what_was_evaluated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
