@@ -9,7 +9,7 @@ what can be pruned is found by following its channels, and by running it without
 
 The default, Taylor importance with all units in one ranking, is NViT's (Yang et al., CVPR 2023), divided by the MACs
 that removal saves instead of by latency. With isomorphic groups (Fang et al., ECCV 2024) every structure loses the same
-share, which cost 10 to 30 points (docs/results.md, "Pruning"). The training flags are for both trainings; their
+share, which cost 10 to 30 points (docs/results-archive.md, "Pruning"). The training flags are for both trainings; their
 defaults are nas.retrain's, but for --drop-path. Either can end earlier: --resume --finetune-epochs 18.
 """
 

@@ -73,7 +73,7 @@ def balanced(space: SearchSpace, num_random: int) -> Sampler:
     """The largest, and of all costs alike one more than `num_random`, in place of the smallest.
 
     With the smallest in every step that one is ahead of its like: networks of up to 1.6 times its MACs inherited less
-    accuracy than it, though from scratch they reach more (docs/results.md, Ranking).
+    accuracy than it, though from scratch they reach more (docs/results-archive.md, Ranking).
     """
     draw = spread(space)
     return lambda rng, estimate: (space.largest, *(draw(rng, estimate) for _ in range(num_random + 1)))

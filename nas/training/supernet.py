@@ -88,7 +88,7 @@ FREE = (*FREE_ON_RESUME, "checkpoint_activations", "resume", "run")
 DIGITS_EPOCHS = 10
 BATCHES_ON_THE_WAY = 2
 WARM: dict[str, Any] = {"loss": "kl", "sampling": "balanced", "norm": "shared"}
-SMALL: dict[str, Any] = {"loss": "ce", "sampling": "balanced", "norm": "shared"}  # docs/results.md, Ranking
+SMALL: dict[str, Any] = {"loss": "ce", "sampling": "balanced", "norm": "shared"}  # docs/results-archive.md, Ranking
 
 
 def configure(config: Config) -> Config:
