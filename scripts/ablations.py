@@ -169,7 +169,8 @@ def _searched(config: Config, run_folder: Path, ablations_folder: Path, name: st
     folder = ablations_folder / f"search-{slug(name)}"
     resume = (folder / "config.json").exists()
     common = {n: getattr(config, n) for n in ("table", "num_images", "calibration_images", "device")}
-    return read_result(search(SearchConfig(run=str(run_folder), resume=resume, **common, **settings), folder))
+    wanted = SearchConfig(run=str(run_folder), strategy="slimming", resume=resume, **common, **settings)
+    return read_result(search(wanted, folder))
 
 
 def _levels(trajectory: Sequence[Json], count: int) -> list[Json]:

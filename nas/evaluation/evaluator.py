@@ -70,28 +70,39 @@ class Evaluator:
         self.block_forwards = 0  # blocks run, times images: what sharing the prefix saves
         self._modules: dict[BlockSpec, nn.Module] = {}
         self._finished: dict[Arch, _Finished] = {}  # by the last call
+        self._right: dict[Arch, np.ndarray] = {}  # by all calls
 
     def accuracy(self, arch: Arch) -> float:
         """Top-1 accuracy, a fraction."""
         return self.accuracies(arch, [arch])[0]
 
-    @torch.inference_mode()
     def accuracies(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
         """Top-1 accuracy of each arch; what it shares with `base` from the input on runs once for all."""
+        self._evaluate(base, archs)
+        return [int(self._right[arch].sum()) / max(self.num_images, 1) for arch in archs]
+
+    def right_answers(self, archs: Sequence[Arch]) -> np.ndarray:
+        """(archs, images) which images each arch classifies correctly; those known from before are not run again."""
+        for arch in archs:
+            if arch not in self._right:
+                self._evaluate(arch, [arch])
+        return np.stack([self._right[arch] for arch in archs])
+
+    @torch.inference_mode()
+    def _evaluate(self, base: Arch, archs: Sequence[Arch]) -> None:
         frontier = self._frontier(base, archs)
         self._calibrate(frontier)
         found: list[list[Outcomes]] = [[] for _ in archs]
         for positions in torch.arange(self.num_images).split(self.batch_size):
             for i, outcomes in self._outcomes(frontier, positions):
                 found[i].append(outcomes)
-        self._finished = {a: self._finish(frontier, i, joined(found[i])) for i, a in enumerate(archs)}
-        return [int(self._finished[arch].outcomes.correct.sum()) / max(self.num_images, 1) for arch in archs]
+        self._finish({a: self._finished_as(frontier, i, joined(found[i])) for i, a in enumerate(archs)})
 
     @torch.inference_mode()
     def race(self, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
         """How each arch ends; the action that loses least accuracy per gain has seen all images, but for `DELTA`."""
         if base not in self._finished:
-            self.accuracies(base, [base])
+            self._evaluate(base, [base])
         before = self._finished[base]
         order = np.argsort(np.abs(before.outcomes.margins), kind="stable")
         rough = len(self.calibration) > 1 and len(archs) >= ROUGH_ACTIONS and self.num_images >= ROUGH_IMAGES
@@ -106,11 +117,8 @@ class Evaluator:
             race.follow()
         found |= self._calibrate_and_run(race, frontier, order)
         finishes, back = race.finishes(), np.argsort(order)
-        self._finished = {
-            arch: self._finish(frontier, i, joined(found[i])[back])
-            for i, (arch, finish) in enumerate(zip(archs, finishes, strict=True))
-            if not finish.dropped
-        }
+        ends = [(i, arch) for i, (arch, finish) in enumerate(zip(archs, finishes, strict=True)) if not finish.dropped]
+        self._finish({arch: self._finished_as(frontier, i, joined(found[i])[back]) for i, arch in ends})
         return finishes
 
     def _calibrate_and_run(self, race: Race, frontier: _Frontier, order: np.ndarray) -> dict[int, list[Outcomes]]:
@@ -171,7 +179,11 @@ class Evaluator:
             others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
             yield i, Outcomes((logits.argmax(dim=1) == labels).cpu().numpy(), (right - others).cpu().numpy())
 
-    def _finish(self, frontier: _Frontier, i: int, outcomes: Outcomes) -> _Finished:
+    def _finish(self, finished: dict[Arch, _Finished]) -> None:
+        self._finished = finished
+        self._right |= {arch: one.outcomes.correct for arch, one in finished.items()}
+
+    def _finished_as(self, frontier: _Frontier, i: int, outcomes: Outcomes) -> _Finished:
         return _Finished(outcomes, _statistics(frontier.network(i)) if self.calibration else {})
 
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:

@@ -31,6 +31,21 @@ def with_interval(accuracy: float, count: int, decimals: int = 2) -> str:
     return f"{100 * accuracy:.{decimals}f} % ({100 * low:.{ends}f}–{100 * high:.{ends}f})"
 
 
+def interval(accuracy: float, count: int) -> list[float]:
+    """Ends of the 95 % interval of an accuracy, a fraction of so many images: in JSON beside `x` as `x_interval`."""
+    low, high = wilson(accuracy * count, count)
+    return [float(low), float(high)]
+
+
+def paired_error(one: np.ndarray, other: np.ndarray) -> float:
+    """Standard error of the difference of two accuracies on the same images, were both equally good (McNemar 1947).
+
+    Args:
+        one, other: (images,) whether the network is right.
+    """
+    return float(np.sqrt(np.sum(one != other)) / len(one))
+
+
 def paired_bootstrap(
     one: np.ndarray, other: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:

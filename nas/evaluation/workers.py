@@ -16,6 +16,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nas.distributed.ray import TRIES, RayConfig, cluster
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 
@@ -70,6 +72,10 @@ class LocalEvaluator:
         """`Evaluator.race`: its actions wait for one another."""
         return self._evaluator.race(base, archs, gains)
 
+    def right_answers(self, archs: Sequence[Arch]) -> np.ndarray:
+        """`Evaluator.right_answers`."""
+        return self._evaluator.right_answers(archs)
+
     def evaluate(self, jobs: Sequence[Job]) -> Iterator[Done]:
         """One job after another."""
         for base, archs in jobs:
@@ -102,6 +108,11 @@ class RayEvaluator:
             for i, accuracies in self._pool.map_unordered(_evaluate, list(enumerate(jobs))):
                 yield jobs[i][1], accuracies
 
+    def right_answers(self, archs: Sequence[Arch]) -> np.ndarray:
+        """`Evaluator.right_answers`, an arch at a time."""
+        with _mendable():
+            return np.concatenate(list(self._pool.map(_right_answers, [[arch] for arch in archs])))
+
 
 @contextmanager
 def evaluators(config: RayConfig, evaluator: EvaluatorConfig) -> Iterator[LocalEvaluator | RayEvaluator]:
@@ -132,6 +143,13 @@ class _Actor:
 
     def evaluate(self, number: int, job: Job) -> tuple[int, list[float]]:
         return number, self._evaluator.accuracies(*job)
+
+    def right_answers(self, archs: Sequence[Arch]) -> np.ndarray:
+        return self._evaluator.right_answers(archs)
+
+
+def _right_answers(actor: Any, archs: Sequence[Arch]) -> Any:
+    return actor.right_answers.remote(archs)
 
 
 def _evaluate(actor: Any, numbered: tuple[int, Job]) -> Any:

@@ -19,6 +19,7 @@ from nas.objective.mes import Objective, pareto
 from nas.objective.metrics import columns, latency_metrics, metric_of, shown
 from nas.searching.slimming import Step
 from nas.searching.study import Evaluation
+from nas.searching.winners import APART, Recommendation
 from search_spaces.command import align
 from search_spaces.command.typed import Amount, Count, Fraction, Positive, load_typed, read_typed
 
@@ -73,6 +74,7 @@ class Taken(Known):
 
 class Winner(Known):
     name: runs.Name
+    accuracy_interval: NotRequired[list[Fraction]]
     step: NotRequired[Count]
     index: NotRequired[Count]
 
@@ -97,6 +99,7 @@ class SearchResult(TypedDict):
     trajectory: NotRequired[list[Annotated[Taken, _check_metrics]]]
     winners: list[Annotated[Winner, _check_metrics]]
     earlier_winners: list[Annotated[Winner, _check_metrics]]
+    recommended: NotRequired[Recommendation]
     settings: NotRequired[Json]
 
 
@@ -217,7 +220,7 @@ def _choices(arch: Json) -> Iterator[tuple[str, int]]:
 
 
 def as_text(result: Json, folder: Path) -> str:
-    """How much was evaluated, and a line a winner."""
+    """How much was evaluated, a line a winner, and which to take."""
     steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
     costs = columns(result["tables"], result["winners"])
     rows = [("", "search accuracy, 95 %", *(shown(metric).title for metric in costs), "MES")]
@@ -232,5 +235,16 @@ def as_text(result: Json, folder: Path) -> str:
     ]
     return (
         f"{steps}{result['num_evaluations']} archs evaluated, {len(result['front'])} on the front\n"
-        f"{align(rows, '<' + '>' * (len(rows[0]) - 1))}\nwrote {folder}/result.json and result.csv"
+        f"{align(rows, '<' + '>' * (len(rows[0]) - 1))}\n{_fewer(result)}wrote {folder}/result.json and result.csv\n"
+        f"{result['recommended']['sentence']}"
     )
+
+
+def _fewer(result: Json) -> str:
+    """Why there are fewer winners than were asked for; empty if there are as many."""
+    count, wanted = len(result["winners"]), result["settings"]["winners"]
+    if count == wanted:
+        return ""
+    noise = f"a standard error of accuracy on {result['num_images']:,} search images"
+    winners = f"{count} winner" if count == 1 else f"{count} winners"
+    return f"{winners}, not {wanted}: no other network differs by more than {noise} and {100 * APART:.0f} % of MES\n"

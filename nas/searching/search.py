@@ -7,8 +7,8 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from latency_lut.measurement.build import BuildConfig, build_table
@@ -18,51 +18,35 @@ from nas.distributed.ray import RayConfig
 from nas.evaluation.forwards import Forwards
 from nas.evaluation.workers import Done, EvaluatorConfig, LocalEvaluator, RayEvaluator, evaluators, split
 from nas.objective.costs import Costs, check_limits
-from nas.objective.goals import LIMITS, Goals
-from nas.objective.mes import Objective
+from nas.objective.goals import Goals
 from nas.objective.metrics import LATENCY
 from nas.objective.tables import load_tables, newest, record
-from nas.searching.result import Json, as_text, evaluations, found, frame, read_result
+from nas.searching.picking import AMENDABLE, has_winners, is_finished, pick
+from nas.searching.plan import PlanConfig, as_planned, with_plan
+from nas.searching.result import Json, found, read_result
 from nas.searching.samplers import SEQUENTIAL
 from nas.searching.slimming import Step, slim
 from nas.searching.storage import check_address, check_storage
-from nas.searching.strategies import BUDGET, check_budget, explore
+from nas.searching.strategies import check_budget, default_budget, explore
 from nas.searching.study import Study
-from nas.searching.winners import name_winners, pick_winners
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import amend, check_given, fill, flag
-from search_spaces.command.files import sha256, write_json, write_text
+from search_spaces.command.files import sha256
 
 
 @dataclass(frozen=True)
-class Config(RayConfig, Goals):
-    strategy: Literal["slimming", "random", "nsga2", "tpe", "gp", "predictor"] = flag("slimming", "how to search")
-    budget: int | None = flag(
-        None,
-        "networks to evaluate (default: 500; slimming ends by itself, or after the step that reaches it)",
-        minimum=1,
-    )
+class Config(RayConfig, PlanConfig, Goals):
     seed: int = flag(0, "of every strategy but slimming, which has no randomness", minimum=0)
     seed_search: str | None = flag(
         None, "folder of a finished search of the run: predictor begins with its trajectory, or its front"
     )
-    exact: bool = flag(False, "slimming evaluates every action on all images, also those that cannot win")
-    only: tuple[str, ...] = flag(
-        (), "fields of choices that slimming may shrink, of those that python -m search_spaces shows (default: all)"
-    )
-    winners: int = flag(3, "winners to pick, spread over the Pareto set", minimum=1)
+    winners: int = flag(3, "winners to pick, of the Pareto front; fewer if no more differ beyond noise", minimum=1)
     run: str | None = flag(None, "run of the supernet (default: the newest)")
     name: str | None = flag(
         None, "of this search, in its folder search-<name> of the run (default: none, then 2, 3, …)"
     )
     storage: str | None = flag(
         None, "database of its study, as in postgresql://me:$PASSWORD@host/nas (default: study.log in its folder)"
-    )
-    num_images: int | None = flag(None, "images of the search split to evaluate on (default: all)", minimum=1)
-    calibration_images: int | None = flag(
-        None,
-        "training images that each network's norms are recalibrated on, 0: none (default: 2048 if norms are shared)",
-        minimum=0,
     )
     batch_size: int = flag(256, "images of an evaluation batch", minimum=1)
     device: str = flag("auto", "cpu, cuda, …")
@@ -71,8 +55,6 @@ class Config(RayConfig, Goals):
 
 
 FREE = ("device", "num_workers", "ray_workers", "ray_address", "run", "name", "resume")
-# A search is a function of its settings and asks its study first, so these may change.
-AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
 MAY_MOVE = ("table", "seed_search")  # their digests are kept
 
 
@@ -102,6 +84,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
     run_folder = runs.find_trained(config.run)
     folder = folder or folder_of(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
+    config = as_planned(config, runs.begun(folder, Config)) if config.resume else _implied(config)
     _check_flags(config, space)
     if config.storage:
         check_address(config.storage)
@@ -109,10 +92,12 @@ def search(config: Config, folder: Path | None = None) -> Path:
     check_budget(config.strategy, config.budget, start)
     costs, paths = _costs(config, space)
     tables = record(paths)
+    if not (config.resume or config.ray_workers):
+        config = with_plan(config, run_folder, costs, config.device)
     config = replace(config, table=config.table or tuple(map(str, paths.values())))
     facts = _facts(run_folder, tables, start)
     changed = _reopen(folder, config, facts) if config.resume else {}
-    if config.resume and _is_finished(folder, config):
+    if config.resume and is_finished(folder, config):
         runs.record(folder, changed)
         print(f"{folder} is finished: nothing to search")
         return folder
@@ -129,21 +114,29 @@ def search(config: Config, folder: Path | None = None) -> Path:
         place = config.storage or folder / "study.log"
         terms = costs.objective.to_json()["terms"]
         study = Study(place, name, space, costs.one, {**facts, **images, "objective": terms})
-        runs.record(folder, changed)
+        if not has_winners(folder):
+            runs.record(folder, changed)
+            changed = {}
         if not config.storage:  # an address may hold a password
             has_it = importlib.util.find_spec("optuna_dashboard") is not None
             remedy = "" if has_it else " (pip install 'mobile-nas[dashboard]')"
             print(f"to watch it, beside this: optuna-dashboard {place}{remedy}", flush=True)
-        forwards = Forwards(space, evaluator.num_images, evaluator.calibration)
-        steps = _slim(config, costs, evaluator, study, forwards) if config.strategy == "slimming" else []
-        if not steps:
-            _explore(config, costs, evaluator, study, start)
-    result = _result(config, folder, costs) | {"tables": tables}
-    result |= found(study.evaluations, study.dropped, steps, costs)
-    if steps:
-        result |= {"num_dropped": len(study.dropped), "image_forwards": forwards.to_json()}
-    _pick(config, folder, costs.objective, result | {**images, "minutes": study.seconds / 60})
+        result = _result(config, folder, costs) | _evaluated(config, costs, evaluator, study, start)
+        result |= {"tables": tables, **images, "minutes": study.seconds / 60}
+
+        def answers(points: Sequence[Json]) -> np.ndarray:
+            return evaluator.right_answers([space.from_json(point["arch"]) for point in points])
+
+        pick(config, folder, space, result, answers, changed)
     return folder
+
+
+def _implied(config: Config) -> Config:
+    """With the strategy that other flags are for, if any is, and its budget."""
+    usual = "predictor" if config.seed_search else "slimming" if config.ray_workers else None
+    strategy = config.strategy or usual
+    budget = config.budget if strategy in (None, "slimming") else config.budget or default_budget(str(strategy))
+    return amend(config, strategy=strategy, budget=budget)
 
 
 def _costs(config: Config, space: SearchSpace) -> tuple[Costs, dict[str, Path]]:
@@ -156,27 +149,6 @@ def _costs(config: Config, space: SearchSpace) -> tuple[Costs, dict[str, Path]]:
     costs = Costs(space, load_tables(paths, space), objective)
     check_limits(costs, config.only)
     return costs, paths
-
-
-def _pick(config: Config, folder: Path, objective: Objective, result: Json) -> None:
-    """Writes the result, at first without winners: limits that none meets lose nothing."""
-    path = folder / "result.json"
-    before = read_result(folder) if path.exists() else {"winners": [], "earlier_winners": []}
-    earlier = [*before["winners"], *before["earlier_winners"]]
-    write_json(path, {**result, "winners": [], "earlier_winners": earlier})
-    write_text(folder / "result.csv", frame(evaluations(result)).to_csv(index=False))
-    points = result["trajectory"] if "trajectory" in result else result["evaluations"]
-    chosen = pick_winners(points, objective, config.min_accuracy, config.winners)
-    prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
-    winners = name_winners(chosen, earlier, prefix)
-    names = [winner["name"] for winner in winners]
-    others = [winner for winner in earlier if winner["name"] not in names]
-    settings = {name: getattr(config, name) for name in AMENDABLE}
-    result |= {"winners": winners, "earlier_winners": others, "settings": settings}
-    write_json(path, result)
-    print(as_text(result, folder))
-    if others:
-        print(f"no longer winners, what was trained of them stays: {', '.join(w['name'] for w in others)}")
 
 
 def _facts(run_folder: Path, tables: Json, start: Sequence[Arch]) -> Json:
@@ -201,11 +173,17 @@ def _reopen(folder: Path, config: Config, facts: Json) -> Json:
     return runs.reopen(folder, config, free, (*AMENDABLE, *places), **facts)
 
 
-def _is_finished(folder: Path, config: Config) -> bool:
-    """Whether winners have been picked with these settings."""
-    path = folder / "result.json"
-    settings = read_result(folder).get("settings") if path.exists() else None  # none: winners are not picked yet
-    return settings == {n: list(v) if isinstance(v := getattr(config, n), tuple) else v for n in AMENDABLE}
+def _evaluated(
+    config: Config, costs: Costs, evaluator: LocalEvaluator | RayEvaluator, study: Study, start: Sequence[Arch]
+) -> Json:
+    """What the strategy finds."""
+    if config.strategy != "slimming":
+        _explore(config, costs, evaluator, study, start)
+        return found(study.evaluations, study.dropped, (), costs)
+    forwards = Forwards(costs.space, evaluator.num_images, evaluator.calibration)
+    steps = _slim(config, costs, evaluator, study, forwards)
+    counts = {"num_dropped": len(study.dropped), "image_forwards": forwards.to_json()}
+    return found(study.evaluations, study.dropped, steps, costs) | counts
 
 
 def _slim(
@@ -247,7 +225,8 @@ def _slim(
 def _explore(
     config: Config, costs: Costs, evaluator: LocalEvaluator | RayEvaluator, study: Study, start: Sequence[Arch]
 ) -> None:
-    budget, batches = config.budget or BUDGET, 0
+    assert config.strategy is not None and config.budget is not None
+    budget, batches = config.budget, 0
     with tqdm(total=budget, desc=f"{config.strategy} search of {costs.space.name}", unit="arch") as bar:
 
         def each(archs: Sequence[Arch]) -> Iterator[Done]:
@@ -276,14 +255,15 @@ def _at_once(config: Config) -> int:
 
 def _check_flags(config: Config, space: SearchSpace) -> None:
     config.check_workers()
-    if config.exact and config.strategy != "slimming":
+    is_slimming = config.strategy in (None, "slimming")
+    if config.exact and not is_slimming:
         raise UserError(f"--exact is for --strategy slimming, {config.strategy} has no races; leave it out")
     if config.strategy == "slimming" and config.ray_workers and not config.exact:
         raise UserError(
             f"--ray-workers is {config.ray_workers}, but the actions of a race wait for one another; add --exact"
         )
     known = dict.fromkeys(choice.field for choice in space.choices)
-    if config.only and config.strategy != "slimming":
+    if config.only and not is_slimming:
         raise UserError(f"--only is for --strategy slimming, not {config.strategy}; leave it out")
     if unknown := [name for name in config.only if name not in known]:
         raise UserError(f"--only {' '.join(unknown)}: {space.name} has no such choice; choose from {', '.join(known)}")
@@ -314,7 +294,7 @@ def _result(config: Config, folder: Path, costs: Costs) -> Json:
         "seed_search": config.seed_search,
         "asynchronous": _at_once(config) if _at_once(config) > 1 else None,
         "only": config.only,
-        "budget": config.budget or (None if config.strategy == "slimming" else BUDGET),
+        "budget": config.budget,
         "objective": costs.objective.to_json(),
         "min_accuracy": config.min_accuracy,
     }

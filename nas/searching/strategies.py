@@ -9,7 +9,7 @@ from nas.searching.predictor import INITIAL, predictor_search
 from nas.searching.samplers import STARTUP, Evaluate, random_search, sampler_search
 from search_spaces import Arch, UserError
 
-BUDGET = 500
+BUDGETS = {"predictor": 150}  # of the others 500
 BEGIN_WITH = {**STARTUP, "predictor": INITIAL}  # archs that are not chosen by what has been evaluated
 
 
@@ -37,13 +37,18 @@ def explore(
         sampler_search(strategy, costs, evaluate, budget, seed, at_once)
 
 
-def check_budget(strategy: str, budget: int | None, start: Sequence[Arch] = ()) -> None:
+def default_budget(strategy: str) -> int:
+    """Archs that a strategy evaluates if it is not told."""
+    return BUDGETS.get(strategy, 500)
+
+
+def check_budget(strategy: str | None, budget: int | None, start: Sequence[Arch] = ()) -> None:
     """UserError if the strategy would end before it has chosen anything.
 
     Args:
         start: archs to begin with, for `predictor`, which adds the smallest and the largest.
     """
-    begin = max(BEGIN_WITH.get(strategy, 0), len(start) + 2 if start else 0)
+    begin = max(BEGIN_WITH.get(strategy or "", 0), len(start) + 2 if start else 0)
     if budget is not None and budget <= begin:
         raise UserError(
             f"--budget {budget} is too small for {strategy}, which begins with {begin} archs; give at least {begin + 1}"

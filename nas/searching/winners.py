@@ -1,27 +1,66 @@
-"""Which of the networks found are retrained."""
+"""Which of the networks found are retrained, and which of these is recommended."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import floor
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from nas.evaluation.intervals import paired_bootstrap, paired_error
 from nas.objective.costs import rounded_up
 from nas.objective.mes import Objective, pareto
+from nas.objective.metrics import shown
 from search_spaces import UserError
 
 Json = dict[str, Any]
+Answers = Callable[[Sequence[Json]], np.ndarray]  # (networks, images) which search images each classifies correctly
+
+APART = 0.05  # of MES: networks nearer than that cost the same
 
 
-def pick_winners(points: Sequence[Json], objective: Objective, min_accuracy: float | None, count: int) -> list[Json]:
-    """The Pareto set of what is within the limits, spread evenly over log MES from the most accurate to the best MES.
+class Recommendation(TypedDict):
+    """A winner by its name, and why to take it: a sentence."""
+
+    name: str
+    sentence: str
+
+
+def pick_winners(
+    points: Sequence[Json],
+    objective: Objective,
+    min_accuracy: float | None,
+    count: int,
+    answers: Answers,
+    chance: float = 0.0,
+    beside: Json | None = None,
+) -> list[Json]:
+    """Networks of the Pareto front that differ beyond noise, the most accurate first; fewer than `count` if there are.
+
+    Of networks that cost the same (`APART`) the most accurate stays; from the cheapest on, one stays if it is more
+    accurate than the last that stayed by more than a standard error of their difference on the same images (Breiman et
+    al. 1984, Section 3.4.3). Under limits the most accurate network within them stays in place of what cannot be told
+    from it. Of these are taken the most accurate, and those that dominate most of MES (its logarithm) beyond it.
+
+    Args:
+        chance: accuracy of guessing; what is dominated counts from there.
+        beside: arch of a network that is trained already and stands beside the winners, if there are others.
 
     Raises:
         UserError: none is within the limits; the message names each limit's nearest feasible value.
     """
+    enough = _enough(points, objective, min_accuracy)
+    front = _front([p for p in enough if p["arch"] != beside] or enough)
+    candidates = _told_apart(front, answers(front))
+    if objective.limits:
+        candidates[0] = front[0]
+    return _dominating(candidates, count, chance)
+
+
+def _enough(points: Sequence[Json], objective: Objective, min_accuracy: float | None) -> list[Json]:
+    """Those within the limits; UserError if there is none."""
     allowed = [p for p in points if objective.feasible(p)]
     if not allowed:
         raise UserError(_infeasible(objective, points))
@@ -29,13 +68,85 @@ def pick_winners(points: Sequence[Json], objective: Objective, min_accuracy: flo
     if not enough:
         best = floor(1e4 * max(p["accuracy"] for p in allowed)) / 1e4  # so that it is reached
         raise UserError(f"no network found reaches accuracy {min_accuracy}; the best within the limits has {best:.4f}")
-    front = pareto(np.array([[p["accuracy"], p["mes"]] for p in enough]))
-    feasible = [point for point, on_front in zip(enough, front, strict=True) if on_front]
-    feasible.sort(key=lambda p: p["mes"])
-    scores = np.log([p["mes"] for p in feasible])
-    targets = np.linspace(scores[0], scores[-1], count) if count > 1 else scores[:1]
-    nearest = dict.fromkeys(int(np.abs(scores - t).argmin()) for t in targets)
-    return [feasible[i] for i in nearest]
+    return enough
+
+
+def _front(points: Sequence[Json]) -> list[Json]:
+    """The Pareto front by descending accuracy, of networks that cost the same the most accurate."""
+    on_front = pareto(np.array([[p["accuracy"], p["mes"]] for p in points]))
+    kept: list[Json] = []
+    for point in sorted((p for p, on in zip(points, on_front, strict=True) if on), key=lambda p: p["mes"]):
+        if not kept or point["mes"] >= (1 + APART) * kept[-1]["mes"]:
+            kept.append(point)
+    return kept
+
+
+def _told_apart(front: Sequence[Json], answers: np.ndarray) -> list[Json]:
+    """By descending accuracy, each the cheapest that is more accurate than the next beyond a standard error."""
+    kept = [len(front) - 1]
+    for i in reversed(range(len(front) - 1)):
+        cheaper = kept[-1]
+        if front[i]["accuracy"] - front[cheaper]["accuracy"] > paired_error(answers[i], answers[cheaper]):
+            kept.append(i)
+    return [front[i] for i in reversed(kept)]
+
+
+def _dominating(front: Sequence[Json], count: int, chance: float) -> list[Json]:
+    """The first of the front and the `count - 1` others that dominate most beyond it, in their order.
+
+    Exact: each step adds a network to the best sets that end with each network (Bringmann et al., Two-dimensional
+    Subset Selection for Hypervolume and Epsilon-Indicator, 2014).
+    """
+    scores = np.log([p["mes"] for p in front])
+    heights = np.array([max(p["accuracy"] - chance, 0.0) for p in front])
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}
+    for _ in range(min(count, len(front)) - 1):
+        best = {
+            end: max(
+                (area + heights[end] * (scores[end] - scores[last]), [*chosen, end])
+                for last, (area, chosen) in best.items()
+                if last < end
+            )
+            for end in range(1, len(front))
+            if any(last < end for last in best)
+        }
+    _, chosen = max(best.values())
+    return [front[i] for i in chosen]
+
+
+def recommend(
+    winners: Sequence[Json], points: Sequence[Json], objective: Objective, answers: Answers
+) -> Recommendation:
+    """Under limits the most accurate winner; else the cheapest that is not told (95 %, on the same images) to be less
+    accurate than the most accurate network found, or the most accurate winner if all are.
+
+    Args:
+        winners: named, the most accurate first.
+        points: all that was found.
+    """
+    best = max((p for p in points if objective.feasible(p)), key=lambda p: (p["accuracy"], p["mes"]))
+    best_right, *right = answers([best, *winners])
+    if objective.limits or len(winners) == 1:
+        chosen = 0
+    else:
+        as_accurate = [i for i, row in enumerate(right) if paired_bootstrap(best_right, row)[0] <= 0]
+        chosen = max(as_accurate, default=0)
+    winner = winners[chosen]
+    name = winner["name"]
+    if winner["arch"] == best["arch"]:
+        within = " within the limits" if objective.limits else ""
+        return {"name": name, "sentence": f"Take {name}: it is the most accurate network found{within}."}
+    metric = objective.terms[0].metric
+    cost = f"it has {winner[metric] / best[metric]:.2f} of the {shown(metric).name} of the most accurate network found"
+    return {"name": name, "sentence": f"Take {name}: {cost}, and {_beside(right[chosen], best_right)}."}
+
+
+def _beside(right: np.ndarray, best: np.ndarray) -> str:
+    """How accurate a network is beside the best, on the same images."""
+    low, high = paired_bootstrap(best, right)
+    points = f"{100 * (best.mean() - right.mean()):.1f} points (95 %: {100 * low:.1f} to {100 * high:.1f}"
+    told = "loses" if low > 0 else "is not told to be less accurate: it loses"
+    return f"{told} {points}, on the same {len(best):,} search images)"
 
 
 def name_winners(chosen: Sequence[Json], earlier: Sequence[Json], prefix: str) -> list[Json]:
