@@ -1,7 +1,8 @@
 """Search a trained supernet for networks that are accurate, fast and small.
 
-Bare: the published joint slimming, of the newest supernet run by the newest latency table that fits it (built first if
-there is none).
+Bare: the newest supernet run by the newest latency table that fits it (built first if there is none), in ten minutes or
+less: the published joint slimming, or a predictor's search on fewer images where that would take longer.
+    python -m nas.search --strategy slimming
     python -m nas.search --alpha-latency 1.0 --alpha-size 0.5
     python -m nas.search --strategy predictor --budget 150 --seed 0
     python -m nas.search --table phone=p.json laptop=l.json --alpha-latency phone=1 laptop=2 --max-latency-ms phone=2

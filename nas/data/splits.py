@@ -75,6 +75,10 @@ class Splits:
     skipped: tuple[str, ...]
     digest: str
 
+    def to_train(self, all_data: bool) -> int:
+        """Images to train on: of the training split, or of all but the test split."""
+        return self.train + self.search if all_data else self.train
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -121,6 +125,15 @@ class Data:
     test: Images
     classes: tuple[str, ...]
     splits: Splits
+
+    def all_but_test(self) -> Data:
+        """The images of the search split are to be trained on, too, and none are left to search with."""
+        train, search = self.train, self.search
+        indices, labels = (
+            np.concatenate(pair) for pair in ((train.indices, search.indices), (train.labels, search.labels))
+        )
+        none = replace(search, indices=search.indices[:0], labels=search.labels[:0])
+        return replace(self, train=replace(train, indices=indices, labels=labels), search=none)
 
     def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Data:
         """The same images, for networks that take them with this mean and deviation taken off."""

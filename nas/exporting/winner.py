@@ -39,7 +39,11 @@ class Exportable(Protocol):
 
 @dataclass(frozen=True)
 class Winner:
-    """A retrained network of a run: `retrain/<name>/` read and checked."""
+    """A retrained network of a run: `retrain/<name>/` read and checked.
+
+    Args:
+        all_data: it was trained on the search split, too: only test images say how good it is.
+    """
 
     name: str
     folder: Path
@@ -47,6 +51,7 @@ class Winner:
     space: SearchSpace
     arch: Arch
     test_accuracy: float
+    all_data: bool
 
     def model(self) -> nn.Module:
         return deployed(self.trained_model())
@@ -64,6 +69,7 @@ class Winner:
         return (
             f"{self.space.name} classifier of {self.info.num_classes} classes, {self.info.image_size} px, "
             f"top-1 {100 * self.test_accuracy:.2f} % on its test images"
+            f"{', trained on all others' if self.all_data else ''}"
         )
 
     @cached_property
@@ -128,5 +134,6 @@ def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:
             arch = space.from_json(result["arch"])
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        winners.append(Winner(name, path.parent, info, space, arch, result["test_accuracy"]))
+        all_data = result.get("all_data", False)
+        winners.append(Winner(name, path.parent, info, space, arch, result["test_accuracy"], all_data))
     return winners

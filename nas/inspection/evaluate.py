@@ -166,6 +166,8 @@ def _networks(
         calibration = calibration_batches(train, supernet.space.image_size, count, device, config.num_workers)
         count = sum(map(len, calibration))
         networks = [Network(n, "inherited", arch, inherited(supernet, arch, calibration)) for n, arch in archs.items()]
+    if config.split == "search" and (seen := [winner.name for winner in trained if winner.all_data]):
+        raise UserError(f"{seen[0]} was trained on the search split, too, by --all-data; give --split test")
     for winner in trained:
         model = winner.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         networks.append(Network(f"{winner.name} retrained", "retrained", winner.arch, model))

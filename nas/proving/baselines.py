@@ -86,6 +86,7 @@ def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baseli
         networks=tuple(_network(search, entry, right[entry.name], sessions_ms) for entry in entries),
         differences=tuple(_difference(one.name, other.name, right) for one, other in pairs(entries)),
         missing=missing,
+        recommended=search.recommended,
     )
 
 

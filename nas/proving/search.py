@@ -44,6 +44,7 @@ class Search:
         metric: the latency that they have equals of.
         costs: by the search's objective and tables.
         backend: that has measured the table.
+        recommended: the winner that the search recommends.
     """
 
     run_folder: Path
@@ -54,6 +55,7 @@ class Search:
     table: LatencyTable
     costs: Costs
     backend: Backend
+    recommended: str | None
 
     @property
     def whole(self) -> Path | None:
@@ -89,7 +91,8 @@ def find_search(config: Config) -> Search:
     archs = {winner["name"]: space.from_json(winner["arch"]) for winner in result["winners"]}
     winners = _retrained(config, run_folder, archs)
     costs = Costs(space, loaded, objective_of(result))
-    return Search(run_folder, file.parent.name, space, winners, metric, loaded[metric], costs, backend)
+    recommended = result["recommended"]["name"] if "recommended" in result else None
+    return Search(run_folder, file.parent.name, space, winners, metric, loaded[metric], costs, backend, recommended)
 
 
 def _metric(config: Config, file: Path, result: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ def train_narrowed(config: Config, search: Search) -> Missing:
     file, splits = search.run_folder / ARCHS, runs.load_run_info(search.run_folder).splits
     write_json(file, list(networks.values()))
     jobs = [
-        job_like(search.trained(winner), network, file, splits.train, _local(config))
+        job_like(search.trained(winner), network, file, splits, _local(config))
         for winner, network in networks.items()
         if not (search.trained(network["name"]) / "result.json").exists()
     ]

@@ -19,7 +19,7 @@ from nas.data import Data, load_data
 from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy, warn_near_chance
-from nas.evaluation.intervals import with_interval
+from nas.evaluation.intervals import interval, with_interval
 from nas.exporting.export import Format, attempted, export_coreml, export_onnx, failures, write_classes
 from nas.exporting.winner import file_metadata
 from nas.networks.importance import TAYLOR_BATCH
@@ -223,6 +223,7 @@ class Job:
         print(f"pruned in {seconds:.1f} s: test accuracy {self._percent(cut)}", flush=True)
         tuned, trainer = self.train(folder, config.finetune_epochs, pruned, "fine-tune")
         recipes.save(folder, tuned.recipe, tuned.model)
+        after = self.accuracies(tuned)
         result: dict[str, Any] = {
             "command": runs.command_of(folder),
             "model": dense.recipe.name,
@@ -235,7 +236,10 @@ class Job:
             "rounds": rounds,
             "num_images": {"search": len(self.data.search), "test": len(self.data.test)},
             "may_have_seen_test": self.may_have_seen,
-            "accuracy": {"dense": before, "pruned": cut, "finetuned": (after := self.accuracies(tuned))},
+            "accuracy": {
+                stage: found | self._intervals(found)
+                for stage, found in {"dense": before, "pruned": cut, "finetuned": after}.items()
+            },
             **self.measured(dense, tuned),
             "export": export(tuned, folder, config, self.data, None if self.may_have_seen else after["test"]),
         }
@@ -243,6 +247,9 @@ class Job:
         write_json(folder / "result.json", result)
         print(f"{as_text(result)}\nwrote {page}")
         _check_exported(folder, result["export"])
+
+    def _intervals(self, accuracies: Mapping[str, float]) -> dict[str, list[float]]:
+        return {f"{split}_interval": interval(a, len(getattr(self.data, split))) for split, a in accuracies.items()}
 
     def _percent(self, accuracies: Mapping[str, float]) -> str:
         unless = ", unless it was trained on these images" if self.may_have_seen else ""

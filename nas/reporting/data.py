@@ -132,6 +132,12 @@ class Artifacts:
         count = next(iter(group.searches.values())).get("num_images", whole)  # old results have none
         return names if count == whole else f"{names} (accuracy on {count:,} of {whole:,} search images)"
 
+    def recommendations(self, group: Group) -> list[str]:
+        """Of its searches, a sentence each; none where baselines have a verdict on the winners."""
+        judged = self.baselines.search if self.baselines else None
+        found = (s for name, s in group.searches.items() if name != judged)
+        return [search["recommended"]["sentence"] for search in found if "recommended" in search]
+
     def warnings(self, group: Group) -> list[str]:
         """Why the group's latencies deserve less trust, a line each."""
         used = {

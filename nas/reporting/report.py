@@ -90,6 +90,9 @@ def _winners(a: Artifacts, group: Group) -> Iterator[Markup]:
     if heading := _heading(a, group):
         yield html("<h3>{}</h3>\n", heading)
     yield table(*_winner_table(a, group), wide=True)
+    yield from (html("<p><strong>{}</strong></p>\n", sentence) for sentence in a.recommendations(group))
+    if trained := [name for name in group.networks if a.retrained.get(name, {}).get("all_data")]:
+        yield html('<p class="soft">Trained on the search images, too: {}.</p>\n', ", ".join(trained))
     yield from map(warning, a.warnings(group))
     yield html('<p class="soft">{}</p>\n', _score(group))
 
@@ -352,7 +355,7 @@ def winners_text(run_folder: Path) -> str:
         head, rows = _winner_table(artifacts, group)
         heads = pd.MultiIndex.from_tuples([(*name.split("\n"), "")[:2] for name in head])
         lines.append(pd.DataFrame(rows, columns=heads).to_string(index=False))
-        lines += artifacts.warnings(group)
+        lines += [*artifacts.recommendations(group), *artifacts.warnings(group)]
     if artifacts.baselines:
         lines += ["", as_text(artifacts.baselines)]
     return "\n".join([*lines, ""])

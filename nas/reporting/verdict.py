@@ -21,28 +21,38 @@ KINDS = {
 
 
 def verdict(found: Baselines) -> str:
-    """Which network to take, by the `rule`, in one sentence."""
-    whole = found.whole
-    if whole is None:
+    """Which network to take, by the `rule`, in one sentence; and why not the one that the search recommended."""
+    if found.whole is None:
         return "This run has no fine-tuned network that could be taken as it is: it was not begun with nas.finetune."
+    taken, why = _taken(found, found.whole)
+    if found.recommended in (None, taken):
+        return why
+    return (
+        f"{why} The search had recommended {found.recommended}, by inherited weights and on search images; this is "
+        "after training, on test images and by measured times."
+    )
+
+
+def _taken(found: Baselines, whole: Network) -> tuple[str, str]:
+    """The name of the network, and the sentence."""
     worth = [network for network in found.networks if _is_worth(found, network, whole)]
     if winners := [network for network in worth if network.kind == "winner"]:
         best = max(winners, key=lambda w: w.accuracy.value if found.broken_limits else -w.latency_ms)
         return _take(found, best, whole)
     if worth:
         best = min(worth, key=lambda network: network.latency_ms)
-        return f"Take the {_named(best)}, no winner: it is {_beside_whole(found, best, whole)}."
-    return f"Take the fine-tuned network as it is: {_why(found, whole)}."
+        return best.name, f"Take the {_named(best)}, no winner: it is {_beside_whole(found, best, whole)}."
+    return whole.name, f"Take the fine-tuned network as it is: {_why(found, whole)}."
 
 
-def _take(found: Baselines, best: Network, whole: Network) -> str:
+def _take(found: Baselines, best: Network, whole: Network) -> tuple[str, str]:
     """This winner, or a baseline of its time that is told to be more accurate."""
     better = [other for other in found.beside(best) if _beats(found, other, best)]
     if not better:
-        return f"Take {best.name}: it is {_beside_whole(found, best, whole)}."
+        return best.name, f"Take {best.name}: it is {_beside_whole(found, best, whole)}."
     other = min(better, key=lambda network: found.difference(best, network).value)
     gain = _by(found.difference(best, other), sign=-1)
-    return f"Take the {_named(other)}, not {best.name}: it is as fast, and better by {gain}."
+    return other.name, f"Take the {_named(other)}, not {best.name}: it is as fast, and better by {gain}."
 
 
 def _named(baseline: Network) -> str:

@@ -115,6 +115,7 @@ class Baselines:
         runtime: that timed all networks together.
         warnings: why these times deserve less trust.
         missing: baselines that there cannot be, and why.
+        recommended: the winner that the search has recommended, by what it knew; None if it has none.
     """
 
     command: str
@@ -128,6 +129,7 @@ class Baselines:
     networks: tuple[Network, ...]
     differences: tuple[Difference, ...]
     missing: dict[str, str]
+    recommended: Name | None = None
 
     def __post_init__(self) -> None:
         """ValueError unless all that is compared has its difference."""

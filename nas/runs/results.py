@@ -63,7 +63,7 @@ class TrainedResult(TypedDict):
     """`retrain/<name>/result.json`.
 
     `start_test_accuracy` is of the weights that training began with: those of `STARTS`, or of nas.finetune's `--init`
-    with a classifier fitted.
+    with a classifier fitted. With `all_data` it was trained on the search split, too.
     """
 
     command: str
@@ -71,6 +71,7 @@ class TrainedResult(TypedDict):
     init: str
     start_test_accuracy: Fraction
     test_accuracy: Fraction
+    all_data: NotRequired[bool]
 
 
 class Stopped(TypedDict):

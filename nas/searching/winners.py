@@ -86,7 +86,8 @@ def _told_apart(front: Sequence[Json], answers: np.ndarray) -> list[Json]:
     kept = [len(front) - 1]
     for i in reversed(range(len(front) - 1)):
         cheaper = kept[-1]
-        if front[i]["accuracy"] - front[cheaper]["accuracy"] > paired_error(answers[i], answers[cheaper]):
+        error = paired_error(answers[i], answers[cheaper])
+        if front[i]["accuracy"] - front[cheaper]["accuracy"] > error * (1 + 1e-9):  # not by rounding
             kept.append(i)
     return [front[i] for i in reversed(kept)]
 

@@ -13,6 +13,7 @@ from nas import runs
 from nas.data import Data, Images
 from nas.distributed import process
 from nas.evaluation.accuracy import accuracy
+from nas.evaluation.intervals import interval
 from nas.runs.checkpoint import save_tensors
 from nas.training.drop_path import drop_path_rate
 from nas.training.recipe import TrainConfig
@@ -71,8 +72,8 @@ def _finish(trainer: Trainer, space: SearchSpace, arch: Arch, images: Images, fa
         "arch": space.to_json(arch),
         **trainer.ending,
         "drop_path": drop_path_rate(config, space, arch),
-        "start_test_accuracy": trainer.start_accuracy,
-        "test_accuracy": _accuracy(trainer, images),
+        **_tested("start_test_accuracy", trainer.start_accuracy, len(images)),
+        **_tested("test_accuracy", _accuracy(trainer, images), len(images)),
         "num_params": num_params(space, arch),
         "macs": macs(space, arch),
         **facts,
@@ -81,6 +82,11 @@ def _finish(trainer: Trainer, space: SearchSpace, arch: Arch, images: Images, fa
         save_tensors(folder / "model.safetensors", trainer.ema.module.state_dict(), {"space": space.name})
         write_json(folder / "result.json", result)
     return result
+
+
+def _tested(name: str, found: float | None, num_images: int) -> Json:
+    """An accuracy and its interval."""
+    return {name: found} if found is None else {name: found, f"{name}_interval": interval(found, num_images)}
 
 
 def _accuracy(trainer: Trainer, images: Images) -> float:
@@ -116,6 +122,8 @@ def make_trainer(
         return loss.detach()
 
     def evaluate(_: nn.Module) -> dict[str, float]:
+        if not len(data.search):  # all are trained on
+            return {}
         found = _accuracy(trainer, data.search)
         if report is not None:
             report(trainer.step / trainer.steps_per_epoch, found)

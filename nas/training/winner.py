@@ -24,6 +24,8 @@ from search_spaces import Arch
 from search_spaces.command import flag
 from search_spaces.command.typed import load_typed
 
+ALL_DATA = "all-data"
+
 
 @dataclass(frozen=True)
 class Config(RayConfig, TeacherConfig, TrainConfig):
@@ -39,6 +41,9 @@ class Config(RayConfig, TeacherConfig, TrainConfig):
     )
     scheduler: Literal["asha", "none"] | None = flag(
         None, "with --ray-workers: whether the less accurate are stopped (default: asha for --archs, none for winners)"
+    )
+    all_data: bool = flag(
+        False, f"train a last time, on everything but the test split (default of --suffix then: {ALL_DATA})"
     )
     suffix: str | None = flag(None, "train the winners once more, as <winner>-<suffix>")
     resume: bool = flag(False, "go on with the newest command that was interrupted: its networks, by its settings")
@@ -103,6 +108,8 @@ def train_winner(
     arch = space.from_json(winner["arch"])
     teacher = load_teacher(config, data.classes, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
+    if config.all_data:
+        data = data.all_but_test()
 
     def start(network: nn.Module) -> None:
         if config.init != "scratch":
@@ -116,14 +123,15 @@ def train_winner(
         data,
         start,
         begin,
-        facts={"init": config.init, **taught},
+        facts={"init": config.init, "all_data": config.all_data, **taught},
         resume=config.resume,
         teacher=teacher,
         report=report,
     )
     print(
         f"{name}: test accuracy {100 * found['start_test_accuracy']:.2f} % {STARTS[config.init]}, "
-        f"{with_interval(found['test_accuracy'], len(data.test))} after {lasted(found)}; wrote {folder}"
+        f"{with_interval(found['test_accuracy'], len(data.test))} after {lasted(found)}"
+        f"{' on all images but the test split' if config.all_data else ''}; wrote {folder}"
     )
     return folder
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from nas import runs
+from nas.data import Splits
 from nas.distributed import process
 from nas.networks.start import check_start
 from nas.training.parallel import train_parallel
 from nas.training.progress import check_epochs
 from nas.training.recipe import check_sizes, finetune_epochs, with_recipe
 from nas.training.teacher import may_move, teacher_facts
-from nas.training.winner import DIGITS_EPOCHS, FREE, Config, Job, train_winner
+from nas.training.winner import ALL_DATA, DIGITS_EPOCHS, FREE, Config, Job, train_winner
 from search_spaces import UserError
 from search_spaces.command import amend, check_given, fill
 from search_spaces.command.files import read_json
@@ -31,10 +32,20 @@ def configure(config: Config) -> tuple[Config, Path, list[Job]]:
         begun = to_go_on_with(config)
         check_given(config, begun, begun.run, ("ray_address",))
         config = fill(config, begun)
+    elif config.all_data and config.suffix is None:
+        config = amend(config, suffix=ALL_DATA)
+    _check_all_data(config)
     config.check_workers()
     if config.scheduler and not (config.ray_workers or config.resume):
         raise UserError(f"--scheduler {config.scheduler} is for --ray-workers; give both or none")
     return config, *make_jobs(config)
+
+
+def _check_all_data(config: Config) -> None:
+    """UserError if it trains on the search split, and asks for accuracies on that."""
+    asks = {"--patience": config.patience, "--scheduler asha": config.scheduler == "asha"}
+    for name in (name for name, value in asks.items() if config.all_data and value):
+        raise UserError(f"{name} needs accuracies on the search split, which --all-data trains on; leave one out")
 
 
 def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, Any]]]:
@@ -132,6 +143,7 @@ def to_go_on_with(given: Config) -> Config:
         begun = runs.begun(path.parent, Config)
         runs.check_name(f"--search in {path}", begun.search)
         same = all(getattr(given, flag) in (None, getattr(begun, flag)) for flag in ("search", "archs", "suffix"))
+        same = same and (begun.all_data or not given.all_data)
         named = {folder_name(winner, begun.suffix) for winner in given.winners}
         if same and (not named or path.parent.name in named):
             return replace(begun, run=given.run or str(run_folder))
@@ -172,7 +184,7 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         usual = space.finetune if _starts_from_weights(run_folder) else space.recipe
         suited = with_recipe(config, info.image_size, info.data.data, DIGITS_EPOCHS, usual)
         if suited.is_finetuning:
-            suited = replace(suited, epochs=finetune_epochs(info.splits.train))
+            suited = replace(suited, epochs=finetune_epochs(info.splits.to_train(config.all_data)))
         new = fill(config, suited)
     check_sizes(new, space)
     new = amend(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
@@ -181,7 +193,7 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         folder = run_folder / "retrain" / folder_name(name, config.suffix)
         job = Job(new, folder, winner)
         if config.resume and job.is_begun:
-            job = _reopen(job, run_folder, info.splits.train)
+            job = _reopen(job, run_folder, info.splits)
         else:
             runs.check_new(folder, "--suffix, or name others with --winners")
         jobs.append(job)
@@ -190,20 +202,20 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
     return run_folder, jobs
 
 
-def job_like(winner: Path, network: dict[str, Any], networks: Path, num_images: int, local: Mapping[str, Any]) -> Job:
+def job_like(winner: Path, network: dict[str, Any], networks: Path, splits: Splits, local: Mapping[str, Any]) -> Job:
     """A job that trains a network beside the winner, in a folder of its name, as the winner was trained; if it was
     begun, it goes on as it was.
 
     Args:
         winner: its folder.
         network: name and arch, as in the file `networks`, by which nas.retrain could go on with it, too.
-        num_images: to train on.
+        splits: of the run.
         local: settings of this process: device and num_workers.
     """
     folder = winner.with_name(network["name"])
     if (folder / "config.json").exists():
         config = replace(runs.begun(folder, Config), resume=True, **local)
-        return _reopen(Job(config, folder, network), folder.parents[1], num_images)
+        return _reopen(Job(config, folder, network), folder.parents[1], splits)
     begun = runs.begun(winner, Config)
     own: dict[str, Any] = {
         "winners": (network["name"],),
@@ -215,17 +227,13 @@ def job_like(winner: Path, network: dict[str, Any], networks: Path, num_images: 
     return Job(replace(begun, ray_workers=0, ray_address=None, scheduler=None, **own, **local), folder, network)
 
 
-def _reopen(job: Job, run_folder: Path, num_images: int) -> Job:
-    """The job with the settings that it was begun with, but those that were given and may differ.
-
-    Args:
-        num_images: to train on.
-    """
+def _reopen(job: Job, run_folder: Path, splits: Splits) -> Job:
+    """The job with the settings that it was begun with, but those that were given and may differ."""
     begun = runs.begun(job.folder, Config)
     config = fill(job.config, begun)
     if job.test_accuracy is not None:  # others may end earlier
         config = amend(config, epochs=begun.epochs)
-    check_epochs(job.folder, config.epochs, config.steps_per_epoch(num_images))
+    check_epochs(job.folder, config.epochs, config.steps_per_epoch(splits.to_train(config.all_data)))
     if config.teacher:
         config = amend(config, teacher=runs.follow(config.teacher, run_folder))
     facts = {"arch": job.winner["arch"], **teacher_facts(config)}
@@ -257,4 +265,5 @@ def _train_parallel(config: Config, run_folder: Path, jobs: Sequence[Job]) -> No
     if len({job.config.epochs for job in jobs}) > 1:
         raise UserError("the networks were begun with different --epochs; name those of one number with --winners")
     _begin(jobs)
-    train_parallel(config, run_folder, jobs, config.scheduler or ("asha" if config.archs else "none"))
+    usual = "asha" if config.archs and not config.all_data else "none"
+    train_parallel(config, run_folder, jobs, config.scheduler or usual)

@@ -53,6 +53,13 @@ def test_the_verdict_says_what_to_take(found: Baselines, expected: str) -> None:
     assert "\n" not in verdict(found) and verdict(found) in as_text(found)
 
 
+def test_it_says_why_it_is_not_what_the_search_recommended() -> None:
+    found = baselines(WHOLE, WINNER, SMALL, TINY)
+    unlike = "The search had recommended winner-1, by inherited weights and on search images; this is after"
+    assert unlike in verdict(replace(found, recommended="winner-1"))
+    assert verdict(replace(found, recommended="winner-2")) == verdict(found)
+
+
 def test_the_rule_is_said() -> None:
     assert "are not told to be less accurate, the fastest is taken (if there is none, the fastest base" in rule(
         baselines()

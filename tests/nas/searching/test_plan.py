@@ -42,7 +42,7 @@ def test_what_would_take_longer_is_a_predictors_search_on_as_many_images_as_ther
 
 def test_what_is_given_stays() -> None:
     given: dict[str, Any] = {"strategy": "nsga2", "budget": 400, "num_images": 6000, "calibration_images": 1000}
-    assert planned(1.0, **given) == Plan("nsga2", 400, 400.0, 6000, 1000)
+    assert planned(1.0, calibration=1000, **given) == Plan("nsga2", 400, 400.0, 6000, 1000)
     assert planned(1.0, exact=True).strategy == "slimming"
     assert planned(1.0, num_images=300).num_images == 300
     assert planned(1.0, images=225, num_images=300).num_images == 225

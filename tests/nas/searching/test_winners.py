@@ -51,8 +51,8 @@ def test_a_slump_of_the_front_is_passed_over() -> None:
 
 
 def test_of_networks_within_noise_the_cheapest_wins() -> None:
-    close = [point(0, 0.800, 100, 9), point(1, 0.797, 200, 8), point(2, 0.795, 400, 7), point(3, 0.7, 800, 6)]
-    assert picked(close, objective(), None, 3) == [1, 3]  # 2 is told from 1 by 2 images of 1,000: not beyond noise
+    close = [point(0, 0.800, 100, 9), point(1, 0.799, 200, 8), point(2, 0.7, 800, 6)]
+    assert picked(close, objective(), None, 3) == [1, 2]  # one image of 1,000 is no more than an error
 
 
 def test_winners_differ_by_more_images_than_chance_explains() -> None:
@@ -88,12 +88,12 @@ def named(*numbers: int) -> list[dict[str, Any]]:
 
 
 def test_the_cheapest_that_is_not_told_to_be_less_accurate_is_recommended() -> None:
-    same = [{**p, "accuracy": 0.9} if p["step"] == 3 else p for p in TRAJECTORY]
+    same = [{**p, "accuracy": 0.899} if p["step"] == 3 else p for p in TRAJECTORY]
     found = recommend([{**same[1], "name": "w1"}, {**same[3], "name": "w3"}, *named(8)], same, objective(), nested)
     assert found["name"] == "w3"
     assert found["sentence"] == (
         "Take w3: it has 0.70 of the parameters of the most accurate network found, and is not told to be less "
-        "accurate: it loses 0.0 points (95 %: 0.0 to 0.0, on the same 1,000 search images)."
+        "accurate: it loses 0.1 points (95 %: 0.0 to 0.3, on the same 1,000 search images)."
     )
 
 

@@ -14,11 +14,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from nas import evaluate
 from nas.evaluation.accuracy import accuracy
+from nas.evaluation.intervals import interval
+from nas.exporting.winner import load_winners
 from nas.networks.inherit import load_supernet
 from nas.reporting.report import write_report
 from nas.retrain import main
-from nas.runs import load_run_data
+from nas.runs import load_run_data, load_run_info
 from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, macs, num_params
@@ -355,4 +358,39 @@ def test_a_teacher_of_other_classes_is_refused_before_anything_is_begun() -> Non
     save_file(timm.create_model("test_resnet").state_dict(), "teacher.safetensors")
     with pytest.raises(UserError, match="has 1000 classes, the data 3"):
         main([*ARGS, "--teacher", "test_resnet", "--teacher-checkpoint", "teacher.safetensors"])
+    assert not RETRAINED.exists()
+
+
+# ---- a last time, on everything but the test split
+
+
+def test_all_data_is_all_but_the_test_split_and_what_was_trained_on_is_not_evaluated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated = []
+
+    def counting(model: Any, images: Any, *others: Any) -> float:
+        evaluated.append(len(images))
+        return accuracy(model, images, *others)
+
+    monkeypatch.setattr("nas.training.network.accuracy", counting)
+    last = ("--all-data", "--winners", "winner-1", "--checkpoint-seconds", "0")
+    interrupt_at(monkeypatch, 7, main, *ARGS, *last)
+    main(["--resume"])
+    splits = load_run_info(Path("runs/r")).splits
+    rows = json_lines(RETRAINED / "winner-1-all-data/metrics.jsonl")
+    assert rows[-1]["step"] == 2 * ((splits.train + splits.search) // 8)
+    assert not any("accuracy" in row for row in rows) and set(evaluated) == {splits.test}
+    found = result("winner-1-all-data")
+    assert found["all_data"] and found["test_accuracy_interval"] == interval(found["test_accuracy"], splits.test)
+    assert "epochs on all images but the test split" in capsys.readouterr().out
+    (winner,) = load_winners(Path("runs/r"), ())
+    assert winner.all_data and winner.description.endswith("trained on all others")
+    with pytest.raises(UserError, match="winner-1-all-data was trained on the search split, too"):
+        evaluate.main(["--retrained", "winner-1-all-data"])
+
+
+def test_all_data_leaves_no_accuracies_to_stop_by() -> None:
+    with pytest.raises(UserError, match="--patience needs accuracies on the search split, which --all-data trains on"):
+        main([*ARGS, "--all-data", "--patience", "2"])
     assert not RETRAINED.exists()
