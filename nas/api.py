@@ -180,6 +180,11 @@ class Search:
         """The same of those that were picked, by name."""
         return frame(self.result["winners"]).set_index("name")
 
+    @property
+    def recommended(self) -> str:
+        """The name of the winner to take; `result["recommended"]["sentence"]` says why."""
+        return str(self.result["recommended"]["name"])
+
     def retrain(self, **flags: Any) -> list[Winner]:
         """Trains the winners on their own and tests them: `python -m nas.retrain`."""
         return Run(self.folder.parent).retrain(**{**flags, "search": self.folder.name})
