@@ -7,6 +7,9 @@ What the supernet's training is worth, beside it: parts of the pretrained networ
 Several at a time, the less accurate ones stopped early:
     python -m nas.retrain --archs candidates.json --ray-workers 4
 
+A last time, on everything but the test images, before it is shipped:
+    python -m nas.retrain --winners winner-2 --all-data
+
 Ended earlier than planned, from where it is:
     python -m nas.retrain --resume --epochs 18
 
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with collectives.job():
         config, folder, jobs = configure(parse(Config, argv, "python -m nas.retrain", __doc__ or ""))
         train_all(config, folder, jobs)
-        say_next("nas.export" if config.archs else "nas.baselines", folder)
+        say_next("nas.export" if config.archs or config.all_data else "nas.baselines", folder)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from PIL import Image
 
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.evaluator import Evaluator
+from nas.evaluation.intervals import interval
 from nas.evaluation.racing import Finish
 from nas.evaluation.workers import LocalEvaluator, make_evaluator
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
@@ -64,7 +65,7 @@ def timeless(found: dict[str, Any]) -> dict[str, Any]:
     times = {"seconds_since_start": None}
     evaluations = [{**e, **times} for e in found["evaluations"]]
     winners = [{**w, **times, "name": None} for w in found["winners"]]
-    rest = {k: v for k, v in found.items() if k not in ("minutes", "command")}
+    rest = {k: v for k, v in found.items() if k not in ("minutes", "command", "recommended")}
     return {**rest, "evaluations": evaluations, "winners": winners}
 
 
@@ -100,10 +101,13 @@ def test_a_search_by_latency_and_size(monkeypatch: pytest.MonkeyPatch, capsys: p
     front = pareto(np.array([[p["accuracy"], p["mes"]] for p in trajectory]))
     assert [p["pareto"] for p in trajectory] == front.tolist()
     assert [w["name"] for w in found["winners"]][:2] == ["winner-1", "winner-2"]
-    assert all(
-        {**w, "name": None} in [{**p, "name": None} for p in trajectory if p["pareto"]] for w in found["winners"]
-    )
-    assert "wrote runs/r/search/result.json" in capsys.readouterr().out
+    known = [p for p in trajectory if p["pareto"]]
+    for winner in found["winners"]:
+        own = {"name": winner["name"], "accuracy_interval": interval(winner["accuracy"], 19)}
+        assert winner in [{**p, **own} for p in known]
+    out = capsys.readouterr().out
+    assert "slimming, 30 networks on 19 search images: about " in out
+    assert "wrote runs/r/search/result.json" in out and f"\n{found['recommended']['sentence']}\nnext: " in out
 
 
 def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +129,7 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
     ("flags", "kill_at"),
     [
         (("--exact",), "nas.searching.study:Study._record:22"),
-        pytest.param(("--exact",), "nas.searching.search:write_json:1", marks=pytest.mark.heavy),
+        pytest.param(("--exact",), "nas.searching.picking:write_json:1", marks=pytest.mark.heavy),
         pytest.param(
             ("--strategy", "predictor", "--seed", "3"),
             "nas.searching.study:Study._record:22",
