@@ -1,7 +1,7 @@
 """What a search evaluates where it is not told: so much that it ends within minutes, by the speed measured here.
 
-Slimming, the published search, on all search images if that takes `MINUTES` at most; else `predictor`, which finds as
-much hypervolume with 100 networks as slimming with 769 (docs/results.md), on all or as many as there is time for.
+Slimming, the published search, on all search images if that takes `MINUTES` at most; else `predictor`, on all or as many
+as there is time for: with 150 networks it has found the hypervolume that slimming has with 769 (docs/results-archive.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MINUTES = 10.0
 FEWEST_IMAGES = 500  # two standard errors of an accuracy are at most 4.5 points, of a difference far less
 FEWER_CALIBRATION = 512
 # Of a slimming's image-forwards, each action evaluated alone: what shared beginnings leave, and what races leave of
-# that (docs/results.md).
+# that (docs/results-archive.md).
 SHARED, RACED = 0.48, 0.30
 TIMED = 2  # random networks whose speed is measured, beside the largest and the smallest
 
