@@ -1,7 +1,8 @@
 """What a search evaluates where it is not told: so much that it ends within minutes, by the speed measured here.
 
-Slimming, the published search, on all search images if that takes `MINUTES` at most; else `predictor`, on all or as many
-as there is time for: with 150 networks it has found the hypervolume that slimming has with 769 (docs/results-archive.md).
+Slimming, the published search, on all search images if that takes `MINUTES` at most; else `predictor`, on all or as
+many as there is time for: with 150 networks it found the hypervolume that slimming has with 769
+(docs/results-archive.md).
 """
 
 from __future__ import annotations

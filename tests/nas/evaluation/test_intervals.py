@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from nas.evaluation.intervals import paired_bootstrap, wilson
+from nas.evaluation.intervals import interval, paired_bootstrap, paired_error, wilson
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 1), (0, 9), (1, 1), (7, 7), (3, 10), (940, 1000), (1, 3)])
@@ -37,3 +37,13 @@ def test_a_paired_interval_knows_that_the_images_are_the_same() -> None:
     assert paired_bootstrap(other, one) == pytest.approx((-0.0287, -0.0113), abs=0.001)
     assert paired_bootstrap(one, one) == (0.0, 0.0)
     assert paired_bootstrap(one, other) == paired_bootstrap(one, other)
+
+
+def test_an_accuracy_s_interval_is_what_json_holds() -> None:
+    assert interval(0.75, 200) == [pytest.approx(end) for end in wilson(150, 200)]
+
+
+def test_the_error_of_a_paired_difference_is_of_the_images_on_which_one_alone_is_right() -> None:
+    one, other = np.zeros((2, 100), bool)
+    one[:9], other[9:16] = True, True  # McNemar's statistic is (9 - 7)² / 16
+    assert (0.09 - 0.07) ** 2 / paired_error(one, other) ** 2 == pytest.approx(4 / 16)
