@@ -114,7 +114,10 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
             "--budget 50 is too small for nsga2, which begins with 50 archs; give at least 51",
         ),
         ("--budget 0", "--budget is 0; give a number at least 1"),
-        ("--seed-search x", "--seed-search is for --strategy predictor, not slimming; leave it out"),
+        (
+            "--strategy slimming --seed-search x",
+            "--seed-search is for --strategy predictor, not slimming; leave it out",
+        ),
         ("--ray-address host:1", "--ray-address host:1 is for --ray-workers; give both or none"),
         ("--exact --strategy random", "--exact is for --strategy slimming, random has no races; leave it out"),
         (
