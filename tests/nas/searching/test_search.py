@@ -547,7 +547,7 @@ def test_a_renamed_search_of_a_renamed_run_goes_on_with_its_study(
 ) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
     make_table(SPACE).save(TABLE)
-    main(["--exact", "--budget", "14", "--winners", "1", *storage])
+    main(["--exact", "--budget", "30", "--winners", "1", *storage])
     shutil.move("runs/r/search", "runs/r/search-first")
     move_run("runs/r", "moved/s")
     shutil.move("runs/tables", "moved/tables")
