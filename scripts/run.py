@@ -43,7 +43,7 @@ def pretrained(run_name: str) -> list[list[str]]:
     return [
         ["nas.finetune", *weights, "--data", "clutter", "--image-size", "40", *of, "--epochs", "4", *loading],
         ["nas.train_supernet", *of, "--epochs", "3", *loading],
-        ["latency_lut.build", "--space", f"timm/{MODEL}", "--image-size", "40", "--num-classes", "10"],
+        ["latency_lut.build", *of],
         ["nas.search", *of, *quick],
         ["nas.retrain", *of, "--epochs", "2", *loading],
         ["nas.baselines", *of],
@@ -56,8 +56,8 @@ def published(run_name: str) -> list[list[str]]:
     of = ["--run", run_name]
     return [
         ["nas.train_supernet", *of],
-        ["latency_lut.build"],
-        ["latency_lut.validate"],
+        ["latency_lut.build", *of],
+        ["latency_lut.validate", *of],
         ["nas.search", *of, "--alpha-latency", "1.0", "--alpha-size", "0.5"],
         ["nas.retrain", *of],
         ["nas.export", *of],

@@ -14,6 +14,7 @@ from latency_lut.backends.registry import Target
 from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import MEASURE, Result, check_jobs
 from latency_lut.measurement.sessions import measure_sessions, now, prepare_all
+from latency_lut.tables.of_run import SpaceFlags
 from latency_lut.tables.plan import Plan, calibration_archs, fit_line, make_plan, table_jobs
 from latency_lut.tables.table import (
     SCHEMA,
@@ -25,7 +26,7 @@ from latency_lut.tables.table import (
     Provenance,
     Row,
 )
-from search_spaces import DEFAULT_SPACE, SearchSpace, UserError, get_space
+from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import flag, flags_given, spell
 from search_spaces.command.files import slug
 from search_spaces.deployed import FORM
@@ -37,10 +38,7 @@ PROTOCOL = (
 
 
 @dataclass(frozen=True)
-class BuildConfig(Target):
-    space: str = flag(DEFAULT_SPACE, "search space; python -m search_spaces lists them")
-    image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
-    num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
+class BuildConfig(SpaceFlags, Target):
     samples: int = flag(40, "undisturbed samples of every graph", minimum=2, maximum=10_000)
     from_: str | None = flag(None, "result of latency_lut.measure to make the table of, instead of measuring")
     out: str | None = flag(None, "the table's file (default: in runs/tables, named after what was measured)")
@@ -56,7 +54,8 @@ def build_table(config: BuildConfig) -> Path:
     """
     if config.from_ is not None:
         return _take_over(config, Path(config.from_))
-    space, backend = get_space(config.space, config.image_size, config.num_classes), config.make_backend()
+    config = config.of_run()  # the table's own command needs no run
+    space, backend = config.search_space(), config.make_backend()
     out = _out(config, space, backend.name, backend.describe())
     build(space, backend, backend.settings(config.samples), out, resume=config.resume, command=spell(MODULE, config))
     return out
@@ -88,7 +87,7 @@ def _take_over(config: BuildConfig, path: Path) -> Path:
     manifest = result.manifest
     if manifest.purpose != "table":
         raise UserError(f"{path} is a {manifest.purpose}; give it to python -m latency_lut.validate --from")
-    if surplus := [name for name in flags_given(config) if name not in ("--from", "--out", "--resume")]:
+    if surplus := [name for name in flags_given(config) if name not in ("--from", "--out")]:
         raise UserError(f"--from brings what was measured; leave {', '.join(surplus)} out")
     space = get_space(manifest.space, manifest.image_size, manifest.num_classes)
     plan = make_plan(space)

@@ -8,19 +8,17 @@ from pathlib import Path
 from latency_lut.backends.base import FileBackend
 from latency_lut.backends.registry import make_backend
 from latency_lut.measurement.manifest import Manifest, checksum, write_folder
+from latency_lut.tables.of_run import SpaceFlags
 from latency_lut.tables.plan import held_out_archs, make_plan, table_jobs, validation_jobs
 from latency_lut.tables.table import LatencyTable, open_table
-from search_spaces import DEFAULT_SPACE, UserError, get_space
-from search_spaces.command import Flags, flag, flags_given
+from search_spaces import UserError
+from search_spaces.command import check_idle, flag, flags_given
 
 
 @dataclass(frozen=True)
-class ExportConfig(Flags):
+class ExportConfig(SpaceFlags):
     backend: str | None = flag(None, "runtime to export for (default: coreml, or the runtime of --validate)")
     precision: str | None = flag(None, "number format (default: the runtime's first)")
-    space: str | None = flag(None, f"search space (default: {DEFAULT_SPACE}); python -m search_spaces lists them")
-    image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
-    num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
     validate: str | None = flag(None, "a table's file: export networks to validate it on, for its runtime")
     num_archs: int = flag(20, "random networks, with --validate", minimum=3, maximum=10_000)
     seed: int = flag(1, "which random networks, with --validate")
@@ -32,11 +30,13 @@ def export(config: ExportConfig) -> Manifest:
     """Writes the folder.
 
     Raises:
-        UserError: a runtime that has no model files, an unknown space, a folder of something else.
+        UserError: a runtime that has no model files, an unknown space or run, a folder of something else, flags that
+            have no meaning.
     """
     if config.validate is None:
         backend = _file_backend(config.backend or "coreml", config.precision)
-        space = get_space(config.space or DEFAULT_SPACE, config.image_size, config.num_classes)
+        check_idle(config, ("num_archs", "seed"), "--validate")
+        space = config.of_run().search_space()
         jobs = table_jobs(space, make_plan(space))
         return write_folder(Path(config.out), jobs, backend, space, purpose="table")
     mine = ("--validate", "--num-archs", "--seed", "--out", "--python")

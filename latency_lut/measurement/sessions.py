@@ -12,12 +12,22 @@ from tqdm import tqdm
 from latency_lut.backends.base import Backend, Job, Session
 from latency_lut.backends.protocol import Measurement, Sample, Settings, measure
 from latency_lut.measurement.journal import Journal
+from search_spaces.command.forecast import Forecast
 
 
 def prepare_all(jobs: Mapping[str, Job], backend: Backend) -> dict[str, Session]:
     """A session of each job."""
-    named = tqdm(jobs.items(), desc="loading graphs", disable=None, leave=False)
-    return {name: backend.prepare(job) for name, job in named}
+    forecast = Forecast(f"loading {len(jobs)} graphs", sum(map(_parts, jobs.values())))
+    sessions = {}
+    for name, job in tqdm(jobs.items(), desc="loading graphs", disable=None, leave=False):
+        sessions[name] = backend.prepare(job)
+        forecast.update(_parts(job))
+    return sessions
+
+
+def _parts(job: Job) -> int:
+    """What the time to load it goes with."""
+    return max(1, len(job.blocks))
 
 
 def measure_sessions(
@@ -27,12 +37,16 @@ def measure_sessions(
     runs = {name: session.run for name, session in sessions.items()}
     taken = journal.samples if journal else {}
     done = sum(sample.clean for samples in taken.values() for sample in samples)
+    forecast = Forecast(
+        f"timing {len(runs)} graphs, each {settings.samples} times", len(runs) * settings.samples - done
+    )
     with tqdm(total=len(runs) * settings.samples, initial=done, desc="samples", disable=None, leave=False) as progress:
 
         def on_visit(name: str, samples: list[Sample]) -> None:
             if journal:
                 journal.append(name, samples)
-            progress.update(sum(sample.clean for sample in samples))
+            progress.update(clean := sum(sample.clean for sample in samples))
+            forecast.update(clean)
 
         with _no_garbage_collection():
             return measure(runs, settings, backend.clock, seed=done, taken=taken, on_visit=on_visit)

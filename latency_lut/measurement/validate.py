@@ -38,6 +38,7 @@ class ValidateConfig(Flags):
     python: str | None = flag(None, "interpreter of another environment to measure in, where the runtime is installed")
     json: bool = flag(False, "print JSON instead of text")
     resume: bool = flag(True, "go on with an interrupted validation of the same settings")
+    run: str | None = flag(None, "the newest table of this run's space, in place of --table")
 
 
 @dataclass(frozen=True)
@@ -204,10 +205,10 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
         UserError: no such table, a runtime that does not run here, flags that a result brings along, an unfinished
             validation of other settings, or a file that cannot be written.
     """
-    mine = ("--table", "--from", "--json", "--resume")
+    mine = ("--table", "--run", "--from", "--json")
     if config.from_ and (surplus := [name for name in flags_given(config) if name not in mine]):
         raise UserError(f"--from brings what was measured; leave {', '.join(surplus)} out")
-    path, table, space = open_table(config.table)
+    path, table, space = open_table(config.table, config.run)
     out = path.with_suffix(".validation.json")
     if config.from_:
         result = validate_from(table, path, Path(config.from_))

@@ -18,8 +18,9 @@ from latency_lut.measurement.sessions import measure_sessions
 from latency_lut.measurement.timm_models import PREFIX, timm_job
 from latency_lut.profiling.plot import document
 from latency_lut.profiling.report import Network, Profile, Report, Varied, to_json
-from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, get_space
-from search_spaces.command import flag
+from latency_lut.tables.of_run import SpaceFlags
+from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command import check_idle, flag
 from search_spaces.command.files import slug, write_json, write_text
 
 PROFILES = Path("runs/profiles")
@@ -27,14 +28,9 @@ Kinds = tuple[str, ...]  # of the blocks that a choice leaves out together, in t
 
 
 @dataclass(frozen=True)
-class ProfileConfig(Target):
+class ProfileConfig(SpaceFlags, Target):
     model: str | None = flag(None, "a timm model, timm/NAME, with random weights")
     arch: str | None = flag(None, "a network of the space: its name, or a JSON file")
-    space: str | None = flag(None, f"search space (default: {DEFAULT_SPACE}); python -m search_spaces lists them")
-    image_size: int | None = flag(
-        None, "height and width of the images (default: the model's or space's own)", minimum=1
-    )
-    num_classes: int | None = flag(None, "number of classes (default: the model's or space's own)", minimum=2)
     repeats: int = flag(50, "profiled runs, and undisturbed samples without profiling", minimum=2, maximum=1000)
     kind: tuple[str, ...] = flag(
         (), "kind of blocks that a space's networks have fewer and fewer of (default: of which most can be left out)"
@@ -105,16 +101,16 @@ def space_networks(space: SearchSpace, kinds: Kinds, num_random: int, seed: int)
 
 def _chosen(config: ProfileConfig) -> tuple[str, list[Network]]:
     """Title and networks."""
-    if config.kind and (one := config.model or config.arch):
-        raise UserError(f"--kind is {' '.join(config.kind)}, but {one} is one network; leave --kind out")
+    if one := config.model or config.arch:
+        check_idle(config, ("kind", "num_random", "seed"), f"networks of a space, and {one} is one")
     if config.model is not None:
-        for name in ("arch", "space"):
+        for name in ("arch", "space", "run"):
             if (value := getattr(config, name)) is not None:
                 raise UserError(f"--model is {config.model!r} and --{name} {value!r}; give one of them")
         job = timm_job(config.model, config.image_size, config.num_classes)
         network = Network(f"{PREFIX}{config.model.removeprefix(PREFIX)}", job)
         return f"{network.name} at {network.job.input_shape[2]} px", [network]
-    space = get_space(config.space or DEFAULT_SPACE, config.image_size, config.num_classes)
+    space = config.of_run().search_space()
     if config.arch is None:
         return f"{space.name} at {space.image_size} px", space_networks(
             space, config.kind, config.num_random, config.seed

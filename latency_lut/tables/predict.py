@@ -24,6 +24,7 @@ class PredictConfig(Flags):
     arch: tuple[str, ...] = flag((), "networks: named archs or JSON files (default: all named ones)")
     table: str | None = flag(None, "the table's file (default: the newest in runs/tables)")
     json: bool = flag(False, "print JSON instead of text")
+    run: str | None = flag(None, "the newest table of this run's space, in place of a named one")
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def footer(path: Path, table: LatencyTable, error: ExpectedError | None) -> str:
 
 def predict_networks(config: PredictConfig) -> None:
     """Prints the predictions: of one network block by block, of several side by side."""
-    path, table, space = open_table(config.table)
+    path, table, space = open_table(config.table, config.run)
     archs = load_archs(path, space, config.arch) if config.arch else space.named
     predictions = [predict(table, space, name, arch) for name, arch in archs.items()]
     error = expected_error(path, table, space)

@@ -23,11 +23,12 @@ class ShowConfig(Flags):
     sort: Literal["place", "ms"] = flag("place", "order of the blocks: of execution, or the most expensive first")
     out: str | None = flag(None, "the page's file (default: beside the table, ending in .html)")
     json: bool = flag(False, "print JSON instead of text")
+    run: str | None = flag(None, "the newest table of this run's space, in place of a named one")
 
 
 def show(config: ShowConfig) -> None:
     """Writes the page and prints the table."""
-    path, table, space = open_table(config.table)
+    path, table, space = open_table(config.table, config.run)
     out = Path(config.out) if config.out else path.with_suffix(".html")
     if out.is_dir() or out.suffix != ".html":
         raise UserError(f"--out is {out}; give a file that ends in .html")

@@ -21,8 +21,10 @@ import numpy as np
 
 from latency_lut.backends.base import Runtime
 from latency_lut.backends.protocol import MAX_DRIFT, MAX_MS, Settings, check_share, check_times
+from latency_lut.tables.of_run import space_of
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, write_json
+from search_spaces.command.folders import RUNS
 from search_spaces.command.typed import read_typed
 from search_spaces.deployed import FORM
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 4
-TABLES = Path("runs/tables")
+TABLES = RUNS / "tables"
 REBUILD = "build a new one with python -m latency_lut.build"
 
 
@@ -259,26 +261,36 @@ def table_paths(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 
-def find_table(path: str | None) -> Path:
-    """The file that a `--table` names; the newest in runs/tables if None.
+def find_table(path: str | None, run: str | None = None) -> Path:
+    """The file that a `--table` names; else the newest in runs/tables, with `run` of those that fit its space.
 
     Raises:
         UserError: there is none.
     """
+    if path is not None and run is not None:
+        raise UserError(f"--table {path} and --run {run} name two tables; give one of them")
     if path is not None:
         return Path(path)
+    if run is not None:
+        return _table_of(run)
     if not (paths := table_paths(TABLES)):
         raise UserError(f"no table in {TABLES}; build one with python -m latency_lut.build, or give --table")
     return paths[0]
 
 
-def open_table(name: str | None) -> tuple[Path, LatencyTable, SearchSpace]:
-    """The table of that file, or the newest in runs/tables, and its space.
+def _table_of(run: str) -> Path:
+    if found := newest_table(TABLES, space_of(run)):
+        return found
+    raise UserError(f"no table in {TABLES} fits {run}; build one with python -m latency_lut.build --run {run}")
+
+
+def open_table(name: str | None, run: str | None = None) -> tuple[Path, LatencyTable, SearchSpace]:
+    """The table that `find_table` finds, and its space.
 
     Raises:
         UserError: there is none, it cannot be read, or it does not cover its space.
     """
-    path = find_table(name)
+    path = find_table(name, run)
     table = LatencyTable.load(path)
     try:
         space = get_space(table.space, table.image_size, table.num_classes)

@@ -26,7 +26,7 @@ from nas.comparison.tables import make_tables
 from nas.objective.hypervolume import Progress
 from nas.objective.metrics import latency_metrics
 from search_spaces import UserError
-from search_spaces.command import Flags, align, flag
+from search_spaces.command import Flags, align, check_idle, flag
 from search_spaces.command.files import read_json, slug, write_json, write_text
 from search_spaces.command.typed import Fraction, Positive, read_typed
 
@@ -67,8 +67,10 @@ def compare(config: Config) -> Path:
     """Writes the comparison and returns its folder.
 
     Raises:
-        UserError: the searches cannot be read or compared; the message says which two and why.
+        UserError: the searches cannot be read or compared, the message says which two and why; flags of other
+            comparisons.
     """
+    check_idle(config, ("samples", "device", "num_workers"), "--winners")
     searches = find_searches(config.searches)
     check_comparable(searches)
     searches = under_one_mes(searches)

@@ -156,6 +156,11 @@ def load_data(config: DataConfig, classes: Sequence[str] | None = None) -> Data:
     if classes is None and config.classes is not None:
         classes = read_classes(config.classes)
     source, test = _open(config, skipped)
+    if test is not None and config.test_fraction != DataConfig.test_fraction:
+        raise UserError(
+            f"--test-fraction {config.test_fraction} has no meaning where test images have a place of their own; leave "
+            f"it out, or give --test-data {NO_TEST} to draw them from {config.data}"
+        )
     if len(source.classes) < 2:
         found = len(source.classes)
         raise UserError(f"{config.data} has {found} class; give the folder above at least 2 folders of images")
@@ -172,9 +177,12 @@ def _check(config: DataConfig) -> None:
     if config.data in EMBEDDED:
         test = None if config.test_data == NO_TEST else config.test_data
         idle |= {"--test-split": config.test_split, "--test-data": test, "--white-level": config.white_level}
+        idle["--train-split"] = None if config.train_split == DataConfig.train_split else config.train_split
     for flag_name, value in idle.items():
         if value is not None:
             raise UserError(f"{flag_name} {value} has no meaning with --data {config.data}; leave it out")
+    if config.data == "digits" and config.allow_duplicates:
+        raise UserError("--allow-duplicates has no meaning with --data digits, whose copies stay; leave it out")
     if config.test_data is not None and config.test_split is not None:
         raise UserError("--test-data and --test-split name two test splits; give one of them")
     try:

@@ -13,6 +13,7 @@ from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.data.listing import warn
 from nas.distributed import collectives, process
+from search_spaces.command.forecast import Forecast
 
 FAR = 0.05  # of the way from chance to every image right: what a network that was trained surely has
 
@@ -42,10 +43,12 @@ def right_answers(
     Each image is read once for all of them; corrupt ones are left out.
     """
     columns = []
+    forecast = Forecast(f"testing {len(models)} networks on {len(images):,} images", len(images))
     for batch, labels in eval_batches(images, image_size, 256, num_workers):
         x, read = normalize(batch, device, images.normalization), labels >= 0
         answers = torch.stack([model(x).argmax(dim=1).cpu() for model in models])
         columns.append((answers == labels)[:, read].numpy())
+        forecast.update(len(labels))
     return np.concatenate(columns, axis=1)
 
 

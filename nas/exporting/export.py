@@ -15,7 +15,7 @@ from nas.exporting.onnx import BATCH_SIZES, check_onnx, write_onnx
 from nas.exporting.timm import check_timm, write_timm
 from nas.exporting.winner import Exportable, Winner, load_winners, winner_names
 from search_spaces import UserError
-from search_spaces.command import Flags, flag
+from search_spaces.command import Flags, check_idle, flag
 from search_spaces.command.files import atomic_folder, write_json, write_text
 
 Format = Literal["onnx", "coreml", "timm"]
@@ -41,6 +41,8 @@ def export(config: Config) -> list[dict[str, Any]]:
     """Exports the winners and returns their `result.json`."""
     if not config.formats:
         raise UserError("--formats is empty; give some of onnx, coreml, timm")
+    if "onnx" not in config.formats:
+        check_idle(config, ("threads", "opset"), "--formats onnx")
     folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
     if not (names := config.winners or winner_names(folder)):
         raise UserError(

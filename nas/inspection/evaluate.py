@@ -26,7 +26,7 @@ from nas.objective.mes import PUBLISHED, Objective
 from nas.objective.metrics import LATENCY
 from nas.searching.result import objective_of, read_result
 from search_spaces import Arch, SearchSpace, UserError
-from search_spaces.command import Flags, flag
+from search_spaces.command import Flags, check_idle, flag
 from search_spaces.command.files import read_json, slug, write_json, write_text
 
 BARE = ("largest", "smallest")
@@ -73,6 +73,8 @@ def evaluate(config: Config) -> Path:
         UserError: no finished supernet, an unknown network or one of another space, changed data.
     """
     runs.check_name("--name", config.name)
+    if config.retrained and not config.arch:
+        check_idle(config, ("calibration_images",), "networks with the supernet's weights (--arch)")
     folder = runs.find_trained(config.run)
     space = runs.load_run_info(folder).search_space()
     archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))

@@ -16,7 +16,7 @@ from nas.evaluation.accuracy import right_answers
 from nas.evaluation.intervals import paired_bootstrap, wilson
 from nas.exporting.winner import load_winners
 from nas.proving.search import Config, Search, find_search
-from nas.proving.training import narrowed_name, prune_whole, pruned_name, train_narrowed
+from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long, train_narrowed
 from nas.pruning import recipe as recipes
 from nas.pruning.latency import jobs_of, measure_twice
 from nas.reporting.verdict import as_text
@@ -53,6 +53,7 @@ def compare_with_baselines(config: Config) -> Path:
     if found is not None and _is_of(found, search, config):
         print(f"{as_text(found)}\n{search.run_folder / FILE} is finished: nothing to do; remove it to measure again")
         return search.run_folder / FILE
+    say_how_long(search)
     missing = train_narrowed(config, search) | prune_whole(config, search)
     found = _compared(config, search, missing)
     path = found.write(search.run_folder)

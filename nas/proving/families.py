@@ -23,6 +23,7 @@ from nas.proving.search import Search, find_search
 from nas.pruning.latency import measure_twice
 from nas.runs.baselines import Accuracy
 from search_spaces import UserError, macs, num_params
+from search_spaces.command import check_idle
 from search_spaces.command.files import slug, write_json, write_text
 
 
@@ -30,8 +31,10 @@ def compare_families(config: CompareConfig) -> Path:
     """Writes the comparison and returns its folder.
 
     Raises:
-        UserError: fewer than two runs, runs of other images, or without a retrained winner.
+        UserError: fewer than two runs, runs of other images, or without a retrained winner; flags of other
+            comparisons.
     """
+    check_idle(config, ("max_latency_ms", "max_params", "points"), "searches, and --winners compares networks")
     names = tuple(dict.fromkeys(config.searches))
     if len(names) < 2:
         raise UserError(f"--winners compares runs: name two or more, such as {runs.RUNS}/a {runs.RUNS}/b")

@@ -20,11 +20,14 @@ from nas.pruning.latency import measure
 from nas.pruning.rounds import OutOfReach
 from nas.pruning.source import Source, find
 from nas.runs.baselines import ARCHS
+from nas.runs.results import REMEDY, TrainedResult
 from nas.training.recipe import StepConfig
 from nas.training.winner import Config as TrainingConfig
 from nas.training.winners import job_like, train_all
 from search_spaces import Arch
 from search_spaces.command.files import write_json
+from search_spaces.command.forecast import say_time
+from search_spaces.command.typed import load_typed
 
 Missing = dict[str, str]  # baselines that there cannot be, and why
 
@@ -37,6 +40,20 @@ def narrowed_name(winner: str) -> str:
 def pruned_name(winner: str) -> str:
     """The folder in `prune/` of the network that is pruned to its time."""
     return f"as-fast-as-{winner}"
+
+
+def say_how_long(search: Search) -> None:
+    """Of the baselines that are not there yet: each is trained as its winner was, and is about as fast."""
+    folders = {"retrain": narrowed_name} | ({"prune": pruned_name} if search.whole else {})
+    left = [w for stage, name in folders.items() for w in search.winners if not _is_there(search, stage, name(w))]
+    minutes = [load_typed(TrainedResult, search.trained(w) / "result.json", REMEDY)["minutes"] for w in left]
+    images = runs.load_run_info(search.run_folder).splits.train
+    what = f"{len(left)} networks to compare with, trained as the winners were on {images:,} images, or left out"
+    say_time(what, 60 * sum(minutes))
+
+
+def _is_there(search: Search, stage: str, name: str) -> bool:
+    return (search.run_folder / stage / name / "result.json").exists()
 
 
 # ---- narrowed
@@ -58,7 +75,7 @@ def train_narrowed(config: Config, search: Search) -> Missing:
     jobs = [
         job_like(search.trained(winner), network, file, splits, _local(config))
         for winner, network in networks.items()
-        if not (search.trained(network["name"]) / "result.json").exists()
+        if not _is_there(search, "retrain", network["name"])
     ]
     if jobs:
         train_all(jobs[0].config, search.run_folder, jobs)
@@ -92,7 +109,7 @@ def prune_whole(config: Config, search: Search) -> Missing:
     shares = _shares(config, search, [w for w, folder in folders.items() if not (folder / "config.json").exists()])
     missing = Missing()
     for winner, folder in folders.items():
-        if (folder / "result.json").exists():
+        if _is_there(search, "prune", folder.name):
             continue
         if shares.get(winner, 0) >= 1:
             missing[folder.name] = f"{winner} is not faster than the fine-tuned network"

@@ -9,8 +9,8 @@ from typing import Any
 from nas import runs
 from nas.pruning.config import Config
 from nas.pruning.source import Source, find
-from nas.training.recipe import StepConfig, TrainConfig, with_recipe
-from search_spaces.command import amend, fill, given
+from nas.training.recipe import StepConfig, TrainConfig, check_used, with_recipe
+from search_spaces.command import amend, check_idle, fill, given
 from search_spaces.command.files import slug
 
 DIGITS_EPOCHS = {"dense_epochs": 12, "finetune_epochs": 10}  # two minutes in all, on two cores
@@ -32,11 +32,14 @@ def configure(config: Config) -> tuple[Config, Source, Path]:
         return config, _source(config, named=True), folder.parent
     config.check()
     found = _source(config, named="data" in given(config))
+    if found.weights is not None:
+        check_idle(config, ("dense_epochs",), "a network without weights")
     data = found.data
     train = with_recipe(TrainConfig(), found.recipe.image_size, data.data, DIGITS_EPOCHS["dense_epochs"])
     epochs = DIGITS_EPOCHS if data.data == "digits" else {"dense_epochs": train.epochs}
     suited: dict[str, Any] = {f.name: getattr(train, f.name) for f in fields(StepConfig)} | epochs
     config = fill(config, replace(config, **asdict(data), **suited))
+    check_used(config)
     run_folder = runs.run_folder(config.run) if config.run else found.run or _default_run(config)
     words = [config.target.replace("=", "-"), config.criterion, config.method().scope]
     if config.normalize != "macs":

@@ -17,6 +17,7 @@ from nas.reporting.data import Artifacts, Group, Json, read_artifacts
 from nas.reporting.drawing import STYLE, describe, draw_arch, legend, numbers, percent
 from nas.reporting.latency import latency_tables
 from nas.reporting.verdict import as_text
+from nas.runs.next_step import next_command
 from nas.runs.results import STARTS, lasted
 from nas.searching.result import points_of
 from search_spaces import UserError
@@ -76,8 +77,8 @@ def _summary(a: Artifacts) -> Iterator[Markup]:
         search, test = a.supernet["search_accuracy"], a.supernet["test_accuracy"]
         rows = [[name, percent(search[name]), percent(test[name])] for name in search]
         yield table(["Supernet’s network", "Accuracy\nsearch split", "Accuracy\ntest split"], rows)
-    if missing := _next_command(a):
-        yield html("<p>Next: <code>{}</code></p>\n", missing)
+    if missing := next_stage(a):
+        yield html("<p>Next: <code>{}</code></p>\n", next_command(missing[0], a.folder, *missing[1:]))
 
 
 def _heading(a: Artifacts, group: Group) -> str:
@@ -145,8 +146,8 @@ def _score(group: Group) -> Markup:
     return html("MES = 100{}", joined(html(factor, m.name, m.text(term.unit), term.alpha) for m, term in terms))
 
 
-def _next_command(a: Artifacts) -> str | None:
-    """What makes the next stage that is missing."""
+def next_stage(a: Artifacts) -> list[str] | None:
+    """The command that makes the next stage that is missing, and its flags but --run."""
     to_retrain = _to_retrain(a)
     flags: list[str] = []
     if a.supernet is None:
@@ -161,8 +162,7 @@ def _next_command(a: Artifacts) -> str | None:
         stage = "baselines"
     else:
         return None
-    name = a.folder.name if a.folder.parent == runs.RUNS else str(a.folder.resolve())
-    return f"python -m nas.{shlex.join([stage, '--run', name, *flags])}"
+    return [f"nas.{stage}", *flags]
 
 
 def _narrowed(a: Artifacts) -> list[str]:

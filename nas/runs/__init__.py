@@ -2,17 +2,14 @@
 
 from nas.runs.folders import (
     MAY_MOVE,
-    RUNS,
     WHOLE,
     Mean,
-    Name,
     RunInfo,
     Std,
     begin,
     begun,
     begun_with,
     called_as,
-    check_name,
     check_new,
     command_line,
     command_of,
@@ -28,9 +25,9 @@ from nas.runs.folders import (
     record,
     record_place,
     reopen,
-    run_folder,
     save_run_info,
 )
+from search_spaces.command.folders import RUNS, Name, check_name, run_folder
 
 __all__ = [
     "MAY_MOVE",

@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypeVar
 
-from nas.runs.folders import WHOLE, Name
+from nas.runs.folders import WHOLE
 from search_spaces.command.files import write_json
+from search_spaces.command.folders import Name
 from search_spaces.command.typed import Amount, Count, Fraction, Positive, Within, load_typed
 
 FILE = "baselines/result.json"

@@ -12,7 +12,6 @@ Of several processes only the primary (`distributed.process`) checks and makes w
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -30,7 +29,8 @@ from nas.data.places import NO_TEST
 from nas.distributed import process
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command.files import drop_leftovers, read_json, try_lock, write_json
-from search_spaces.command.typed import Within, load_typed, read_typed, shown
+from search_spaces.command.folders import RUNS, run_folder
+from search_spaces.command.typed import Within, load_typed, read_typed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -41,9 +41,7 @@ Value = TypeVar("Value")
 Json = dict[str, Any]
 Facts = TypeVar("Facts")
 
-RUNS = Path("runs")
 WHOLE = "whole"  # the folder in retrain/, beside those of winners, of a network that nas.finetune has trained
-MOST_BYTES = 200  # of a name: file systems take 255, and files of a stage have longer names than its folder
 MAY_MOVE = ("data", "data_dir", "test_data", "classes")  # where the images of a run lie, not which they are
 
 
@@ -148,16 +146,6 @@ def _check_there(folder: Path, config: DataConfig) -> None:
             )
 
 
-def run_folder(name: str) -> Path:
-    """`runs/<name>`, or the path itself if it is one. UserError if it can be neither."""
-    if "/" not in name:
-        check_name("--run", name)
-        return RUNS / name
-    if not name.isprintable() or max(len(part.encode()) for part in Path(name).parts) > MOST_BYTES:
-        raise UserError(f"--run is {name[:80]!r}; give a name under {RUNS}/, or a path of printable, shorter names")
-    return Path(name)
-
-
 def find_run(run: str | None, needs: str, remedy: str) -> Path:
     """The folder of the run named (a name under runs/ or a path), or the newest that holds the file `needs`.
 
@@ -232,25 +220,6 @@ def check_new(folder: Path, flag: str) -> None:
     """UserError if the stage has been begun; `flag` is the one that names another, and what else there is to do."""
     if process.is_primary() and (folder / "config.json").exists():
         raise UserError(f"{folder} exists; go on with it by --resume, or make another with {flag}")
-
-
-def check_name(flag: str, name: str | None) -> None:
-    """UserError if the name that the flag gives cannot be a folder's in its place."""
-    if name is not None:
-        try:
-            _check_name(name)
-        except ValueError as error:
-            raise UserError(f"{flag} {error}") from None
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > MOST_BYTES:
-        raise ValueError(
-            f"is {shown(name)}; give letters, digits, dots (not the first) and dashes, {MOST_BYTES} at most"
-        )
-
-
-Name = Annotated[str, _check_name]  # of a folder or file in its place, also from files that someone sent
 
 
 def begin(folder: Path, config: Any, **facts: Any) -> None:

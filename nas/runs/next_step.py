@@ -6,11 +6,16 @@ import shlex
 from pathlib import Path
 
 from nas.distributed import process
-from nas.runs.folders import RUNS
+from search_spaces.command.folders import RUNS
+
+
+def next_command(module: str, run_folder: Path, *flags: str) -> str:
+    """The command on this run."""
+    name = run_folder.name if run_folder.parent == RUNS else str(run_folder)
+    return shlex.join(["python", "-m", module, "--run", name, *flags])
 
 
 def say_next(module: str, run_folder: Path, *flags: str) -> None:
     """One line, by the first process of a job."""
     if process.is_primary():
-        name = run_folder.name if run_folder.parent == RUNS else str(run_folder)
-        print(f"next: {shlex.join(['python', '-m', module, '--run', name, *flags])}")
+        print(f"next: {next_command(module, run_folder, *flags)}")

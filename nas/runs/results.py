@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
-from nas.runs.folders import Name
+from search_spaces.command.folders import Name
 from search_spaces.command.typed import Amount, Count, Fraction, Positive
 
 
@@ -71,6 +71,7 @@ class TrainedResult(TypedDict):
     init: str
     start_test_accuracy: Fraction
     test_accuracy: Fraction
+    minutes: Amount
     all_data: NotRequired[bool]
 
 

@@ -30,7 +30,7 @@ from nas.searching.storage import check_address, check_storage
 from nas.searching.strategies import check_budget, default_budget, explore
 from nas.searching.study import Study
 from search_spaces import Arch, SearchSpace, UserError
-from search_spaces.command import amend, check_given, fill, flag
+from search_spaces.command import amend, check_given, check_idle, fill, flag
 from search_spaces.command.files import sha256
 
 
@@ -256,6 +256,8 @@ def _at_once(config: Config) -> int:
 def _check_flags(config: Config, space: SearchSpace) -> None:
     config.check_workers()
     is_slimming = config.strategy in (None, "slimming")
+    if config.strategy == "slimming":
+        check_idle(config, ("seed",), "strategies with randomness, slimming has none")
     if config.exact and not is_slimming:
         raise UserError(f"--exact is for --strategy slimming, {config.strategy} has no races; leave it out")
     if config.strategy == "slimming" and config.ray_workers and not config.exact:

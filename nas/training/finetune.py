@@ -18,7 +18,15 @@ from nas.evaluation.intervals import with_interval
 from nas.networks.start import fitted_start
 from nas.runs.results import lasted
 from nas.training.network import train_network
-from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_alike, finetune_epochs, with_recipe
+from nas.training.recipe import (
+    FREE_ON_RESUME,
+    TrainConfig,
+    check_alike,
+    check_fits,
+    check_used,
+    finetune_epochs,
+    with_recipe,
+)
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import amend, fill, flag, given
 from search_spaces.command.files import slug
@@ -59,7 +67,9 @@ def configure(config: Config) -> Config:
     if config.resume:
         folder = run_of(config)
         return amend(fill(config, runs.begun(folder / "retrain" / runs.WHOLE, Config)), run=str(folder))
-    return fill(config, suited(config))
+    config = fill(config, suited(config))
+    check_used(config)
+    return config
 
 
 def finetune(config: Config) -> Path:
@@ -84,6 +94,7 @@ def finetune(config: Config) -> Path:
             config = amend(config, epochs=finetune_epochs(len(data.train)))
     check_alike(config, data)
     space = get_space(PREFIX + config.model, config.image_size, len(data.classes))
+    check_fits(config, space)
     data = data.normalized(space.mean, space.std)
     info = runs.RunInfo.of(space, data, config.data_config())
     if (run_folder / "run.json").exists() and not runs.load_run_info(run_folder).is_like(info):

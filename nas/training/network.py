@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def train_network(
     resume: bool = False,
     teacher: Teacher | None = None,
     report: Report | None = None,
+    after: Sequence[float] = (),
 ) -> Json:
     """Trains and tests the network, and returns what its `result.json` says; goes on with it on `resume`.
 
@@ -47,6 +48,7 @@ def train_network(
         begin: is called before the first step, when it is certain that the network can be trained.
         facts: of the result, beside those that all have.
         report: is told whenever the network on its way has been evaluated.
+        after: as `Trainer.fit` has it.
     """
     trainer = make_trainer(config, folder, space.image_size, data, fresh(config, space, arch), teacher, report)
     if not (resume and trainer.resume()):
@@ -59,7 +61,7 @@ def train_network(
         print(f"{folder.name}: drop path {rate:.3g}, as published for {size}; --drop-path sets another")
     if begin is not None:
         begin()
-    trainer.fit(f"{space.name} {folder.name}")
+    trainer.fit(f"{space.name} {folder.name}", after)
     return _finish(trainer, space, arch, data.test, facts)
 
 

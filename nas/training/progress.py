@@ -8,7 +8,7 @@ with the last step. A larger number would raise what has been lowered, so there 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -19,6 +19,7 @@ from nas.evaluation.intervals import with_interval
 from nas.runs.checkpoint import load_info
 from nas.training.patience import BestState
 from search_spaces import UserError
+from search_spaces.command.forecast import Forecast
 from search_spaces.command.typed import Amount, Count, Fraction, Within, read_typed
 
 CHECKPOINT = "checkpoint.safetensors"  # in the folder of a training
@@ -52,6 +53,21 @@ def evaluated(metrics: Mapping[str, Any], accuracies: Mapping[str, float], num_i
     texts = [f"{n.removesuffix('_accuracy')} {with_interval(a, num_images, 1)}" for n, a in accuracies.items()]
     epoch, left = f"epoch {metrics['epoch']:.4g} of {metrics['epochs']}", tqdm.format_interval(metrics["left_s"])
     return f"{epoch}, {left} left; {', '.join(texts)} of {num_images:,} search images"
+
+
+def forecast(
+    description: str, step: int, total: int, epochs: int, num_images: int, after: Sequence[float] = ()
+) -> Forecast:
+    """Of the time that a training takes from a step on, evaluations aside.
+
+    Args:
+        total: steps, of so many epochs.
+        after: trainings that follow this one, their time as shares of its time.
+    """
+    part = f"the last {(total - step) / total * epochs:.3g} of " if step else ""
+    following = f", and those of {len(after)} more networks" if after else ""
+    what = f"{description}: {part}{epochs} epochs of {num_images:,} images{following}"
+    return Forecast(what, total - step + sum(after) * total)
 
 
 def load_progress(folder: Path) -> Progress | None:

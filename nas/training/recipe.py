@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from nas.data import Data
-from nas.data.batches import StepImages
+from nas.data.batches import Augment, StepImages
 from nas.data.embedded import EMBEDDED
 from nas.distributed import collectives
 from nas.distributed.device import pick_device
 from nas.runs.checkpoint import code_digest
 from search_spaces import SearchSpace, UserError
-from search_spaces.command import Flags, flag
+from search_spaces.command import Flags, check_idle, flag
 
 # Mehta and Rastegari (MobileViT, 2022), Sections 3.2 and 4.1: 320, 288, 256, 192 and 160 px around 256; and images of a
 # step in eighths of those of the largest, so that all steps have about as many pixels.
@@ -66,6 +66,12 @@ class StepConfig(Flags):
     num_workers: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
     seed: int = flag(0, "of initialization, order, augmentation and sampling", minimum=0)
     checkpoint_seconds: float = flag(60.0, "time between checkpoints", minimum=0)
+
+    def augmentation(self, image_size: int) -> Augment:
+        """Of images of this size in the end."""
+        if self.augment != "auto":
+            return self.augment
+        return "published" if image_size >= 128 else "light"
 
 
 @dataclass(frozen=True)
@@ -248,8 +254,22 @@ def finetune_epochs(num_images: int) -> int:
     return min(60, max(4, round(1000 / num_images**0.5)))
 
 
-def check_sizes(config: TrainConfig, space: SearchSpace) -> None:
-    """UserError if images of several sizes are to be trained on but the space's networks take one."""
+def check_used(config: StepConfig) -> None:
+    """UserError if a flag was given that the others leave without effect."""
+    if config.clip_grad == 0:
+        check_idle(config, ("clip_mode",), "--clip-grad above 0")
+    if config.weight_decay == 0:
+        check_idle(config, ("weight_decay_end",), "--weight-decay above 0")
+    if config.augment == "none" and config.hflip:
+        check_idle(config, ("hflip",), "another --augment than none")
+
+
+def check_fits(config: TrainConfig, space: SearchSpace) -> None:
+    """UserError if images of several sizes are to be trained on but the space's networks take one, or if blocks are to
+    be dropped of networks that have none to drop.
+    """
+    if config.drop_path and not any(block.residual for block in space.lower(space.largest)):
+        raise UserError(f"--drop-path: {space.name} has no blocks that can be dropped; leave it out")
     for name, given in (("progressive", config.progressive), ("multi-scale", config.multi_scale)):
         if given and not space.any_size:
             raise UserError(

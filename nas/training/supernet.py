@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,7 +30,8 @@ from nas.training.recipe import (
     FREE_ON_RESUME,
     TrainConfig,
     check_alike,
-    check_sizes,
+    check_fits,
+    check_used,
     finetune_epochs,
     with_recipe,
 )
@@ -44,7 +46,7 @@ from nas.training.teacher import (
 )
 from nas.training.trainer import Backward, Criterion, Trainer
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_label, get_space
-from search_spaces.command import amend, fill, flag, given
+from search_spaces.command import amend, check_idle, fill, flag, given
 from search_spaces.command.files import slug, write_json
 from supernet import LOSSES, SAMPLERS, Supernet, middle, shrunk, train_step
 from supernet.sampling import Estimate
@@ -97,7 +99,9 @@ def configure(config: Config) -> Config:
         folder = run_of(config)
         return amend(fill(config, runs.begun(folder / "supernet", Config)), run=str(folder))
     config = of_run(config)
-    return fill(config, suited(config))
+    config = fill(config, suited(config))
+    check_flags(config)
+    return config
 
 
 def train_supernet(config: Config) -> Path:
@@ -120,7 +124,7 @@ def train_supernet(config: Config) -> Path:
     check_alike(config, data)
     space = get_space(config.space, config.image_size, len(data.classes))
     data = data.normalized(space.mean, space.std)
-    check_sizes(config, space)
+    check_fits(config, space)
     teacher = load_teacher(config, data.classes, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
@@ -240,13 +244,38 @@ def suited(config: Config) -> Config:
 
 
 def of_run(config: Config) -> Config:
-    """With the space, the images and the weights of the run that --run names, where nas.finetune has begun it."""
+    """With the space, the images and the weights of the run that --run names, where nas.finetune has begun it.
+
+    Raises:
+        UserError: it has not ended; flags that say something else.
+    """
     folder = runs.run_folder(config.run) if config.run else None
-    if folder is None or not (folder / "retrain" / runs.WHOLE / "result.json").exists():
+    if folder is None or not (folder / "retrain" / runs.WHOLE / "config.json").exists():
         return config
+    if not (folder / "retrain" / runs.WHOLE / "result.json").exists():
+        resume = shlex.join(["python", "-m", "nas.finetune", "--resume", "--run", str(config.run)])
+        raise UserError(f"{folder} is not fine-tuned to its end; go on with: {resume}")
     info = runs.load_run_info(folder)
     start = str(folder / "retrain" / runs.WHOLE)
-    return fill(config, replace(config, **vars(info.data), space=info.space, image_size=info.image_size, init=start))
+    begun = replace(config, **vars(info.data), space=info.space, image_size=info.image_size, init=start)
+    fixed = {*vars(info.data), "space", "image_size"} - {*runs.MAY_MOVE}
+    for name in sorted(fixed & given(config)):
+        if (value := getattr(config, name)) != (before := getattr(begun, name)):
+            spelled = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{spelled} is {value}, but {folder} was begun with {before}; leave it out, or give no --run"
+            )
+    return fill(config, begun)
+
+
+def check_flags(config: Config) -> None:
+    """UserError if a flag was given that the others leave without effect."""
+    check_used(config)
+    if config.init is None:
+        check_idle(config, ("order",), "--init")
+    if config.sampling == "largest":
+        others = ("loss", "num_random", "largest_epochs", "shrink_epochs")
+        check_idle(config, others, "other networks than --sampling largest trains")
 
 
 def check_recipe(config: Config) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.amp import GradScaler
 from tqdm import tqdm
 
 from nas.data import Data
-from nas.data.batches import Augment, StepImages, normalize, seed_all, train_batches, train_transform
+from nas.data.batches import StepImages, normalize, seed_all, train_batches, train_transform
 from nas.distributed import collectives, process
 from nas.distributed.accumulation import Parts
 from nas.distributed.device import pick_device
@@ -37,7 +37,7 @@ from nas.training.ema import Ema
 from nas.training.optimization import Optimization
 from nas.training.patience import Best
 from nas.training.precision import autocast, check_amp, pick_amp
-from nas.training.progress import CHECKPOINT, Progress, check_epochs, evaluated, load_progress
+from nas.training.progress import CHECKPOINT, Progress, check_epochs, evaluated, forecast, load_progress
 from nas.training.recipe import TrainConfig
 from search_spaces import UserError
 from supernet.convolutions import mend_convolutions
@@ -80,7 +80,7 @@ class Trainer:
         self.model = mend_convolutions(model).train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.steps_per_epoch = config.steps_per_epoch(len(self.train))
         self.total = self.steps_per_epoch * config.epochs
-        self.augment: Augment = config.augment if config.augment != "auto" else _auto_augment(image_size)
+        self.augment = config.augmentation(image_size)
         published = self.augment == "published"
         multiple = (2 if published else 1) * (8 if config.multi_scale else 1)  # images are mixed in pairs
         self.parts = Parts(self.model, config.batch_size, config.accumulation_steps, multiple)
@@ -168,10 +168,11 @@ class Trainer:
 
     # ---- loop
 
-    def fit(self, description: str) -> None:
+    def fit(self, description: str, after: Sequence[float] = ()) -> None:
         """Trains from the current step to the last; writes metrics, events and checkpoints on the way.
 
-        With `patience` it may end before, and the averaged weights are then the best of all evaluations.
+        With `patience` it may end before, and the averaged weights are then the best of all evaluations. The time that
+        it takes is said beforehand, with that of trainings which follow it: `after`, shares of its own.
 
         Raises:
             UserError: the loss is not finite; the message names the step and the last good checkpoint.
@@ -185,9 +186,12 @@ class Trainer:
         )
         with log or nullcontext(), bar:
             report = self._reporter(log, bar)
+            left = forecast(description, self.step, self.total, self.config.epochs, len(self.train), after)
             for _ in () if self.is_over else self.steps():
                 self.seconds = time.monotonic() - began
                 bar.update()
+                if log:
+                    left.update()
                 report()
                 if log and (self.is_over or time.monotonic() - saved >= self.config.checkpoint_seconds):
                     self.save()
@@ -393,7 +397,3 @@ class Trainer:
             "accumulation_steps": self.config.accumulation_steps,
             **accuracies,
         }
-
-
-def _auto_augment(image_size: int) -> Augment:
-    return "published" if image_size >= 128 else "light"

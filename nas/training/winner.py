@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -95,12 +95,14 @@ def train_winner(
     data: Data,
     report: Report | None = None,
     begin: Callable[[], None] | None = None,
+    after: Sequence[float] = (),
 ) -> Path:
     """Trains the winner in `retrain/<name>/` of the run, or goes on with it on `resume`, and returns that folder.
 
     Args:
         report: is told whenever the network on its way has been evaluated.
         begin: is called before the first step, when it is certain that the network can be trained.
+        after: as `Trainer.fit` has it.
     """
     check_alike(config, data)
     folder = run_folder / "retrain" / name
@@ -127,6 +129,7 @@ def train_winner(
         resume=config.resume,
         teacher=teacher,
         report=report,
+        after=after,
     )
     print(
         f"{name}: test accuracy {100 * found['start_test_accuracy']:.2f} % {STARTS[config.init]}, "

@@ -14,10 +14,10 @@ from nas.distributed import process
 from nas.networks.start import check_start
 from nas.training.parallel import train_parallel
 from nas.training.progress import check_epochs
-from nas.training.recipe import check_sizes, finetune_epochs, with_recipe
+from nas.training.recipe import check_fits, check_used, finetune_epochs, with_recipe
 from nas.training.teacher import may_move, teacher_facts
 from nas.training.winner import ALL_DATA, DIGITS_EPOCHS, FREE, Config, Job, train_winner
-from search_spaces import UserError
+from search_spaces import UserError, macs
 from search_spaces.command import amend, check_given, fill
 from search_spaces.command.files import read_json
 from search_spaces.command.typed import read_typed
@@ -186,7 +186,8 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
         if suited.is_finetuning:
             suited = replace(suited, epochs=finetune_epochs(info.splits.to_train(config.all_data)))
         new = fill(config, suited)
-    check_sizes(new, space)
+    check_fits(new, space)
+    check_used(new)
     new = amend(new, search=search, winners=tuple(winners))  # a later search changes nothing on --resume
     jobs = list[Job]()
     for name, winner in winners.items():
@@ -253,10 +254,13 @@ def train_all(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
     if config.ray_workers:
         _train_parallel(config, run_folder, jobs)
         return
-    data = runs.load_run_data(run_folder)
-    for job in jobs:
-        if job.test_accuracy is None:
-            train_winner(job.config, run_folder, job.folder.name, job.winner, data, begin=partial(_begin, jobs))
+    data, begin = runs.load_run_data(run_folder), partial(_begin, jobs)
+    left = [job for job in jobs if job.test_accuracy is None]
+    space = runs.load_run_info(run_folder).search_space()
+    costs = [macs(space, space.from_json(job.winner["arch"])) for job in left]
+    for number, job in enumerate(left):
+        after = [cost / costs[number] for cost in costs[number + 1 :]]
+        train_winner(job.config, run_folder, job.folder.name, job.winner, data, begin=begin, after=after)
 
 
 def _train_parallel(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:

@@ -13,7 +13,7 @@ from nas.data import Data, DataConfig, load_data
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.intervals import wilson
 from nas.training.network import fresh, make_trainer
-from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_sizes, with_recipe
+from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_fits, with_recipe
 from scripts.published.arms import TABLES, Arm
 from search_spaces import UserError, macs, num_params
 from search_spaces.command import align, amend, fill, flag
@@ -66,7 +66,7 @@ def study(config: Config) -> Path:
     arms = list(TABLES[config.table].arms(config.image_size, len(data.classes)))
     jobs = [(arm, seed) for seed in range(config.seed, config.seed + config.seeds) for arm in arms]
     for arm, seed in jobs:
-        check_sizes(_settings(config, arm, seed), arm.space)
+        check_fits(_settings(config, arm, seed), arm.space)
     facts = {"data_digest": data.splits.digest}
     if (folder / "config.json").exists():
         runs.record(folder, runs.reopen(folder, config, FREE, (*AMEND, *runs.MAY_MOVE), **facts))

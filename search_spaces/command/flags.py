@@ -17,7 +17,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from search_spaces.command import start
@@ -162,6 +162,18 @@ def flags_given(config: Flags, of: type[Flags] | None = None) -> list[str]:
         of: only those of this class, from which the config's class inherits.
     """
     return [_spelling(field) for field in dataclasses.fields(of or config) if field.name in given(config)]
+
+
+def check_idle(config: Flags, names: Iterable[str], use: str) -> None:
+    """UserError if one of these fields was given, where nothing reads them.
+
+    Args:
+        use: what they are for.
+    """
+    idle = [_spelling(field) for field in dataclasses.fields(config) if field.name in {*names} & given(config)]
+    if idle:
+        are, them = ("is", "it") if len(idle) == 1 else ("are", "them")
+        raise UserError(f"{', '.join(idle)} {are} for {use}; leave {them} out")
 
 
 def _spelling(field: dataclasses.Field[Any]) -> str:

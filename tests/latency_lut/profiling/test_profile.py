@@ -374,8 +374,11 @@ def test_the_page_holds_the_figures_and_loads_nothing(
         (["--space", "tiny", "--arch", "largest", "--out", "page.json"], "ends in .html"),
         (["--space", "tiny", "--repeats", "1"], "--repeats"),
         (["--space", "tiny", "--kind", "stem"], "--kind is stem; of tiny give attention"),
-        (["--space", "tiny", "--arch", "largest", "--kind", "ffn"], "--kind is ffn, but largest is one network"),
-        (["--model", "timm/mobilevit_xxs", "--kind", "ffn"], "leave --kind out"),
+        (
+            ["--space", "tiny", "--arch", "largest", "--kind", "ffn"],
+            "--kind is for networks of a space, and largest is one",
+        ),
+        (["--model", "timm/mobilevit_xxs", "--kind", "ffn"], "and timm/mobilevit_xxs is one; leave it out"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.data import Images
 from nas.training.optimization import Optimization
-from nas.training.recipe import TrainConfig, check_sizes, with_recipe
+from nas.training.recipe import TrainConfig, check_fits, with_recipe
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, get_space
 from tests.nas.training.test_trainer import data_of, equal, images, state
@@ -98,10 +98,10 @@ def test_every_space_names_a_recipe_that_its_networks_can_be_trained_by(name: st
     space = get_space(name)
     config = with_recipe(TrainConfig(), space.image_size, "images", 10, space.recipe)
     assert config.recipe == space.recipe
-    check_sizes(config, space)
+    check_fits(config, space)
     if space.any_size:
         x = torch.zeros(1, space.in_chans, *2 * [space.image_size // 8 * 6])
         assert space.build(space.smallest).eval()(x).shape == (1, space.num_classes)
     else:
         with pytest.raises(UserError, match=rf"--progressive trains .* networks of {name} take {space.image_size} px"):
-            check_sizes(replace(config, progressive=True), space)
+            check_fits(replace(config, progressive=True), space)
