@@ -1,6 +1,8 @@
 """python -m latency_lut.build: measures a latency table.
 
-Bare: the nano space on this machine, ONNX Runtime, 1 thread. A build that was interrupted goes on where it stopped when
+Bare: the nano space on this machine, ONNX Runtime, 1 thread. For the networks of a run, its image size and its classes:
+    python -m latency_lut.build --run mine
+A build that was interrupted goes on where it stopped when
 the same command is given again. Another device: `latency_lut.export` here, `latency_lut.measure` there, and its result
 becomes a table with `--from`. Method and accuracy: docs/latency.md.
 """
@@ -25,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     path = build_table(config)
     print(summary(LatencyTable.load(path)))
-    validate = shlex.join(["python", "-m", "latency_lut.validate", "--table", str(path)])
-    print(f"how far it can be trusted: {validate}")
+    of = ["--run", config.run] if config.run and not config.out else ["--table", str(path)]
     print(path)
+    print(f"next: {shlex.join(['python', '-m', 'latency_lut.validate', *of])}")
 
 
 if __name__ == "__main__":

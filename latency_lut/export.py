@@ -1,8 +1,9 @@
 """python -m latency_lut.export: the models behind a table as files, to be measured on another machine.
 
-Bare: those of the nano space as Core ML packages, in blocks/. With --validate TABLE: random networks that the table has
-not seen. The folder goes to the machine that has the device, where `python -m latency_lut.measure` needs neither torch
-nor timm; its result comes back as one file, for `latency_lut.build --from` or `latency_lut.validate --from`.
+Bare: those of the nano space as Core ML packages, in blocks/; with --run those of a run's networks. With --validate
+TABLE: random networks that the table has not seen. The folder goes to the machine that has the device, where
+`python -m latency_lut.measure` needs neither torch nor timm; its result comes back as one file, for
+`latency_lut.build --from` or `latency_lut.validate --from`.
 """
 
 from __future__ import annotations

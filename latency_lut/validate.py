@@ -11,6 +11,7 @@ networks.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if delegate(config.python, MODULE, argv):
         return
     out, result = validate_table(config)
-    print(json.dumps(result, indent=1) if config.json else f"{report(result)}\n{out}")
+    if config.json:
+        print(json.dumps(result, indent=1))
+        return
+    print(f"{report(result)}\n{out}")
+    if config.run:
+        print(f"next: {shlex.join(['python', '-m', 'nas.search', '--run', config.run])}")
 
 
 if __name__ == "__main__":

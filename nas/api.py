@@ -110,6 +110,10 @@ class Run:
         """Trains the supernet of a run that `finetune` began, on the same splits."""
         return train_supernet(**{**flags, "run": str(self.folder)})
 
+    def build_table(self, **flags: Any) -> LatencyTable:
+        """Your device measured for the networks of the run: `python -m latency_lut.build`."""
+        return build_table(**{**flags, "run": str(self.folder)})
+
     def search(self, **flags: Any) -> Search:
         """Searches the trained supernet: `python -m nas.search`."""
         with self._settings("nas.search", searching.Config, flags) as config:

@@ -13,6 +13,7 @@ from nas import api, train_supernet
 from search_spaces import SPACES, UserError
 from search_spaces.command.files import read_json
 from tests.latency_lut.fake import SizedMachine
+from tests.nas.synthetic_run import make_run
 from tests.nas.tiny import QuickSpace, make_images, make_table
 
 DOCS = Path(__file__).parents[2] / "docs/python.md"
@@ -77,6 +78,12 @@ def test_what_the_documentation_shows_runs() -> None:
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
     assert (run.folder / "export" / winner.name / "model.onnx").exists() and (run.folder / "report.html").exists()
     assert [trained.name for trained in run.trained] == [winner.name]
+
+
+def test_a_run_has_its_table_built() -> None:
+    make_run(Path("runs/r"), 16, ["a", "b", "c"], "tiny")
+    table = api.Run.open("r").build_table(samples=2)
+    assert (table.space, table.image_size, table.num_classes) == ("tiny", 16, 3)
 
 
 def test_tables_are_frames() -> None:

@@ -91,7 +91,10 @@ def test_build_and_validate(
     monkeypatch.chdir(tmp_path)
     build.main(["--space", "toy", "--samples", "3"])
     path = Path(f"runs/tables/toy-32px-{space.num_classes}c-onnxruntime-float32-1t.json")
-    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        str(path),
+        f"next: python -m latency_lut.validate --table {path}",
+    ]
     table = LatencyTable.load(path)
     table.check(space)
     assert table.provenance.runtime.runtime_version == onnxruntime.__version__

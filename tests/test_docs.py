@@ -1,0 +1,125 @@
+"""The documentation names no command, and no flag, that there is not; docs/tutorial.md is run as it stands."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latency_lut.measurement.build import BuildConfig
+from nas import __main__ as listing
+from search_spaces.command import Flags
+from search_spaces.command.files import read_json
+from tests.latency_lut.fake import SizedMachine
+from tests.nas.tiny import make_images
+from tests.test_pretrained import NAME, weights
+
+ROOT = Path(__file__).parents[1]
+TUTORIAL = ROOT / "docs/tutorial.md"
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if not path.name.startswith("results"))]
+MODULES = re.compile(r"(?:\bpython -m|-m --|\bmobile-nas) ((?:nas|latency_lut|search_spaces|scripts)\b.*)")
+OTHERS = {"--help", "--nproc-per-node"}  # argparse's, torchrun's
+ELLIPSIS = "…"  # stands for what the sentence is not about
+
+
+def code(page: Path) -> Iterator[str]:
+    """Indented lines, without their comments, and code within sentences."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    yield from (line.partition("  #")[0].strip() for line in text.splitlines() if line.startswith("    "))
+    yield from (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text))
+
+
+def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """The modules that the page says to run, and their flags."""
+    for match in filter(None, map(MODULES.search, code(page))):
+        name, *flags = shlex.split(match[1])
+        if flags[-1:] == [ELLIPSIS] and not (len(flags) > 1 and flags[-2].startswith("--")):
+            flags.pop()
+        if name != "nas":
+            yield name, flags
+
+
+COMMANDS = [
+    pytest.param(*command, id=f"{page.name}: {shlex.join(command[1])}") for page in PAGES for command in commands(page)
+]
+
+
+class _ParsedError(Exception):
+    """The command line has been parsed; nothing has been done."""
+
+
+@pytest.mark.parametrize(("name", "flags"), COMMANDS)
+def test_every_command_line_can_be_parsed(name: str, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command's own parser."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None, f"there is no {name}"
+    module: Any = importlib.import_module(f"{name}.__main__" if spec.submodule_search_locations else name)
+    real = module.parse
+
+    def parse(kind: Any, _: Any, *others: Any) -> None:
+        real(kind, flags, *others)
+        raise _ParsedError
+
+    monkeypatch.setattr(module, "parse", parse)
+    with pytest.raises(_ParsedError):
+        module.main()
+
+
+def test_every_flag_that_is_named_is_one_of_a_command() -> None:
+    for module in listing.ALL:
+        importlib.import_module(f"{module}.__main__" if module == "search_spaces" else module)
+
+    def kinds(kind: type[Flags]) -> Iterator[type[Flags]]:
+        yield kind
+        for each in kind.__subclasses__():
+            yield from kinds(each)
+
+    fields = {name for kind in kinds(Flags) for name in kind.__dataclass_fields__}
+    known = {f"--{no}{name.rstrip('_').replace('_', '-')}" for name in fields for no in ("", "no-")} | OTHERS
+    named = {
+        (page.name, flag) for page in PAGES for span in code(page) for flag in re.findall(r"(?<!\S)--[a-z-]+", span)
+    }
+    assert len(named) > 50 and not [f"{page}: {flag}" for page, flag in sorted(named) if flag not in known]
+
+
+def test_what_the_first_pages_name_is_installed() -> None:
+    """By pip, too, where there is no clone."""
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    for page in PAGES:
+        of_clone = {name for name, _ in commands(page) if f"{name.partition('.')[0]}*" not in packaged}
+        if page.name in ("README.md", TUTORIAL.name):
+            assert not of_clone
+        assert not of_clone or "clone" in page.read_text(encoding="utf-8"), f"{page.name} names {of_clone}"
+
+
+@pytest.mark.heavy
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its commands, then its Python, on images and a network that train in seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(BuildConfig, "make_backend", lambda _: SizedMachine())
+    monkeypatch.setattr("nas.proving.search.backend_of", lambda _: SizedMachine())
+    monkeypatch.setattr("nas.pruning.job.make_backend", lambda *_: SizedMachine())
+    make_images(Path("photos"))
+    weights(Path("weights.safetensors"))
+    typed = [shlex.split(line)[2:] for line in code(TUTORIAL) if line.startswith("python -m ")]
+    assert 5 < len(typed) < 10, "ten commands or fewer, the installation among them"
+    for name, *flags in typed:
+        stand_in = [NAME, "--init", "weights.safetensors"]  # the weights of others are downloaded
+        flags = [word for flag in flags for word in (stand_in if flag == "tf_efficientnet_lite0" else [flag])]
+        importlib.import_module(name).main(flags)
+    (shown,) = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL)
+    photo = next(Path("photos").rglob("*.png"))
+    names: dict[str, Any] = {}
+    exec(compile(shown.replace("photo.jpg", str(photo)), TUTORIAL.name, "exec"), names)
+    (winner,) = {
+        path.parent.name for path in Path("runs/mine/export").glob("*/model.onnx") if path.parent.name in shown
+    }
+    assert names["answer"] in read_json(Path("runs/mine/run.json"))["classes"]
+    assert (Path("runs/mine/export") / winner / "model.mlpackage").exists() and Path("runs/mine/report.html").exists()
