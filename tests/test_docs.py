@@ -42,7 +42,7 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
         name, *flags = shlex.split(match[1])
         if flags[-1:] == [ELLIPSIS] and not (len(flags) > 1 and flags[-2].startswith("--")):
             flags.pop()
-        if name != "nas":
+        if name not in ("nas", "scripts"):
             yield name, flags
 
 

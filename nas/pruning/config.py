@@ -52,6 +52,16 @@ class Config(StepConfig, DataConfig):
         """Of a training of that length."""
         return TrainConfig(epochs=epochs, **{f.name: getattr(self, f.name) for f in fields(StepConfig)})
 
+    def plan(self, dense_first: bool) -> str:
+        """What takes time; how much, each training says.
+
+        Args:
+            dense_first: whether the network has to be trained before.
+        """
+        trained = f"trained for {self.dense_epochs} epochs, then " if dense_first else ""
+        rounds = f" in {self.iterative} rounds" if self.iterative > 1 else ""
+        return f"{trained}pruned to {self.target}{rounds}, then trained for {self.finetune_epochs} epochs"
+
     def check(self) -> None:
         """UserError if flags do not go together."""
         self.method()

@@ -211,7 +211,8 @@ class Job:
     def run(self) -> None:
         """Does the job, or goes on with it; `result.json` is written last."""
         config, folder = self.config, self.folder
-        print(f"{self.given.recipe.name}: {self._plan()}, on {len(self.data.train):,} images", flush=True)
+        first = self.dense_folder is not None and not (self.dense_folder / recipes.FILE).exists()
+        print(f"{self.given.recipe.name}: {config.plan(first)}, on {len(self.data.train):,} images", flush=True)
         dense = self.dense()
         before = self.accuracies(dense)
         print(f"{dense.recipe.name}: test accuracy {self._percent(before)}", flush=True)
@@ -248,15 +249,6 @@ class Job:
         write_json(folder / "result.json", result)
         print(f"{as_text(result)}\nwrote {page}")
         _check_exported(folder, result["export"])
-
-    def _plan(self) -> str:
-        """What takes time; how much, each training says."""
-        config, first = self.config, self.dense_folder
-        trained = (
-            f"trained for {config.dense_epochs} epochs, then " if first and not (first / recipes.FILE).exists() else ""
-        )
-        rounds = f" in {config.iterative} rounds" if config.iterative > 1 else ""
-        return f"{trained}pruned to {config.target}{rounds}, then trained for {config.finetune_epochs} epochs"
 
     def _intervals(self, accuracies: Mapping[str, float]) -> dict[str, list[float]]:
         return {f"{split}_interval": interval(a, len(getattr(self.data, split))) for split, a in accuracies.items()}
