@@ -48,8 +48,9 @@ def say_how_long(search: Search) -> None:
     left = [w for stage, name in folders.items() for w in search.winners if not _is_there(search, stage, name(w))]
     minutes = [load_typed(TrainedResult, search.trained(w) / "result.json", REMEDY)["minutes"] for w in left]
     images = runs.load_run_info(search.run_folder).splits.train
-    what = f"{len(left)} networks to compare with, trained as the winners were on {images:,} images, or left out"
-    say_time(what, 60 * sum(minutes))
+    say_time(
+        f"{len(left)} networks to compare with, trained on {images:,} images as the winners were", 60 * sum(minutes)
+    )
 
 
 def _is_there(search: Search, stage: str, name: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from latency_lut.tables.table import MAX_DRIFT
+from nas import report as report_command
 from nas.objective.mes import Objective, Term
 from nas.reporting.drawing import BAR, STYLE, draw_arch, legend
 from nas.reporting.latency import errors
@@ -437,13 +438,15 @@ def next_command(run: Path) -> list[str]:
     return command.removeprefix("python -m ").replace(f" --run {run}", "").split()
 
 
-def test_the_next_command_names_what_is_missing(tmp_path: Path) -> None:
+def test_the_next_command_names_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     space = make_run(run)
     add_supernet(run)
     add_search(run, space)
     add_retrain(run, space, ("winner-2",))
     assert next_command(run) == ["nas.retrain", "--winners", "winner-1", "winner-3"]
+    report_command.main(["--run", str(run)])
+    assert capsys.readouterr().out.endswith(f"next: python -m nas.retrain --run {run} --winners winner-1 winner-3\n")
     write_json(run / "retrain/winner-3/config.json", {})
     assert next_command(run) == ["nas.retrain", "--resume", "--winners", "winner-3"]
     write_json(run / "retrain/winner-3/stopped.json", {})
