@@ -65,7 +65,7 @@ def _train_folder(listing: Listing, name: str) -> tuple[Listing, str | None]:
         if found := _pick(inner, name):
             return inner, found
         inner = wrapped(inner)
-    if name not in TRAIN:
+    if name != TRAIN[0]:  # which is also the default
         raise UserError(f"--train-split {name}: there is no folder {listing.name}/{name}")
     return listing, None
 

@@ -110,6 +110,8 @@ def test_splits_by_name_in_a_folder(tmp_path: Path) -> None:
     assert len(load(tmp_path, train_split="holdout").test) == 2
     with pytest.raises(UserError, match=r"--train-split trian: there is no folder"):
         load(tmp_path, train_split="trian")
+    with pytest.raises(UserError, match=r"--train-split training: there is no folder"):
+        load(make_images(tmp_path / "flat"), train_split="training")
     with pytest.raises(UserError, match=r"--test-split tset: there is no"):
         load(tmp_path, test_split="tset")
     with pytest.raises(UserError, match="is both the training and the test data"):
