@@ -23,7 +23,10 @@ from tests.test_pretrained import NAME, weights
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "docs/tutorial.md"
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if not path.name.startswith("results"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").glob("*.md") if not path.name.startswith("results")),
+]
 MODULES = re.compile(r"(?:\bpython -m|-m --|\bmobile-nas) ((?:nas|latency_lut|search_spaces|scripts)\b.*)")
 OTHERS = {"--help", "--nproc-per-node"}  # argparse's, torchrun's
 ELLIPSIS = "…"  # stands for what the sentence is not about

@@ -48,7 +48,7 @@ def train_network(
         begin: is called before the first step, when it is certain that the network can be trained.
         facts: of the result, beside those that all have.
         report: is told whenever the network on its way has been evaluated.
-        after: as `Trainer.fit` has it.
+        after: as `Trainer.after` is.
     """
     trainer = make_trainer(config, folder, space.image_size, data, fresh(config, space, arch), teacher, report)
     if not (resume and trainer.resume()):
@@ -61,7 +61,8 @@ def train_network(
         print(f"{folder.name}: drop path {rate:.3g}, as published for {size}; --drop-path sets another")
     if begin is not None:
         begin()
-    trainer.fit(f"{space.name} {folder.name}", after)
+    trainer.after = after
+    trainer.fit(f"{space.name} {folder.name}")
     return _finish(trainer, space, arch, data.test, facts)
 
 

@@ -98,6 +98,7 @@ class Trainer:
         )
         self.step, self.planned_epochs = 0, config.epochs
         self.seconds = 0.0  # of training, over all resumed parts
+        self.after: Sequence[float] = ()  # trainings that follow it, as shares of its time, for what is said of that
         self.start_accuracy: float | None = None  # of the weights to begin with, if whoever put them here says it
         self.amp: str | None = None  # chosen at the first step
         self.scaler = GradScaler(self.device.type, enabled=False)
@@ -168,11 +169,10 @@ class Trainer:
 
     # ---- loop
 
-    def fit(self, description: str, after: Sequence[float] = ()) -> None:
+    def fit(self, description: str) -> None:
         """Trains from the current step to the last; writes metrics, events and checkpoints on the way.
 
-        With `patience` it may end before, and the averaged weights are then the best of all evaluations. The time that
-        it takes is said beforehand, with that of trainings which follow it: `after`, shares of its own.
+        With `patience` it may end before, and the averaged weights are then the best of all evaluations.
 
         Raises:
             UserError: the loss is not finite; the message names the step and the last good checkpoint.
@@ -186,7 +186,7 @@ class Trainer:
         )
         with log or nullcontext(), bar:
             report = self._reporter(log, bar)
-            left = forecast(description, self.step, self.total, self.config.epochs, len(self.train), after)
+            left = forecast(description, self.step, self.total, self.config.epochs, len(self.train), self.after)
             for _ in () if self.is_over else self.steps():
                 self.seconds = time.monotonic() - began
                 bar.update()

@@ -102,7 +102,7 @@ def train_winner(
     Args:
         report: is told whenever the network on its way has been evaluated.
         begin: is called before the first step, when it is certain that the network can be trained.
-        after: as `Trainer.fit` has it.
+        after: as `Trainer.after` is.
     """
     check_alike(config, data)
     folder = run_folder / "retrain" / name
