@@ -65,7 +65,7 @@ def forecast(
         after: trainings that follow this one, their time as shares of its time.
     """
     part = f"the last {(total - step) / total * epochs:.3g} of " if step else ""
-    following = f", and those of {len(after)} more networks" if after else ""
+    following = f", and as many of each network that follows ({len(after)})" if after else ""
     what = f"{description}: {part}{epochs} epochs of {num_images:,} images{following}"
     return Forecast(what, total - step + sum(after) * total)
 
