@@ -37,8 +37,9 @@ from search_spaces.structure.families.registry import prepare
 from tests.nas.tiny import json_lines, make_images, move_run, run_killed, tiny_space
 
 TIMED = ("--samples", "2", "--backend", "torch")  # which needs no export
-TRAINING = ("--batch-size", "8", "--amp", "off", "--dense-epochs", "1", "--finetune-epochs", "2", *TIMED)
-ARGS = ("--model", "test_vit", "--image-size", "32", "--data", "images", *TRAINING)
+TRAINING = ("--batch-size", "8", "--amp", "off", "--finetune-epochs", "2", *TIMED)
+OF = ("--model", "test_vit", "--image-size", "32", "--data", "images")
+ARGS = (*OF, *TRAINING, "--dense-epochs", "1")
 PRUNED = Path("runs/test_vit-images/prune/test_vit-macs-0.5-taylor-global")
 
 
@@ -132,7 +133,7 @@ def test_the_same_data_named_again_is_split_as_in_the_run(folder: Path, capsys: 
 def test_images_that_a_checkpoint_may_have_seen_are_no_test(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = folder / "foreign.safetensors"
     save_tensors(weights, timm.create_model("test_vit", num_classes=3, img_size=32).state_dict(), {})
-    flags = (*ARGS, "--checkpoint", str(weights), "--run", "foreign")
+    flags = (*OF, *TRAINING, "--checkpoint", str(weights), "--run", "foreign")
     few = ("--finetune-epochs", "1", "--formats", "onnx")
     main([*flags, *few, "--name", "carved"])
     said = capsys.readouterr().out

@@ -22,8 +22,8 @@ from search_spaces.timm_network.timm_models import create_timm
 from tests.contracts.pruning import randomized, split
 from tests.nas.tiny import make_images
 
-TRAINING = ("--batch-size", "8", "--amp", "off", "--samples", "2", "--dense-epochs", "1", "--finetune-epochs", "1")
-ARGS = ("--model", "test_resnet", "--image-size", "32", "--data", "images", *TRAINING)
+TRAINING = ("--batch-size", "8", "--amp", "off", "--samples", "2", "--finetune-epochs", "1")
+ARGS = ("--model", "test_resnet", "--image-size", "32", "--data", "images", "--dense-epochs", "1", *TRAINING)
 PRUNED = Path("runs/test_resnet-images/prune/test_resnet-macs-0.5-taylor-global")
 
 
