@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 LAYERS: dict[str, Sequence[set[str]]] = {
     "nas": (
         {"proving"},
-        {"comparison", "inspection", "pruning", "reporting"},
+        {"comparison", "pruning", "reporting"},
+        {"inspection"},
         {"searching"},
         {"exporting"},
         {"training"},

@@ -6,18 +6,37 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from latency_lut.profiling.report import KindTime, Profile, Report, Varied, findings
-from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, html, page
+from latency_lut.profiling.report import BUSY, KindTime, Profile, Report, Table, Varied, conclusions, tables
+from search_spaces.command.page import BLUE, GRAY, ORANGE, Markup, embed, figure, html, joined, page, table, warning
 
-BAR_HEIGHT, PANEL_HEIGHT = 36, 380  # pixels
+BAR_HEIGHT = 36  # pixels
 Studied = tuple[Varied, Profile]
 
 
 def document(report: Report) -> str:
-    """The whole page: the plot, and below it what it shows as text."""
-    plot = study_figure(report.studied) if report.studied else kind_figure(report.profiles[0].kinds)
+    """The whole page: the plot, and below it what it shows as tables, and what may be concluded."""
     head = html('<h1>{}</h1>\n<p class="soft">{}</p>\n', report.title, report.runtime)
-    return page(report.title, (head, embed("plot", plot), html("<pre>{}</pre>\n", findings(report))))
+    plots = _study_plots(report.studied) if report.studied else embed("plot", kind_figure(report.profiles[0].kinds))
+    said = joined(html("<p>{}</p>\n", sentence) for sentence in conclusions(report))
+    busy = [warning(BUSY)] if report.busy else []
+    return page(report.title, (head, plots, said, *busy, *map(_table, tables(report))))
+
+
+def _table(t: Table) -> Markup:
+    words = [i for i, side in enumerate(t.sides) if side == "<"]
+    title = [html("<h2>{}</h2>\n", t.title[0].upper() + t.title[1:])] if t.title else []
+    return joined([*title, table(t.head, t.rows, text=words)])
+
+
+def _study_plots(studied: Sequence[Studied]) -> Markup:
+    times, shares = (study_figure(studied, share) for share in (False, True))
+    return html(
+        '<div class="pair">\n{}{}</div>\n', _half(embed("time", times, "low")), _half(embed("share", shares, "low"))
+    )
+
+
+def _half(plot: Markup) -> Markup:
+    return html("<div>{}</div>\n", plot)
 
 
 def kind_figure(rows: Sequence[KindTime]) -> Any:
@@ -46,7 +65,7 @@ def kind_figure(rows: Sequence[KindTime]) -> Any:
     plot = figure(traces, barmode="stack", bargap=0.3, height=BAR_HEIGHT * len(rows) + 110)
     plot.update_yaxes(categoryorder="array", categoryarray=[row.kind for row in reversed(rows)], showgrid=False)
     # Room for the text behind the longest bar.
-    plot.update_xaxes(title_text="ms in one run", range=[0, 1.25 * max(row.ms for row in rows)])
+    plot.update_xaxes(title_text="ms in one run", range=[0, 1.4 * max(row.ms for row in rows)])
     return plot.update_layout(legend_traceorder="normal")
 
 
@@ -57,45 +76,30 @@ def _hover(row: KindTime) -> str:
     )
 
 
-def study_figure(studied: Sequence[Studied]) -> Any:
-    """Time in memory-bound operators, and its share, against the number of blocks of the kind that is varied."""
+def study_figure(studied: Sequence[Studied], share: bool) -> Any:
+    """Time in memory-bound operators, or its share, against the number of blocks of the kind that is varied."""
     kind = studied[0][0].kind
     series = [(varied, p) for varied, p in studied if not varied.random]
     others = [(varied, p) for varied, p in studied if varied.random]
-    traces = []
-    for name, some, color, mode in (
+    named = (
         (f"largest network with fewer and fewer {kind} blocks", series, BLUE, "lines+markers"),
         ("random networks", others, ORANGE, "markers"),
-    ):
-        if some:
-            traces += [
-                _points(name, some, [p.memory_bound.corrected_ms for _, p in some], color, mode, axis=""),
-                _points(name, some, [100 * p.memory_bound.corrected_share for _, p in some], color, mode, axis="2"),
-            ]
-    plot = figure(traces, height=PANEL_HEIGHT)
-    axis = plot.layout.xaxis.to_plotly_json()
-    most = max(varied.blocks for varied, _ in studied)
-    blocks = {**axis, "title_text": f"{kind} blocks", "range": [-0.05 * most - 0.2, 1.05 * most + 0.2]}
-    blocks |= {"tickformat": "d"} | ({"dtick": 1} if most <= 12 else {})
-    return plot.update_layout(
-        xaxis={**blocks, "domain": [0, 0.45]},
-        xaxis2={**blocks, "domain": [0.55, 1], "anchor": "y2"},
-        yaxis={**axis, "title_text": "memory-bound, ms", "rangemode": "tozero"},
-        yaxis2={**axis, "title_text": "memory-bound, % of all operators", "rangemode": "tozero", "anchor": "x2"},
     )
+    traces = [_points(name, some, color, mode, share) for name, some, color, mode in named if some]
+    most = max(varied.blocks for varied, _ in studied)
+    axis = {"range": [-0.05 * most - 0.2, 1.05 * most + 0.2], "tickformat": "d"} | ({"dtick": 1} if most <= 12 else {})
+    y_title = "memory-bound, % of the time of all operators" if share else "memory-bound, ms"
+    return figure(traces, f"{kind} blocks", y_title, xaxis=axis, yaxis={"rangemode": "tozero"}, showlegend=True)
 
 
-def _points(name: str, studied: Sequence[Studied], y: Sequence[float], color: str, mode: str, axis: str) -> Any:
+def _points(name: str, studied: Sequence[Studied], color: str, mode: str, share: bool) -> Any:
     import plotly.graph_objects as go
 
+    bound = [p.memory_bound for _, p in studied]
     return go.Scatter(
-        name=name,
-        legendgroup=name,
-        showlegend=not axis,
+        name=escape(name),
         x=[varied.blocks for varied, _ in studied],
-        y=y,
-        xaxis=f"x{axis}",
-        yaxis=f"y{axis}",
+        y=[100 * memory.corrected_share if share else memory.corrected_ms for memory in bound],
         mode=mode,
         marker={"color": color, "size": 8},
         line={"color": color, "width": 2},

@@ -194,42 +194,77 @@ def text(report: Report) -> str:
     return f"{report.title}\n{report.runtime}\n\n{findings(report)}"
 
 
+BUSY = "WARNING: the machine was busy; profile again when it is quiet"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts.
+
+    Args:
+        sides: how columns are aligned, "<" of words and ">" of numbers.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    sides: str
+
+
 def findings(report: Report) -> str:
-    lines = _study_lines(report) if report.studied else _lines(report)
-    if report.busy:
-        lines.append("WARNING: the machine was busy; profile again when it is quiet")
-    return "\n".join(lines)
+    first, *others = (_as_text(t) for t in tables(report))
+    lines = [first, "\n".join(conclusions(report)), *others]
+    return "\n\n".join(lines) + (f"\n{BUSY}" if report.busy else "")
 
 
-def _lines(report: Report) -> list[str]:
+def _as_text(t: Table) -> str:
+    title = [f"{t.title}:"] if t.title else []
+    return "\n".join([*title, align([t.head, *t.rows], t.sides)])
+
+
+def tables(report: Report) -> list[Table]:
+    """What was measured."""
+    if report.studied:
+        return [_study_table(report)]
     (profile,) = report.profiles
+    return [_kinds(profile), _slowest(profile)]
+
+
+def conclusions(report: Report) -> list[str]:
+    """What it means, a sentence or two each."""
+    said = _verdict(report) if report.studied else _trust(report.profiles[0])
+    return [*said, *_unknown(report.profiles)]
+
+
+def _kinds(profile: Profile) -> Table:
     rows = [_row(f"{row.kind}{' *' if row.memory_bound else ''}", row) for row in profile.kinds]
-    head, total = ("", "ms", "share", "corrected", "operators"), _row("* memory-bound", profile.memory_bound)
-    slowest = [
-        (f"{o.ms:.4f} ms", f"{o.ms / profile.operators_ms:.1%}", operator_kind(o), o.type, o.name)
-        for o in profile.slowest
+    head = ("kind of operator", "ms", "share", "corrected", "operators")
+    return Table("", head, [*rows, _row("* memory-bound", profile.memory_bound)], "<>>>>")
+
+
+def _slowest(profile: Profile) -> Table:
+    rows = [
+        (o.name, o.type, operator_kind(o), f"{o.ms:.4f}", f"{o.ms / profile.operators_ms:.1%}") for o in profile.slowest
     ]
-    return [
-        *(align([head, *rows, total], "<>>>>"), ""),
-        *(_trust(profile), *_unknown(report.profiles), ""),
-        *(f"the {len(slowest)} slowest of {len(profile.operators)} operators:", align(slowest, ">><<<")),
-    ]
+    title = f"the {len(rows)} slowest of {len(profile.operators)} operators"
+    return Table(title, ("operator", "type", "kind", "ms", "share"), rows, "<<<>>")
 
 
 def _row(label: str, row: KindTime) -> tuple[str, ...]:
     return label, f"{row.ms:.4f}", f"{row.share:.1%}", f"{row.corrected_share:.1%}", str(row.operators)
 
 
-def _trust(profile: Profile) -> str:
+def _trust(profile: Profile) -> list[str]:
     """How the operators' sum compares with the time of the network, and what the correction does."""
     excess = profile.operators_ms / profile.network_ms - 1
     sums = (
-        f"The operators take {profile.operators_ms:.4f} ms, the network without profiling {profile.network_ms:.4f} ms"
+        f"The operators take {profile.operators_ms:.4f} ms, the network without profiling {profile.network_ms:.4f} ms "
+        f"({excess:+.1%})."
     )
     if excess > 0:
         micro = 1e3 * profile.overhead_ms
-        return f"{sums} ({excess:+.1%}).\nCorrected: {micro:.2f} µs, the overhead of profiling, off every operator."
-    return f"{sums} ({excess:+.1%}).\nThe rest lies between the operators, and nothing is corrected."
+        return [sums, f"Corrected: {micro:.2f} µs, the overhead of profiling, off every operator."]
+    return [sums, "The rest lies between the operators, and nothing is corrected."]
 
 
 def _unknown(profiles: Sequence[Profile]) -> list[str]:
@@ -237,28 +272,27 @@ def _unknown(profiles: Sequence[Profile]) -> list[str]:
     return [f"Operators of unknown kind, counted as other: {', '.join(types)}"] if types else []
 
 
-def _study_lines(report: Report) -> list[str]:
-    rows = [
-        (report.studied[0][0].kind, "network", "memory-bound", "", "reported", ""),
-        ("blocks", "ms", "ms", "share", "share", ""),
-    ]
+def _study_table(report: Report) -> Table:
+    rows = []
     for varied, profile in report.studied:
         memory = profile.memory_bound
         times = f"{profile.network_ms:.4f}", f"{memory.corrected_ms:.4f}"
         shares = f"{memory.corrected_share:.1%}", f"{memory.share:.1%}"
-        rows.append((str(varied.blocks), *times, *shares, profile.network.name))
-    return [align(rows, ">>>>><"), "", _verdict(report), *_unknown(report.profiles)]
+        rows.append((profile.network.name, str(varied.blocks), *times, *shares))
+    kind = report.studied[0][0].kind
+    head = ("network", f"{kind} blocks", "network, ms", "memory-bound, ms", "its share", "share as reported")
+    return Table("", head, rows, "<>>>>>")
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Report) -> list[str]:
     kind, trend = report.studied[0][0].kind, report.trend
     assert trend is not None
     block_ms, memory_ms = trend.block_ms, trend.block_memory_bound_ms
     less = "less" if memory_ms > 0 else "no less"
     share = "a smaller" if memory_ms > trend.rest_share * block_ms else "no smaller"
-    return (
-        f"One {kind} block takes {block_ms:.4f} ms, {memory_ms:.4f} ms of it in memory-bound operators.\n"
-        f"With the fewest, {trend.fewest}, {trend.rest_share:.1%} of the largest network's time is memory-bound.\n"
-        f"So with fewer {kind} blocks memory-bound operators take {less} time here, and {share} share of all time\n"
-        "(EfficientViT, Section 2.1, of attention: less, in networks that are equally fast)."
-    )
+    paper = "EfficientViT, Section 2.1, of attention: less, in networks that are equally fast"
+    return [
+        f"One {kind} block takes {block_ms:.4f} ms, {memory_ms:.4f} ms of it in memory-bound operators.",
+        f"With the fewest, {trend.fewest}, {trend.rest_share:.1%} of the largest network's time is memory-bound.",
+        f"So with fewer {kind} blocks memory-bound operators take {less} time here, and {share} share ({paper}).",
+    ]

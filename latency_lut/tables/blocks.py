@@ -80,8 +80,14 @@ def _devices(table: LatencyTable, row: Row) -> dict[str, float]:
     return {name: sum(share.get(name, 0.0) for share in shares) / len(shares) for name in names}
 
 
-def block_text(costs: Sequence[BlockCost]) -> str:
-    """The blocks as lines, and what their columns mean."""
+LEGEND = (
+    "ms: the minimum, which predictions use; median: - where it came out below 0; "
+    "spread: interquartile range of the samples, of the minimum"
+)
+
+
+def block_table(costs: Sequence[BlockCost]) -> tuple[list[tuple[str, ...]], str]:
+    """The headings and a row for each block, and how columns are aligned: "<" or ">"."""
     head = ("stage", "block", "in", "out", "", "ms", "median", "spread", "MMACs", "params", "ms/MMAC")
     rows = [head, *map(_cells, costs)]
     sides = "<<<<<>>>>>>"
@@ -89,11 +95,12 @@ def block_text(costs: Sequence[BlockCost]) -> str:
         devices = ["device", *(devices_text(cost.devices) for cost in costs)]
         rows = [(*row, device) for row, device in zip(rows, devices, strict=True)]
         sides += "<"
-    legend = (
-        "ms: the minimum, which predictions use; median: - where it came out below 0; "
-        "spread: interquartile range of the samples, of the minimum"
-    )
-    return f"{align(rows, sides)}\n\n{legend}"
+    return rows, sides
+
+
+def block_text(costs: Sequence[BlockCost]) -> str:
+    """The blocks as lines, and what their columns mean."""
+    return f"{align(*block_table(costs))}\n\n{LEGEND}"
 
 
 def _cells(cost: BlockCost) -> tuple[str, ...]:

@@ -8,29 +8,30 @@ from itertools import cycle
 from math import ceil, log10
 from typing import Any
 
-from latency_lut.tables.blocks import BlockCost
-from search_spaces.command.page import AXIS, CYCLE, embed, figure, html, log_axis, page
+from latency_lut.tables.blocks import LEGEND, BlockCost, block_table
+from search_spaces.command.page import AXIS, CYCLE, commands, embed, figure, html, log_axis, page, table
 
 COST_NOTE = "A point is a row of the table; a band spans what else varies at that width: a block's inside, input width."
 MACS_NOTE = "If MACs told the time, all would lie on one level; what lies high is slow for what it computes."
 COLUMNS, PANEL_HEIGHT, GAP = 2, 300, 60  # panels in a row; pixels
 
 
-def table_page(title: str, origin: str, costs: Sequence[BlockCost], text: str) -> str:
+def table_page(title: str, origin: str, costs: Sequence[BlockCost]) -> str:
     """The whole document.
 
     Args:
-        origin: where the table comes from, shown above the plots.
-        text: the costs as text, shown below them.
+        origin: where the table comes from, shown above the plots; below them are all the costs.
     """
+    (head, *rows), sides = block_table(costs)
+    words = [i for i, side in enumerate(sides) if side == "<"]
     counted = [cost for cost in costs if cost.ms_per_mmac]
     parts = (
-        html("<h1>{}</h1>\n<pre>{}</pre>\n", title, origin),
+        html("<h1>{}</h1>\n{}", title, commands(origin.splitlines())),
         html('<h2>What a block costs</h2>\n<p class="soft">{}</p>\n', COST_NOTE),
         embed("cost", cost_figure(costs, lambda cost: cost.min_ms, "ms")),
         html('<h2>What a million multiply-accumulates cost in it</h2>\n<p class="soft">{}</p>\n', MACS_NOTE),
         embed("per-mac", cost_figure(counted, lambda cost: cost.ms_per_mmac or 0.0, "ms per MMAC", log=True)),
-        html("<h2>Every block</h2>\n<pre>{}</pre>\n", text),
+        html('<h2>Every block</h2>\n{}<p class="soft">{}</p>\n', table(head, rows, text=words), LEGEND),
     )
     return page(title, parts)
 

@@ -33,7 +33,7 @@ def show(config: ShowConfig) -> None:
     if out.is_dir() or out.suffix != ".html":
         raise UserError(f"--out is {out}; give a file that ends in .html")
     costs = block_costs(table, space)
-    write_text(out, table_page(path.stem, origin(table), costs, block_text(costs)))
+    write_text(out, table_page(path.stem, origin(table), costs))
     if config.sort == "ms":
         costs.sort(key=lambda cost: -cost.min_ms)
     if config.json:

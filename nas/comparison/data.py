@@ -26,7 +26,16 @@ Json = dict[str, Any]
 
 # What makes no other strategy of a search: where and how fast, what is picked afterwards, what `identity` holds, and
 # goals, which are read from the result.
-NO_SETTINGS = {*FREE, "command", "storage", "strategy", "seed", "winners", *(field.name for field in fields(Goals))}
+NO_SETTINGS = {
+    *FREE,
+    "command",
+    "storage",
+    "study",
+    "strategy",
+    "seed",
+    "winners",
+    *(field.name for field in fields(Goals)),
+}
 NO_SETTINGS |= {"num_images", "calibration_images", "batch_size", "table_sha256", "tables_sha256", "supernet_sha256"}
 NO_SETTINGS |= {"seed_archs_sha256"}  # in short: `_settings`
 TABLE = "table of"  # begins the names of settings that say which latency table

@@ -12,14 +12,24 @@ import numpy as np
 from nas.comparison.data import Json
 from nas.comparison.groups import Group
 from nas.comparison.tables import Table
+from nas.evaluation.intervals import error_bars
 from nas.objective.hypervolume import Progress
 from nas.objective.metrics import latency_metrics, shown
 from search_spaces.command.page import CYCLE, Markup, embed, figure, html, log_axis, page, table
 
 RED = "#d1455f"
+HYPERVOLUME = (
+    "Hypervolume: how much of accuracy and efficiency a search has covered so far, in one figure; the higher, and the "
+    "sooner, the better. "
+)
 BAND = (
-    "A line is the mean of a search's seeds, its band their least and most. "
+    "A line is the mean of a search’s seeds, its band their least and most. "
     "The plot begins at the height that the lowest of them has after a tenth of its search."
+)
+FRONTS = (
+    "Pareto fronts: networks that no other one of their search beats in both. Accuracies are of {count:,} search "
+    "images, with the supernet’s weights, and whiskers their 95 % intervals. The best of many is flattered by chance, "
+    "so that an accuracy on a front is more likely too high than too low."
 )
 MINUTES = "Time is what each search recorded, on the machine and with the workers that it had."
 
@@ -36,14 +46,19 @@ def compare_page(groups: Sequence[Group], tables: Sequence[Table], points: Seque
     parts = [
         html("<h1>{}</h1>\n", title),
         _table(summary),
-        html('<h2>Hypervolume</h2>\n<p class="soft">{}</p>\n', BAND),
+        html('<h2>How much the searches found</h2>\n<p class="soft">{}{}</p>\n', HYPERVOLUME, BAND),
         embed("evaluations", progress_figure([(g.label, g.over_evaluations) for g in groups], "evaluations"), ""),
     ]
     if timed:
         parts.append(html('<p class="soft">{}</p>\n', MINUTES))
         over_time = progress_figure([(g.label, g.over_minutes) for g in groups], "minutes")
         parts.append(embed("minutes", over_time, ""))
-    parts.append(html("<h2>Fronts</h2>\n{}", embed("fronts", fronts_figure(groups, points), "")))
+    count = groups[0].searches[0].identity["number of search images"]
+    parts += [
+        html("<h2>The best trade-offs that each found</h2>\n"),
+        embed("fronts", fronts_figure(groups, points), ""),
+        html('<p class="soft">{}</p>\n', FRONTS.format(count=count)),
+    ]
     parts += [html("<h2>{}</h2>\n{}", t.title, _table(t)) for t in others]
     parts.append(html("<h2>The searches</h2>\n{}", _members(groups)))
     return page(title, parts)
@@ -100,6 +115,8 @@ def fronts_figure(groups: Sequence[Group], points: Sequence[Json]) -> Any:
         for i, (search, front) in enumerate(zip(group.searches, group.fronts, strict=True)):
             trace = _scatter(escape(group.label), front, [str(search.folder)] * len(front))
             trace.update(marker={"color": color, "size": 6}, line={"color": color, "width": 1, "shape": "vh"})
+            count = search.identity["number of search images"]
+            trace.update(error_y=error_bars([(p["accuracy"], count) for p in front]) | {"color": _clear(color, 0.5)})
             traces.append(trace.update(mode="lines+markers", legendgroup=group.label, showlegend=i == 0))
     if points:
         labels = [str(p["label"]) for p in points]
@@ -131,7 +148,7 @@ def _hover(label: str, p: Json) -> str:
     return "<br>".join([*lines, f"MES {p['mes']:.4g}"])
 
 
-def _clear(color: str) -> str:
+def _clear(color: str, opacity: float = 0.18) -> str:
     """A `#rrggbb` colour that lets others show through."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.18)"
+    return f"rgba({red}, {green}, {blue}, {opacity:g})"

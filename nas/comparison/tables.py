@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nas.comparison.data import Json
+from nas.evaluation.intervals import wilson
 from nas.objective.metrics import shown
 
 
@@ -39,14 +40,19 @@ def make_tables(result: Json) -> list[Table]:
             "Hypervolume",
             ("search", "seeds", "evaluations", "minutes", "hypervolume", "least – most"),
             tuple(summary),
-            f"accuracy × ln MES above {reference['accuracy']:.3g} (guessing) and MES {reference['mes']:.4g} "
-            f"(the largest network){several}",
+            f"hypervolume: the area of accuracy × ln MES above {reference['accuracy']:.3g} (guessing) and MES "
+            f"{reference['mes']:.4g} (the largest network){several}",
         )
     ]
     if best := next(iter(groups.values()))["best_accuracy"]:
         heads = [f"{shown(b['metric']).name} ≤ {shown(b['metric']).text(b['limit'])}" for b in best]
         rows = [(name, *(_cell(b, "{:.2f}", 100) for b in group["best_accuracy"])) for name, group in groups.items()]
-        note = "of what was evaluated, on the search split; in brackets, how many seeds found any"
+        count = result["identity"]["number of search images"]
+        low, high = wilson(count / 2, count)
+        note = (
+            f"of what was evaluated, on the search split (95 % interval of {count:,} images: up to "
+            f"± {50 * float(high - low):.1f} points); in brackets, how many seeds found any"
+        )
         tables.append(Table("Best accuracy within a limit, %", ("search", *heads), tuple(rows), note))
     for unit, text in (("evaluations", "{:,.0f}"), ("minutes", "{:.2f}")):
         to_reach = result[f"{unit}_to_reach"]

@@ -6,7 +6,6 @@ was, with any number of loaders.
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import signal
@@ -27,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nas.data import Images
-from nas.data.pixels import CORRUPT, why_unreadable
+from nas.data.pixels import CORRUPT, crop_share, why_unreadable
 from nas.data.splits import IMAGENET, Normalization
 from search_spaces import UserError
 
@@ -76,22 +75,8 @@ def train_transform(image_size: int, augment: Augment, hflip: bool, strength: fl
 
 def eval_transform(image_size: int) -> Any:
     """timm's evaluation transform, to uint8."""
-    crop = _crop(image_size)
+    crop = crop_share(image_size)
     return create_transform(image_size, is_training=False, crop_pct=crop, interpolation="bicubic", normalize=False)
-
-
-def preprocessing(image_size: int) -> str:
-    """What `eval_transform` does, in words: of no other images is the accuracy that which was measured."""
-    side = math.floor(image_size / _crop(image_size))
-    return (
-        f"RGB; the shorter side resized to {side} pixels (bicubic, antialiased), then the central "
-        f"{image_size} x {image_size} pixels"
-    )
-
-
-def _crop(image_size: int) -> float:
-    """Small images keep their borders."""
-    return 0.95 if image_size >= 128 else 1.0
 
 
 def normalize(images: Tensor, device: torch.device, to: Normalization = IMAGENET) -> Tensor:

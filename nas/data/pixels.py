@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import struct
 import zlib
 from functools import cache
@@ -179,3 +180,17 @@ def _white_of_floats(values: np.ndarray) -> float:
     if values.max(initial=0) > 1:
         raise UnknownWhiteError(f"floats up to {values.max():g}, and no mark of which is white; give --white-level")
     return 1.0
+
+
+def preprocessing(image_size: int) -> str:
+    """What `eval_transform` of batches does, in words: of no other images is the accuracy that which was measured."""
+    side = math.floor(image_size / crop_share(image_size))
+    return (
+        f"RGB; the shorter side resized to {side} pixels (bicubic, antialiased), then the central "
+        f"{image_size} x {image_size} pixels"
+    )
+
+
+def crop_share(image_size: int) -> float:
+    """What of the resized image's shorter side remains: small images keep their borders."""
+    return 0.95 if image_size >= 128 else 1.0

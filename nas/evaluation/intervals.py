@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -44,6 +47,24 @@ def paired_error(one: np.ndarray, other: np.ndarray) -> float:
         one, other: (images,) whether the network is right.
     """
     return float(np.sqrt(np.sum(one != other)) / len(one))
+
+
+def error_bars(found: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    """Whiskers of Plotly for points in %: the 95 % interval of each accuracy, a fraction of so many images."""
+    ends = [(accuracy, *wilson(accuracy * count, count)) for accuracy, count in found]
+    return whiskers([(accuracy, float(low), float(high)) for accuracy, low, high in ends])
+
+
+def whiskers(intervals: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """The same of intervals that are known: (accuracy, low, high), fractions."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [100 * (high - value) for value, _, high in intervals],
+        "arrayminus": [100 * (value - low) for value, low, _ in intervals],
+        "thickness": 1,
+        "width": 3,
+    }
 
 
 def paired_bootstrap(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._decomp import get_decompositions
 
-from nas.data.batches import preprocessing
+from nas.data.pixels import preprocessing
 from nas.exporting.mil import run_program
 from nas.exporting.parity import Parity, compare, example_images, normalized
 from nas.runs import RunInfo

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas.data.batches import preprocessing
+from nas.data.pixels import preprocessing
 from nas.exporting.onnx import BATCH_SIZES
 from nas.exporting.parity import Parity, compare, example_images, normalized
 from nas.exporting.winner import Winner

@@ -11,7 +11,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 from torch import nn
 
 from nas import runs
-from nas.data.batches import preprocessing
+from nas.data.pixels import preprocessing
 from nas.networks.weights import check_finite
 from nas.runs.baselines import ARCHS
 from nas.runs.checkpoint import load_module, load_tensors

@@ -17,6 +17,7 @@ from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
 from nas.exporting.winner import load_winners
 from nas.inspection.confusion import Confusion
+from nas.inspection.examples import Answers
 from nas.inspection.page import evaluation_page
 from nas.inspection.text import as_text
 from nas.networks.inherit import calibration_batches, calibration_count, inherited, load_supernet
@@ -86,7 +87,11 @@ def evaluate(config: Config) -> Path:
     split = data.search if config.split == "search" else data.test
     images = split.spread(config.num_images or len(split))
     networks, calibration_images = _networks(config, folder, archs, data.train, device)
-    found = confusions(networks, images, space, device, config.batch_size, config.num_workers)
+    found, answers = look(networks, images, space, device, config.batch_size, config.num_workers)
+    shown = [
+        {kind: a.examples(images, space.image_size, right=kind == "right") for kind in ("right", "wrong")}
+        for a in answers
+    ]
     path = folder / "evaluate" / f"{config.name or _name(networks, config.split)}.json"
     result = {
         "command": runs.command_line(),
@@ -101,7 +106,9 @@ def evaluate(config: Config) -> Path:
         "table_warnings": tables.warnings(latencies),
         "classes": list(data.classes),
         "class_sizes": found[0].class_sizes.tolist(),
-        "networks": [_figures(n, space, c, costs.one(n.arch)) for n, c in zip(networks, found, strict=True)],
+        "networks": [
+            _figures(n, space, c, costs.one(n.arch)) | some for n, c, some in zip(networks, found, shown, strict=True)
+        ],
     }
     write_json(path, result)
     print(f"{as_text(result)}\n")
@@ -177,29 +184,31 @@ def _networks(
 
 
 @torch.inference_mode()
-def confusions(
+def look(
     networks: Sequence[Network],
     images: Images,
     space: SearchSpace,
     device: torch.device,
     batch_size: int,
     num_workers: int = 0,
-) -> list[Confusion]:
-    """What each network takes for what; every image is read once, for all of them.
+) -> tuple[list[Confusion], list[Answers]]:
+    """What each network takes for what, and its answers; every image is read once, for all of them.
 
     Raises:
         UserError: none of the images can be read.
     """
-    found = [Confusion(space.num_classes) for _ in networks]
+    found, answers = [Confusion(space.num_classes) for _ in networks], [Answers() for _ in networks]
     with tqdm(total=len(images), desc="evaluate", unit="image") as bar:
         for batch, labels in eval_batches(images, space.image_size, batch_size, num_workers):
             x = normalize(batch, device, images.normalization)
-            for network, confusion in zip(networks, found, strict=True):
-                confusion.add(network.model(x), labels)
+            for network, confusion, answer in zip(networks, found, answers, strict=True):
+                logits = network.model(x)
+                confusion.add(logits, labels)
+                answer.add(logits, labels)
             bar.update(len(labels))
     if not found[0].num_images:
         raise UserError(f"none of the {len(images)} images can be read; see the warnings")
-    return found
+    return found, answers
 
 
 # ---- figures

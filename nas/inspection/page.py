@@ -13,7 +13,20 @@ import numpy as np
 from nas.inspection.confusion import mistakes
 from nas.inspection.text import Json, origin, percent, worst_first
 from nas.objective.metrics import latency_metrics, shown
-from search_spaces.command.page import BLUE, CYCLE, ORANGE, Markup, embed, figure, html, page, table, warning
+from search_spaces.command.page import (
+    BLUE,
+    CYCLE,
+    ORANGE,
+    Markup,
+    commands,
+    embed,
+    figure,
+    html,
+    joined,
+    page,
+    table,
+    warning,
+)
 
 MAX_CLASSES = 60  # in a plot; of more, this many of the worst and of the most frequent mistakes:
 MOST = 30
@@ -28,6 +41,15 @@ MATRIX_NOTE = (
     "in one scale for all networks."
 )
 BARS_NOTE = f"The {MOST} mistakes that are most frequent."
+EXAMPLES_NOTE = (
+    "As the network sees them, evenly spaced over the images and chosen by nothing else; in brackets how sure it was."
+)
+STYLE = """
+.photos { display: flex; flex-wrap: wrap; gap: 10px; margin: 8px 0; }
+.photos figure { margin: 0; width: 104px; }
+.photos img { width: 104px; height: 104px; image-rendering: pixelated; border-radius: 4px; display: block; }
+.photos figcaption { line-height: 1.3; margin-top: 3px; overflow-wrap: anywhere; }
+"""
 
 
 def evaluation_page(result: Json) -> str:
@@ -36,8 +58,20 @@ def evaluation_page(result: Json) -> str:
     Args:
         result: what `nas.evaluate` writes as JSON.
     """
-    parts = (part for section in (_summary, _classes, _mistakes) for part in section(result))
-    return page(f"{result['run']}: {_names(result)}", parts)
+    return page(f"{result['run']}: {_names(result)}", [*_summary(result), *closer_look(result)], style=STYLE)
+
+
+def closer_look(result: Json, of: str = "") -> Iterator[Markup]:
+    """Class by class: how accurate, what is taken for what, and images that were classified right and wrong.
+
+    Args:
+        of: what is looked at, where the page has not said it.
+    """
+    yield html("<h2>Accuracy of each class</h2>\n")
+    if of:
+        yield html('<p class="soft">{}</p>\n', of)
+    for section in (_classes, _mistakes, _examples):
+        yield from section(result)
 
 
 def _names(result: Json) -> str:
@@ -51,12 +85,11 @@ def _summary(result: Json) -> Iterator[Markup]:
     head = [*_COLUMNS, *(f"{shown(m).title.capitalize()}\npredicted" for m in latencies), *_COSTS]
     yield table(head, [_row(network, latencies) for network in result["networks"]], text=(0, 1), wide=True)
     yield from map(warning, result["table_warnings"])
-    yield html('<p class="soft">{}</p>\n<pre>{}</pre>\n', NOTE, result["command"])
+    yield html('<p class="soft">{}</p>\n{}', NOTE, commands([result["command"]]))
 
 
 def _classes(result: Json) -> Iterator[Markup]:
     names, networks = result["classes"], result["networks"]
-    yield html("<h2>Accuracy of each class</h2>\n")
     if len(names) > MAX_CLASSES:
         yield html('<p class="soft">The {} classes that {} knows least.</p>\n', MOST, networks[0]["name"])
     yield embed("classes", class_bars(result))
@@ -79,6 +112,28 @@ def _mistakes(result: Json) -> Iterator[Markup]:
         yield embed(f"mistakes-{i}", confusion_matrix(names, count, top) if matrix else mistake_bars(names, count))
 
 
+def _examples(result: Json) -> Iterator[Markup]:
+    yield html('<h2>Images that were classified right and wrong</h2>\n<p class="soft">{}</p>\n', EXAMPLES_NOTE)
+    for network in result["networks"]:
+        for kind in ("right", "wrong"):
+            if network[kind]:
+                yield html("<h3>{}: {}</h3>\n", network["name"], kind)
+                photos = joined(_photo(result["classes"], example) for example in network[kind])
+                yield html('<div class="photos">\n{}</div>\n', photos)
+
+
+def _photo(classes: Sequence[str], example: Json) -> Markup:
+    label, answer = classes[example["label"]], classes[example["answer"]]
+    said = label if label == answer else f"{label}, taken for {answer}"
+    return html(
+        '<figure><img src="data:image/jpeg;base64,{}" alt="{}"><figcaption>{} ({:.0f} %)</figcaption></figure>\n',
+        example["jpeg"],
+        label,
+        said,
+        100 * example["chance"],
+    )
+
+
 _COLUMNS = (
     "Network",
     "Weights",
@@ -93,9 +148,7 @@ def _row(network: Json, latencies: Sequence[str]) -> list[str]:
     return [
         network["name"],
         network["weights"],
-        percent(network["top1"]),
-        percent(network["top5"]),
-        percent(network["mean_per_class"]),
+        *(percent(network[name]).replace(" (", "\n(") for name in ("top1", "top5", "mean_per_class")),
         *(f"{network[metric]:.3f}" for metric in latencies),
         f"{network['num_params'] / 1e6:.3f}",
         f"{network['macs'] / 1e6:.2f}",
@@ -177,7 +230,7 @@ def confusion_matrix(names: Sequence[str], counts: np.ndarray, top: float) -> An
             texttemplate="%{z:.1f}" if len(counts) <= NUMBERED else None,
             customdata=hover,
             hovertemplate="%{customdata} (%{z:.1f} %)<extra></extra>",
-            showscale=color == ORANGE,
+            showscale=color == ORANGE and len(counts) > NUMBERED,
             colorbar={"ticksuffix": " %", "thickness": 12, "outlinewidth": 0},
         )
         for part, tint, color, end in ((right, "#e8effc", BLUE, 100.0), (~right, "#fdeede", ORANGE, top or 1.0))

@@ -7,11 +7,12 @@ from html import escape
 from itertools import cycle
 from typing import Any
 
+from nas.evaluation.intervals import whiskers
 from nas.proving.reigns import Families, Network, Reign
 from nas.reporting.drawing import numbers
 from nas.runs.baselines import EQUAL, Difference
 from search_spaces.command import align
-from search_spaces.command.page import CYCLE, embed, figure, html, joined, log_axis, page, table, warning
+from search_spaces.command.page import CYCLE, commands, embed, figure, html, joined, log_axis, page, table, warning
 
 HEAD = (
     "Family",
@@ -49,7 +50,7 @@ def families_page(found: Families) -> str:
             found.runtime,
             100 * EQUAL,
         ),
-        html("<pre>{}</pre>\n", found.command),
+        commands([found.command]),
     ]
     return page("Families compared", parts)
 
@@ -110,11 +111,12 @@ def plot(found: Families) -> Any:
             go.Scatter(**_at(front), mode="lines", line=line, hoverinfo="skip", legendgroup=family, showlegend=False)
         )
         names = [escape(network.name) for network in members]
+        intervals = [(n.accuracy.value, n.accuracy.low, n.accuracy.high) for n in members]
         hover = "%{text}<br>%{x:.3f} ms, %{y:.2f} %<extra></extra>"
         traces.append(
             go.Scatter(
                 **_at(members), name=escape(family), legendgroup=family, mode="markers", text=names,
-                hovertemplate=hover, error_y=_intervals(members), marker={"color": color, "size": 9},
+                hovertemplate=hover, error_y=whiskers(intervals), marker={"color": color, "size": 9},
             )
         )  # fmt: skip
     times = log_axis([network.latency_ms for network in found.networks])
@@ -124,9 +126,3 @@ def plot(found: Families) -> Any:
 
 def _at(networks: Sequence[Network]) -> dict[str, list[float]]:
     return {"x": [n.latency_ms for n in networks], "y": [100 * n.accuracy.value for n in networks]}
-
-
-def _intervals(networks: Sequence[Network]) -> dict[str, Any]:
-    accuracies = [network.accuracy for network in networks]
-    above, below = ([100 * (a.high - a.value) for a in accuracies], [100 * (a.value - a.low) for a in accuracies])
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}

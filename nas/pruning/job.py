@@ -245,7 +245,7 @@ class Job:
             **self.measured(dense, tuned),
             "export": export(tuned, folder, config, self.data, None if self.may_have_seen else after["test"]),
         }
-        page = write_page(folder, result, dense.structure, tuned.structure, self.data.splits.digest)
+        page = write_page(folder, result, dense.structure, tuned.structure)
         write_json(folder / "result.json", result)
         print(f"{as_text(result)}\nwrote {page}")
         _check_exported(folder, result["export"])

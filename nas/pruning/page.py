@@ -1,4 +1,4 @@
-"""The page of a pruning: what it cost and gained, beside the newest search on the same images, and what remains."""
+"""The page of a pruning: what it cost and gained, beside the newest search of its run, and what remains."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nas import runs
-from nas.evaluation.intervals import with_interval
+from nas.evaluation.intervals import error_bars, with_interval
 from nas.objective.mes import PUBLISHED
 from nas.searching.result import points_of, read_result
 from search_spaces import UserError
@@ -21,6 +20,7 @@ from search_spaces.command.page import (
     GREEN,
     ORANGE,
     Markup,
+    commands,
     embed,
     figure,
     html,
@@ -35,57 +35,66 @@ Json = dict[str, Any]
 Channels = dict[str, dict[str, int]]  # by kind and layer
 
 
-def write_page(folder: Path, result: Json, dense: Structure, pruned: Structure, data_digest: str) -> Path:
-    """Writes `report.html` in the folder and returns its path.
+def write_page(folder: Path, result: Json, dense: Structure, pruned: Structure) -> Path:
+    """Writes `report.html` in the folder, which is in `prune/` of a run, and returns its path.
 
     Args:
         result: the pruning's `result.json`.
-        data_digest: of the images: a search on others is not beside it.
     """
     parts = [
         *_summary(folder, result),
-        *_curve(result, newest_search(data_digest)),
+        *_curve(result, newest_search(folder.resolve().parents[1])),
         *_bars(dense, pruned),
         *_stages(result),
         *_shapes(dense, pruned),
-        html("<h2>Command</h2>\n<pre>{}</pre>\n", result["command"]),
+        html("<h2>Command</h2>\n{}", commands([result["command"]])),
     ]
     path = folder / "report.html"
     write_text(path, page(f"{result['model']}, {result['target']}", parts))
     return path
 
 
-def newest_search(data_digest: str) -> tuple[Path, Json] | None:
-    """The newest search on these images that knows latencies, and its folder."""
+def newest_search(run_folder: Path) -> tuple[Path, Json] | None:
+    """The newest search of the run that knows latencies, and its folder: of the same images and networks."""
     found = []
-    for path in runs.RUNS.glob("*/search*/result.json"):
+    for path in run_folder.glob("search*/result.json"):
         try:
-            if runs.load_run_info(path.parents[1]).splits.digest == data_digest:
-                search = read_result(path.parent)
-                if any("latency_ms" in point for point in points_of(search)):
-                    found.append((path.stat().st_mtime_ns, path.parent, search))
-        except UserError:  # of another version, or damaged: no reason to lose this page
+            search = read_result(path.parent)
+        except UserError:  # damaged: no reason to lose this page
             continue
+        if any("latency_ms" in point for point in points_of(search)):
+            found.append((path.stat().st_mtime_ns, path.parent, search))
     return max(found)[1:] if found else None
 
 
 # ---- sections
+
+_METRICS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
+_CRITERIA = {"taylor": "Taylor importance", "magnitude": "weight", "random": "luck"}
+_SCOPES = {
+    "local": "layer by layer",
+    "global": "over the whole network",
+    "isomorphic": "among layers of one structure",
+}
 
 
 def _summary(folder: Path, result: Json) -> Iterator[Markup]:
     accuracy, networks, method = result["accuracy"], result["networks"], result["method"]
     counts = result["num_images"]
     yield html("<h1>{}</h1>\n", folder.resolve().name)
-    normalized = "" if method["normalize"] == "none" else f" per {method['normalize']} saved"
+    metric, _, share = result["target"].partition("=")
+    why = _CRITERIA.get(method["criterion"], method["criterion"])
+    saved = "" if method["normalize"] == "none" else f" for the {_named(method['normalize'])} saved"
     yield html(
-        '<p class="soft">{model} pruned to {target} by {criterion} importance{normalized}, {scope}, in '
-        "{pruning_seconds:.1f} s; fine-tuned {finetune_epochs} epochs in {finetune_minutes:.1f} minutes</p>\n",
-        **{**result, "criterion": method["criterion"], "scope": method["scope"], "normalized": normalized},
+        '<p class="soft">{model}, cut to {share} of its {metric} in {pruning_seconds:.1f} s: what had the least {why}, '
+        "{scope}; then fine-tuned {finetune_epochs} epochs in {finetune_minutes:.1f} minutes</p>\n",
+        **{**result, "share": share, "metric": _named(metric), "why": why + saved},
+        scope=_SCOPES.get(method["scope"], method["scope"]),
     )
     rows = [
         [
             label,
-            *(with_interval(accuracy[key][split], counts[split]) for split in ("search", "test")),
+            *(with_interval(accuracy[key][split], counts[split]).replace(" (", "\n(") for split in ("search", "test")),
             f"{row['latency_ms']:.3f}",
             f"{row['num_params'] / 1e6:.3f}",
             f"{row['macs'] / 1e6:.2f}",
@@ -100,8 +109,8 @@ def _summary(folder: Path, result: Json) -> Iterator[Markup]:
     held_out = "held-out images, maybe seen" if result["may_have_seen_test"] else "test split"
     head = [
         "",
-        "Accuracy\nsearch split, 95 %",
-        f"Accuracy\n{held_out}, 95 %",
+        "Accuracy, 95 % interval\nsearch split",
+        f"Accuracy, 95 % interval\n{held_out}",
         "Latency, ms\nmeasured",
         "Parameters\nmillions",
     ]
@@ -120,6 +129,10 @@ def _summary(folder: Path, result: Json) -> Iterator[Markup]:
         yield table(["MACs", "Latency"], cells, text=())
 
 
+def _named(metric: str) -> str:
+    return _METRICS.get(metric, metric)
+
+
 def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[Markup]:
     import plotly.graph_objects as go
 
@@ -127,7 +140,7 @@ def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[Markup]:
     scores = [networks["dense"]["mes"], networks["pruned"]["mes"]]
     traces = []
     if found is not None:
-        folder, search = found
+        search = found[1]
         points = [p for p in points_of(search) if "latency_ms" in p]
         search_scores = [float(PUBLISHED.mes(p)) for p in points]
         scores += search_scores
@@ -135,41 +148,43 @@ def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[Markup]:
             ("search, all", GRAY, 4, lambda _: True),
             ("search, Pareto set", BLUE, 8, lambda p: p["pareto"]),
         ):
-            pairs = sorted((m, 100 * p["accuracy"]) for m, p in zip(search_scores, points, strict=True) if chosen(p))
+            pairs = sorted((m, p["accuracy"]) for m, p in zip(search_scores, points, strict=True) if chosen(p))
             traces.append(_markers(go, name, pairs, color, size))
-        origin = f"The search is {folder}, its latency that of its table; "
-    else:
-        origin = "No search on these images has been found under runs/ to compare with; "
     path = [
-        (networks["dense"]["mes"], 100 * accuracy["dense"]["search"]),
-        (networks["pruned"]["mes"], 100 * accuracy["pruned"]["search"]),
-        (networks["pruned"]["mes"], 100 * accuracy["finetuned"]["search"]),
+        (networks["dense"]["mes"], accuracy["dense"]["search"]),
+        (networks["pruned"]["mes"], accuracy["pruned"]["search"]),
+        (networks["pruned"]["mes"], accuracy["finetuned"]["search"]),
     ]
-    texts = ["before", "pruned", "fine-tuned"]
-    traces.append(_markers(go, "this network", path, ORANGE, 11, mode="lines+markers+text", text=texts))
+    this = _markers(go, "this network", path, ORANGE, 11, mode="lines+markers+text")
+    whiskers = error_bars([(found, result["num_images"]["search"]) for _, found in path])
+    traces.append(this.update(text=["before", "pruned", "fine-tuned"], error_y=whiskers))
     yield html("<h2>Accuracy against MES</h2>\n")
     plot = figure(traces, "MES (log scale, more is better)", "accuracy on the search split, %", xaxis=log_axis(scores))
     yield embed("curve", plot, "")
+    beside = ""
+    if found is not None:
+        beside = (
+            f" The search is {found[0].name} of this run: its latency is that of its table, its accuracies are those "
+            "of the supernet’s weights, before retraining."
+        )
     yield html(
-        '<p class="soft">{}MES of all points has the exponents and units above. A search’s accuracies are '
-        "those of the supernet’s weights, before retraining.</p>\n",
-        origin,
+        '<p class="soft">MES of all points has the exponents and units above. Whiskers: 95 % intervals.{}</p>\n', beside
     )
 
 
 def _markers(
-    go: Any, name: str, points: Sequence[tuple[float, float]], color: str, size: int, mode: str = "markers", **more: Any
+    go: Any, name: str, points: Sequence[tuple[float, float]], color: str, size: int, mode: str = "markers"
 ) -> Any:
+    """(MES, accuracy) of networks."""
     return go.Scatter(
         name=name,
         x=[x for x, _ in points],
-        y=[y for _, y in points],
+        y=[100 * y for _, y in points],
         mode=mode,
-        textposition="top center",
+        textposition="top right",
         cliponaxis=False,
         marker={"color": color, "size": size},
         line={"color": color, "width": 1},
-        **more,
     )
 
 
@@ -214,11 +229,12 @@ def _bars(dense: Structure, pruned: Structure) -> Iterator[Markup]:
         for kind, layers in before.items()
     }
     yield html("<h2>What remains</h2>\n")
-    yield embed("remaining", _grouped(shares, "channels that remain, %"), "")
-    yield html(
-        '<p class="soft">Queries and keys are multiplied with each other, so they lose the same channels. A '
-        "projection’s output is the embedding, its input the values.</p>\n"
-    )
+    yield embed("remaining", _grouped(shares, "channels that remain, %"))
+    if "Q, K" in before:
+        yield html(
+            '<p class="soft">Queries and keys (Q, K) are multiplied with each other, so they lose the same channels. A '
+            "projection’s output is the embedding, its input the values (V).</p>\n"
+        )
     owner = embeddings(dense)
     ratios: dict[str, dict[str, float]] = {}
     for label, structure, counts in (("before", dense, before), ("after", pruned, after)):
@@ -229,15 +245,15 @@ def _bars(dense: Structure, pruned: Structure) -> Iterator[Markup]:
                 ratios[f"{kind}, {label}"] = layers
     if ratios:
         yield html("<h3>Channels over the embedding</h3>\n")
-        yield embed("ratio", _grouped(ratios, "output channels / embedding", pairs=True), "")
+        yield embed("ratio", _grouped(ratios, "output channels / embedding", pairs=True))
         yield html(
             '<p class="soft">As Figure 5 of EfficientViT (Liu et al., CVPR 2023, supplement) has it for DeiT-T; the '
             "embedding is each network’s own.</p>\n"
         )
 
 
-def _grouped(series: Mapping[str, Mapping[str, float]], y_title: str, *, pairs: bool = False) -> Any:
-    """Bars by layer, a colour for each kind; of pairs, the first of the same kind is an outline."""
+def _grouped(series: Mapping[str, Mapping[str, float]], x_title: str, *, pairs: bool = False) -> Any:
+    """Bars by layer, the first on top, a colour for each kind; of pairs, the first of the same kind is an outline."""
     import plotly.graph_objects as go
 
     kinds = list(dict.fromkeys(name.rpartition(", ")[0] if pairs else name for name in series))
@@ -250,19 +266,27 @@ def _grouped(series: Mapping[str, Mapping[str, float]], y_title: str, *, pairs: 
         traces.append(
             go.Bar(
                 name=escape(name),
-                x=[escape(_block(layer)) for layer in layers],
-                y=list(layers.values()),
+                orientation="h",
+                y=[escape(_block(layer)) for layer in layers],
+                x=list(layers.values()),
                 marker=marker,
-                hovertemplate="%{x}: %{y:.3g}<extra>" + escape(name) + "</extra>",
+                hovertemplate="%{y}: %{x:.3g}<extra>" + escape(name) + "</extra>",
             )
         )
-    axis = {"categoryorder": "array", "categoryarray": [escape(layer) for layer in order], "tickangle": -60}
-    return figure(traces, "", y_title, barmode="group", bargap=0.25, xaxis=axis)
+    return _by_part(traces, [escape(layer) for layer in order], x_title)
+
+
+def _by_part(bars: Sequence[Any], parts: Sequence[str], x_title: str) -> Any:
+    """Horizontal bars: a part's name has a line of its own, however narrow the page."""
+    axis = {"categoryorder": "array", "categoryarray": list(parts), "autorange": "reversed", "showgrid": False}
+    axis |= {"tickmode": "linear"}  # a name for each
+    height = 90 + len(parts) * (10 + 10 * len(bars))
+    return figure(bars, x_title, barmode="group", bargap=0.25, height=height, yaxis=axis, showlegend=len(bars) > 1)
 
 
 def _block(layer: str) -> str:
-    """Attention and FFN of a block stand side by side."""
-    return layer.removesuffix(".attn").removesuffix(".ffn")
+    """Attention and FFN of a block stand side by side; what is no more than a width is the layer's."""
+    return layer.removesuffix(".attn").removesuffix(".ffn").removesuffix(".width")
 
 
 def _stages(result: Json) -> Iterator[Markup]:
@@ -273,11 +297,17 @@ def _stages(result: Json) -> Iterator[Markup]:
         return
     order = list(dict.fromkeys(stage for stages in times.values() for stage in stages))
     traces = [
-        go.Bar(name=name, x=order, y=[stages.get(stage, 0.0) for stage in order], marker={"color": color})
+        go.Bar(
+            name={"dense": "before"}.get(name, name),
+            orientation="h",
+            y=[escape(stage) for stage in order],
+            x=[stages.get(stage, 0.0) for stage in order],
+            marker={"color": color},
+        )
         for (name, stages), color in zip(times.items(), (GRAY, GREEN), strict=True)
     ]
-    yield html("<h2>Latency by stage</h2>\n")
-    yield embed("stages", figure(traces, "", "ms", barmode="group", xaxis={"tickangle": -60}), "")
+    yield html("<h2>Latency by part</h2>\n")
+    yield embed("stages", _by_part(traces, [escape(stage) for stage in order], "ms"))
     yield html(
         '<p class="soft">The runtime’s own time of every operator, added up by the part of the network that it is of; '
         "its profiler slows each operator a little, so the sum is more than the latency above.</p>\n"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
+from nas.evaluation.intervals import whiskers
 from nas.reporting.data import Artifacts
 from nas.reporting.verdict import HEAD, KINDS, rows, rule, sentences, verdict
 from nas.runs.baselines import Baselines, Network
@@ -43,7 +44,12 @@ def plot(found: Baselines) -> Any:
     by_kind = ((kind, [n for n in found.networks if n.kind == kind]) for kind in KINDS)
     middle_ms = max(network.latency_ms for network in found.networks) / 2
     traces = [_trace(kind, networks, middle_ms) for kind, networks in by_kind if networks]
-    return figure(traces, "measured latency, ms", "accuracy on the test split, %", xaxis={"rangemode": "tozero"})
+    return figure(
+        traces,
+        "measured latency, ms",
+        "accuracy on the test split, %, and 95 % intervals",
+        xaxis={"rangemode": "tozero"},
+    )
 
 
 def _trace(kind: str, networks: list[Network], middle_ms: float) -> Any:
@@ -55,17 +61,11 @@ def _trace(kind: str, networks: list[Network], middle_ms: float) -> Any:
         name=KINDS[kind],
         x=[network.latency_ms for network in networks],
         y=[100 * accuracy.value for accuracy in accuracies],
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "array": [100 * (a.high - a.value) for a in accuracies],
-            "arrayminus": [100 * (a.value - a.low) for a in accuracies],
-            "thickness": 1,
-            "width": 3,
-        },
+        error_y=whiskers([(a.value, a.low, a.high) for a in accuracies]),
         mode="markers+text" if kind == "winner" else "markers",
         text=[escape(network.name) for network in networks],
-        textposition=["middle left" if n.latency_ms > middle_ms else "middle right" for n in networks],
+        textposition=["top left" if n.latency_ms > middle_ms else "top right" for n in networks],
+        cliponaxis=False,
         hovertemplate="%{text}<br>%{x:.3f} ms, %{y:.2f} %<extra></extra>",
         marker={"color": COLORS[kind], "symbol": SYMBOLS[kind], "size": 11},
     )

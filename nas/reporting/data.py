@@ -128,9 +128,12 @@ class Artifacts:
 
     def title(self, group: Group) -> str:
         """Its searches, and on how many images their accuracies are if not on the whole search split."""
-        names, whole = ", ".join(group.searches), self.info.splits.search
-        count = next(iter(group.searches.values())).get("num_images", whole)  # old results have none
+        names, whole, count = ", ".join(group.searches), self.info.splits.search, self.num_searched(group)
         return names if count == whole else f"{names} (accuracy on {count:,} of {whole:,} search images)"
+
+    def num_searched(self, group: Group) -> int:
+        """Images that the accuracies of its searches are of."""
+        return int(next(iter(group.searches.values()))["num_images"])
 
     def recommendations(self, group: Group) -> list[str]:
         """Of its searches, a sentence each; none where baselines have a verdict on the winners."""

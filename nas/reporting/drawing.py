@@ -16,21 +16,21 @@ LIGHT = ("#2f6fde", "#d9730d", "#2b8a57", "#8e54c9", "#b08900", "#2595a6", "#c24
 DARK = ("#6ea2ff", "#f0a04b", "#5fc48d", "#bd8ff0", "#d9b740", "#5cc4d4", "#ee8a9f", "#9aa4af")
 STYLE = (
     """
-svg.arch { display: block; max-width: 100%; height: auto; margin: 2px 0 4px; }
-svg.arch .ghost { fill: none; pointer-events: all; stroke: var(--ghost); stroke-dasharray: 2.5 2.5; }
-svg.arch text { fill: var(--soft); font: 11px system-ui, sans-serif; }
-svg.arch line { stroke: var(--line); }
-.key { display: inline-block; width: 10px; height: 10px; border-radius: 2px; background: currentColor; }
-.label { white-space: nowrap; margin-right: 10px; }
-.key.ghost { background: none; border: 1px dashed var(--soft); }
+.arch { font-size: 13px; line-height: 1.35; }
+.stage { display: flex; flex-wrap: wrap; align-items: end; gap: 0 10px; padding: 5px 0;
+  border-bottom: 1px solid var(--line); }
+.stage .where { width: 62px; color: var(--soft); }
+.stage .what { flex: 1 1 190px; }
+.stage svg { display: block; max-width: 100%; height: auto; }
+.stage .ghost { fill: none; pointer-events: all; stroke: var(--ghost); stroke-dasharray: 2.5 2.5; }
 """
     + "".join(f".kind{i} {{ color: {color}; fill: {color}; }}\n" for i, color in enumerate(LIGHT))
     + "@media (prefers-color-scheme: dark) {\n"
     + "".join(f".kind{i} {{ color: {color}; fill: {color}; }}\n" for i, color in enumerate(DARK))
     + "}\n"
 )
-BAR, HEIGHT, LEAST = 14, 72, 1.5  # pixels: the widest bar and the highest, and what every bar has at least
-GAP, PLACE_GAP, STAGE_GAP = 1, 4, 22  # pixels between the blocks of one place, between places, between stages
+BAR, HEIGHT, LEAST = 14, 40, 1.5  # pixels: the widest bar and the highest, and what every bar has at least
+GAP, PLACE_GAP = 1, 4  # pixels between the blocks of one place, and between places
 
 
 @dataclass(frozen=True)
@@ -55,43 +55,53 @@ class Place:
 
 
 def draw_arch(space: SearchSpace, arch: Arch) -> Markup:
-    """The network as bars, left to right in the order of execution: as high as the block's multiply-accumulates, as
-    wide as the share of the largest network's channels that it keeps, coloured by its kind.
+    """The network from top to bottom, a line for each run of equal resolution: its blocks as bars, and what they are.
 
-    Dashed outlines are the space's largest network, so what was removed is what is empty. Below each run of equal
-    resolution stand its channels.
+    A bar is as high as the block's multiply-accumulates, as wide as the share of the largest network's channels that it
+    keeps, and has the colour that its kind has in the text. Dashed outlines are the largest network.
     """
     height = (HEIGHT - 1) / max(block.macs for block in space.lower(space.largest))
     colors = _colors(space)
-    x, parts = 1.0, list[Markup]()
-    for stage in _stages(space, arch):
-        start = x
-        for _, places in groupby(stage, key=lambda place: place.name):
-            for place in places:
-                parts += _bars(place, x, height, colors)
-                x += BAR + GAP
-            x += PLACE_GAP - GAP
-        end = x - PLACE_GAP
-        parts.append(html('<line x1="{:.1f}" x2="{:.1f}" y1="{y}" y2="{y}"/>', start, end, y=HEIGHT + 0.5))
-        if stage[0].resolution:
-            parts.append(html('<text x="{:.1f}" y="{}">{}</text>', start, HEIGHT + 14, _stage_channels(stage)))
-        x = end + STAGE_GAP
-    right, bottom = ceil(x - STAGE_GAP) + 1, HEIGHT + 18
-    return html(
-        '<svg class="arch" width="{right}" height="{bottom}" viewBox="0 0 {right} {bottom}" role="img" '
-        'aria-label="{}">{}</svg>\n',
-        describe(space, arch),
-        joined(parts),
-        right=right,
-        bottom=bottom,
+    lines = joined(
+        html(
+            '<div class="stage"><span class="where">{}</span>{}<span class="what">{}</span></div>\n',
+            " × ".join(map(str, stage[0].resolution)) or "answer",
+            _draw_stage(stage, height, colors),
+            _say_stage(stage, colors),
+        )
+        for stage in _stages(space, arch)
     )
+    return html('<div class="arch" role="group" aria-label="{}">\n{}</div>\n', describe(space, arch), lines)
 
 
-def legend(space: SearchSpace) -> Markup:
-    """What the colours of `draw_arch` mean: the kinds of blocks, the most frequent first."""
-    kinds = {_words(kind): color for kind, color in _colors(space).items()} | {"what the largest network has": "ghost"}
-    label = '<span class="label"><span class="key {}"></span> {}</span> '
-    return joined(html(label, css, words) for words, css in kinds.items())
+def _draw_stage(stage: Sequence[Place], height: float, colors: Mapping[str, str]) -> Markup:
+    x, parts = 1.0, list[Markup]()
+    for _, places in groupby(stage, key=lambda place: place.name):
+        for place in places:
+            parts += _bars(place, x, height, colors)
+            x += BAR + GAP
+        x += PLACE_GAP - GAP
+    tallest = ceil(max(height * block.macs for place in stage for block in place.blocks)) + 1
+    top, right = HEIGHT - max(tallest, 8), ceil(x - PLACE_GAP) + 1
+    box = html('width="{w}" height="{h}" viewBox="0 {top} {w} {h}"', w=right, h=HEIGHT - top + 1, top=top)
+    return html("<svg {}>{}</svg>", box, joined(parts))
+
+
+def _say_stage(stage: Sequence[Place], colors: Mapping[str, str]) -> Markup:
+    """'24 of 40 channels, 2 of 4 InvertedResidual; 1.2 M MACs', of what the largest network has there."""
+    held, full = ([b for b in blocks if b] for blocks in zip(*((p.block, p.full) for p in stage), strict=True))
+    counts, all_counts = (Counter(block.kind for block in blocks) for blocks in (held, full))
+    kinds = joined(
+        html(', <span class="{}">{} {}</span>', colors[kind], _of(counts[kind], all_counts[kind]), _words(kind))
+        for kind in all_counts | counts
+    )
+    channels = _of(*(blocks[-1].num_channels if blocks else 0 for blocks in (held, full)))
+    macs = sum(block.macs for block in held) / 1e6
+    return html("{} channels{}; {:.3g} M MACs", channels, kinds, macs)
+
+
+def _of(count: int, whole: int) -> str:
+    return str(count) if count == whole else f"{count} of {whole}"
 
 
 def describe(space: SearchSpace, arch: Arch) -> str:

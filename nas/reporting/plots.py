@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
+from math import sqrt
 from typing import Any
 
+from nas.evaluation.intervals import error_bars, whiskers
 from nas.objective.metrics import latency_metrics, shown
 from nas.reporting.data import Artifacts, Group, Json
+from nas.runs import WHOLE
 from nas.runs.baselines import Baselines
 from nas.searching.result import points_of
 from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, figure, log_axis
 
 
 def curve(run: Artifacts, group: Group) -> Any:
-    """MES against accuracy: trajectories, Pareto sets, winners on the search split; retrained winners on the test."""
+    """MES against accuracy: trajectories, Pareto sets, winners; retrained winners and baselines on the test split.
+
+    The names say which images an accuracy is of. Whiskers of what was picked or tested are 95 % intervals.
+    """
     several = len(group.searches) > 1
     scores = [p["mes"] for search in group.searches.values() for p in points_of(search)]
+    num_searched, num_tested = run.num_searched(group), run.info.splits.test
     traces = []
     for i, (name, search) in enumerate(group.searches.items()):
         prefix = f"{escape(name)}: " if several else ""
@@ -31,17 +38,37 @@ def curve(run: Artifacts, group: Group) -> Any:
         ]
     winners = list(group.winners.values())
     named = [w["name"] for w in winners]
-    stars = _points("winners", winners, ORANGE, mode="markers+text", text=named, size=14, symbol="star")
-    traces.append(stars.update(text=[escape(name) for name in named], textposition="bottom center", cliponaxis=False))
+    name = f"winners before training, {num_searched:,} search images"
+    stars = _points(name, winners, ORANGE, mode="markers+text", text=named, size=14, symbol="star")
+    stars.update(error_y=_whiskers(winners, num_searched), cliponaxis=False)
+    traces.append(stars.update(text=_labels(winners), textposition=_sides(winners, sqrt(min(scores) * max(scores)))))
     tested = [
-        {**group.networks[n], "accuracy": r["test_accuracy"]} for n, r in run.retrained.items() if n in group.networks
+        {**group.networks[n], "name": n, "accuracy": r["test_accuracy"]}
+        for n, r in run.retrained.items()
+        if n in group.networks and n != WHOLE
     ]
     if tested:
-        name = "retrained winners, test split"
-        traces.append(_points(name, tested, GREEN, size=11, symbol="diamond", text=[w["name"] for w in tested]))
+        name = f"winners retrained, {num_tested:,} test images"
+        marks = _points(name, tested, GREEN, size=11, symbol="diamond", text=[w["name"] for w in tested])
+        traces.append(marks.update(error_y=_whiskers(tested, num_tested)))
     if run.baselines and run.baselines.search in group.searches:
         traces += _baselines(run.baselines)
-    return figure(traces, "MES (log scale, more is better)", "accuracy on the search split, %", xaxis=log_axis(scores))
+    return figure(traces, "MES (log scale, more is better)", "accuracy, %", xaxis=log_axis(scores))
+
+
+def _labels(winners: Sequence[Json]) -> list[str]:
+    """Their names; of two that are one network, which lie on each other, the first's."""
+    archs = [winner["arch"] for winner in winners]
+    return [escape(w["name"]) if archs.index(w["arch"]) == i else "" for i, w in enumerate(winners)]
+
+
+def _sides(winners: Sequence[Json], middle: float) -> list[str]:
+    """Where the names stand: towards the middle, where there is room for them."""
+    return ["bottom left" if winner["mes"] > middle else "bottom right" for winner in winners]
+
+
+def _whiskers(points: Sequence[Json], count: int) -> Json:
+    return error_bars([(p["accuracy"], count) for p in points])
 
 
 def _baselines(found: Baselines) -> list[Any]:
@@ -50,7 +77,10 @@ def _baselines(found: Baselines) -> list[Any]:
     points = [{**asdict(n), "accuracy": n.accuracy.value, found.metric: n.latency_ms} for n in others]
     if not points:
         return []
-    return [_points("baselines, test split", points, GRAY, size=9, symbol="x", text=[n.name for n in others])]
+    name = f"not from the search, {found.num_images:,} test images"
+    marks = _points(name, points, GRAY, size=9, symbol="x", text=[n.name for n in others])
+    ends = [(n.accuracy.value, n.accuracy.low, n.accuracy.high) for n in others]
+    return [marks.update(error_y=whiskers(ends))]
 
 
 def _points(

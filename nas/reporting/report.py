@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log10
 from pathlib import Path
 from typing import Any
 
 from nas import runs
+from nas.evaluation.intervals import with_interval
+from nas.inspection.page import STYLE as PHOTOS
 from nas.objective.metrics import latency_metrics, shown
 from nas.reporting import plots
 from nas.reporting.baselines import baselines
-from nas.reporting.data import Artifacts, Group, Json, read_artifacts
-from nas.reporting.drawing import STYLE, describe, draw_arch, legend, numbers, percent
+from nas.reporting.data import Artifacts, Json, read_artifacts
+from nas.reporting.drawing import STYLE, draw_arch, numbers, percent
 from nas.reporting.latency import latency_tables
-from nas.reporting.verdict import as_text
+from nas.reporting.recommended import closer, look_closer, preparation
+from nas.reporting.verdict import as_text, verdict
+from nas.reporting.winners import heading_of, size_columns, winner_table, winners
 from nas.runs.next_step import next_command
-from nas.runs.results import STARTS, lasted
+from nas.runs.results import lasted
 from nas.searching.result import points_of
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
 from search_spaces.command.files import write_text
-from search_spaces.command.page import Markup, embed, html, joined, link, page, table, warning
+from search_spaces.command.page import Markup, commands, embed, html, link, page, table
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,12 @@ def write_report(run_folder: Path) -> Path:
     """
 
     artifacts = read_artifacts(run_folder)
-    results = (_summary, baselines, _curve, _networks, latency_tables)
-    sections = (*results, _training, _exports, _others, _trajectories, _commands)
+    results = (_summary, baselines, _curve, closer, _exports, preparation, _networks)
+    sections = (*results, latency_tables, _training, _others, _trajectories, _commands)
     parts = [part for section in sections for part in section(artifacts)]
     path = run_folder / "report.html"
-    plots = any('class="plot' in part for part in parts)
-    write_text(path, page(run_folder.resolve().name, parts, style=STYLE, plots=plots))
+    plots = any("data-plot=" in part for part in parts)
+    write_text(path, page(run_folder.resolve().name, parts, style=STYLE + PHOTOS, plots=plots))
     return path
 
 
@@ -65,85 +69,28 @@ def _summary(a: Artifacts) -> Iterator[Markup]:
         splits.search,
         splits.test,
     )
+    if a.baselines:
+        yield html("<p><strong>{}</strong></p>\n", verdict(a.baselines))
     if a.winners:
         for group in a.groups:
-            yield from _winners(a, group)
+            yield from winners(a, group)
         yield html(
-            '<p class="soft">Search accuracy is on images held out of the training data, with the supernet’s weights. '
-            "Test images were seen by neither training nor search. Predicted latency is the table’s, on its device; "
-            "measured is the exported file’s in ONNX Runtime, on the machine that exported it.</p>\n"
+            '<p class="soft">Search accuracy is on the search split, with the weights inherited from the supernet; it '
+            "flatters winners, which were picked by it. Test accuracy is on the test split. In brackets: 95 % "
+            "intervals. Predicted latency is the table’s, on its device; measured is the exported file’s in ONNX "
+            "Runtime, on the machine that exported it.</p>\n"
         )
     elif a.supernet:
         search, test = a.supernet["search_accuracy"], a.supernet["test_accuracy"]
-        rows = [[name, percent(search[name]), percent(test[name])] for name in search]
-        yield table(["Supernet’s network", "Accuracy\nsearch split", "Accuracy\ntest split"], rows)
+        rows = [
+            [name, *(with_interval(*found) for found in ((search[name], splits.search), (test[name], splits.test)))]
+            for name in search
+        ]
+        yield table(
+            ["Supernet’s network", "Accuracy, 95 % interval\nsearch split", "Accuracy, 95 % interval\ntest split"], rows
+        )
     if missing := next_stage(a):
         yield html("<p>Next: <code>{}</code></p>\n", next_command(missing[0], a.folder, *missing[1:]))
-
-
-def _heading(a: Artifacts, group: Group) -> str:
-    """The names of its searches; empty where they say nothing: of the only one, on the whole search split."""
-    title = a.title(group)
-    return "" if [title] == list(a.searches) else title
-
-
-def _winners(a: Artifacts, group: Group) -> Iterator[Markup]:
-    if heading := _heading(a, group):
-        yield html("<h3>{}</h3>\n", heading)
-    yield table(*_winner_table(a, group), wide=True)
-    yield from (html("<p><strong>{}</strong></p>\n", sentence) for sentence in a.recommendations(group))
-    if trained := [name for name in group.networks if a.retrained.get(name, {}).get("all_data")]:
-        yield html('<p class="soft">Trained on the search images, too: {}.</p>\n', ", ".join(trained))
-    yield from map(warning, a.warnings(group))
-    yield html('<p class="soft">{}</p>\n', _score(group))
-
-
-def _winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows: the winners, once for each training, and the largest network for comparison, if a search has
-    evaluated it. Columns in which nothing is known yet are left out.
-    """
-    points = (p for search in group.searches.values() for p in points_of(search))
-    largest = [p for p in points if p["arch"] == a.space.to_json(a.space.largest)][:1]
-    names, winners = [*group.networks, *("largest" for _ in largest)], [*group.networks.values(), *largest]
-    inherited = {"init": "inherit", "start_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
-    retrained = [*(a.retrained.get(name, {}) for name in group.networks), *(inherited for _ in largest)]
-    timed = [a.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in names]
-    sizes = ("Parameters\nmillions", "MACs\nmillions", "Memory\nMB", "MES")
-    columns = {
-        "Network": names,
-        "Search accuracy\ninherited": [percent(w["accuracy"]) for w in winners],
-        **{
-            f"Test accuracy\n{word}": [
-                percent(r["start_test_accuracy"] if r.get("init") == init else None) for r in retrained
-            ]
-            for init, word in STARTS.items()
-        },
-        "Test accuracy\nretrained": [percent(r.get("test_accuracy")) for r in retrained],
-        **{
-            f"{shown(metric).title.capitalize()}\npredicted": numbers([w.get(metric) for w in winners])
-            for metric in group.latencies
-        },
-        "Latency, ms\nmeasured": numbers([t.get("min") for t in timed]),
-        **dict(zip(sizes, _size_columns(winners), strict=True)),
-    }
-    known = {head: cells for head, cells in columns.items() if set(cells) != {"–"}}
-    return list(known), [list(row) for row in zip(*known.values(), strict=True)]
-
-
-def _size_columns(points: Sequence[Json]) -> tuple[list[str], ...]:
-    return (
-        numbers([p["num_params"] / 1e6 for p in points]),
-        numbers([p["macs"] / 1e6 for p in points]),
-        numbers([p.get("memory_mb") for p in points]),
-        numbers([p["mes"] for p in points]),
-    )
-
-
-def _score(group: Group) -> Markup:
-    """The definition of MES in these searches."""
-    terms = ((shown(term.metric), term) for term in group.objective.terms)
-    factor = ' · <span class="whole">({} / {})<sup>−{:g}</sup></span>'
-    return html("MES = 100{}", joined(html(factor, m.name, m.text(term.unit), term.alpha) for m, term in terms))
 
 
 def next_stage(a: Artifacts) -> list[str] | None:
@@ -188,7 +135,7 @@ def _curve(a: Artifacts) -> Iterator[Markup]:
     if a.searches:
         yield html("<h2>The curve</h2>\n")
     for i, group in enumerate(a.groups):
-        if heading := _heading(a, group):
+        if heading := heading_of(a, group):
             yield html("<h3>{}</h3>\n", heading)
         yield embed(f"curve-{i}" if i else "curve", plots.curve(a, group), "")
 
@@ -197,16 +144,10 @@ def _networks(a: Artifacts) -> Iterator[Markup]:
     if not a.winners:
         return
     yield html("<h2>The networks</h2>\n")
-    yield html(
-        '<p class="soft">Blocks in the order of execution: as high as their multiply-accumulates, as wide as the share '
-        "of the largest network’s channels that they keep.<br>{}</p>\n",
-        legend(a.space),
-    )
     yield html('<div class="cards">\n')
     archs = {name: a.space.from_json(w["arch"]) for name, w in a.winners.items()}
     for name, arch in {**archs, "largest": a.space.largest}.items():
-        yield html("<figure><h3>{}</h3>{}", name, draw_arch(a.space, arch))
-        yield html("<figcaption>{}</figcaption></figure>\n", describe(a.space, arch))
+        yield html("<figure><h3>{}</h3>{}</figure>\n", name, draw_arch(a.space, arch))
     yield html("</div>\n")
 
 
@@ -247,21 +188,37 @@ def _pair(name: str, losses: dict[str, Any], accuracies: dict[str, Any]) -> Iter
 def _exports(a: Artifacts) -> Iterator[Markup]:
     if not a.exported:
         return
-    compared = {"onnx": "logits", "coreml": "probabilities", "timm": "logits"}
+    parts = [
+        (name, kind, result[kind])
+        for name, result in a.exported.items()
+        for kind in ("onnx", "coreml", "timm")
+        if kind in result
+    ]
     rows = [
         [
             name,
             f"{name}/{part['file']}",
             f"{part['bytes'] / 1e6:.2f}",
-            f"{compared[kind]} within {part['max_abs_diff']:.1e}" if part["max_abs_diff"] else "equal bit for bit",
+            with_interval(a.retrained[name]["test_accuracy"], a.info.splits.test) if name in a.retrained else "–",
+            f"{100 * part['same_class']:.0f} % of {part['num_images']}" if "same_class" in part else "–",
+            _difference(kind, part),
             part.get("executed_by", {"onnx": "ONNX Runtime", "timm": "timm"}.get(kind, "")),
         ]
-        for name, result in a.exported.items()
-        for kind, part in result.items()
-        if kind in compared
+        for name, kind, part in parts
     ]
     yield html("<h2>Exported files</h2>\n")
-    yield table(["Network", "File in export/", "Size, MB", "Against PyTorch", "Executed by"], rows, text=(0, 1, 3, 4))
+    head = ["Network", "File\nin export/", "Size\nMB", "Test accuracy\nin PyTorch", "Same class\nas in PyTorch"]
+    yield table([*head, "Numbers\nagainst PyTorch", "Executed by"], rows, text=(0, 1, 5, 6))
+    yield html(
+        '<p class="soft">A file has the accuracy of its network as far as it gives the same answers: both were given '
+        "the same made-up images, half of them noise.</p>\n"
+    )
+
+
+def _difference(kind: str, part: Json) -> str:
+    if not part["max_abs_diff"]:
+        return "equal bit for bit"
+    return f"{'probabilities' if kind == 'coreml' else 'logits'} within {part['max_abs_diff']:.1e}"
 
 
 def _others(a: Artifacts) -> Iterator[Markup]:
@@ -271,7 +228,7 @@ def _others(a: Artifacts) -> Iterator[Markup]:
         rows = [
             [
                 link(f"prune/{name}/report.html", name),
-                *(percent(result["accuracy"][stage]["test"]) for stage in ("dense", "finetuned")),
+                *(with_interval(result["accuracy"][s]["test"], a.info.splits.test) for s in ("dense", "finetuned")),
                 percent(result["networks"]["pruned"]["macs"] / result["networks"]["dense"]["macs"]),
             ]
             for name, result in a.pruned.items()
@@ -303,7 +260,7 @@ def _trajectories(a: Artifacts) -> Iterator[Markup]:
             [_action(p) for p in points],
             [percent(p["accuracy"]) for p in points],
             *(numbers([p.get(metric) for p in points]) for metric in latencies),
-            *_size_columns(points),
+            *size_columns(points),
             [winners.get(p["step"], "Pareto set" if p["pareto"] else "") for p in points],
         )
         rows = [list(row) for row in zip(*columns, strict=True)]
@@ -319,19 +276,29 @@ def _trajectories(a: Artifacts) -> Iterator[Markup]:
         yield html("{}</details>\n", table(head, rows, text=(0, 1, len(head) - 1)))
 
 
+STAGES = ("finetune", "train_supernet", "build", "validate", "search", "retrain", "baselines", "export", "prune")
+
+
 def _commands(a: Artifacts) -> Iterator[Markup]:
-    tables = []
+    found = []
     for used in a.tables:
         if not isinstance(used.table, UserError) and used.table.provenance.command:
-            tables.append(used.table.provenance.command)
+            found.append(used.table.provenance.command)
         if used.validation:
-            tables.append(f"python -m latency_lut.validate --table {shlex.quote(used.path)}")
-    before = [a.supernet["command"]] if a.supernet else []
+            found.append(f"python -m latency_lut.validate --table {shlex.quote(used.path)}")
     stages = (a.searches, a.retrained, a.exported, a.pruned, a.evaluated)
-    after = [result["command"] for stage in stages for result in stage.values()]
-    after += [a.baselines.command] if a.baselines else []
-    if commands := dict.fromkeys([*before, *tables, *after]):
-        yield html("<h2>Commands, in order</h2>\n<pre>{}</pre>\n", "\n".join(commands))
+    found += [result["command"] for stage in stages for result in stage.values()]
+    found += [a.supernet["command"]] if a.supernet else []
+    found += [a.baselines.command] if a.baselines else []
+    if found:
+        yield html("<h2>Commands, in order</h2>\n{}", commands(sorted(dict.fromkeys(found), key=_stage)))
+
+
+def _stage(command: str) -> int:
+    """When it is used: by the last part of its module's name, such as `python -m nas.search`."""
+    module = next((word for word in command.split() if word.startswith(("nas.", "latency_lut."))), "")
+    name = module.rpartition(".")[2]
+    return STAGES.index(name) if name in STAGES else len(STAGES)
 
 
 def _action(point: Json) -> str:
@@ -350,9 +317,10 @@ def winners_text(run_folder: Path) -> str:
         return ""
     lines = []
     for group in artifacts.groups:
-        if heading := _heading(artifacts, group):
+        if heading := heading_of(artifacts, group):
             lines.append(f"{heading}: MES = {group.objective.formula}")
-        head, rows = _winner_table(artifacts, group)
+        head, rows = winner_table(artifacts, group)
+        rows = [[cell.replace("\n", " ") for cell in row] for row in rows]
         heads = pd.MultiIndex.from_tuples([(*name.split("\n"), "")[:2] for name in head])
         lines.append(pd.DataFrame(rows, columns=heads).to_string(index=False))
         lines += [*artifacts.recommendations(group), *artifacts.warnings(group)]
@@ -364,6 +332,7 @@ def winners_text(run_folder: Path) -> str:
 def report(config: Config) -> Path:
     """Writes the page, prints its first tables and returns its path."""
     folder = runs.find_run(config.run, "run.json", "python -m nas.train_supernet")
+    look_closer(folder)
     path = write_report(folder)
     print(f"{winners_text(folder)}wrote {path}")
     return path

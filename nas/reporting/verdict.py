@@ -22,10 +22,11 @@ KINDS = {
 
 def verdict(found: Baselines) -> str:
     """Which network to take, by the `rule`, in one sentence; and why not the one that the search recommended."""
-    if found.whole is None:
+    network = taken(found)
+    if found.whole is None or network is None:
         return "This run has no fine-tuned network that could be taken as it is: it was not begun with nas.finetune."
-    taken, why = _taken(found, found.whole)
-    if found.recommended in (None, taken):
+    why = _sentence(found, found.whole)
+    if found.recommended in (None, network.name):
         return why
     return (
         f"{why} The search had recommended {found.recommended}, by inherited weights and on search images; this is "
@@ -33,26 +34,37 @@ def verdict(found: Baselines) -> str:
     )
 
 
-def _taken(found: Baselines, whole: Network) -> tuple[str, str]:
-    """The name of the network, and the sentence."""
+def _sentence(found: Baselines, whole: Network) -> str:
+    best = _best(found, whole)
+    if best is None:
+        return f"Take the fine-tuned network as it is: {_why(found, whole)}."
+    if best.kind != "winner":
+        return f"Take the {_named(best)}, no winner: it is {_beside_whole(found, best, whole)}."
+    if (other := _better(found, best)) is None:
+        return f"Take {best.name}: it is {_beside_whole(found, best, whole)}."
+    gain = _by(found.difference(best, other), sign=-1)
+    return f"Take the {_named(other)}, not {best.name}: it is as fast, and better by {gain}."
+
+
+def taken(found: Baselines) -> Network | None:
+    """The network that the `verdict` says to take; None where it says none."""
+    whole = found.whole
+    best = _best(found, whole) if whole else None
+    return (_better(found, best) or best) if best else whole
+
+
+def _best(found: Baselines, whole: Network) -> Network | None:
+    """Of what is worth taking instead of the whole network a winner, or else a baseline."""
     worth = [network for network in found.networks if _is_worth(found, network, whole)]
     if winners := [network for network in worth if network.kind == "winner"]:
-        best = max(winners, key=lambda w: w.accuracy.value if found.broken_limits else -w.latency_ms)
-        return _take(found, best, whole)
-    if worth:
-        best = min(worth, key=lambda network: network.latency_ms)
-        return best.name, f"Take the {_named(best)}, no winner: it is {_beside_whole(found, best, whole)}."
-    return whole.name, f"Take the fine-tuned network as it is: {_why(found, whole)}."
+        return max(winners, key=lambda w: w.accuracy.value if found.broken_limits else -w.latency_ms)
+    return min(worth, key=lambda network: network.latency_ms, default=None)
 
 
-def _take(found: Baselines, best: Network, whole: Network) -> tuple[str, str]:
-    """This winner, or a baseline of its time that is told to be more accurate."""
-    better = [other for other in found.beside(best) if _beats(found, other, best)]
-    if not better:
-        return best.name, f"Take {best.name}: it is {_beside_whole(found, best, whole)}."
-    other = min(better, key=lambda network: found.difference(best, network).value)
-    gain = _by(found.difference(best, other), sign=-1)
-    return other.name, f"Take the {_named(other)}, not {best.name}: it is as fast, and better by {gain}."
+def _better(found: Baselines, best: Network) -> Network | None:
+    """A baseline of a winner's time that is told to be more accurate."""
+    better = [other for other in found.beside(best) if _beats(found, other, best)] if best.kind == "winner" else []
+    return min(better, key=lambda network: found.difference(best, network).value, default=None)
 
 
 def _named(baseline: Network) -> str:
@@ -173,7 +185,7 @@ HEAD = (
 
 
 def rows(found: Baselines) -> list[list[str]]:
-    """The winners, each before its baselines, under `HEAD`."""
+    """The winners, each before its baselines, under `HEAD`; a line break is before an interval."""
     pairs = [(winner, network) for winner in found.winners for network in (winner, *found.beside(winner))]
     networks = [network for _, network in pairs]
     columns = (
@@ -190,19 +202,20 @@ def rows(found: Baselines) -> list[list[str]]:
 
 
 def _accuracy(found: Accuracy) -> str:
-    return f"{100 * found.value:.2f} % ({100 * found.low:.1f}–{100 * found.high:.1f})"
+    return f"{100 * found.value:.2f} %\n({100 * found.low:.1f}–{100 * found.high:.1f})"
 
 
 def _lead(difference: Difference) -> str:
-    return f"{100 * difference.value:+.1f} ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    return f"{100 * difference.value:+.1f}\n({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
 
 
 def _times(network: Network) -> str:
-    return f"{network.latency_ms:.3f} ({min(network.sessions_ms):.3f}–{max(network.sessions_ms):.3f})"
+    return f"{network.latency_ms:.3f}\n({min(network.sessions_ms):.3f}–{max(network.sessions_ms):.3f})"
 
 
 def as_text(found: Baselines) -> str:
     """The table, the sentences and the verdict."""
     heads = [head.replace("\n", ", ") for head in HEAD]
-    lines = [align([heads, *rows(found)], "<<" + ">" * (len(heads) - 2)), *sentences(found)]
+    body = [[cell.replace("\n", " ") for cell in row] for row in rows(found)]
+    lines = [align([heads, *body], "<<" + ">" * (len(heads) - 2)), *sentences(found)]
     return "\n".join([*lines, *found.warnings, verdict(found)])

@@ -169,4 +169,56 @@ class Evaluation(TypedDict):
     networks: list[EvaluatedNetwork]
 
 
+class Interval(TypedDict):
+    """An accuracy, None where there is no image to tell, and the ends of its 95 % interval."""
+
+    value: Fraction | None
+    low: Fraction
+    high: Fraction
+
+
+class Example(TypedDict):
+    """An image as a network sees it, a JPEG in base64, its class, and what it was taken for, with which probability."""
+
+    label: Count
+    answer: Count
+    chance: Fraction
+    jpeg: str
+
+
+class Inspected(EvaluatedNetwork):
+    """A network class by class."""
+
+    arch: dict[str, Any]
+    top1: Interval
+    per_class: list[Interval]
+    confusion: list[list[Count]]
+    right: list[Example]
+    wrong: list[Example]
+
+
+class Inspection(Evaluation):
+    """The same file, as far as pages show it class by class."""
+
+    space: str
+    calibration_images: Count
+    classes: list[str]
+    class_sizes: list[Count]
+    networks: list[Inspected]  # type: ignore[misc]
+
+
+def check_inspection(found: Inspection) -> None:
+    """ValueError unless its parts go together."""
+    count = len(found["classes"])
+    if not found["networks"]:
+        raise ValueError("has no networks")
+    for network in found["networks"]:
+        if {len(network["per_class"]), len(found["class_sizes"]), *map(len, network["confusion"])} != {count}:
+            raise ValueError(f"{network['name']} has not {count} classes")
+        if len(network["confusion"]) != count:
+            raise ValueError(f"the confusion of {network['name']} has not {count} rows")
+        if any(max(e["label"], e["answer"]) >= count for e in (*network["right"], *network["wrong"])):
+            raise ValueError(f"an example of {network['name']} is of none of its {count} classes")
+
+
 REMEDY = "restore it, or move its folder away"

@@ -30,7 +30,7 @@ from scripts.device_studies.studies import STUDIES
 from search_spaces import UserError
 from search_spaces.command import Flags, align, flag, parse, run
 from search_spaces.command.files import write_json, write_text
-from search_spaces.command.page import embed, figure, html, page
+from search_spaces.command.page import embed, figure, html, page, table, warning
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +43,7 @@ REDS, BLUES = (
     ("#1e3a8a", "#2563eb", "#60a5fa", "#93c5fd", "#64748b", "#cbd5e1"),
 )
 BAR_HEIGHT = 34  # pixels
+BUSY = "WARNING: the machine was busy; run the study again when it is quiet"
 
 
 @dataclass(frozen=True)
@@ -125,21 +126,25 @@ def study(name: str, backend: Backend, repeats: int) -> tuple[Report, list[Mix]]
     return Report(title, backend.name, backend.describe(), busy or also_busy, (whole, *profiles)), mixes
 
 
-def table(report: Report, mixes: Sequence[Mix]) -> str:
-    """A row for each network."""
-    whole = report.profiles[0]
-    rows = [("", "MHSA", "FFN", "share", "ms", "faster", "memory-bound ms", "share")]
+HEAD = ("", "MHSA", "FFN", "MHSA's share", "ms", "faster", "memory-bound ms", "its share")
+
+
+def rows(report: Report, mixes: Sequence[Mix]) -> list[tuple[str, ...]]:
+    """One for each network, under `HEAD`."""
+    whole, found = report.profiles[0], list[tuple[str, ...]]()
     for profile, mix in zip(report.profiles, mixes, strict=True):
         memory = profile.memory_bound
         label = profile.network.name if profile is not whole else "whole"
         speed = f"{whole.network_ms / profile.network_ms:.2f}"
         layers = f"{mix.attention}", f"{mix.ffn}", f"{mix.share:.0%}"
         memory_cells = f"{memory.corrected_ms:.3f}", f"{memory.corrected_share:.1%}"
-        rows.append((label, *layers, f"{profile.network_ms:.3f}", speed, *memory_cells))
-    lines = [report.title, str(report.runtime), align(rows, "<>>>>>>>"), *_verdicts(report)]
-    if report.busy:
-        lines.append("WARNING: the machine was busy; run the study again when it is quiet")
-    return "\n".join(lines)
+        found.append((label, *layers, f"{profile.network_ms:.3f}", speed, *memory_cells))
+    return found
+
+
+def text(report: Report, mixes: Sequence[Mix]) -> str:
+    lines = [report.title, str(report.runtime), align([HEAD, *rows(report, mixes)], "<>>>>>>>"), *_verdicts(report)]
+    return "\n".join([*lines, *([BUSY] if report.busy else [])])
 
 
 def _verdicts(report: Report) -> list[str]:
@@ -182,7 +187,11 @@ def document(studies: Sequence[tuple[Report, list[Mix]]]) -> str:
     for i, (report, mixes) in enumerate(studies):
         parts.append(html("<h2>{}</h2>\n", report.title))
         parts.append(embed(f"bars{i}", bars(report)))
-        parts.append(html("<pre>{}</pre>\n", table(report, mixes)))
+        parts.append(html('<p class="soft">{}</p>\n', report.runtime))
+        parts.append(table(HEAD, rows(report, mixes)))
+        parts += [html("<p>{}</p>\n", verdict) for verdict in _verdicts(report)]
+        parts += [warning(BUSY)] if report.busy else []
+    parts.append(html('<p class="soft">MHSA: attention; FFN: the layers between.</p>\n'))
     return page("Attention and memory-bound operators", parts)
 
 
@@ -217,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in config.models:
         for backend in backends(config):
             studies.append(study(name, backend, config.repeats))
-            print(f"{table(*studies[-1])}\n")
+            print(f"{text(*studies[-1])}\n")
     write_json(out.with_suffix(".json"), {"studies": [to_json(report) for report, _ in studies]})
     write_text(out, document(studies))
     print(out)

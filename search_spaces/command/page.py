@@ -14,13 +14,17 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from hashlib import sha256
 from math import ceil, floor, log10
+from textwrap import wrap
 from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
 
+from search_spaces.command.words import PATTERN, WORDS, word_of
+
 BLUE, ORANGE, GREEN, GRAY = "#4a86e8", "#e0802b", "#34a06a", "#9aa1a9"
 CYCLE = (BLUE, ORANGE, GREEN, "#a76fd1", "#c9a227", "#4bb3c1", "#d1657f")
+LEGEND = 44  # characters of a line
 GRID = "rgba(128, 128, 128, 0.2)"
 AXIS = {"gridcolor": GRID, "zeroline": False, "linecolor": GRID, "automargin": True}
 
@@ -48,14 +52,24 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 table.wide { width: 100%; }
 th { font-weight: 600; vertical-align: bottom; font-size: 13px; }
 th, td { padding: 5px 0 5px 18px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, th.text, td.text { white-space: normal; text-wrap: balance; }
 th:first-child, td:first-child { padding-left: 0; position: sticky; left: 0; background: var(--page); }
 th.text, td.text { text-align: left; }
-th small { display: block; font-weight: 400; color: var(--soft); font-size: 12px; }
+th small, td small { display: block; font-weight: 400; color: var(--soft); font-size: 12px; }
 tr.strong td { font-weight: 600; }
 code, pre { font: 13px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 code { overflow-wrap: anywhere; }
 .whole { white-space: nowrap; }
-pre { background: var(--panel); border-radius: 6px; padding: 12px 14px; overflow-x: auto; margin: 10px 0; }
+pre { background: var(--panel); border-radius: 6px; padding: 12px 14px; margin: 10px 0; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+pre span { display: block; padding-left: 2em; text-indent: -2em; }
+abbr { text-decoration: underline dotted var(--soft); text-underline-offset: 3px; cursor: help; }
+dl { font-size: 13.5px; max-width: 96ch; }
+dt { font-weight: 600; margin-top: 8px; }
+dd { margin: 0; color: var(--soft); }
+.axis { color: var(--soft); font-size: 13px; margin: 10px 0 0; }
+.axis.x { text-align: center; margin: 0; max-width: none; }
+.plot.square + script + .axis.x { max-width: 560px; }
 details { margin: 12px 0; }
 summary { cursor: pointer; font-weight: 600; }
 figure { margin: 14px 0; }
@@ -63,14 +77,24 @@ figure { margin: 14px 0; }
 .plot.low { height: 300px; }
 .plot.square { max-width: 560px; }
 .pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px 24px; }
-.cards { display: flex; flex-wrap: wrap; gap: 0 48px; }
-.cards figure { flex: 1 1 auto; max-width: 100%; margin: 4px 0; }
-.cards figcaption { width: 0; min-width: 100%; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 0 40px; }
+.cards figure { margin: 4px 0; }
 @media (max-width: 560px) { main { padding: 20px 14px 48px; } .plot { height: 400px; } .plot.low { height: 270px; }
-  .pair { grid-template-columns: minmax(0, 1fr); } th, td { padding-left: 14px; } }
+  .pair { grid-template-columns: minmax(0, 1fr); } th, td { padding-left: 14px; }
+  .stack thead, .stack td:empty { display: none; }
+  .stack, .stack tbody, .stack tr { display: block; }
+  .stack tr { border-bottom: 1px solid var(--line); padding: 6px 0; }
+  .stack td { display: flex; justify-content: space-between; gap: 14px; padding: 1px 0; border: 0; white-space: normal;
+    overflow-wrap: anywhere; }
+  .stack td small { display: inline; margin-left: 6px; white-space: nowrap; }
+  .stack td::before { content: attr(data-head); color: var(--soft); text-align: left; max-width: 55%;
+    overflow-wrap: break-word; flex: none; }
+  .stack td:first-child { font-weight: 600; }
+  .stack td:first-child.text::before { content: none; } }
 """
 
-# Plotly takes colours as values, so it is told again when the system's theme changes.
+# Plotly takes colours as values, so it is told again when the system's theme changes. The lines of a legend, many on a
+# narrow screen, are added to a plot's height: else they take it away.
 SCRIPT = """
 const plots = [];
 function theme() {
@@ -80,8 +104,14 @@ function theme() {
            'hoverlabel.font.color': color('text') };
 }
 function plot(id, figure) {
-  Plotly.newPlot(id, figure.data, figure.layout, { responsive: true, displayModeBar: false });
-  Plotly.relayout(id, theme());
+  const place = document.getElementById(id);
+  Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displayModeBar: false });
+  const legend = place.querySelector('.legend');
+  if (legend && place.classList.contains('plot')) {
+    place.style.height = `${place.clientHeight + legend.getBBox().height}px`;
+    Plotly.Plots.resize(place);
+  }
+  Plotly.relayout(place, theme());
   plots.push(id);
 }
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () =>
@@ -111,6 +141,7 @@ def page(title: str, parts: Iterable[str], *, style: str = "", plots: bool = Tru
         parts: of the body; escaped unless they are Markup.
         style: more of it, our own.
     """
+    body, used = explained(joined(parts))
     scripts = (_plotly(), SCRIPT) if plots else ()
     first, last = (html("<script>{}</script>\n", Markup(script)) for script in scripts) if plots else ("", "")
     whole = html(
@@ -123,7 +154,7 @@ def page(title: str, parts: Iterable[str], *, style: str = "", plots: bool = Tru
         title=title,
         style=Markup(STYLE + style),
         first=first,
-        body=joined(parts),
+        body=body + words(used),
         last=last,
     )
     return str(whole)
@@ -142,21 +173,79 @@ def _hash(script: str) -> str:
     return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
 
 
+# Texts between these tags stay as they are: no prose, or explained already.
+_LEFT_ALONE = {"script", "pre", "code", "svg", "abbr", "a", "h1", "h2", "h3", "summary", "figcaption", "title"}
+
+
+def explained(body: Markup) -> tuple[Markup, list[str]]:
+    """The body with the words of `WORDS` explained where the pointer rests, once in a table and in what is under a
+    heading; and which it has, in alphabetic order."""
+    parts: list[Markup] = []
+    inside: list[str] = []
+    seen, used = set[str](), set[str]()
+    for part in re.split(r"(<[^>]*>)", body):
+        if not part.startswith("<"):
+            parts.append(Markup(part) if inside else _with_titles(part, seen))
+            used |= seen
+            continue
+        parts.append(Markup(part))
+        name = re.split(r"[\s>]", part.strip("</"), maxsplit=1)[0]
+        if name in ("h2", "table"):
+            seen = set()
+        if name in _LEFT_ALONE:
+            inside = inside[:-1] if part.startswith("</") else [*inside, name]
+    return joined(parts), sorted(used, key=str.lower)
+
+
+def _with_titles(text: str, seen: set[str]) -> Markup:
+    """HTML without tags, words that were not seen before with what they mean; these are then seen."""
+    parts = PATTERN.split(text)
+    for i in range(1, len(parts), 2):
+        if (word := word_of(parts[i])) not in seen:
+            seen.add(word)
+            parts[i] = html('<abbr title="{}" tabindex="0">{}</abbr>', WORDS[word], parts[i])
+    return joined(Markup(part) for part in parts)
+
+
+def words(used: Sequence[str]) -> Markup:
+    """A list of what they mean, for readers without a pointer."""
+    if not used:
+        return Markup("")
+    meanings = joined(html("<dt>{}</dt><dd>{}</dd>\n", word, WORDS[word]) for word in used)
+    return html("<details><summary>What the words mean</summary>\n<dl>\n{}</dl></details>\n", meanings)
+
+
+def commands(lines: Iterable[str]) -> Markup:
+    """Commands to be read and copied: too long ones go on in the next line, indented."""
+    return html("<pre>{}</pre>\n", joined(html("<span>{}</span>", line) for line in lines))
+
+
 def warning(text: str) -> Markup:
     """A paragraph that is not overlooked."""
     return html("<p><strong>{}</strong></p>\n", text)
 
 
 def embed(name: str, figure: Any, shape: str | None = None) -> Markup:
-    """The figure as HTML for a body of `page`.
+    """The figure as HTML for a body of `page`, its axes named above and below, where no height can clip them.
 
     Args:
         shape: "", "low" or "square"; None for a figure that has a height of its own.
     """
+    y_title, x_title = (_axis_name(figure, kind) for kind in "yx")
     data = json.dumps(_tame(json.loads(figure.to_json()))).replace("<", "\\u003c")
     classes = "" if shape is None else html(' class="plot {}"', shape)
     block = '<div id="{}"{}></div>\n<script type="application/json" data-plot="{}">{}</script>\n'
-    return html(block, name, classes, name, Markup(data))
+    return joined((y_title, html(block, name, classes, name, Markup(data)), x_title))
+
+
+def _axis_name(figure: Any, kind: str) -> Markup:
+    """The title of the axis, which is taken away there; that of one of several panels stays."""
+    axis = figure.layout[f"{kind}axis"]
+    text = axis.title.text
+    if not text or figure.layout.to_plotly_json().keys() & {"xaxis2", "yaxis2"}:
+        return Markup("")
+    axis.title = None
+    return html('<p class="axis {}">{}</p>\n', kind, text)
 
 
 def _tame(value: Any) -> Any:
@@ -183,14 +272,39 @@ def figure(traces: Sequence[Any], x_title: str = "", y_title: str = "", **layout
         xaxis={**AXIS, "title": {"text": x_title}},
         yaxis={**AXIS, "title": {"text": y_title}},
     )
-    return go.Figure(list(traces), style).update_layout(**layout)
+    drawn = go.Figure(list(traces), style).update_layout(**layout)
+    return drawn.for_each_trace(lambda trace: trace.update(name="<br>".join(_fitting(trace.name or ""))))
+
+
+def _fitting(name: str) -> list[str]:
+    """Lines that a narrow screen's legend has room for."""
+    return wrap(name, LEGEND, break_long_words=False, break_on_hyphens=False)
+
+
+MIN_TICKS = 3  # within the values
+TICKS = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(1 + 0.5 * i for i in range(18)))  # times powers of ten
 
 
 def log_axis(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis with plain numbers at 1, 2 and 5 times the powers of ten."""
-    low, high = floor(log10(min(values))), ceil(log10(max(values)))
-    ticks = [m * 10.0**e for e in range(low, high + 1) for m in (1, 2, 5)]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.10g}" for t in ticks]}
+    """A logarithmic axis with plain numbers: round multiples of the powers of ten, or even steps."""
+    low, high = min(values), max(values)
+    if high / low < 1.1:
+        low, high = low / 1.1, high * 1.1
+    powers = range(floor(log10(low)), ceil(log10(high)) + 1)
+    for multiples in TICKS:
+        ticks = [m * 10.0**e for e in powers for m in multiples]
+        if sum(low <= t <= high for t in ticks) >= MIN_TICKS:
+            break
+    else:
+        step = _round_step((high - low) / MIN_TICKS)
+        ticks = [step * i for i in range(floor(low / step), ceil(high / step) + 1) if i > 0]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{t:,.4g}" if t < 1000 else f"{t:,.0f}" for t in ticks]}
+
+
+def _round_step(most: float) -> float:
+    """1, 2 or 5 times a power of ten, not above this."""
+    power = 10.0 ** floor(log10(most))
+    return max(m * power for m in (1, 2, 5) if m * power <= most)
 
 
 def link(path: str, text: str) -> Markup:
@@ -198,28 +312,51 @@ def link(path: str, text: str) -> Markup:
     return html('<a href="{}">{}</a>', quote(path), text)
 
 
+NARROW = 372  # pixels of a phone's page
+CHARACTER, COLUMN = 7.6, 16  # pixels of a character, and between columns
+
+
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = (0,), wide: bool = False
 ) -> Markup:
-    """A line break in a heading starts its small second line.
+    """A line break in a heading or a cell starts its small second line.
+
+    On a narrow screen, a table that is too wide for it has a line for each cell.
 
     Args:
         text: columns that hold words, aligned left; all others are numbers.
     """
-    classes = [Markup(' class="text"') if i in text else Markup("") for i in range(len(head))]
-    top = joined(_heading(kind, name) for kind, name in zip(classes, head, strict=True))
-    body = joined(
-        html("<tr>{}</tr>\n", joined(html("<td{}>{}</td>", *cell) for cell in zip(classes, row, strict=True)))
-        for row in rows
-    )
+    css = ["wide"] * wide + ["stack"] * (_width(head, rows) > NARROW)
+    kinds = [Markup(' class="text"') if i in text else Markup("") for i in range(len(head))]
+    top = joined(html("<th{}>{}</th>", kind, _two_lines(name)) for kind, name in zip(kinds, head, strict=True))
+    heads = [name.replace("\n", ", ") for name in head]
+    body = joined(html("<tr>{}</tr>\n", joined(map(_cell, kinds, heads, row))) for row in rows)
     return html(
-        '<div class="scroll"><table{}><thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody></table></div>\n',
-        Markup(' class="wide"') if wide else "",
+        '<div class="scroll"><table class="{}"><thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody></table></div>\n',
+        " ".join(css),
         top,
         body,
     )
 
 
-def _heading(kind: Markup, name: str) -> Markup:
-    first, _, small = name.partition("\n")
-    return html("<th{}>{}{}</th>", kind, first, html("<small>{}</small>", small) if small else "")
+def _cell(kind: Markup, head: str, text: str) -> Markup:
+    content = html("<span>{}</span>", _two_lines(text)) if text else ""  # one part for a narrow screen to place
+    return html('<td{} data-head="{}">{}</td>', kind, head, content)
+
+
+def _two_lines(text: str) -> Markup:
+    if isinstance(text, Markup):
+        return text
+    first, _, small = text.partition("\n")
+    return html("{}{}", first, html("<small>{}</small>", small) if small else "")
+
+
+def _width(head: Sequence[str], rows: Sequence[Sequence[str]]) -> float:
+    """About how many pixels a table takes."""
+    columns = zip(head, *rows, strict=True)
+    longest = (max(len(line) for text in column for line in _shown(text).split("\n")) for column in columns)
+    return sum(CHARACTER * count + COLUMN for count in longest)
+
+
+def _shown(text: str) -> str:
+    return text.striptags() if isinstance(text, Markup) else text

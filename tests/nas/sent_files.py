@@ -64,6 +64,8 @@ READERS = {
             "runs/r/baselines/result.json": "command num_images networks networks.0.name:path networks.0.sessions_ms "
             "networks.1.accuracy.value networks.2.winner differences differences.0.low missing",
             "runs/r/evaluate/e.json": "command split num_images networks networks.0.name",
+            "runs/r/evaluate/winner-1-retrained-test.json": "space classes class_sizes calibration_images "
+            "networks.0.top1.low networks.0.per_class networks.0.confusion networks.0.right networks.0.arch",
             "t.validation.json": "busy runtime.device table.mape networks.0.predicted_ms networks.0.measured_ms",
         },
     ),
@@ -226,6 +228,8 @@ def make_workplace(folder: Path, searched: Path) -> None:
         search.main(["--metrics", "size", "--strategy", "random", "--budget", "8", "--name", "random"])
         retrain.main(["--search", "search", "--epochs", "1", *QUICK])
         evaluate.main(["--name", "e", "--arch", "largest", "--search", "search"])
+        look = "winner-1-retrained-test"  # which nas.report would make, too
+        evaluate.main(["--name", look, "--retrained", "winner-1", "--split", "test", "--search", "search"])
         export.main(["--formats", "timm", "--winners", "winner-1"])
         add_export(Path("runs/r"))
         baselines().write(Path("runs/r"))

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from torch.nn import Identity
 
 from latency_lut import show
+from latency_lut.backends.base import Job, OperatorTime, Runtime
+from latency_lut.profiling.plot import document
+from latency_lut.profiling.report import Network, Profile, Report, Varied
 from latency_lut.tables.table import LatencyTable
 from nas import compare, report
 from nas.inspection.page import evaluation_page
@@ -92,7 +96,8 @@ def check(html: str) -> None:
     """The markup is there as text alone, in the page and in what its plots read."""
     assert "alert(1)" in html
     plots = re.findall(r'<script type="application/json" data-plot="[\w-]+">(.*)</script>', html)
-    assert html.count("<script") == 2 + len(plots) and "<img" not in html and "javascript:" not in _tags(html)
+    assert html.count("<script") == 2 + len(plots) and "javascript:" not in _tags(html)
+    assert html.count("<img") == html.count('<figure><img src="data:image/jpeg;base64,')
     assert not re.search(r"<(script|img|a)\b", " ".join(_strings([json.loads(plot) for plot in plots])))
 
 
@@ -129,7 +134,19 @@ def test_a_pruning(folder: Path) -> None:
     place = folder / "runs/r/prune/p"
     _, structure = recipes.read(place).build()
     result = json.loads((place / "result.json").read_text())
-    check(write_page(place, result, structure, structure, "of no search").read_text())
+    check(write_page(place, result, structure, structure).read_text())
+
+
+def test_a_profile() -> None:
+    runtime = Runtime(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, 1)
+    operators = tuple(OperatorTime(f"{EVIL} {i}", EVIL, 1.0 + i) for i in range(3))
+    alone = Network(EVIL, Job((1,), Identity))
+    studied = [Network(EVIL, alone.job, varied=Varied(EVIL, i, random=i == 0)) for i in range(3)]
+    for networks in ([alone], studied):
+        profiles = tuple(Profile(network, 2.0, operators) for network in networks)
+        page = document(Report(EVIL, EVIL, runtime, True, profiles))
+        check(page)
+        assert "<pre" not in page, "its tables are tables, which a phone can show"
 
 
 def test_a_table(folder: Path) -> None:

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from nas.data import Images, sources
-from nas.data.batches import eval_batches, eval_transform, normalize, preprocessing, train_batches, train_transform
+from nas.data.batches import eval_batches, eval_transform, normalize, train_batches, train_transform
+from nas.data.pixels import preprocessing
 from nas.distributed.collectives import JobError
 from search_spaces import UserError
 from tests.nas.data.test_splits import alike, load, make_tar

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from nas import train_supernet
+from nas.data import Images
 from nas.data.batches import eval_batches
 from nas.evaluate import main
 from nas.evaluation.accuracy import accuracy
@@ -138,6 +141,28 @@ def test_retrained_weights() -> None:
     model = SPACE.build(MIDDLE).eval()
     assert only[0]["top1"]["value"] == accuracy(model, load_run_data(Path("runs/r")).search, 16, CPU)
     assert both[1]["confusion"] == only[0]["confusion"] and both[0]["top1"]["value"] == expected(MIDDLE)
+
+
+def test_examples_are_images_of_the_split_with_what_was_answered() -> None:
+    found = evaluated("--arch", "largest", "smallest")
+    images = load_run_data(Path("runs/r")).search
+    for network in found["networks"]:
+        right = round(network["top1"]["value"] * len(images))
+        assert [len(network[kind]) for kind in ("right", "wrong")] == [min(6, right), min(6, len(images) - right)]
+        for kind in ("right", "wrong"):
+            for example in network[kind]:
+                assert (example["label"] == example["answer"]) == (kind == "right")
+                assert network["confusion"][example["label"]][example["answer"]] and 0 < example["chance"] <= 1
+                photo = np.asarray(Image.open(io.BytesIO(b64decode(example["jpeg"]))), dtype=float)
+                seen = [
+                    np.asarray(images.image(i).convert("RGB").resize((16, 16)), dtype=float)
+                    for i in _of(images, example)
+                ]
+                assert min(np.abs(photo - s).mean() for s in seen) < 25, "one of its class, as the network sees it"
+
+
+def _of(images: Images, example: dict[str, Any]) -> list[int]:
+    return [i for i, label in enumerate(images.labels) if label == example["label"]]
 
 
 def test_norms_are_recalibrated_where_the_supernet_shares_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,6 +309,9 @@ def test_the_most_frequent_mistakes_come_first() -> None:
 # ---- text and page
 
 
+JPEG = "AAAA"
+
+
 def result(num_classes: int, names: tuple[str, ...] = ("net",), right: float = 2.0) -> dict[str, Any]:
     """What the command writes, of random logits."""
     found, *_ = tally(num_classes, 20 * num_classes, right)
@@ -297,6 +325,8 @@ def result(num_classes: int, names: tuple[str, ...] = ("net",), right: float = 2
         "memory_mb": 0.5,
         "per_class": [asdict(a) for a in found.per_class],
         "confusion": found.counts.tolist(),
+        "right": [{"label": 0, "answer": 0, "chance": 0.9, "jpeg": JPEG}],
+        "wrong": [{"label": 1, "answer": 0, "chance": 0.6, "jpeg": EVIL}],
     }
     return {
         "command": f"python {EVIL}",
@@ -352,8 +382,15 @@ def test_the_page_has_every_class_of_every_network(num_classes: int) -> None:
     for name in ("mistakes-0", "mistakes-1"):
         kinds = [trace["type"] for trace in plot_data(html, name)]
         assert kinds == (["heatmap", "heatmap"] if num_classes <= 60 else ["bar"])
-    assert EVIL not in html and "<img" not in html.partition("<main>")[2]
-    assert not [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")][1:]
+    assert EVIL not in html
+    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert sources == [f"data:image/jpeg;base64,{jpeg}" for _ in "ab" for jpeg in (JPEG, EVIL)]
+    assert not [a["href"] for tag, a in page.tags if "href" in a and tag != "link"]
+
+
+def test_photos_say_what_they_are_and_were_taken_for() -> None:
+    said = Page(evaluation_page(result(3) | {"classes": ["cat", "dog", "cow"]})).words["figcaption"]
+    assert said == ["cat (90 %)", "dog, taken for cat (60 %)"]
 
 
 def test_perfect_networks_have_a_page() -> None:
@@ -368,7 +405,7 @@ def test_renders_without_console_errors(tmp_path: Path) -> None:
     assert console == []
     plots = [a["id"] for _, a in Page(dom).tags if "js-plotly-plot" in (a.get("class") or "")]
     assert plots == ["classes", "mistakes-0", "mistakes-1"]
-    assert not [tag for tag, _ in Page(dom).tags if tag == "img"]
+    assert len([tag for tag, _ in Page(dom).tags if tag == "img"]) == 4, "of names none was read as one"
 
 
 # ---- what cannot be used

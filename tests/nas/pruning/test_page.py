@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import timm
 
 from nas.pruning.page import channels, embeddings, newest_search
@@ -30,18 +29,16 @@ def test_channels_are_those_over_all_heads() -> None:
     assert embeddings(replace(structure))["blocks.1.attn"] == "embedding"
 
 
-def test_the_search_beside_it_is_of_the_same_images_and_has_latencies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert newest_search("0") is None
-    for name, with_latency in (("first", True), ("second", False)):
-        space = make_run(Path("runs") / name)
-        add_search(Path("runs") / name, space, with_latency=with_latency)
-    assert newest_search("another") is None
-    make_run(Path("runs/damaged"))
-    add_search(Path("runs/damaged"), space)
-    Path("runs/damaged/run.json").write_text("{}")
-    found = newest_search("0")
-    assert found is not None and found[0] == Path("runs/first/search")
-    assert points_of(found[1]) == points_of(json.loads(Path("runs/first/search/result.json").read_text()))
+def test_the_search_beside_it_is_of_the_same_run_and_has_latencies(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    space = make_run(run)
+    add_search(other, space)  # of the same images: of another network all the same
+    assert newest_search(run) is None
+    add_search(run, space)
+    add_search(tmp_path / "sized", space, with_latency=False)
+    (tmp_path / "sized/search").rename(run / "search-sized")
+    (run / "search-damaged").mkdir()
+    (run / "search-damaged/result.json").write_text("{}")
+    found = newest_search(run)
+    assert found is not None and found[0] == run / "search"
+    assert points_of(found[1]) == points_of(json.loads((run / "search/result.json").read_text()))

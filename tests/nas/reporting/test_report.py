@@ -14,11 +14,13 @@ import pytest
 
 from latency_lut.tables.table import MAX_DRIFT
 from nas import report as report_command
+from nas.data.pixels import preprocessing
+from nas.evaluation.intervals import with_interval
 from nas.objective.mes import Objective, Term
-from nas.reporting.drawing import BAR, STYLE, draw_arch, legend
+from nas.reporting.drawing import BAR, STYLE, draw_arch
 from nas.reporting.latency import errors
-from nas.reporting.report import winners_text, write_report
-from nas.reporting.verdict import HEAD, rows, sentences, verdict
+from nas.reporting.report import Config, report, winners_text, write_report
+from nas.reporting.verdict import HEAD, rows, sentences, taken, verdict
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.page import log_axis
@@ -40,8 +42,9 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: dict[str, list[str]] = {}
         self.rows: list[list[str]] = []
+        self.commands: list[str] = []
         self.open: list[str] = []
-        self.feed(html)
+        self.feed(re.sub(r"</?abbr[^>]*>", "", html))  # what a word means is no part of the text
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -58,13 +61,16 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open:
             self.words.setdefault(self.open[-1], []).append(data)
+        if "pre" in self.open:
+            self.commands.append(data)
         if "td" in self.open:
             self.rows[-1][-1] += data
 
     @property
     def networks(self) -> list[list[str]]:
-        """Rows of the first tables."""
-        return [row for row in self.rows if len(row) > 5 and ("winner-" in row[0] or row[0] == "largest")]
+        """Rows of the first tables; those of files are others."""
+        rows = (row for row in self.rows if len(row) > 5 and "/" not in row[1])
+        return [row for row in rows if "winner-" in row[0] or row[0] == "largest"]
 
     @property
     def headings(self) -> list[str]:
@@ -171,15 +177,20 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     assert "python &lt;script&gt;" in html
 
 
+def interval(accuracy: float, count: int) -> str:
+    """In two lines, of which a test sees one."""
+    return with_interval(accuracy, count).replace(" (", "(")
+
+
 def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> None:
     first = read_json(run_folder / "search/result.json")["winners"][0]
     retrained = read_json(run_folder / "retrain/winner-1/result.json")
     measured = read_json(run_folder / "export/winner-1/result.json")["onnx"]["latency_ms"]["min"]
     assert page.rows[1] == [
         "winner-1",
-        f"{100 * first['accuracy']:.2f} %",
-        f"{100 * retrained['start_test_accuracy']:.2f} %",
-        f"{100 * retrained['test_accuracy']:.2f} %",
+        interval(first["accuracy"], 216),
+        interval(retrained["start_test_accuracy"], 359),
+        interval(retrained["test_accuracy"], 359),
         f"{first['latency_ms']:.3f}",
         f"{measured:.3f}",
         f"{first['num_params'] / 1e6:.3f}",
@@ -204,7 +215,7 @@ def test_accuracies_at_the_start_are_named_by_what_was_there(tmp_path: Path) -> 
 def test_the_largest_network_is_there_to_compare_with(run_folder: Path, page: Page) -> None:
     largest = read_json(run_folder / "search/result.json")["trajectory"][0]
     tested = read_json(run_folder / "supernet/result.json")["test_accuracy"]["largest"]
-    accuracies = [f"{100 * largest['accuracy']:.2f} %", f"{100 * tested:.2f} %", "–"]
+    accuracies = [interval(largest["accuracy"], 216), interval(tested, 359), "–"]
     assert page.rows[4][:6] == ["largest", *accuracies, f"{largest['latency_ms']:.3f}", "–"]
 
 
@@ -239,8 +250,8 @@ def test_a_search_without_a_trajectory_shows_all_that_it_evaluated(tmp_path: Pat
 
 
 def test_commands_are_in_the_order_of_use(page: Page) -> None:
-    commands = "".join(page.words["pre"]).splitlines()
-    assert [re.findall(r"-m (\S+)", c)[0] for c in dict.fromkeys(c.split(" --")[0] for c in commands)] == [
+    names = dict.fromkeys(command.split(" --")[0] for command in page.commands)
+    assert [re.findall(r"-m (\S+)", name)[0] for name in names] == [
         "nas.train_supernet",
         "latency_lut.build",
         "latency_lut.validate",
@@ -261,12 +272,101 @@ def test_what_would_have_been_picked_instead(tmp_path: Path) -> None:
     assert page.headings[0] == "What you would have picked instead"
     assert page.words["strong"][0] == verdict(found)
     assert page.words["li"] == list(sentences(found)) and EVIL not in html
-    assert [row for row in page.rows if len(row) == len(HEAD)] == rows(found)
+    texts = [[cell.replace("\n", "") for cell in row] for row in rows(found)]
+    assert [row for row in page.rows if len(row) == len(HEAD)] == texts
     (curve,) = re.findall(r'data-plot="curve">(.*)</script>', html)
-    marks = next(trace for trace in json.loads(curve)["data"] if trace["name"] == "baselines, test split")
+    marks = next(trace for trace in json.loads(curve)["data"] if trace["name"].startswith("not from the search"))
     assert marks["x"] == [n.mes for n in networks if n is not WINNER]
     assert verdict(found) in winners_text(run)
-    assert found.command in "".join(page.words["pre"])
+    assert found.command in page.commands
+
+
+def test_accuracies_of_the_test_split_are_on_no_axis_of_the_search_split(page: Page, run_folder: Path) -> None:
+    html = (run_folder / "report.html").read_text(encoding="utf-8")
+    (before,) = re.findall(r'<p class="axis y">([^<]*)</p>\n<div id="curve"', html)
+    assert before == "accuracy, %"
+    (curve,) = re.findall(r'data-plot="curve">(.*)</script>', html)
+    traces = {trace["name"]: trace for trace in json.loads(curve)["data"]}
+    splits = {"winners before training": "216 search images", "winners retrained": "359 test images"}
+    for name, images in splits.items():
+        trace = traces[f"{name}, {images}"]
+        assert len(trace["error_y"]["array"]) == len(trace["x"]) and min(trace["error_y"]["array"]) > 0
+
+
+def test_it_is_said_how_an_image_must_be_prepared(page: Page) -> None:
+    steps = dict(zip(page.words["dt"], page.words["dd"], strict=True))
+    assert steps["Size"] == preprocessing(32)
+    assert "mean (0.485, 0.456, 0.406)" in steps["Values"] and "(0.229, 0.224, 0.225) of R, G, B" in steps["Values"]
+    assert "(N, 3, 32, 32)" in steps["Order"] and "0, 1, 2" in steps["Answer"]
+
+
+def add_inspection(run: Path, name: str, **changes: object) -> Path:
+    """What nas.evaluate finds of a retrained network of two classes."""
+    trained = read_json(run / f"retrain/{name}/result.json")
+    rate = {"value": trained["test_accuracy"], "low": 0.9, "high": 1.0}
+    photo = {"label": 0, "answer": 1, "chance": 0.7, "jpeg": "AAAA"}
+    network = {"name": f"{name} retrained", "arch": trained["arch"], "top1": rate, "per_class": [rate, rate]}
+    network |= {"confusion": [[170, 10], [5, 174]], "right": [], "wrong": [photo]} | changes
+    found = {
+        "command": "python -m nas.evaluate",
+        "split": "test",
+        "num_images": 359,
+        "space": "x",
+        "networks": [network],
+    }
+    found |= {"calibration_images": 0, "classes": ["cat", "dog"], "class_sizes": [180, 179]}
+    path = run / f"evaluate/{name}-retrained-test.json"
+    write_json(path, found)
+    return path
+
+
+def test_the_recommended_network_is_shown_class_by_class(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    add_search(run, space := make_run(run))
+    add_retrain(run, space)
+    baselines(WHOLE, WINNER, NARROWED, PRUNED).write(run)
+    look = add_inspection(run, "winner-1")
+    html = write_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.words["strong"][0].startswith("Take winner-1")
+    assert {'data-plot="classes"' in html, 'data-plot="mistakes-0"' in html} == {True}
+    assert page.words["figcaption"] == ["cat, taken for dog (70 %)"]
+    add_inspection(run, "winner-1", top1={"value": 0.2, "low": 0.1, "high": 0.3})
+    assert 'data-plot="classes"' not in write_report(run).read_text(encoding="utf-8"), "it is of other weights"
+    write_json(look, {**read_json(look), "classes": ["cat"]})
+    with pytest.raises(UserError, match=r"winner-1-retrained-test\.json"):
+        write_report(run)
+
+
+def test_the_network_to_take_is_that_of_the_verdict() -> None:
+    for found in (baselines(), baselines(WHOLE, WINNER), baselines(WHOLE), baselines(WINNER)):
+        network = taken(found)
+        said = verdict(found)
+        assert (
+            said.startswith("This run has no")
+            if network is None
+            else network.folder.split("/")[-1] in said or (network.kind == "whole" and "as it is" in said)
+        )
+
+
+def test_what_was_searched_is_looked_at_where_nothing_else_recommends(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    add_search(run, space := make_run(run))
+    add_retrain(run, space)
+    path = run / "search/result.json"
+    write_json(path, {**read_json(path), "recommended": {"name": "winner-2", "sentence": f"Take winner-2. {EVIL}"}})
+    add_inspection(run, "winner-2")
+    page = Page(write_report(run).read_text(encoding="utf-8"))
+    assert page.words["strong"][0] == f"Take winner-2. {EVIL}" and page.words["figcaption"]
+
+
+def test_the_report_says_why_it_shows_no_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    add_search(run, space := make_run(run))
+    add_retrain(run, space)
+    baselines(WHOLE, WINNER).write(run)
+    report(Config(run=str(run)))  # without weights
+    assert "the page does not show winner-1 class by class: " in capsys.readouterr().out
 
 
 STAGES = ["run", "supernet", "search", "retrain", "export"]
@@ -294,6 +394,7 @@ def test_partial_runs_show_what_they_have(tmp_path: Path, last: str) -> None:
     headings = {
         "supernet": ["Training", "Commands, in order"],
         "search": ["The curve", "The networks", "The search, step by step"],
+        "retrain": ["How to prepare an image"],
         "export": ["Exported files"],
     }
     expected = [h for stage, names in headings.items() if STAGES.index(stage) <= STAGES.index(last) for h in names]
@@ -322,7 +423,7 @@ def test_two_searches_are_both_shown(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     names = [row[0] for row in page.networks]
     assert names[:-1] == [f"{prefix}winner-{i}" for prefix in ("", "search-2-") for i in (1, 2, 3)]
-    assert len(page.words["summary"]) == 2
+    assert [name.partition(":")[0] for name in page.words["summary"][:2]] == ["search", "search-2"]
 
 
 PHONE = Objective((Term("latency_ms_phone", 2.0, 1.0), Term("num_params", 3e6, 0.5)), {})
@@ -424,12 +525,12 @@ def test_prunings_and_evaluations_are_linked(tmp_path: Path) -> None:
     html = write_report(tmp_path).read_text(encoding="utf-8")
     page = Page(html)
     assert [row for row in page.rows if row] == [
-        ["a #1", "95.00 %", "94.00 %", "37.50 %"],
+        ["a #1", with_interval(0.95, 359), with_interval(0.94, 359), "37.50 %"],
         ["mine", EVIL, "test", "359"],
     ]
     assert [a["href"] for tag, a in page.tags if tag == "a"] == ["prune/a%20%231/report.html", "evaluate/mine.html"]
     assert EVIL not in html
-    assert "".join(page.words["pre"]).splitlines() == ["python -m nas.prune", "python -m nas.evaluate"]
+    assert page.commands == ["python -m nas.prune", "python -m nas.evaluate"]
 
 
 def next_command(run: Path) -> list[str]:
@@ -474,7 +575,7 @@ def test_what_was_trained_before_other_limits_picked_other_winners_is_still_show
     write_json(tmp_path / "search/result.json", {**result, "winners": others, "earlier_winners": [first]})
     rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).networks}
     assert list(rows) == ["winner-2", "winner-3", "winner-1", "largest"]
-    assert rows["winner-1"][1] == f"{100 * first['accuracy']:.2f} %"
+    assert rows["winner-1"][1] == interval(first["accuracy"], 216)
 
 
 def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None:
@@ -487,7 +588,7 @@ def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None
     (again / "result.json").write_text(json.dumps({**result, "name": again.name, "test_accuracy": 0.4321}))
     rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).networks}
     assert list(rows) == ["winner-1", "winner-2", "winner-3", "winner-2-scratch", "largest"]
-    assert rows["winner-2-scratch"][3] == "43.21 %" != rows["winner-2"][3]
+    assert rows["winner-2-scratch"][3] == interval(0.4321, 359) != rows["winner-2"][3]
     assert rows["winner-2-scratch"][4:] == rows["winner-2"][4:]
 
 
@@ -557,20 +658,27 @@ def test_a_network_is_drawn_block_by_block_over_the_largest_one() -> None:
     assert shares[1] == pytest.approx(32 / 40, abs=0.01) and shares[-2] == pytest.approx(176 / 384, abs=0.01)
     assert len(bars(drawing, "ghost")) == len(space.lower(space.largest)), "no block is as large"
     assert bars(draw_arch(space, space.largest), "ghost") == []
-    assert re.findall(r"<text[^>]*>([^<]*)", drawing) == ["32", "48", "96", "176"]
+    said = [re.sub("<[^>]*>", "", line) for line in re.findall(r'class="what">(.*?)</span></div>', drawing)]
+    channels = [line.partition(" channels")[0] for line in said]
+    assert channels == ["32 of 40", "48 of 80", "96 of 192", "176 of 384", "176 of 384"]
+    assert "6 of 15 ffn" in said[2] and "2 of 15 attention" in said[2]
     assert 'aria-label="channels 32, 48, 96, 176; ffn 2, 2, 6, 4; attention 0, 0, 2, 2"' in drawing
 
 
-def test_the_legend_names_every_kind_in_its_colour() -> None:
+def test_every_kind_is_named_in_its_colour_beside_its_blocks() -> None:
     space = get_space("efficientformerv2")
-    colors = dict(re.findall(r'class="key (\w+)"></span> ([^<]*)', legend(space)))
-    assert colors["ghost"] == "what the largest network has"
-    drawn = re.findall(r'class="block (kind\d)"[^>]*><title>(?:\S*: )?([^,]*)', draw_arch(space, space.largest))
-    assert dict(drawn) == {css: kind for css, kind in colors.items() if css != "ghost"}
-    assert all(f".{css} {{" in STYLE for css, _ in drawn)
+    for line in draw_arch(space, space.largest).split('<div class="stage">')[1:]:
+        named = dict(re.findall(r'<span class="(kind\d)">\d+ ([^<]*)</span>', line))
+        drawn = re.findall(r'class="block (kind\d)"[^>]*><title>(?:\S*: )?([^,]*)', line)
+        assert dict(drawn) == named
+        assert all(f".{css} {{" in STYLE for css, _ in drawn)
 
 
-def test_logarithmic_axis_has_ticks_around_its_values() -> None:
-    axis = log_axis([230.0, 3564.0])
-    assert {"200", "500", "1,000", "2,000", "5,000"} <= set(axis["ticktext"])
+@pytest.mark.parametrize("values", [[230.0, 3564.0], [0.61, 1.3], [95.0, 120.0], [1.0, 1.0], [0.001, 2000.0]])
+def test_a_logarithmic_axis_has_several_ticks_within_its_values(values: list[float]) -> None:
+    axis = log_axis(values)
+    low, high = min(values), max(values)
+    room = 1.1 if high / low < 1.1 else 1.0
+    assert sum(low / room <= tick <= high * room for tick in axis["tickvals"]) >= 3
     assert axis["tickvals"] == sorted(axis["tickvals"])
+    assert [float(text.replace(",", "")) for text in axis["ticktext"]] == pytest.approx(axis["tickvals"], rel=1e-3)
