@@ -49,5 +49,5 @@ def _jpeg(pixels: Tensor) -> str:
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=85)
+    image.save(file, "JPEG", quality=85, subsampling=0)  # small images have fine colours
     return b64encode(file.getvalue()).decode()
