@@ -103,10 +103,10 @@ def next_stage(a: Artifacts) -> list[str] | None:
         stage = "search"
     elif to_retrain is not None:
         stage, flags = "retrain", to_retrain
-    elif missing := [name for name in a.retrained if name not in a.exported and name not in _narrowed(a)]:
-        stage, flags = "export", ["--winners", *missing] if a.exported or _narrowed(a) else []
     elif a.baselines is None and runs.WHOLE in a.retrained:
         stage = "baselines"
+    elif missing := [name for name in a.retrained if name not in (*a.exported, *_narrowed(a), runs.WHOLE)]:
+        stage, flags = "export", ["--winners", *missing] if a.exported or _narrowed(a) else []
     else:
         return None
     return [f"nas.{stage}", *flags]
