@@ -18,6 +18,7 @@ from nas.searching.samplers import draw
 from nas.searching.strategies import default_budget
 from search_spaces import SearchSpace
 from search_spaces.command import Flags, amend, flag
+from search_spaces.command.forecast import duration
 
 if TYPE_CHECKING:
     from nas.evaluation.speed import Speed
@@ -149,16 +150,10 @@ def _told(plan: Plan, published: Plan, speed: Speed, search_images: int) -> str:
     networks = f"{plan.budget} networks" if plan.budget else "all steps"
     count = f"{plan.num_images:,}" + (f" of {search_images:,}" if plan.num_images < search_images else "")
     norms = f", norms recalibrated on {plan.calibration_images:,}" if plan.calibration_images else ""
-    told = f"{plan.strategy}, {networks} on {count} search images{norms}: about {_duration(plan.seconds(speed))}"
+    told = f"{plan.strategy}, {networks} on {count} search images{norms}: about {duration(plan.seconds(speed))}"
     if plan == published:
         return told
     return (
         f"{told}, by the speed measured here; {published.strategy} on {published.num_images:,} would take "
-        f"{_duration(published.seconds(speed))}, and --strategy, --budget, --num-images and --calibration-images set it"
+        f"{duration(published.seconds(speed))}, and --strategy, --budget, --num-images and --calibration-images set it"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{10 * max(1, round(seconds / 10))} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
