@@ -47,7 +47,7 @@ def pretrained(run_name: str) -> list[list[str]]:
         ["nas.search", *of, *quick],
         ["nas.retrain", *of, "--epochs", "2", *loading],
         ["nas.baselines", *of],
-        ["nas.export", *of, "--winners", "winner-2"],
+        ["nas.export", *of, "--winners", "winner-1"],
         ["nas.report", *of],
     ]
 

@@ -274,8 +274,9 @@ def check_flags(config: Config) -> None:
     if config.init is None:
         check_idle(config, ("order",), "--init")
     if config.sampling == "largest":
-        others = ("loss", "num_random", "largest_epochs", "shrink_epochs")
-        check_idle(config, others, "other networks than --sampling largest trains")
+        others = ("num_random", "largest_epochs", "shrink_epochs")
+        learned = () if config.loss == "ce" else ("loss",)  # the largest learns from the labels anyhow
+        check_idle(config, (*learned, *others), "other networks than --sampling largest trains")
 
 
 def check_recipe(config: Config) -> None:

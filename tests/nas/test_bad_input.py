@@ -119,7 +119,7 @@ def test_training(fails: Fails, flags: str, message: str) -> None:
             "--seed-search is for --strategy predictor, not slimming; leave it out",
         ),
         ("--ray-address host:1", "--ray-address host:1 is for --ray-workers; give both or none"),
-        ("--seed 3", "--seed is for strategies with randomness, slimming has none; leave it out"),
+        ("--strategy slimming --seed 3", "--seed is for strategies with randomness, slimming has none; leave it out"),
         ("--exact --strategy random", "--exact is for --strategy slimming, random has no races; leave it out"),
         (
             "--alpha-memory 5",

@@ -54,7 +54,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (profile, ProfileConfig, {"model": "timm/vgg11", "num_random": 1}, "--num-random is for networks of a space"),
         (profile, ProfileConfig, {"model": "timm/vgg11", "run": "mine"}, "--model is 'timm/vgg11' and --run 'mine'"),
         (supernet.configure, supernet.Config, {"order": "magnitude"}, "--order is for --init; leave it out"),
-        (supernet.configure, supernet.Config, {"sampling": "largest", "loss": "ce"}, f"--loss is for {OTHERS}"),
+        (supernet.configure, supernet.Config, {"sampling": "largest", "loss": "kl"}, f"--loss is for {OTHERS}"),
         (supernet.configure, supernet.Config, {"sampling": "largest", "num_random": 1}, "--num-random is for other"),
         (check_used, TrainConfig, {"clip_grad": 0.0, "clip_mode": "agc"}, "--clip-mode is for --clip-grad above 0"),
         (check_used, TrainConfig, {"weight_decay": 0.0, "weight_decay_end": 0.1}, "--weight-decay-end is for --weight"),

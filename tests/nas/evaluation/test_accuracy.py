@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +17,13 @@ class Brightness(nn.Module):
         return torch.stack([torch.zeros(len(images)), images.mean(dim=(1, 2, 3))], dim=1)
 
 
+class Photos:
+    normalization = IMAGENET
+
+    def __len__(self) -> int:
+        return 6
+
+
 class Never(nn.Module):
     """Always class 2."""
 
@@ -32,7 +38,7 @@ def test_corrupt_images_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
             yield images, torch.tensor(labels)
 
     monkeypatch.setattr("nas.evaluation.accuracy.eval_batches", batches)
-    data, cpu = cast(Any, SimpleNamespace(normalization=IMAGENET)), torch.device("cpu")
+    data, cpu = cast(Any, Photos()), torch.device("cpu")
     assert accuracy(Brightness(), data, 4, cpu) == 3 / 4
     answers = right_answers([Brightness(), Never()], data, 4, cpu)
     assert answers.tolist() == [[True, True, False, True], [False] * 4]

@@ -55,7 +55,7 @@ def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     size, found = Objective.of(num_params=0.5), {**point(SPACE, MIDDLE), "index": 0}
     winners = [{"name": "winner-1", **found}]
     write_search(folder / "runs/r/search", "slimming", [found], objective=size, tables={}, winners=winners)
-    accuracies = {"init": "inherit", "start_test_accuracy": 0.4, "test_accuracy": 0.5}
+    accuracies = {"init": "inherit", "start_test_accuracy": 0.4, "test_accuracy": 0.5, "minutes": 1.0}
     retrained = {"command": "python -m nas.retrain", "arch": SPACE.to_json(MIDDLE), **accuracies}
     write_json(folder / "runs/r/retrain/winner-1/result.json", retrained)
     torch.manual_seed(1)

@@ -62,7 +62,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Arch, ...]]:
         ("alpha", "balanced", "shared", 4),
         pytest.param("kl", "best-up", "width", 4, marks=pytest.mark.heavy),
         ("alpha", "worst-up", "width", 4),
-        ("kl", "largest", "shared", 1),
+        ("ce", "largest", "shared", 1),
     ],
 )
 def test_every_recipe_trains(loss: str, sampling: str, norm: str, size: int, trained: list[tuple[Arch, ...]]) -> None:
@@ -102,7 +102,10 @@ def test_shared_norms_are_recalibrated_wherever_a_network_is_inherited() -> None
     [
         (("--sampling", "uniform"), "--loss kl learns from the largest network, which --sampling uniform does not"),
         (("--sampling", "uniform", "--loss", "ce", "--num-random", "0"), "--num-random 0 leaves --sampling uniform"),
-        (("--sampling", "largest"), "only the largest network would be trained, and no other width's normalization"),
+        (
+            ("--sampling", "largest", "--loss", "ce"),
+            "only the largest network would be trained, and no other width's normalization",
+        ),
         (("--largest-epochs", "4"), "only the largest network would be trained"),
         (("--largest-epochs", "3", "--shrink-epochs", "2"), "3.0 and --shrink-epochs 2.0 are more than the 4 epochs"),
         (("--norm", "batch"), "--norm is 'batch'; choose from width, shared"),
