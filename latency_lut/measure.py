@@ -1,7 +1,8 @@
 """python -m latency_lut.measure FOLDER: times the models that `latency_lut.export` wrote, on the machine they are for.
 
 Needs this package, the runtime, numpy, tqdm and filelock; not torch, not timm. For Core ML: a Mac with coremltools, and
-for a phone or tablet (`--device`) that it is connected. Gives one JSON file, of which `latency_lut.build --from` makes
+for a phone or tablet (`--device`) that it is connected. For Android: adb, and in place of the runtime its benchmark
+program (`--device adb:SERIAL --benchmark-binary PATH`). Gives one JSON file, of which `latency_lut.build --from` makes
 a table. What a killed or disconnected measurement has taken is kept: the same command goes on.
 """
 

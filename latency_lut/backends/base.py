@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from latency_lut.backends.protocol import Clock, Run, Settings, SystemClock
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 class DeviceGone(UserError):  # noqa: N818
     """A device has been disconnected: nothing more can be asked of it, whatever the network."""
+
+    @classmethod
+    def while_it_was_to(cls, name: str, doing: str) -> Self:
+        """With the remedy."""
+        kept = "what was measured is kept: connect and unlock it, and give the same command again"
+        return cls(f"{name} does not answer any more (it was to {doing}); {kept}")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ import numpy as np
 from latency_lut.backends.base import FileBackend, Job, Runtime, Session, require
 from latency_lut.backends.coreml_model import INSTALL, LocalModel, Model, device_shares, temporary_folder
 from latency_lut.backends.machine import cpu_model, os_name
-from latency_lut.backends.protocol import Settings
+from latency_lut.backends.protocol import ReportedClock, Settings
 from search_spaces import UserError
 from search_spaces.command import quiet
 
@@ -43,19 +43,6 @@ CONVERSION_DATE = "com.github.apple.coremltools.conversion_date"
 PARTS = uuid.UUID("5b2a7d0e-7a6f-4bb5-9a25-6a1f1c1a5d10")  # namespace of the packages' part identifiers
 VISITS = 5
 DEVICE_VISITS, DEVICE_SAMPLES = 3, 12
-
-
-class PredictionClock:
-    """The sum of the prediction times that Core ML has reported; waiting for a core is unknown."""
-
-    def __init__(self) -> None:
-        self.elapsed_ns = 0
-
-    def now_ns(self) -> int:
-        return self.elapsed_ns
-
-    def wait_ns(self) -> int | None:
-        return None
 
 
 class CoreMLBackend(FileBackend):
@@ -75,7 +62,7 @@ class CoreMLBackend(FileBackend):
         self, threads: int = 0, precision: str = "float16", compute_unit: str = "all", device: str | None = None
     ) -> None:
         self.threads, self.precision, self.compute_unit, self.device = threads, precision, compute_unit, device
-        self.clock: PredictionClock = PredictionClock()
+        self.clock: ReportedClock = ReportedClock()
         self._loaded: Model | None = None
         self._numbers = itertools.count()
 

@@ -29,7 +29,6 @@ from search_spaces.command import quiet
 
 T = TypeVar("T")
 TEAM = "DEVELOPMENT_TEAM"
-KEPT = "what was measured is kept: connect and unlock it, and give the same command again"
 SYSTEMS = {"iphone": "iOS", "ipad": "iPadOS"}
 
 
@@ -94,7 +93,7 @@ class RemoteDevice:
             # Errors of devicectl carry its exit status, those of the app a negative number (JSON-RPC).
             status = getattr(error, "error_code", None)
             if not self._session.is_alive() or (hasattr(error, "error_code") and (status is None or status > 0)):
-                raise DeviceGone(f"{self.name} does not answer any more (it was to {doing}); {KEPT}") from error
+                raise DeviceGone.while_it_was_to(self.name, doing) from error
             raise UserError(f"Core ML on {self.name} cannot {doing}: {first_line(error)}") from error
 
     def discard_transfers(self) -> None:

@@ -50,6 +50,19 @@ class SystemClock:
         return sum(waits) if waits else None
 
 
+class ReportedClock:
+    """The sum of the times that a runtime has reported of its runs; waiting for a core is unknown."""
+
+    def __init__(self) -> None:
+        self.elapsed_ns = 0
+
+    def now_ns(self) -> int:
+        return self.elapsed_ns
+
+    def wait_ns(self) -> int | None:
+        return None
+
+
 @dataclass(frozen=True)
 class Settings:
     """
@@ -57,8 +70,8 @@ class Settings:
         samples: clean samples wanted of every graph.
         min_sample_ms: a sample repeats its graph for at least this long; 0: a sample is one run.
         samples_per_visit: that are taken of a graph in a row, after one warm-up, where turning to another is slow.
-        runs_together: a sample is the mean of its runs, timed together, for a device to which runs are queued; else
-            each is timed alone, and the sample is the fastest.
+        runs_together: a sample is the mean of its runs, timed together, for a device to which runs are queued or
+            that is given them as one process; else each is timed alone, and the sample is the fastest.
     """
 
     samples: int = 40

@@ -8,22 +8,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from latency_lut.backends.base import FileBackend, Session
-from latency_lut.backends.registry import make_backend
+from latency_lut.backends.registry import DeviceFlags, make_backend
 from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import EXPORT, RESULT_SCHEMA, Manifest, Result, read_folder
 from latency_lut.measurement.sessions import measure_sessions, now
 from search_spaces import UserError
-from search_spaces.command import Flags, flag, spell
+from search_spaces.command import flag, spell
 
 MODULE = "latency_lut.measure"
 
 
 @dataclass(frozen=True)
-class MeasureConfig(Flags):
+class MeasureConfig(DeviceFlags):
     folder: str = flag("blocks", "folder that latency_lut.export wrote", positional=True)
     compute_unit: str | None = flag(None, "what the runtime computes on (default: the runtime's first)")
     threads: int | None = flag(None, "threads that run one network on a CPU (default: 1)", minimum=1, maximum=1024)
-    device: str | None = flag(None, "a device connected to this machine, by name (Core ML; default: this machine)")
     samples: int = flag(40, "undisturbed samples of every graph", minimum=2, maximum=10_000)
     out: str | None = flag(None, "the result's file (default: in the folder, named after what was measured)")
     resume: bool = flag(True, "go on with an interrupted measurement of the same settings")
@@ -38,8 +37,15 @@ def measure_folder(config: MeasureConfig) -> Path:
     """
     folder = Path(config.folder)
     manifest = read_folder(folder)
-    unit, device = config.compute_unit, config.device
-    backend = make_backend(manifest.backend, config.threads, manifest.precision, unit, device)
+    backend = make_backend(
+        manifest.backend,
+        config.threads,
+        manifest.precision,
+        config.compute_unit,
+        config.device,
+        benchmark_binary=config.benchmark_binary,
+        cores=config.cores,
+    )
     if not isinstance(backend, FileBackend):
         raise UserError(f"{folder} is of {manifest.backend}, which runs no model files; {EXPORT}")
     runtime, settings = backend.describe(), backend.settings(config.samples)

@@ -14,19 +14,19 @@ import numpy as np
 
 from latency_lut.backends.base import Backend, Runtime
 from latency_lut.backends.protocol import Measurement, Settings
-from latency_lut.backends.registry import make_backend
+from latency_lut.backends.registry import DeviceFlags, make_backend
 from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import Result, check_jobs, checksum
 from latency_lut.measurement.sessions import measure_sessions, prepare_all
 from latency_lut.tables.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
 from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
-from search_spaces.command import Flags, flag, flags_given
+from search_spaces.command import flag, flags_given
 from search_spaces.command.files import write_json
 
 
 @dataclass(frozen=True)
-class ValidateConfig(Flags):
+class ValidateConfig(DeviceFlags):
     table: str | None = flag(None, "the table's file (default: the newest in runs/tables)")
     num_archs: int = flag(20, "random networks to measure", minimum=3, maximum=10_000)
     samples: int | None = flag(
@@ -34,7 +34,6 @@ class ValidateConfig(Flags):
     )
     seed: int = flag(1, "which random networks")
     from_: str | None = flag(None, "result of latency_lut.measure to compare with, instead of measuring")
-    device: str | None = flag(None, "a device connected to this machine, by name (Core ML; default: this machine)")
     python: str | None = flag(None, "interpreter of another environment to measure in, where the runtime is installed")
     json: bool = flag(False, "print JSON instead of text")
     resume: bool = flag(True, "go on with an interrupted validation of the same settings")
@@ -215,7 +214,7 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
         write_json(out, result)
         return out, result
     archs = held_out_archs(space, table, config.num_archs, config.seed)
-    backend = backend_of(table, config.device)
+    backend = backend_of(table, config)
     settings = backend.settings(config.samples or table.provenance.settings.samples)
     facts = {"table": checksum(path), "num_archs": len(archs), "seed": config.seed, "archs": _id(space, archs)}
     with Journal.kept(out, config.resume, facts, backend.describe(), settings) as journal:
@@ -228,8 +227,15 @@ def _id(space: SearchSpace, archs: Sequence[Arch]) -> str:
     return hashlib.sha256(json.dumps([space.to_json(arch) for arch in archs]).encode()).hexdigest()[:16]
 
 
-def backend_of(table: LatencyTable, device: str | None = None) -> Backend:
-    """The backend that the table was measured with."""
-    runtime = table.provenance.runtime
-    threads = runtime.threads or None
-    return make_backend(table.provenance.backend, threads, runtime.precision, runtime.compute_unit, device)
+def backend_of(table: LatencyTable, on: DeviceFlags | None = None) -> Backend:
+    """The backend that the table was measured with; on this machine where no other is named."""
+    runtime, on = table.provenance.runtime, on or DeviceFlags()
+    return make_backend(
+        table.provenance.backend,
+        runtime.threads or None,
+        runtime.precision,
+        runtime.compute_unit,
+        on.device,
+        benchmark_binary=on.benchmark_binary,
+        cores=on.cores,
+    )

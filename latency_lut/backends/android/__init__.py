@@ -1,0 +1,1 @@
+"""Connected Android devices, through adb and the runtimes' own benchmark programs."""
