@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ class OnnxRuntimeBackend(FileBackend):
             onnxruntime's errors for a file that is no ONNX model.
         """
         onnxruntime = _onnxruntime()
-        session = onnxruntime.InferenceSession(path, session_options(self.threads), ["CPUExecutionProvider"])
+        options = session_options(self.threads)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
         binding, images = bind_input(session)
 
         def run(repeats: int) -> None:
@@ -62,7 +65,7 @@ class OnnxRuntimeBackend(FileBackend):
             for _ in range(repeats):
                 session.run_with_iobinding(binding)
 
-        return Session(run)
+        return Session(run, _provider_shares(session))
 
     def profile(self, job: Job, repeats: int) -> tuple[OperatorTime, ...]:
         """By ONNX Runtime's own profiler.
@@ -153,6 +156,16 @@ def session_options(threads: int) -> Any:
     # four of five samples were disturbed and networks took twice their time.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
+
+
+def _provider_shares(session: Any) -> dict[str, float]:
+    """Share of the operators by execution provider, "cpu"; empty where this version does not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name.removesuffix("ExecutionProvider").lower()] += len(part.get_nodes())
+    return {name: count / counts.total() for name, count in counts.items()}
 
 
 def bind_input(session: Any) -> tuple[Any, np.ndarray]:

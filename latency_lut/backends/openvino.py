@@ -62,13 +62,15 @@ class OpenVinoBackend(FileBackend):
         Raises:
             UserError: this CPU computes in another precision, or has fewer cores than threads are asked for.
         """
-        infer = self._request(path).infer
+        request = self._request(path)
+        infer = request.infer
+        (device,) = request.get_compiled_model().get_property("EXECUTION_DEVICES")
 
         def run(repeats: int) -> None:
             for _ in range(repeats):
                 infer(share_outputs=True)  # or each run would copy the output to a new array
 
-        return Session(run)
+        return Session(run, {device.lower(): 1.0})
 
     def profile(self, job: Job, repeats: int) -> tuple[OperatorTime, ...]:
         """As `Backend.profile`; what is fused into an operator counts as part of it.

@@ -15,6 +15,7 @@ from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import MEASURE, Result, check_jobs
 from latency_lut.measurement.sessions import measure_sessions, now, prepare_all
 from latency_lut.tables.of_run import SpaceFlags
+from latency_lut.tables.placement import of_blocks
 from latency_lut.tables.plan import Plan, calibration_archs, fit_line, make_plan, table_jobs
 from latency_lut.tables.table import (
     SCHEMA,
@@ -164,7 +165,7 @@ def make_table(
         num_classes=space.num_classes,
         form=FORM,
         provenance=source,
-        calibration=_calibrate(space, rows, timings),
+        calibration=_calibrate(space, rows, timings, devices),
         clamped=tuple(key for key, cost in minima.items() if cost <= 0),
         rows=rows,
         graphs={
@@ -174,14 +175,28 @@ def make_table(
     )
 
 
-def _calibrate(space: SearchSpace, rows: Mapping[str, Row], timings: Mapping[str, Timing]) -> Calibration:
-    networks = {arch: timings[f"network {i}"] for i, arch in enumerate(calibration_archs(space))}
-    sums = [sum(rows[block.key].min_ms for block in space.lower(arch)) for arch in networks]
+def _calibrate(
+    space: SearchSpace,
+    rows: Mapping[str, Row],
+    timings: Mapping[str, Timing],
+    devices: Mapping[str, dict[str, float]],
+) -> Calibration:
+    names = {arch: f"network {i}" for i, arch in enumerate(calibration_archs(space))}
+    networks = {arch: timings[name] for arch, name in names.items()}
+    blocks = {arch: [(rows[block.key].terms, rows[block.key].min_ms) for block in space.lower(arch)] for arch in names}
+    sums = [sum(ms for _, ms in blocks[arch]) for arch in networks]
     check_times("sum_ms", *sums)
     scale, offset_ms = fit_line(sums, [timing.min_ms for timing in networks.values()])
     measured = (
         CalibrationNetwork(
-            space.to_json(arch), total, scale * total + offset_ms, timing.min_ms, timing.median_ms, timing.samples_ms
+            space.to_json(arch),
+            total,
+            scale * total + offset_ms,
+            timing.min_ms,
+            timing.median_ms,
+            timing.samples_ms,
+            devices.get(names[arch], {}),
+            of_blocks(blocks[arch], devices),
         )
         for (arch, timing), total in zip(networks.items(), sums, strict=True)
     )

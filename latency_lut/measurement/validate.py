@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,7 @@ from latency_lut.backends.registry import DeviceFlags, make_backend
 from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import Result, check_jobs, checksum
 from latency_lut.measurement.sessions import measure_sessions, prepare_all
+from latency_lut.tables.placement import misplaced
 from latency_lut.tables.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
 from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
@@ -79,7 +80,8 @@ def validate(
     table.check(space)
     sessions = prepare_all(validation_jobs(space, table, archs), backend)
     measured = measure_sessions(sessions, backend, settings, journal)
-    return compare(table, space, archs, measured, backend.describe(), settings)
+    devices = {name: session.devices for name, session in sessions.items()}
+    return compare(table, space, archs, measured, backend.describe(), settings, devices)
 
 
 def validate_from(table: LatencyTable, table_path: Path, path: Path) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def validate_from(table: LatencyTable, table_path: Path, path: Path) -> dict[str
     space = get_space(table.space, table.image_size, table.num_classes)
     archs = [space.from_json(e.arch) for name, e in manifest.jobs.items() if name.endswith(" first")]
     check_jobs(path, manifest, validation_jobs(space, table, archs))
-    return compare(table, space, archs, result.measurement, result.runtime, result.settings)
+    return compare(table, space, archs, result.measurement, result.runtime, result.settings, result.devices)
 
 
 def compare(
@@ -110,13 +112,16 @@ def compare(
     measured: Measurement,
     runtime: Runtime,
     settings: Settings,
+    devices: Mapping[str, dict[str, float]],
 ) -> dict[str, Any]:
-    """The table's predictions against `measured`, the jobs of `validation_jobs`."""
+    """The table's predictions against `measured`, the jobs of `validation_jobs`, whose `devices` are `Session`'s."""
     minima = {name: timing.min_ms for name, timing in measured.timings.items()}
     slowdown = _slowdown(table, measured)
     times = [minima[f"{i} first"] for i in range(len(archs))]
     again = [minima[f"{i} second"] for i in range(len(archs))]
     predictors = _predictions(table, space, archs)
+    placed = [devices.get(f"{i} first", {}) for i in range(len(archs))]
+    expected = [table.expected_devices(space, arch) for arch in archs]
     return {
         "space": space.name,
         "image_size": space.image_size,
@@ -131,9 +136,17 @@ def compare(
         **{name: asdict(Accuracy.of(predicted, times)) for name, predicted in predictors.items()},
         "at_this_speed": asdict(Accuracy.of([(1 + slowdown) * ms for ms in predictors["table"]], times)),
         "repeat_floor": asdict(Accuracy.of(again, times)),
+        "placement_warnings": misplaced(list(zip(expected, placed, strict=True))),
         "networks": [
-            {"arch": space.to_json(arch), "predicted_ms": p, "measured_ms": t, "measured_again_ms": a}
-            for arch, p, t, a in zip(archs, predictors["table"], times, again, strict=True)
+            {
+                "arch": space.to_json(arch),
+                "predicted_ms": p,
+                "measured_ms": t,
+                "measured_again_ms": a,
+                "devices": own,
+                "expected_devices": e,
+            }
+            for arch, p, t, a, own, e in zip(archs, predictors["table"], times, again, placed, expected, strict=True)
         ],
     }
 
@@ -191,7 +204,7 @@ def report(result: dict[str, Any]) -> str:
     if differing := [k for k, v in result["table_runtime"].items() if v != result["runtime"][k]]:
         there = ", ".join(f"{k} {result['table_runtime'][k]!r} (here {result['runtime'][k]!r})" for k in differing)
         lines.append(f"WARNING: the table is of another device or runtime: {there}")
-    lines += result["table_warnings"]
+    lines += [*result["table_warnings"], *result["placement_warnings"]]
     if result["busy"]:
         lines.append("WARNING: the machine was busy; validate again when it is quiet")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from math import sqrt
 
 import numpy as np
 
+from latency_lut.tables.placement import CPU, of_row, shares_text
 from latency_lut.tables.table import LatencyTable, Row
 from latency_lut.tables.text import shape_text, stage_of
 from search_spaces import BlockSpec, SearchSpace
@@ -64,20 +65,13 @@ def _block_cost(table: LatencyTable, block: BlockSpec, row: Row) -> BlockCost:
         macs=block.macs,
         num_params=block.num_params,
         ms_per_mmac=row.min_ms / block.macs * 1e6 if block.macs else None,
-        devices=_devices(table, row),
+        devices=of_row(row.terms, {name: table.graphs[name].devices for name in row.terms}),
     )
 
 
 def _spread_ms(table: LatencyTable, row: Row) -> float:
     quartiles = {name: np.percentile(table.graphs[name].samples_ms, (25, 75)) for name in row.terms}
     return sqrt(sum((weight * np.ptp(quartiles[name])) ** 2 for name, weight in row.terms.items()))
-
-
-def _devices(table: LatencyTable, row: Row) -> dict[str, float]:
-    """Mean over the graphs that the row adds; those that it subtracts do not hold the block, or fewer of it."""
-    shares = [table.graphs[name].devices for name, weight in row.terms.items() if weight > 0]
-    names = dict.fromkeys(name for share in shares for name in share)
-    return {name: sum(share.get(name, 0.0) for share in shares) / len(shares) for name in names}
 
 
 LEGEND = (
@@ -91,8 +85,8 @@ def block_table(costs: Sequence[BlockCost]) -> tuple[list[tuple[str, ...]], str]
     head = ("stage", "block", "in", "out", "", "ms", "median", "spread", "MMACs", "params", "ms/MMAC")
     rows = [head, *map(_cells, costs)]
     sides = "<<<<<>>>>>>"
-    if any(cost.devices for cost in costs):
-        devices = ["device", *(devices_text(cost.devices) for cost in costs)]
+    if any(cost.devices.keys() - {CPU} for cost in costs):
+        devices = ["device", *(shares_text(cost.devices) for cost in costs)]
         rows = [(*row, device) for row, device in zip(rows, devices, strict=True)]
         sides += "<"
     return rows, sides
@@ -117,11 +111,3 @@ def _cells(cost: BlockCost) -> tuple[str, ...]:
         f"{cost.num_params:,}",
         "-" if cost.ms_per_mmac is None else f"{cost.ms_per_mmac:.4f}",
     )
-
-
-def devices_text(devices: dict[str, float]) -> str:
-    """'NeuralEngine', or 'NeuralEngine 83%, CPU 17%' where several are preferred; '-' where it is not known."""
-    held = sorted(((share, name) for name, share in devices.items() if share >= 0.005), reverse=True)
-    if len(held) == 1:
-        return held[0][1]
-    return ", ".join(f"{name} {share:.0%}" for share, name in held) or "-"

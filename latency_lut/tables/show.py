@@ -61,5 +61,6 @@ def as_json(path: Path, table: LatencyTable, costs: Sequence[BlockCost], page: P
         "scale": table.calibration.scale,
         "offset_ms": table.calibration.offset_ms,
         "clamped": table.clamped,
+        "warnings": table.warnings,
         "blocks": [asdict(cost) for cost in costs],
     }

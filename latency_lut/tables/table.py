@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isclose
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ import numpy as np
 from latency_lut.backends.base import Runtime
 from latency_lut.backends.protocol import MAX_DRIFT, MAX_MS, Settings, check_share, check_times
 from latency_lut.tables.of_run import space_of
+from latency_lut.tables.placement import misplaced, of_blocks
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.folders import RUNS
@@ -70,7 +71,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class CalibrationNetwork:
-    """A whole network, measured with the table: its arch, the sum of its rows, the table's prediction, its samples."""
+    """A whole network, measured with the table: its arch, the sum of its rows, the table's prediction, its samples.
+
+    Args:
+        devices: `Session.devices` of the network.
+        expected_devices: what its blocks let expect of these.
+    """
 
     arch: dict[str, Any]
     sum_ms: float
@@ -78,6 +84,8 @@ class CalibrationNetwork:
     min_ms: float
     median_ms: float
     samples_ms: tuple[float, ...]
+    devices: dict[str, float] = field(default_factory=dict)
+    expected_devices: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """ValueError without samples, or on a time that no measurement can give."""
@@ -202,7 +210,13 @@ class LatencyTable:
                 "WARNING: the device changed its speed while this table was measured (heat or other work); "
                 "let it cool and build it again"
             )
-        return tuple(found)
+        return (*found, *misplaced([(n.expected_devices, n.devices) for n in self.calibration.networks]))
+
+    def expected_devices(self, space: SearchSpace, arch: Arch) -> dict[str, float]:
+        """What the blocks of a network let expect of its `Session.devices`."""
+        rows = [self.rows[block.key] for block in space.lower(arch)]
+        graphs = {name: graph.devices for name, graph in self.graphs.items()}
+        return of_blocks([(row.terms, row.min_ms) for row in rows], graphs)
 
     def check(self, space: SearchSpace) -> None:
         """Raises UserError unless the table predicts every arch of `space`, and was calibrated on such."""

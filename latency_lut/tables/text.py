@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from latency_lut.tables.placement import CPU, mean_shares, shares_text
 from latency_lut.tables.table import LatencyTable
 from search_spaces import BlockSpec
 
@@ -34,6 +35,18 @@ def summary(table: LatencyTable) -> str:
         f"off by {sum(errors) / len(errors):.1%} on average on the {len(errors)} calibration networks",
         f"disturbed samples {share}, drift of the anchor {source.anchor_drift:+.1%}",
     ]
+    if placed := _placement(table):
+        lines.append(placed)
     if table.clamped:
         lines.append(f"{len(table.clamped)} blocks cost too little to be told from 0: {', '.join(table.clamped)}")
     return "\n".join([*lines, *table.warnings])
+
+
+def _placement(table: LatencyTable) -> str:
+    """Which units run the networks, and their blocks; "" where the runtime does not tell, or has the CPU alone."""
+    networks = table.calibration.networks
+    own = mean_shares((network.devices, 1.0) for network in networks)
+    expected = mean_shares((network.expected_devices, 1.0) for network in networks)
+    if not (own.keys() | expected.keys()) - {CPU}:
+        return ""
+    return f"operators of the networks: {shares_text(own)}; of their blocks: {shares_text(expected)}"

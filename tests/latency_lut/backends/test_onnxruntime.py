@@ -16,7 +16,7 @@ import torch
 import search_spaces
 from latency_lut import build, validate
 from latency_lut.backends.base import FileBackend, Job, Session, blocks_job, network_job
-from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
+from latency_lut.backends.onnxruntime import OnnxRuntimeBackend, _provider_shares
 from latency_lut.backends.protocol import Measurement, Timing
 from latency_lut.measurement.networks import measure_onnx
 from latency_lut.tables.table import LatencyTable
@@ -53,6 +53,12 @@ def test_the_exported_graph_is_the_module(which: str, tiny: SearchSpace, tmp_pat
     job = network_job(tiny, tiny.largest) if which == "network" else blocks_job([attention] * 3)
     OnnxRuntimeBackend().export(job, tmp_path / "model.onnx")
     np.testing.assert_allclose(*outputs(tmp_path / "model.onnx", job), rtol=1e-4, atol=1e-5)
+
+
+def test_the_shares_of_execution_providers_are_told(tiny: SearchSpace) -> None:
+    job = blocks_job([tiny.lower(tiny.smallest)[0]])
+    assert OnnxRuntimeBackend().prepare(job).devices == {"cpu": 1.0}
+    assert _provider_shares(object()) == {}, "a session of an older version"
 
 
 def test_the_blocks_of_a_chain_have_weights_of_their_own(tiny: SearchSpace) -> None:

@@ -108,7 +108,9 @@ def test_loading_needs_no_torch(job: Job, tmp_path: Path, monkeypatch: pytest.Mo
     backend = OpenVinoBackend()
     backend.export(job, tmp_path / "model.onnx")
     monkeypatch.setitem(sys.modules, "torch", None)
-    backend.load(tmp_path / "model.onnx").run(1)
+    session = backend.load(tmp_path / "model.onnx")
+    session.run(1)
+    assert session.devices == {"cpu": 1.0}
 
 
 def test_without_openvino_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from latency_lut.show import main
-from latency_lut.tables.blocks import block_costs, block_table, block_text, devices_text
+from latency_lut.tables.blocks import block_costs, block_table, block_text
 from latency_lut.tables.plan import Plan
 from latency_lut.tables.plots import cost_figure
 from latency_lut.tables.show import origin
@@ -118,7 +118,6 @@ def test_devices_are_those_of_the_graphs_that_hold_the_block(table: LatencyTable
     (cost,) = (cost for cost in block_costs(mixed, nano) if cost.key == block.key)
     assert cost.devices == {"NeuralEngine": 0.8, "CPU": 0.2}
     assert "NeuralEngine 80%, CPU 20%" in block_text([cost])
-    assert devices_text({"CPU": 0.999, "GPU": 0.001}) == "CPU"
 
 
 def test_without_devices_there_is_no_column_of_them(table: LatencyTable, nano: SearchSpace) -> None:
