@@ -2,7 +2,7 @@
 
 Slimming, the published search, on all search images if that takes `MINUTES` at most; else `predictor`, on all or as
 many as there is time for: with 150 networks it found the hypervolume that slimming has with 769
-(docs/results-archive.md).
+(docs/results-archive.md). So has a budget that ends slimming before its last step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class PlanConfig(Flags):
 
     strategy: Literal["slimming", "random", "nsga2", "tpe", "gp", "predictor"] | None = flag(
         None,
-        f"how to search (default: slimming, as published, if that takes {MINUTES:g} minutes at most, else predictor)",
+        f"how to search (default: slimming, as published, if that takes {MINUTES:g} minutes at most and --budget does "
+        "not end it, else predictor)",
     )
     budget: int | None = flag(
         None,
@@ -114,14 +115,31 @@ def plans(
     config: PlanConfig, space: SearchSpace, speed: Speed, search_images: int, calibration_images: int
 ) -> tuple[Plan, Plan]:
     """What would be without regard to time, and what is to be: the same where that takes `MINUTES` at most."""
-    implied = ["slimming"] if config.exact or config.only else ["slimming", "predictor"]
     images = min(config.num_images or search_images, search_images)
     whole = [
         Plan(strategy, *_networks(config, strategy, space), images, calibration_images)
-        for strategy in ([config.strategy] if config.strategy else implied)
+        for strategy in suited(config, space)
     ]
     in_time = next((plan for plan in whole if plan.seconds(speed) <= 60 * MINUTES), None)
     return whole[0], in_time or _smaller(config, whole[-1], speed)
+
+
+def suited(config: PlanConfig, space: SearchSpace) -> tuple[str, ...]:
+    """The strategies that go with what is given, the one to be taken if there is time for it first."""
+    if config.strategy:
+        return (config.strategy,)
+    if config.exact or config.only:
+        return ("slimming",)
+    if config.budget and config.budget < slimmed(config, space):
+        return ("predictor",)
+    return ("slimming", "predictor")
+
+
+def slimmed(config: PlanConfig, space: SearchSpace) -> float:
+    """About how many networks slimming evaluates until nothing can be taken away."""
+    shrinkable = [len(c.options) - 1 for c in space.choices if not config.only or c.field in config.only]
+    # In a random order of all steps, a choice of m steps has its last after m / (m + 1) of them.
+    return sum(shrinkable) * sum(steps / (steps + 1) for steps in shrinkable)
 
 
 def _networks(config: PlanConfig, strategy: str, space: SearchSpace) -> tuple[int | None, float]:
@@ -129,9 +147,7 @@ def _networks(config: PlanConfig, strategy: str, space: SearchSpace) -> tuple[in
     if strategy != "slimming":
         budget = config.budget or default_budget(strategy)
         return budget, float(budget)
-    shrinkable = [len(c.options) - 1 for c in space.choices if not config.only or c.field in config.only]
-    # In a random order of all steps, a choice of m steps has its last after m / (m + 1) of them.
-    actions = sum(shrinkable) * sum(steps / (steps + 1) for steps in shrinkable)
+    actions = slimmed(config, space)
     return config.budget, min(actions, config.budget or actions) * (SHARED if config.exact else RACED)
 
 

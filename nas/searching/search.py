@@ -22,7 +22,7 @@ from nas.objective.goals import Goals
 from nas.objective.metrics import LATENCY
 from nas.objective.tables import load_tables, newest, record
 from nas.searching.picking import AMENDABLE, has_winners, is_finished, pick
-from nas.searching.plan import PlanConfig, as_planned, with_plan
+from nas.searching.plan import PlanConfig, as_planned, suited, with_plan
 from nas.searching.result import Json, found, read_result
 from nas.searching.samplers import SEQUENTIAL
 from nas.searching.slimming import Step, slim
@@ -84,7 +84,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
     run_folder = runs.find_trained(config.run)
     folder = folder or folder_of(config, run_folder)
     space = runs.load_run_info(run_folder).search_space()
-    config = as_planned(config, runs.begun(folder, Config)) if config.resume else _implied(config)
+    config = as_planned(config, runs.begun(folder, Config)) if config.resume else _implied(config, space)
     _check_flags(config, space)
     if config.storage:
         check_address(config.storage)
@@ -131,10 +131,10 @@ def search(config: Config, folder: Path | None = None) -> Path:
     return folder
 
 
-def _implied(config: Config) -> Config:
-    """With the strategy that other flags are for, if any is, and its budget."""
-    usual = "predictor" if config.seed_search else "slimming" if config.ray_workers else None
-    strategy = config.strategy or usual
+def _implied(config: Config, space: SearchSpace) -> Config:
+    """With the strategy that other flags leave, if it is one, and its budget."""
+    best, *others = ("predictor",) if config.seed_search and not config.strategy else suited(config, space)
+    strategy = best if config.ray_workers or not others else None
     budget = config.budget if strategy in (None, "slimming") else config.budget or default_budget(str(strategy))
     return amend(config, strategy=strategy, budget=budget)
 

@@ -51,5 +51,6 @@ def check_budget(strategy: str | None, budget: int | None, start: Sequence[Arch]
     begin = max(BEGIN_WITH.get(strategy or "", 0), len(start) + 2 if start else 0)
     if budget is not None and budget <= begin:
         raise UserError(
-            f"--budget {budget} is too small for {strategy}, which begins with {begin} archs; give at least {begin + 1}"
+            f"--budget {budget} is too small for {strategy}, which begins with {begin} archs; "
+            f"give at least {begin + 1}, or another --strategy"
         )

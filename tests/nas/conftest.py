@@ -33,7 +33,7 @@ def search_in(folder: Path, space: Callable[..., SearchSpace]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SPACES, "tiny", space)
         patch.chdir(folder)
-        search.main(["--metrics", "size", "--budget", "20", "--winners", "2"])
+        search.main(["--metrics", "size", "--strategy", "slimming", "--budget", "20", "--winners", "2"])
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

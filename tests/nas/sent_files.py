@@ -23,7 +23,7 @@ from tests.nas.tiny import tiny_space
 QUICK = ("--batch-size", "8", "--amp", "off")
 HERE = ("--space", "tiny", "--image-size", "16", "--num-classes", "3", "--backend", "onnxruntime")
 TRAIN = ("nas.train_supernet", "--space", "tiny", "--data", "images", "--epochs", "1", *QUICK, "--run", "new")
-SEARCH = ("nas.search", "--run", "r", "--budget", "4", "--name", "new")
+SEARCH = ("nas.search", "--run", "r", "--strategy", "slimming", "--budget", "4", "--name", "new")
 RETRAIN = ("nas.retrain", "--run", "r", "--suffix", "new", "--epochs", "1", *QUICK)
 PRUNE = ("nas.prune", "--finetune-epochs", "1", *QUICK, "--samples", "2", "--backend", "torch", "--formats", "onnx")
 PRUNE_NEW = (*PRUNE, "--round-to", "1", "--target", "params=0.8", "--name", "new")
@@ -224,7 +224,9 @@ def make_workplace(folder: Path, searched: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         use(patch, folder)
         _measure()
-        search.main(["--table", "t.json", "--budget", "8", "--name", "timed", "--winners", "2"])
+        search.main(
+            ["--table", "t.json", "--strategy", "slimming", "--budget", "8", "--name", "timed", "--winners", "2"]
+        )
         search.main(["--metrics", "size", "--strategy", "random", "--budget", "8", "--name", "random"])
         retrain.main(["--search", "search", "--epochs", "1", *QUICK])
         evaluate.main(["--name", "e", "--arch", "largest", "--search", "search"])

@@ -68,7 +68,7 @@ def test_a_search(
 @pytest.mark.heavy
 @SEEDS
 def test_a_search_with_races(seed: int, trained: Path, tmp_path: Path) -> None:
-    flags = ("--metrics", "size", "--budget", "30")
+    flags = ("--metrics", "size", "--strategy", "slimming", "--budget", "30")
     assert_equal_after_kills(trained, tmp_path, search.main, flags, "runs/r/search/config.json", seed)
 
 

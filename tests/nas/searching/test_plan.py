@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nas.evaluation.speed import Speed
-from nas.searching.plan import FEWER_CALIBRATION, FEWEST_IMAGES, MINUTES, Plan, PlanConfig, plans
+from nas.searching.plan import FEWER_CALIBRATION, FEWEST_IMAGES, MINUTES, Plan, PlanConfig, plans, slimmed
 from tests.nas.tiny import tiny_space
 
 SPACE = tiny_space()
@@ -26,7 +26,16 @@ def test_slimming_counts_the_actions_of_all_its_steps() -> None:
     exact = planned(1e-9, exact=True).networks / 0.48
     assert sum(sizes) <= exact <= sum(sizes) * len(sizes)
     assert planned(1e-9, only=("width",)).networks < planned(1e-9).networks
-    assert planned(1e-9, budget=10).networks == pytest.approx(3)
+    assert planned(1e-9, strategy="slimming", budget=10).networks == pytest.approx(3)
+
+
+def test_a_budget_that_would_end_slimming_is_a_predictors() -> None:
+    """Also where there is time for more."""
+    actions = int(slimmed(PlanConfig(), SPACE))
+    assert planned(1e-9, budget=actions).strategy == "predictor"
+    assert planned(1e-9, budget=actions + 1).strategy == "slimming"
+    for given in ({"exact": True}, {"only": ("width",)}, {"strategy": "slimming"}):
+        assert planned(1e-9, budget=10, **given).strategy == "slimming"
 
 
 def test_what_would_take_longer_is_a_predictors_search_on_as_many_images_as_there_is_time_for() -> None:

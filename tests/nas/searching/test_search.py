@@ -39,6 +39,7 @@ from tests.nas.tiny import make_table, move_run, run_killed, tiny_space
 
 SPACE = tiny_space()
 SIZE = ("--metrics", "size")
+SLIMMING = (*SIZE, "--strategy", "slimming")
 TABLE = Path("runs/tables/tiny.json")
 CPU = torch.device("cpu")
 
@@ -120,7 +121,7 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
         return replace(data, train=cast(Any, None), test=cast(Any, None))
 
     monkeypatch.setattr(core.runs, "load_run_data", guarded)
-    main([*SIZE, "--budget", "14"])
+    main([*SLIMMING, "--budget", "14"])
     assert result()["num_images"] == len(seen[0].search) == 19
     assert all(round(p["accuracy"] * 19) / 19 == p["accuracy"] for p in result()["trajectory"])
 
@@ -165,7 +166,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
-    short = (*SIZE, "--budget", "14")
+    short = (*SLIMMING, "--budget", "14")
     main([*short])
     main([*short])
     main([*short, "--name", "fast", "--alpha-size", "2"])
@@ -187,7 +188,7 @@ def test_searches_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- races
 
 
-RACING = (*SIZE, "--calibration-images", "28", "--batch-size", "8")
+RACING = (*SLIMMING, "--calibration-images", "28", "--batch-size", "8")
 
 
 @pytest.fixture
@@ -271,7 +272,7 @@ def test_races_are_of_one_process() -> None:
 
 
 def test_norms_may_be_recalibrated(capsys: pytest.CaptureFixture[str]) -> None:
-    main([*SIZE, "--budget", "14", "--calibration-images", "16", "--batch-size", "8"])
+    main([*SLIMMING, "--budget", "14", "--calibration-images", "16", "--batch-size", "8"])
     found = result()
     assert found["calibration_images"] == 16
     data, supernet = load_run_data(Path("runs/r")), load_supernet(Path("runs/r"), CPU)
@@ -287,7 +288,7 @@ def test_norms_may_be_recalibrated(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_norms_of_each_width_are_the_supernets_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.evaluation.evaluator.measure_statistics", lambda *_: pytest.fail("recalibrated"))
-    main([*SIZE, "--budget", "14"])
+    main([*SLIMMING, "--budget", "14"])
     assert result()["calibration_images"] == 0
 
 
@@ -324,8 +325,8 @@ def test_a_strategy_evaluates_its_budget_within_the_limits(strategy: str) -> Non
 
 
 def test_slimming_stops_with_the_step_that_reaches_its_budget() -> None:
-    main([*SIZE, "--budget", "40"])
-    main([*SIZE, "--budget", "20"])
+    main([*SLIMMING, "--budget", "40"])
+    main([*SLIMMING, "--budget", "20"])
     whole, found = result(), result("search-2")
     assert 20 <= found["num_evaluations"] + found["num_dropped"] < whole["num_evaluations"] + whole["num_dropped"]
     assert 1 < len(found["trajectory"]) < len(whole["trajectory"])
@@ -334,8 +335,17 @@ def test_slimming_stops_with_the_step_that_reaches_its_budget() -> None:
     ]
 
 
+def test_a_small_budget_without_a_strategy_is_a_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    main([*SIZE, "--budget", "21"])
+    assert (result()["strategy"], result()["num_evaluations"]) == ("predictor", 21)
+    with pytest.raises(UserError, match=r"20 is too small for predictor, .* give at least 21, or another --strategy"):
+        main([*SIZE, "--budget", "20"])
+    assert not Path("runs/r/search-2").exists()
+
+
 def test_a_search_begins_with_the_trajectory_of_another() -> None:
-    main([*SIZE, "--budget", "14"])
+    main([*SLIMMING, "--budget", "14"])
     main([*SIZE, "--strategy", "predictor", "--budget", "21", "--seed-search", "search"])
     seeds, found = result(), result("search-2")
     assert found["seed_search"] == "search"
@@ -353,8 +363,8 @@ def test_a_search_begins_with_the_trajectory_of_another() -> None:
 def test_a_study_on_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PASSWORD", "secret")
     storage = ("--storage", "sqlite:///$PASSWORD.db")
-    main([*SIZE, "--budget", "1", *storage])
-    main([*SIZE, "--budget", "1", *storage])
+    main([*SLIMMING, "--budget", "1", *storage])
+    main([*SLIMMING, "--budget", "1", *storage])
     assert not Path("runs/r/search/study.log").exists()
     assert {s.study_name for s in optuna.get_all_study_summaries("sqlite:///secret.db")} == {"r/search", "r/search-2"}
     assert "secret" not in Path("runs/r/search/config.json").read_text() + Path("runs/r/search/result.json").read_text()

@@ -82,7 +82,7 @@ def test_shared_norms_are_recalibrated_wherever_a_network_is_inherited() -> None
     train("--norm", "shared", "--epochs", "2", "--search-fraction", "0.4")
     data, supernet = load_run_data(RUN), load_supernet(RUN, CPU)
     calibration = calibration_batches(data.train, 16, 2048, CPU)
-    search.main(["--metrics", "size", "--winners", "2", "--budget", "14"])
+    search.main(["--metrics", "size", "--winners", "2", "--strategy", "slimming", "--budget", "14"])
     found = json.loads((RUN / "search/result.json").read_text())
     assert found["calibration_images"] == len(data.train)
     for point in found["trajectory"]:
