@@ -1,4 +1,4 @@
-"""The documentation names no command, and no flag, that there is not; docs/tutorial.md is run as it stands."""
+"""The documentation names no command, flag or place that there is not; docs/tutorial.md is run as it stands."""
 
 from __future__ import annotations
 
@@ -100,6 +100,45 @@ def test_what_the_first_pages_name_is_installed() -> None:
         if page.name in ("README.md", TUTORIAL.name):
             assert not of_clone
         assert not of_clone or "clone" in page.read_text(encoding="utf-8"), f"{page.name} names {of_clone}"
+
+
+LINKED = (*(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")), *ROOT.glob("docs/*.md"))
+
+
+def targets(page: str) -> list[str]:
+    """Where its links and pictures lead, of this repository."""
+    text = re.sub(r"```.*?```|`[^`]*`", "", page, flags=re.DOTALL)
+    found = re.findall(r"\]\(([^)\s]+)[^)]*\)|(?:href|src)=[\"']([^\"']+)", text)
+    return [target for target in map("".join, found) if not re.match(r"[a-z]+:", target)]
+
+
+def anchors(page: str) -> set[str]:
+    """Of its headings, as GitHub makes them; of two that are equal, the second has -1."""
+    headings = re.findall(r"^#+ (.+?)\s*$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    return {slug + (f"-{n}" if (n := slugs[:i].count(slug)) else "") for i, slug in enumerate(slugs)}
+
+
+def broken(page: Path) -> Iterator[str]:
+    """Its links that lead nowhere."""
+    for target in targets(page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        if not there.exists() or (anchor and anchor not in anchors(there.read_text(encoding="utf-8"))):
+            yield target
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert not list(broken(page))
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    links = "[x](#a-b) ![p](no.png) [y](b.md#c) [z](https://d.e) `[w](no.md)`"
+    (tmp_path / "a.md").write_text(f"# A, *b*\n\n{links}\n## A b\n")
+    (tmp_path / "b.md").write_text("## C d\n[v](a.md#a-b-1)[u](a.md#a-b-2)\n")
+    assert list(broken(tmp_path / "a.md")) == ["no.png", "b.md#c"]
+    assert list(broken(tmp_path / "b.md")) == ["a.md#a-b-2"]
 
 
 @pytest.mark.heavy

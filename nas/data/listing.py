@@ -120,7 +120,7 @@ class Listing:
             parts.append(f"folders without images: {some(empty)}")
         if parts:
             if not set(HEIF) & set(extensions()) and set(HEIF) & set(self.left_out.values()):
-                parts.append("pip install 'mobile-nas[heif]' reads .heic")
+                parts.append("pip install pillow-heif reads .heic")
             parts.append(f"images end in {', '.join(extensions())}")
             warn(f"{self.name}: {'; '.join(parts)}")
 

@@ -66,7 +66,7 @@ def create(name: str, root: str | None, split: str) -> Any:
     try:
         return create_dataset(name, root=place, search_split=False, split=split)
     except ImportError as error:
-        raise UserError(f"{name} needs a package ({error}); pip install 'mobile-nas[streams]'") from None
+        raise UserError(f"{name} needs a package ({error}); pip install datasets webdataset") from None
     except Exception as error:  # whatever four libraries raise on files that are not what they should be
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         remedy = f"see --data-dir and --train-split (now {split}); download it first"

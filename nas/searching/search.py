@@ -119,7 +119,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
             changed = {}
         if not config.storage:  # an address may hold a password
             has_it = importlib.util.find_spec("optuna_dashboard") is not None
-            remedy = "" if has_it else " (pip install 'mobile-nas[dashboard]')"
+            remedy = "" if has_it else " (pip install optuna-dashboard)"
             print(f"to watch it, beside this: optuna-dashboard {place}{remedy}", flush=True)
         result = _result(config, folder, costs) | _evaluated(config, costs, evaluator, study, start)
         result |= {"tables": tables, **images, "minutes": study.seconds / 60}

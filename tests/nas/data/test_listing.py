@@ -108,7 +108,7 @@ def test_what_is_no_image_by_its_name_is_told(tmp_path, place, capsys, monkeypat
     assert "left out 2 .heic (phone/1.HEIC, phone/2.heic), 1 hidden (red/._0.png), 1 .gif (red/a.gif)" in told
     assert "1 without extension (red/noname)" in told
     assert "folders without images: empty, phone" in told
-    assert "pip install 'mobile-nas[heif]'" in told
+    assert "pip install pillow-heif" in told
 
 
 def test_a_class_of_which_nothing_can_be_read_is_told(tmp_path, place, capsys) -> None:
