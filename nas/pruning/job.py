@@ -73,9 +73,9 @@ def prune(config: Config, source: Source, folder: Path) -> None:
     """
     if not config.resume:
         runs.check_new(folder, "--name")
-    data = load_data(config)
+    data = source.splits(load_data(config))
     facts: dict[str, Any] = {"data_digest": data.splits.digest, "weights_sha256": source.sha256()}
-    facts["network"] = source.recipe.name
+    facts |= {"network": source.recipe.name, "all_data": not len(data.search)}
     changed: dict[str, Any] = {}
     if config.resume:
         result = load_typed(FinishedPruning, file, REMEDY) if (file := folder / "result.json").exists() else None
@@ -287,11 +287,11 @@ class Job:
         return Network(network.recipe, trainer.ema.module.cpu().eval(), network.structure), trainer
 
     def accuracies(self, network: Network) -> dict[str, float]:
-        """Of the search and the test split, fractions."""
+        """Of the search split, where it is not trained on, and the test split, fractions."""
         model = copy.deepcopy(network.model).to(self.device).eval()
         size, num_workers = network.recipe.image_size, self.config.num_workers
         splits = {"search": self.data.search, "test": self.data.test}
-        return {name: accuracy(model, images, size, self.device, num_workers) for name, images in splits.items()}
+        return {n: accuracy(model, held, size, self.device, num_workers) for n, held in splits.items() if len(held)}
 
     # ---- pruning
 

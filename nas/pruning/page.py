@@ -80,7 +80,7 @@ _SCOPES = {
 
 def _summary(folder: Path, result: Json) -> Iterator[Markup]:
     accuracy, networks, method = result["accuracy"], result["networks"], result["method"]
-    counts = result["num_images"]
+    counts, splits = result["num_images"], [split for split, count in result["num_images"].items() if count]
     yield html("<h1>{}</h1>\n", folder.resolve().name)
     metric, _, share = result["target"].partition("=")
     why = _CRITERIA.get(method["criterion"], method["criterion"])
@@ -94,7 +94,7 @@ def _summary(folder: Path, result: Json) -> Iterator[Markup]:
     rows = [
         [
             label,
-            *(with_interval(accuracy[key][split], counts[split]).replace(" (", "\n(") for split in ("search", "test")),
+            *(with_interval(accuracy[key][split], counts[split]).replace(" (", "\n(") for split in splits),
             f"{row['latency_ms']:.3f}",
             f"{row['num_params'] / 1e6:.3f}",
             f"{row['macs'] / 1e6:.2f}",
@@ -106,11 +106,9 @@ def _summary(folder: Path, result: Json) -> Iterator[Markup]:
             ("fine-tuned", "finetuned", networks["pruned"]),
         )
     ]
-    held_out = "held-out images, maybe seen" if result["may_have_seen_test"] else "test split"
     head = [
         "",
-        "Accuracy, 95 % interval\nsearch split",
-        f"Accuracy, 95 % interval\n{held_out}",
+        *(f"Accuracy, 95 % interval\n{_held_out(result, split)}" for split in splits),
         "Latency, ms\nmeasured",
         "Parameters\nmillions",
     ]
@@ -121,6 +119,8 @@ def _summary(folder: Path, result: Json) -> Iterator[Markup]:
         "</p>\n",
         **result["device"],
     )
+    if "search" not in splits:
+        yield html('<p class="soft">Trained on the search split, too: accuracies are of the test split.</p>\n')
     if result["busy"]:
         yield warning("WARNING: the machine was busy while latencies were measured; repeat it when it is quiet")
     if trials := [trial for entry in result["rounds"] for trial in entry["latency_trials"]]:
@@ -129,14 +129,22 @@ def _summary(folder: Path, result: Json) -> Iterator[Markup]:
         yield table(["MACs", "Latency"], cells, text=())
 
 
+def _held_out(result: Json, split: str) -> str:
+    """What the images of a split are called."""
+    maybe_seen = {"search": "search split, maybe seen", "test": "held-out images, maybe seen"}
+    return maybe_seen[split] if result["may_have_seen_test"] else f"{split} split"
+
+
 def _named(metric: str) -> str:
     return _METRICS.get(metric, metric)
 
 
 def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[Markup]:
+    """On the search split; on the test split, and without the search, where the network was trained on that."""
     import plotly.graph_objects as go
 
-    accuracy, networks = result["accuracy"], result["networks"]
+    split, found = ("search", found) if result["num_images"]["search"] else ("test", None)
+    networks, accuracy = result["networks"], {stage: shares[split] for stage, shares in result["accuracy"].items()}
     scores = [networks["dense"]["mes"], networks["pruned"]["mes"]]
     traces = []
     if found is not None:
@@ -151,15 +159,16 @@ def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[Markup]:
             pairs = sorted((m, p["accuracy"]) for m, p in zip(search_scores, points, strict=True) if chosen(p))
             traces.append(_markers(go, name, pairs, color, size))
     path = [
-        (networks["dense"]["mes"], accuracy["dense"]["search"]),
-        (networks["pruned"]["mes"], accuracy["pruned"]["search"]),
-        (networks["pruned"]["mes"], accuracy["finetuned"]["search"]),
+        (networks["dense"]["mes"], accuracy["dense"]),
+        (networks["pruned"]["mes"], accuracy["pruned"]),
+        (networks["pruned"]["mes"], accuracy["finetuned"]),
     ]
     this = _markers(go, "this network", path, ORANGE, 11, mode="lines+markers+text")
-    whiskers = error_bars([(found, result["num_images"]["search"]) for _, found in path])
+    whiskers = error_bars([(share, result["num_images"][split]) for _, share in path])
     traces.append(this.update(text=["before", "pruned", "fine-tuned"], error_y=whiskers))
     yield html("<h2>Accuracy against MES</h2>\n")
-    plot = figure(traces, "MES (log scale, more is better)", "accuracy on the search split, %", xaxis=log_axis(scores))
+    held_out = _held_out(result, split)
+    plot = figure(traces, "MES (log scale, more is better)", f"accuracy on the {held_out}, %", xaxis=log_axis(scores))
     yield embed("curve", plot, "")
     beside = ""
     if found is not None:

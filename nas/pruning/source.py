@@ -27,9 +27,14 @@ DIGITS_SIZE = 32
 
 
 class Facts(TypedDict):
-    """Of a pruning's `config.json`, beside its flags; the training of a network before it has none."""
+    """Of the `config.json` of a pruning or a retraining, as far as there are any.
+
+    Args:
+        all_data: the search split was trained on, too.
+    """
 
     data_digest: NotRequired[str]
+    all_data: NotRequired[bool]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Source:
         data: that the network was trained on if its run tells, else that of the flags.
         run: the run that the network lies in.
         digest: of the splits that it was trained with, if its run tells.
+        all_data: it was trained on the search split, too.
         traced: its family is not known.
     """
 
@@ -49,7 +55,12 @@ class Source:
     data: DataConfig
     run: Path | None
     digest: str | None = None
+    all_data: bool = False
     traced: bool = False
+
+    def splits(self, data: Data) -> Data:
+        """The data; without a search split, whose images are then trained on, where the network has seen it."""
+        return data.all_but_test() if self.all_data and self.digest == data.splits.digest else data
 
     def check_classes(self, data: Data) -> None:
         """UserError if the network was trained on others."""
@@ -61,12 +72,18 @@ class Source:
             )
 
     def check_splits(self, data: Data) -> None:
-        """Warns if the network was trained with others, or with unknown ones: it may have seen test images."""
+        """Says what the network was trained on, where that is more than the training images, or unknown."""
         if self.may_have_seen(data):
             print(
                 f"WARNING: nothing says which images {self.weights} was trained on; if it has seen any of those held "
                 "out here, all accuracies are too high: give --test-data with images that it has not seen, or train "
                 "the network by nas.finetune and prune that run's",
+                flush=True,
+            )
+        if not len(data.search):
+            print(
+                f"{self.weights} was trained on the search split, too: so is what is pruned of it, and all accuracies "
+                "are of the test split",
                 flush=True,
             )
         if self.digest not in (None, data.splits.digest):
@@ -142,13 +159,14 @@ def find(
     run, config, digest = _run_of(path)
     if config is not None and not (named and config.data != data.data):
         data = config
+    all_data = run is not None and _all_data(path, run)
     if (path / recipes.FILE).exists():
-        return Source(recipes.read(path), path, data, run, digest)
+        return Source(recipes.read(path), path, data, run, digest, all_data)
     file = winner_file(path, "--model")
     if file.suffix != ".safetensors":
         raise UserError(f"--model {path} does not say which network it is of; give --model NAME --checkpoint {path}")
     recipe = recipes.winner_recipe(file)
-    return Source(recipe, file, data, run, digest, traced=not is_known(recipe.original()))
+    return Source(recipe, file, data, run, digest, all_data, traced=not is_known(recipe.original()))
 
 
 def _timm(name: str, checkpoint: str | None, image_size: int | None, data: DataConfig) -> Source:
@@ -202,6 +220,13 @@ def _run_of(path: Path) -> tuple[Path | None, DataConfig | None, str | None]:
             digest = runs.begun_with(Facts, path).get("data_digest")
             return folder.parent, runs.begun(path, DataConfig), digest
     return None, None, None
+
+
+def _all_data(path: Path, run: Path) -> bool:
+    """Whether a network of the run, retrained, exported or pruned, was trained on the search split, too."""
+    parts = path.resolve().relative_to(run.resolve()).parts
+    folder = run.joinpath(*("retrain" if part == "export" else part for part in parts[:1]), *parts[1:2])
+    return (folder / "config.json").exists() and runs.begun_with(Facts, folder).get("all_data", False)
 
 
 def _some(names: tuple[str, ...]) -> str:

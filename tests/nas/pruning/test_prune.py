@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,28 @@ def test_images_that_a_checkpoint_may_have_seen_are_no_test(folder: Path, capsys
     main([*flags, *few, "--name", "apart", "--test-data", "secret"])
     said = capsys.readouterr().out
     assert "nothing says which images" not in said and "test accuracy  dense" in said
+
+
+def test_what_was_trained_on_all_data_is_judged_by_test_images_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So is what is pruned of it, and of that."""
+    config = json.loads((PRUNED / "config.json").read_text())
+    assert config["all_data"] is False
+    (PRUNED / "config.json").write_text(json.dumps({**config, "all_data": True}))
+    flags = ("--target", "params=0.8", *TRAINING, "--finetune-epochs", "1", "--formats", "onnx")
+    main(["--model", str(PRUNED), "--name", "last", *flags])
+    last = PRUNED.parent / "last"
+    found, splits = result(last), load_data(DataConfig("images")).splits
+    assert found["num_images"] == {"search": 0, "test": splits.test}
+    assert all(shares.keys() == {"test", "test_interval"} for shares in found["accuracy"].values())
+    assert "was trained on the search split, too: so is what is pruned of it" in capsys.readouterr().out
+    page = re.sub("<[^>]+>", "", (last / "report.html").read_text())
+    assert "accuracy on the test split, %" in page and "accuracy on the search split" not in page
+    assert "Trained on the search split, too" in page
+    _, source, _ = configure(settings(Config, model=str(last)))
+    assert source.all_data and not len(source.splits(load_data(DataConfig("images"))).search)
+    assert len(source.splits(load_data(DataConfig("images", split_seed=7))).search)  # of other splits: unknown
 
 
 def test_killed_and_resumed_equals_uninterrupted(folder: Path) -> None:

@@ -15,10 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from nas import evaluate
+from nas.data import DataConfig
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.intervals import interval
 from nas.exporting.winner import load_winners
 from nas.networks.inherit import load_supernet
+from nas.pruning.source import find
 from nas.reporting.report import write_report
 from nas.retrain import main
 from nas.runs import load_run_data, load_run_info
@@ -388,6 +390,9 @@ def test_all_data_is_all_but_the_test_split_and_what_was_trained_on_is_not_evalu
     assert winner.all_data and winner.description.endswith("trained on all others")
     with pytest.raises(UserError, match="winner-1-all-data was trained on the search split, too"):
         evaluate.main(["--retrained", "winner-1-all-data"])
+    exported = shutil.copytree(RETRAINED / "winner-1-all-data", "runs/r/export/winner-1-all-data")
+    for place in (RETRAINED / "winner-1-all-data/model.safetensors", exported):
+        assert find(str(place), None, None, DataConfig(), named=False).all_data, "nas.prune is told"
 
 
 def test_all_data_leaves_no_accuracies_to_stop_by() -> None:
