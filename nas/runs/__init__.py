@@ -25,6 +25,7 @@ from nas.runs.folders import (
     record,
     record_place,
     reopen,
+    restore,
     save_run_info,
 )
 from search_spaces.command.folders import RUNS, Name, check_name, run_folder
@@ -57,6 +58,7 @@ __all__ = [
     "record",
     "record_place",
     "reopen",
+    "restore",
     "run_folder",
     "save_run_info",
 ]

@@ -298,6 +298,12 @@ def record(folder: Path, changed: Json) -> None:
     write_json(folder / "config.json", {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})
 
 
+def restore(folder: Path, command: str, settings: Json) -> None:
+    """Takes back in a stage's `config.json` what `record` has taken down."""
+    if process.is_primary():
+        write_json(folder / "config.json", {**_config(folder), **settings, "command": command})
+
+
 def command_of(folder: Path) -> str:
     """The command that a stage was begun with."""
     return fact(folder, "command", str)

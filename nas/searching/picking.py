@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,21 @@ from search_spaces.command.files import write_json, write_text
 AMENDABLE = (*LIMITS, "min_accuracy", "winners", "budget")
 
 
-def has_winners(folder: Path) -> bool:
-    """Whether the search has picked winners before."""
-    return (folder / "result.json").exists() and bool(read_result(folder)["winners"])
+@contextmanager
+def put_back(folder: Path) -> Iterator[None]:
+    """Where winners have been picked before, a UserError within it leaves the settings that they were picked with.
+
+    A kill leaves the new ones, so that resuming goes on with them.
+    """
+    before = read_result(folder) if (folder / "result.json").exists() else None
+    try:
+        yield
+    except UserError as error:
+        if before is None or not before["winners"]:
+            raise
+        runs.restore(folder, before["command"], before["settings"])
+        kept = ", ".join(winner["name"] for winner in before["winners"])
+        raise UserError(f"{error}; nothing has changed, its winners are still {kept}") from None
 
 
 def is_finished(folder: Path, config: Flags) -> bool:
@@ -30,14 +44,13 @@ def is_finished(folder: Path, config: Flags) -> bool:
     return settings == {n: list(v) if isinstance(v := getattr(config, n), tuple) else v for n in AMENDABLE}
 
 
-def pick(config: Any, folder: Path, space: SearchSpace, result: Json, answers: Answers, changed: Json) -> None:
+def pick(config: Any, folder: Path, space: SearchSpace, result: Json, answers: Answers) -> None:
     """Writes the result and says which winners there are.
 
     Limits that no network meets lose nothing: they leave the result that there is, or else one without winners.
 
     Args:
         config: of the search, with `AMENDABLE` fields.
-        changed: settings to be recorded once winners are picked.
 
     Raises:
         UserError: no network is within the limits.
@@ -48,22 +61,15 @@ def pick(config: Any, folder: Path, space: SearchSpace, result: Json, answers: A
     if not before["winners"]:
         _write(folder, {**result, "winners": [], "earlier_winners": earlier})
     objective, points = objective_of(result), result.get("trajectory") or result["evaluations"]
-    try:
-        chosen = pick_winners(
-            points,
-            objective,
-            config.min_accuracy,
-            config.winners,
-            answers,
-            1 / space.num_classes,
-            _beside(folder, space),
-        )
-    except UserError as error:
-        if not before["winners"]:
-            raise
-        kept = ", ".join(winner["name"] for winner in before["winners"])
-        raise UserError(f"{error}; nothing has changed, its winners are still {kept}") from None
-    runs.record(folder, changed)
+    chosen = pick_winners(
+        points,
+        objective,
+        config.min_accuracy,
+        config.winners,
+        answers,
+        1 / space.num_classes,
+        _beside(folder, space),
+    )
     prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
     winners = name_winners(chosen, earlier, prefix)
     names = [winner["name"] for winner in winners]

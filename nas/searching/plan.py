@@ -8,6 +8,7 @@ many as there is time for: with 150 networks it found the hypervolume that slimm
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -16,9 +17,9 @@ from nas import runs
 from nas.objective.costs import Costs
 from nas.searching.samplers import draw
 from nas.searching.strategies import default_budget
-from search_spaces import SearchSpace
+from search_spaces import Arch, SearchSpace
 from search_spaces.command import Flags, amend, flag
-from search_spaces.command.forecast import duration
+from search_spaces.command.forecast import Forecast, duration
 
 if TYPE_CHECKING:
     from nas.evaluation.speed import Speed
@@ -109,6 +110,20 @@ def with_plan(config: AnyConfig, run_folder: Path, costs: Costs, device: str) ->
     if plan.calibration_images < calibration:
         found["calibration_images"] = plan.calibration_images
     return amend(config, **found)
+
+
+def forecast(config: PlanConfig, costs: Costs, known: Sequence[Arch]) -> Forecast:
+    """Of a search that goes on, or by workers, where no speed is measured.
+
+    Args:
+        known: evaluated already; those beyond limits, which may be others by now, save slimming alone time.
+    """
+    if config.strategy == "slimming":
+        asked, saved = int(slimmed(config, costs.space)), len(known)
+    else:
+        asked, saved = config.budget or 0, int(costs.within(costs.space.encode(known)).sum()) if known else 0
+    left = max(0, min(asked, config.budget or asked) - saved)
+    return Forecast(f"{config.strategy}, {left} networks more", left)
 
 
 def plans(

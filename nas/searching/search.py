@@ -21,8 +21,8 @@ from nas.objective.costs import Costs, check_limits
 from nas.objective.goals import Goals
 from nas.objective.metrics import LATENCY
 from nas.objective.tables import load_tables, newest, record
-from nas.searching.picking import AMENDABLE, has_winners, is_finished, pick
-from nas.searching.plan import PlanConfig, as_planned, suited, with_plan
+from nas.searching.picking import AMENDABLE, is_finished, pick, put_back
+from nas.searching.plan import PlanConfig, as_planned, forecast, suited, with_plan
 from nas.searching.result import Json, found, read_result
 from nas.searching.samplers import SEQUENTIAL
 from nas.searching.slimming import Step, slim
@@ -114,20 +114,21 @@ def search(config: Config, folder: Path | None = None) -> Path:
         place = config.storage or folder / "study.log"
         terms = costs.objective.to_json()["terms"]
         study = Study(place, name, space, costs.one, {**facts, **images, "objective": terms})
-        if not has_winners(folder):
-            runs.record(folder, changed)
-            changed = {}
+        runs.record(folder, changed)
+        if config.resume or config.ray_workers:
+            study.forecast = forecast(config, costs, study.recorded)
         if not config.storage:  # an address may hold a password
             has_it = importlib.util.find_spec("optuna_dashboard") is not None
             remedy = "" if has_it else " (pip install optuna-dashboard)"
             print(f"to watch it, beside this: optuna-dashboard {place}{remedy}", flush=True)
-        result = _result(config, folder, costs) | _evaluated(config, costs, evaluator, study, start)
-        result |= {"tables": tables, **images, "minutes": study.seconds / 60}
 
         def answers(points: Sequence[Json]) -> np.ndarray:
             return evaluator.right_answers([space.from_json(point["arch"]) for point in points])
 
-        pick(config, folder, space, result, answers, changed)
+        with put_back(folder):
+            result = _result(config, folder, costs) | _evaluated(config, costs, evaluator, study, start)
+            result |= {"tables": tables, **images, "minutes": study.seconds / 60}
+            pick(config, folder, space, result, answers)
     return folder
 
 

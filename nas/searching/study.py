@@ -16,6 +16,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from nas.evaluation.racing import Finish
 from nas.searching.storage import open_storage, readable
 from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command.forecast import Forecast
 from search_spaces.command.typed import Amount, Count, Fraction, read_typed
 
 # Accuracies of archs, in groups as they are known, in any order.
@@ -99,6 +100,7 @@ class Study:
         import optuna
 
         self.place, self.name, self.space, self.metrics = place, name, space, metrics
+        self.forecast: Forecast | None = None  # is told of each arch that is evaluated
         self.evaluations: list[Evaluation] = []  # what this search has asked for, in its order
         self.dropped: list[Evaluation] = []  # from its races
         with readable(place):
@@ -154,6 +156,8 @@ class Study:
             missing = self.known.setdefault(evaluation.arch, evaluation) is evaluation
         if missing:
             self._record(evaluation)
+            if self.forecast:
+                self.forecast.update()
 
     def _ask(self, evaluation: Evaluation) -> Evaluation:
         if _is_dropped(evaluation):
@@ -162,6 +166,11 @@ class Study:
             self._asked.add(evaluation.arch)
             self.evaluations.append(evaluation)
         return evaluation
+
+    @property
+    def recorded(self) -> list[Arch]:
+        """What has been evaluated, also those that a race dropped."""
+        return [*self.known, *(arch for _, arch in self._known_dropped)]
 
     @property
     def seconds(self) -> float:

@@ -429,10 +429,41 @@ def test_a_finished_search_goes_on_with_other_limits(
     with pytest.raises(UserError, match=r"no network found reaches accuracy 1\.0.*; nothing has changed, its winners "):
         main(["--resume", "--min-accuracy", "1.0"])
     assert result() == second
+    assert json.loads(Path("runs/r/search/config.json").read_text())["command"] == second["command"]
     main(["--resume"])
     assert "is finished: nothing to search" in capsys.readouterr().out
     main(["--resume", "--min-accuracy", "0.01", "--winners", "1"])
     assert [w["name"] for w in result()["winners"]] == [second["winners"][0]["name"]]
+
+
+def test_other_limits_of_a_finished_search_outlive_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    flags = (*SIZE, "--strategy", "random", "--budget", "5", "--winners", "1")
+    main([*flags])
+    limit = num_params(SPACE, SPACE.smallest) * 1.3
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core, "pick", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(["--resume", "--max-params", str(limit)])
+    main(["--resume"])
+    assert result()["settings"]["max_params"] == limit
+    assert all(winner["num_params"] <= limit for winner in result()["winners"])
+
+
+def test_a_resumed_search_says_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    monkeypatch.setattr("search_spaces.command.forecast.LEAST_S", 0.0)
+    monkeypatch.setattr("search_spaces.command.forecast.WORTH_SAYING_S", 0.0)
+    main([*SIZE, "--strategy", "random", "--budget", "5"])
+    assert "networks more" not in capsys.readouterr().err
+    main(["--resume", "--budget", "15"])
+    assert "random, 10 networks more: about 0 seconds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("strategy", "budget"), [("random", 15), ("nsga2", 55)])
