@@ -117,6 +117,7 @@ def ablations(config: Config) -> Path:
         "command": runs.command_of(folder),
         "space": parts.weights.space.name,
         "objective": parts.costs.objective.to_json(),
+        "num_images": {"search": parts.searches["joint"]["num_images"], "test": parts.weights.num_tested},
         "levels": list(parts.levels),
         "table5": _table_5(parts),
         "table6": _table_6(parts),

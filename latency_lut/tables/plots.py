@@ -13,7 +13,7 @@ from search_spaces.command.page import AXIS, CYCLE, commands, embed, figure, htm
 
 COST_NOTE = "A point is a row of the table; a band spans what else varies at that width: a block's inside, input width."
 MACS_NOTE = "If MACs told the time, all would lie on one level; what lies high is slow for what it computes."
-COLUMNS, PANEL_HEIGHT, GAP = 2, 300, 60  # panels in a row; pixels
+COLUMNS, PANEL_HEIGHT, GAP, LEGEND_LINE = 2, 300, 60, 20  # panels in a row; pixels
 
 
 def table_page(title: str, origin: str, costs: Sequence[BlockCost]) -> str:
@@ -44,14 +44,15 @@ def cost_figure(
 
     panels, colors = _panels(costs), dict(zip(dict.fromkeys(c.kind for c in costs), cycle(CYCLE), strict=False))
     num_rows = ceil(len(panels) / COLUMNS)
-    height = PANEL_HEIGHT * num_rows + 2 * GAP
+    top = GAP + LEGEND_LINE * (len(colors) // 2)  # a phone has room for two names in a line of the legend
+    height = PANEL_HEIGHT * num_rows + top + GAP
     drawn = make_subplots(
         num_rows,
         COLUMNS,
         subplot_titles=list(panels),
-        vertical_spacing=GAP / (height - 2 * GAP) if num_rows > 1 else 0.0,
+        vertical_spacing=GAP / (height - top - GAP) if num_rows > 1 else 0.0,
         horizontal_spacing=0.03,
-        figure=figure((), height=height, margin={"l": 10, "r": 10, "t": GAP, "b": GAP}),
+        figure=figure((), height=height, margin={"l": 10, "r": 10, "t": top, "b": GAP}),
     )
     unnamed = set(colors)
     for i, here in enumerate(panels.values()):
@@ -65,7 +66,7 @@ def cost_figure(
     drawn.update_xaxes(title_text="width, channels", row=num_rows)
     drawn.update_yaxes(**AXIS, **_y_axis([value(cost) for cost in costs], log=log))
     drawn.update_yaxes(showticklabels=False)
-    drawn.update_yaxes(title_text=title, showticklabels=True, col=1)
+    drawn.update_yaxes(title={"text": title, "standoff": 4}, showticklabels=True, col=1)
     return drawn.update_layout(legend={"y": 1, "yref": "container", "yanchor": "top", "xref": "container"})
 
 

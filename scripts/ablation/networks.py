@@ -55,6 +55,11 @@ class Weights:
     def space(self) -> SearchSpace:
         return self.supernet.space
 
+    @property
+    def num_tested(self) -> int:
+        """Images of the test split that networks are evaluated on."""
+        return min(self.num_images or len(self.data.test), len(self.data.test))
+
 
 @dataclass(frozen=True)
 class Network:

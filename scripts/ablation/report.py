@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nas.evaluation.intervals import error_bars, with_interval
 from nas.objective.mes import Objective
 from nas.objective.metrics import LATENCY
-from search_spaces.command.page import BLUE, GRAY, ORANGE, embed, figure, html, log_axis, page, table
+from search_spaces.command.page import BLUE, GRAY, ORANGE, commands, embed, figure, html, log_axis, page, table
 
 Json = Mapping[str, Any]
 
@@ -17,8 +18,16 @@ NOTE_5 = (
     "Accuracy on the test split with the supernet's weights, norms recalibrated."
 )
 NOTE_6 = "Of each search the network with the nearest number of parameters; latencies from the table."
-FIGURE_1 = "Fig. 1: accuracy on the search split against MES along the joint search and that of depth and width alone."
-FIGURE_2 = "Fig. 2: random networks, accuracy on the test split, under the networks of the joint search."
+FIGURE_1 = (
+    "Fig. 1: accuracy on the search split against MES along the joint search and that of depth and width alone. "
+    "Whiskers: 95 % intervals."
+)
+FIGURE_2 = (
+    "Fig. 2: random networks, accuracy on the test split, under the networks of the joint search. Whiskers: 95 % "
+    "intervals."
+)
+JOINT = "Joint: slimming (the published search) that may take away anything, beside searches that may take less."
+INTERVALS = "In brackets: 95 % intervals, of {} test images. A block of rows for each size of network."
 
 
 def table_5(result: Json) -> tuple[list[str], list[list[str]]]:
@@ -31,8 +40,8 @@ def table_5(result: Json) -> tuple[list[str], list[list[str]]]:
             f"{row['num_params'] / 1e6:.3f}",
             f"{row[LATENCY]:.3f}",
             f"{row['mes']:.4g}",
-            f"{100 * row['accuracy']:.1f}",
-            *([f"{100 * row['retrained']:.1f}"] if retrained else []),
+            _percent(row["accuracy"], result),
+            *([_percent(row["retrained"], result)] if retrained else []),
         ]
         for row in result["table5"]
     ]
@@ -46,11 +55,16 @@ def table_6(result: Json) -> tuple[list[str], list[list[str]]]:
             "{:g}, {:g}".format(*row["alphas"]),
             f"{row['num_params'] / 1e6:.3f}",
             f"{row[LATENCY]:.3f}",
-            f"{100 * row['accuracy']:.1f}",
+            _percent(row["accuracy"], result),
         ]
         for row in result["table6"]
     ]
     return ["α of latency, of size", "parameters, M", "latency, ms", "accuracy, %"], rows
+
+
+def _percent(accuracy: float, result: Json) -> str:
+    """With its interval, without the sign, which the heading has."""
+    return with_interval(accuracy, result["num_images"]["test"], decimals=1).replace(" %", "")
 
 
 def markdown(result: Json) -> str:
@@ -63,11 +77,13 @@ def markdown(result: Json) -> str:
 
 
 def ablations_page(result: Json) -> str:
-    parts = [html("<h1>Ablations of the search</h1>\n<p>{}; MES is {}.</p>\n", result["space"], _formula(result))]
+    told = f"{result['space']}; MES is {_formula(result)}. {JOINT} {INTERVALS.format(result['num_images']['test'])}"
+    parts = [html("<h1>Ablations of the search</h1>\n<p>{}</p>\n", told)]
     for name, (head, rows), note in (("Table 5", table_5(result), NOTE_5), ("Table 6", table_6(result), NOTE_6)):
         parts.append(html("<h2>{}</h2>\n{}<p>{}</p>\n", name, table(head, rows), note))
     for name, drawn, note in (("mes", figure_1(result), FIGURE_1), ("random", figure_2(result), FIGURE_2)):
         parts.append(html("{}<p>{}</p>\n", embed(name, drawn, ""), note))
+    parts.append(html("<h2>Command</h2>\n{}", commands([result["command"]])))
     return page("Ablations of the search", parts)
 
 
@@ -76,7 +92,8 @@ def _formula(result: Json) -> str:
 
 
 def figure_1(result: Json) -> Any:
-    traces = [_line(name, points, lambda p: p["mes"], COLORS[name]) for name, points in result["curves"].items()]
+    count = result["num_images"]["search"]
+    traces = [_line(name, points, lambda p: p["mes"], COLORS[name], count) for name, points in result["curves"].items()]
     every = [p["mes"] for points in result["curves"].values() for p in points]
     return figure(traces, "MES", "accuracy, %").update_xaxes(**log_axis(every))
 
@@ -85,16 +102,18 @@ def figure_2(result: Json) -> Any:
     searched = [row for row in result["table5"] if row["method"] == "joint"]
     tabled = {i: level[LATENCY] for i, level in enumerate(result["levels"])}
     curve = [{**row, LATENCY: tabled[row["level"]]} for row in searched]
+    count = result["num_images"]["test"]
     traces = [
-        _line("joint", curve, lambda p: p[LATENCY], BLUE),
-        _line("random", result["random"], lambda p: p[LATENCY], GRAY, mode="markers"),
+        _line("joint", curve, lambda p: p[LATENCY], BLUE, count),
+        _line("random", result["random"], lambda p: p[LATENCY], GRAY, count, mode="markers"),
     ]
     return figure(traces, "latency, ms", "accuracy, %")
 
 
 def _line(
-    name: str, points: Sequence[Json], x: Callable[[Json], float], color: str, mode: str = "lines+markers"
+    name: str, points: Sequence[Json], x: Callable[[Json], float], color: str, count: int, mode: str = "lines+markers"
 ) -> Any:
+    """Accuracies of so many images, with whiskers."""
     import plotly.graph_objects as go
 
     return go.Scatter(
@@ -104,4 +123,5 @@ def _line(
         mode=mode,
         line={"color": color},
         marker={"color": color, "size": 5},
+        error_y=error_bars([(p["accuracy"], count) for p in points]),
     )

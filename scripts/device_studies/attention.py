@@ -134,12 +134,15 @@ def rows(report: Report, mixes: Sequence[Mix]) -> list[tuple[str, ...]]:
     whole, found = report.profiles[0], list[tuple[str, ...]]()
     for profile, mix in zip(report.profiles, mixes, strict=True):
         memory = profile.memory_bound
-        label = profile.network.name if profile is not whole else "whole"
         speed = f"{whole.network_ms / profile.network_ms:.2f}"
         layers = f"{mix.attention}", f"{mix.ffn}", f"{mix.share:.0%}"
         memory_cells = f"{memory.corrected_ms:.3f}", f"{memory.corrected_share:.1%}"
-        found.append((label, *layers, f"{profile.network_ms:.3f}", speed, *memory_cells))
+        found.append((label(report, profile), *layers, f"{profile.network_ms:.3f}", speed, *memory_cells))
     return found
+
+
+def label(report: Report, profile: Profile) -> str:
+    return "whole" if profile is report.profiles[0] else profile.network.name
 
 
 def text(report: Report, mixes: Sequence[Mix]) -> str:
@@ -165,14 +168,14 @@ def bars(report: Report) -> Any:
 
     kinds = sorted(KINDS, key=lambda kind: kind in MEMORY_BOUND)
     colors = dict(zip(kinds, (*BLUES, *REDS), strict=True))
-    names = [profile.network.name for profile in report.profiles]
+    names = [label(report, profile) for profile in report.profiles]
     traces = []
     for kind in kinds:
         times = [_ms(profile, kind) for profile in report.profiles]
         if any(times):
-            label = f"{kind} (memory-bound)" if kind in MEMORY_BOUND else kind
-            marker, hover = {"color": colors[kind]}, f"{label}<br>%{{y}}: %{{x:.3f}} ms<extra></extra>"
-            traces.append(go.Bar(name=label, orientation="h", x=times, y=names, marker=marker, hovertemplate=hover))
+            name = f"{kind} (memory-bound)" if kind in MEMORY_BOUND else kind
+            marker, hover = {"color": colors[kind]}, f"{name}<br>%{{y}}: %{{x:.3f}} ms<extra></extra>"
+            traces.append(go.Bar(name=name, orientation="h", x=times, y=names, marker=marker, hovertemplate=hover))
     plot = figure(traces, "ms in one run", barmode="stack", bargap=0.3, height=BAR_HEIGHT * len(names) + 150)
     return plot.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
 

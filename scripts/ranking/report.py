@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from math import ceil
 from typing import Any
 
+from nas.evaluation.intervals import error_bars
 from scripts.ranking.networks import BAND
 from scripts.ranking.supernets import AS_TRAINED, RECALIBRATED
 from search_spaces.command import align
-from search_spaces.command.page import AXIS, BLUE, GRAY, ORANGE, Markup, embed, figure, html, page, table
+from search_spaces.command.page import BLUE, GRAY, ORANGE, Markup, embed, figure, html, joined, page, table
 
 Json = Mapping[str, Any]
 
@@ -27,14 +27,12 @@ COLUMNS = (
 )
 SCATTER_NOTE = (
     "A point is a network: accuracy on the test split inherited from the supernet, against trained from scratch "
-    "(mean, and the span of the seeds). Dotted: equal."
+    "(mean, and the span of the seeds). Upright whiskers: 95 % intervals. Dotted: equal."
 )
 NAMES = tuple(name for name, *_ in COLUMNS)
 WITHOUT = "without the extremes"
 SUBSETS = {"all": "All networks", "without_extremes": WITHOUT.capitalize()}
 COLORS = {AS_TRAINED: BLUE, RECALIBRATED: ORANGE}
-PANEL_HEIGHT, GAP, TOP, BOTTOM = 300, 110, 60, 50  # pixels
-PANELS = 3  # in a row
 STYLE = "main { max-width: 1480px; }"
 
 NOTES = (
@@ -156,7 +154,7 @@ def study_page(result: Json) -> str:
     soft = '<p class="soft">{}</p>\n'
     parts = [html("<h1>How far the supernet's ranking can be trusted</h1>\n"), html(soft, title(result))]
     if result["arms"]:
-        parts += [html(soft, SCATTER_NOTE), embed("scatter", scatter(result))]
+        parts += [html(soft, SCATTER_NOTE), html('<div class="cards">\n{}</div>\n', joined(_panels(result)))]
     for subset, heading in SUBSETS.items():
         shown = rows(result, subset, NAMES)
         found = table(head[: len(shown[0])], shown, text=(0, len(COLUMNS) + 1))
@@ -194,40 +192,24 @@ def _networks(result: Json) -> Markup:
     return table([*head, *(name for name, _ in columns)], body)
 
 
-def scatter(result: Json) -> Any:
-    """A panel for each supernet: inherited against from scratch, by how the norms were got."""
-    from plotly.subplots import make_subplots
-
-    arms = result["arms"]
-    num_rows = ceil(len(arms) / PANELS)
-    inside = num_rows * PANEL_HEIGHT + (num_rows - 1) * GAP
-    drawn = make_subplots(
-        num_rows,
-        PANELS,
-        subplot_titles=[_panel_title(arm) for arm in arms],
-        vertical_spacing=GAP / inside,
-        horizontal_spacing=0.06,
-        figure=figure((), height=inside + TOP + BOTTOM, margin={"l": 10, "r": 10, "t": TOP, "b": BOTTOM}),
-    )
+def _panels(result: Json) -> Iterator[Markup]:
+    """Of each supernet: inherited against from scratch, by how the norms were got."""
     values = [100 * accuracy for network in result["networks"] for accuracy in network["scratch"]]
     room = 0.05 * (max(values) - min(values)) + 0.2
     ends = [min(values) - room, max(values) + room]
-    for i, arm in enumerate(arms):
-        row, col = i // PANELS + 1, i % PANELS + 1
-        drawn.add_traces([_diagonal(ends), *_traces(result, arm)], row, col)
-        drawn.update_yaxes(row=row, col=col, title_text="inherited, %" if col == 1 else "")
-        drawn.update_xaxes(row=row, col=col, title={"text": "from scratch, %", "standoff": 4}, range=ends)
-    drawn.update_xaxes(**AXIS)
-    return drawn.update_yaxes(**AXIS).update_layout(showlegend=False)
+    for i, arm in enumerate(result["arms"]):
+        traces = [_diagonal(ends), *_traces(result, arm)]
+        plot = figure(traces, "from scratch, %", "inherited, %", showlegend=False, xaxis={"range": ends})
+        yield html("<figure>{}{}</figure>\n", _caption(arm), embed(f"scatter{i}", plot, "low"))
 
 
-def _panel_title(arm: Json) -> str:
-    lines = [f"<b>{escape(arm['label'])}</b>"]
+def _caption(arm: Json) -> Markup:
+    lines = [html("<b>{}</b>\n", arm["label"])]
     for norms, entry in arm["norms"].items():
         statistics = entry["statistics"]["all"]
         r2, tau = (_cell(statistics[name], 1, 2, False) for name in ("r2", "kendall"))
-        lines.append(f'<span style="color:{COLORS[norms]}">● {norms}: r² {r2}, τ {tau}</span>')
-    return "<br>".join(lines)
+        lines.append(html('<br><span style="color:{}">● {}: r² {}, τ {}</span>', COLORS[norms], norms, r2, tau))
+    return html("<figcaption>{}</figcaption>\n", joined(lines))
 
 
 def _diagonal(ends: Sequence[float]) -> Any:
@@ -249,6 +231,8 @@ def _traces(result: Json, arm: Json) -> list[Any]:
         go.Scatter(
             x=means,
             y=[100 * a for a in entry["accuracies"]],
+            error_y=error_bars([(a, result["splits"]["test"]) for a in entry["accuracies"]])
+            | {"thickness": 1, "width": 0, "color": COLORS[norms]},
             error_x={**span, "symmetric": False, "thickness": 1, "width": 0, "color": COLORS[norms]},
             customdata=[_hover(i, network) for i, network in enumerate(result["networks"])],
             hovertemplate=f"%{{customdata}}<br>from scratch %{{x:.2f}} %, inherited %{{y:.2f}} %<extra>{norms}</extra>",

@@ -11,13 +11,16 @@ _INTERVAL = (
 WORDS = {
     "95 % interval": _INTERVAL,
     "95 %:": _INTERVAL,
+    "as reported": "with the time that profiling itself adds to each operator",
     "balanced sampling": "each step of training takes networks from all sizes of the space",
     "bootstrapped": "found by drawing the same images again and again, some twice and some not at all",
     "calibration network": "a whole network whose measured time scales the sum of its blocks’ times",
+    "corrected": "without the time that profiling itself adds to each operator",
     "depthwise convolution": "a convolution that looks at each channel by itself: little arithmetic, much memory",
     "epoch": "one pass over all training images",
     "evaluation": "a network of the space, tried on the search images",
     "embedding": "the channels that all blocks of a transformer read and write",
+    "FFN": "feed-forward network: the layers between attentions, which mix the channels of each place by itself",
     "fine-tuned": "trained on from weights that it had, on these images",
     "held-out network": "a network that the latency table was not fitted to",
     "hypervolume": "one figure for all that a search found: the area below its best networks in a plot of accuracy "
@@ -29,6 +32,8 @@ WORDS = {
     "logits": "the scores of the classes, before they become probabilities",
     "MACs": "multiply-accumulates, a multiplication and an addition each: the arithmetic for one image",
     "memory-bound": "limited by how fast numbers are moved, not by how fast they are computed with",
+    "MHSA": "multi-head self-attention: layers in which each place of the image looks at all others",
+    "MMAC": "a million multiply-accumulates, a multiplication and an addition each",
     "MES": "mobile efficiency score: one figure for how cheap a network is, by the formula given; 100 at the units in "
     "it, twice as much at half the latency; accuracy has no part in it",
     "narrowed network": "the largest network with fewer channels everywhere: what anybody could do without a search",
@@ -36,6 +41,7 @@ WORDS = {
     "nsga2": "search strategy: evolution, keeping the best trade-offs and mixing them",
     "Pareto set": "networks that no other one beats in both accuracy and cost",
     "Pareto front": "networks that no other one beats in both accuracy and cost",
+    "Pearson": "correlation, squared here: 1 if the figures lie on a line, 0 if one says nothing of the other",
     "pointwise convolution": "a convolution of 1 × 1 pixels, which mixes channels: most of the arithmetic",
     "predictor": "search strategy: learns from the networks tried so far which ones to try next",
     "pruned network": "the trained network with the parts taken away that matter least",

@@ -439,5 +439,8 @@ def test_reports_have_a_row_for_everything_and_escape_what_is_foreign() -> None:
     own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)  # without Plotly's
     assert "<b>x" not in own and "&lt;b&gt;x" in own
     assert "://" not in own
+    assert own.count("<figcaption>") == len(found["arms"]), "panels of their own, which a phone has below one another"
+    data = re.findall(r'data-plot="scatter\d">(.*?)</script>', own)
+    assert all('"error_y"' in each for each in data) and len(data) == len(found["arms"])
     for label in labels[5:]:
         assert label.split(",")[0] in page

@@ -150,6 +150,8 @@ def test_each_block_is_a_point_in_the_panel_of_its_stage(table: LatencyTable, na
     drawn = sorted((x, y) for trace in points for x, y in zip(trace.x, trace.y, strict=True))
     assert drawn == sorted((cost.width, cost.min_ms) for cost in costs)
     assert [title.text for title in figure.layout.annotations] == [f"stages.{i}" for i in range(4)]
+    names = {cost.kind for cost in costs}
+    assert figure.layout.margin.t >= 20 * (len(names) // 2 + 2), "a phone's legend has two names in a line"
     assert sorted(t.name for t in points if t.showlegend) == sorted({cost.kind for cost in costs})
     (ffn,) = (t for t in figure.data if t.fill and t.legendgroup == "ffn" and t.xaxis == "x")
     in_first = [c for c in costs if c.kind == "ffn" and c.stage == "stages.0"]

@@ -74,6 +74,8 @@ def test_the_page_shows_how_much_is_memory_bound(
     ]
     assert "1.25x as fast, time in memory-bound operators: the less attention, the less" in printed
     assert "softmax (memory-bound)" in page
+    assert '["whole","1.25x, 20% MHSA"' in page.replace('", "', '","'), "named as in the table"
+    assert '<abbr title="multi-head self-attention' in page
 
 
 def test_a_runtime_that_is_not_installed_is_left_out(
