@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latency_lut.measurement.manifest import Result
+from latency_lut.measurement.manifest import TAKERS, Result
 from latency_lut.measurement.measure import MODULE, MeasureConfig, measure_folder
 from search_spaces.command import parse, run
 
@@ -24,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(result.runtime)
     if result.measurement.busy:
         print("WARNING: the machine was busy or hot; measure again when it is quiet")
-    step = "build" if result.manifest.purpose == "table" else "validate"
-    print(f"{out}\nwhere the table is wanted: python -m latency_lut.{step} --from {out.name}")
+    taker = TAKERS[result.manifest.purpose]
+    of = " --table ITS-TABLE" if result.manifest.table else ""
+    print(f"{out}\nwhere the table is wanted: python -m latency_lut.{taker}{of} --from {out.name}")
 
 
 if __name__ == "__main__":

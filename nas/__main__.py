@@ -32,7 +32,7 @@ COMMANDS = {
 
 # The others are for tables, and not of every job.
 ALL = [command.removeprefix("python -m ") for command in COMMANDS]
-ALL += [f"latency_lut.{name}" for name in ("diff", "export", "measure", "predict", "profile", "show")]
+ALL += [f"latency_lut.{name}" for name in ("diff", "export", "measure", "predict", "profile", "show", "transfer")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

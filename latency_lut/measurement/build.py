@@ -57,7 +57,7 @@ def build_table(config: BuildConfig) -> Path:
         return _take_over(config, Path(config.from_))
     config = config.of_run()  # the table's own command needs no run
     space, backend = config.search_space(), config.make_backend()
-    out = _out(config, space, backend.name, backend.describe())
+    out = table_file(config.out, space, backend.describe().slug(backend.name))
     build(space, backend, backend.settings(config.samples), out, resume=config.resume, command=spell(MODULE, config))
     return out
 
@@ -84,10 +84,8 @@ def build(
 
 def _take_over(config: BuildConfig, path: Path) -> Path:
     """A table of what was measured on another machine."""
-    result = Result.load(path)
+    result = Result.load_for("table", path)
     manifest = result.manifest
-    if manifest.purpose != "table":
-        raise UserError(f"{path} is a {manifest.purpose}; give it to python -m latency_lut.validate --from")
     if surplus := [name for name in flags_given(config) if name not in ("--from", "--out")]:
         raise UserError(f"--from brings what was measured; leave {', '.join(surplus)} out")
     space = get_space(manifest.space, manifest.image_size, manifest.num_classes)
@@ -101,16 +99,22 @@ def _take_over(config: BuildConfig, path: Path) -> Path:
     except ValueError as error:
         raise UserError(f"{path} gives no table: {error}; {MEASURE}") from None
     table.check(space)
-    out = _out(config, space, manifest.backend, result.runtime)
+    out = table_file(config.out, space, result.runtime.slug(manifest.backend, elsewhere=True))
     table.save(out)
     return out
 
 
-def _out(config: BuildConfig, space: SearchSpace, backend: str, runtime: Runtime) -> Path:
-    """`--out`, or a name that says what differs between one user's tables."""
+def table_file(chosen: str | None, space: SearchSpace, of: str) -> Path:
+    """The file that `--out` names, or one in runs/tables.
+
+    Args:
+        of: what differs between one user's tables, for its name.
+
+    Raises:
+        UserError: it is no file that ends in .json.
+    """
     what = slug(f"{space.name}-{space.image_size}px-{space.num_classes}c")
-    name = f"{what}-{runtime.slug(backend, elsewhere=config.from_ is not None)}.json"
-    out = Path(config.out) if config.out else TABLES / name
+    out = Path(chosen) if chosen else TABLES / f"{what}-{of}.json"
     if out.is_dir() or out.suffix != ".json":
         raise UserError(f"--out is {out}; give a file that ends in .json")
     return out

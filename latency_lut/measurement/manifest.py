@@ -24,6 +24,8 @@ from search_spaces.command.files import atomic_folder, read_json, write_json
 from search_spaces.command.typed import Within, read_typed
 
 MANIFEST_SCHEMA, RESULT_SCHEMA = 1, 2
+# What is exported, and the command that takes what was measured of it by --from.
+TAKERS = {"table": "build", "validation": "validate", "transfer": "transfer"}
 MANIFEST = "manifest.json"
 EXPORT = "write them again with python -m latency_lut.export"
 MEASURE = "measure again with python -m latency_lut.measure"
@@ -50,8 +52,8 @@ class Entry:
 class Manifest:
     """
     Args:
-        purpose: "table" or "validation".
-        table: checksum of the table to validate.
+        purpose: one of `TAKERS`.
+        table: checksum of the table to validate or transfer.
         jobs: by name, in order.
     """
 
@@ -64,6 +66,11 @@ class Manifest:
     backend: str
     precision: str
     jobs: dict[str, Entry]
+
+    def __post_init__(self) -> None:
+        """ValueError on a purpose that there is not."""
+        if self.purpose not in TAKERS:
+            raise ValueError(f"purpose is {self.purpose!r}; there are {', '.join(TAKERS)}")
 
     @property
     def id(self) -> str:
@@ -103,6 +110,26 @@ class Result:
         result = _load(cls, path, MEASURE)
         if lost := [name for name in result.manifest.jobs if name not in result.measurement.timings]:
             raise UserError(f"{path} has no times of {', '.join(lost)}; {MEASURE}")
+        return result
+
+    @classmethod
+    def load_for(cls, purpose: str, path: Path, table: Path | None = None) -> Result:
+        """Raises UserError if it is no result, of another purpose, or of networks exported for another table.
+
+        Args:
+            table: file of the table that it is to be of.
+        """
+        result = cls.load(path)
+        manifest = result.manifest
+        if manifest.purpose != purpose:
+            taker = TAKERS[manifest.purpose]
+            raise UserError(f"{path} is a {manifest.purpose}'s; give it to python -m latency_lut.{taker} --from")
+        if table is not None and manifest.table != checksum(table):
+            flag = {"validation": "--validate", "transfer": "--transfer"}[purpose]
+            raise UserError(
+                f"{path} is of networks that were exported for another table than {table}; give that one as --table, "
+                f"or export again with python -m latency_lut.export {flag} {table}"
+            )
         return result
 
 

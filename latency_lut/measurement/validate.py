@@ -90,15 +90,8 @@ def validate_from(table: LatencyTable, table_path: Path, path: Path) -> dict[str
     Raises:
         UserError: the result is no validation, or of another table.
     """
-    result = Result.load(path)
+    result = Result.load_for("validation", path, table_path)
     manifest = result.manifest
-    if manifest.purpose != "validation":
-        raise UserError(f"{path} is a {manifest.purpose}'s; give it to python -m latency_lut.build --from")
-    if manifest.table != checksum(table_path):
-        raise UserError(
-            f"{path} is of networks that were exported for another table than {table_path}; give that one as --table, "
-            f"or export again with python -m latency_lut.export --validate {table_path}"
-        )
     space = get_space(table.space, table.image_size, table.num_classes)
     archs = [space.from_json(e.arch) for name, e in manifest.jobs.items() if name.endswith(" first")]
     check_jobs(path, manifest, validation_jobs(space, table, archs))
@@ -229,14 +222,15 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
     archs = held_out_archs(space, table, config.num_archs, config.seed)
     backend = backend_of(table, config)
     settings = backend.settings(config.samples or table.provenance.settings.samples)
-    facts = {"table": checksum(path), "num_archs": len(archs), "seed": config.seed, "archs": _id(space, archs)}
+    facts = {"table": checksum(path), "num_archs": len(archs), "seed": config.seed, "archs": archs_id(space, archs)}
     with Journal.kept(out, config.resume, facts, backend.describe(), settings) as journal:
         result = validate(table, space, backend, archs, settings, journal)
         write_json(out, result)
     return out, result
 
 
-def _id(space: SearchSpace, archs: Sequence[Arch]) -> str:
+def archs_id(space: SearchSpace, archs: Sequence[Arch]) -> str:
+    """Changes with the networks, or with their order."""
     return hashlib.sha256(json.dumps([space.to_json(arch) for arch in archs]).encode()).hexdigest()[:16]
 
 

@@ -154,7 +154,7 @@ def compare(a: LatencyTable, b: LatencyTable, space: SearchSpace, archs: Sequenc
 
 
 def _conditions(table: LatencyTable) -> dict[str, Any]:
-    source = asdict(table.provenance)
+    source = asdict(table.provenance) | {"transferred": str(table.provenance.transferred or "no")}
     nested = {**source.pop("runtime"), **source.pop("settings")}
     return {**nested, **{name: value for name, value in source.items() if name not in NO_CONDITIONS}}
 

@@ -114,6 +114,11 @@ def validation_jobs(space: SearchSpace, table: LatencyTable, archs: Sequence[Arc
     return jobs
 
 
+def transfer_jobs(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Job]:
+    """The anchor, and the networks by whose times a table is transferred to another device."""
+    return {ANCHOR: anchor_job(), **_network_jobs(space, archs)}
+
+
 def _reference(blocks: Mapping[str, BlockSpec], shape: tuple[int, ...]) -> BlockSpec | None:
     """The chainable block of median size that takes and gives this shape."""
     fitting = [b for b in blocks.values() if b.chainable and b.input_shape() == shape]

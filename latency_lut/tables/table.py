@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import isclose
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from latency_lut.tables.placement import misplaced, of_blocks
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.folders import RUNS
-from search_spaces.command.typed import read_typed
+from search_spaces.command.typed import Amount, Fraction, Within, read_typed
 from search_spaces.deployed import FORM
 
 if TYPE_CHECKING:
@@ -35,6 +35,32 @@ if TYPE_CHECKING:
 SCHEMA = 4
 TABLES = RUNS / "tables"
 REBUILD = "build a new one with python -m latency_lut.build"
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """How a table came from another device's, and how well: as text, what every reader of the table is told.
+
+    Args:
+        runtime: of the other table.
+        table: checksum of its file.
+        date: when that was measured.
+        num_networks: timed on the new device.
+        mape: mean absolute relative error on them, each predicted from the others; a fraction.
+        within_10_percent: the share of them off by no more.
+        spearman: rank correlation of these predictions with the times; None where all are equal.
+    """
+
+    runtime: Runtime
+    table: str
+    date: str
+    num_networks: int
+    mape: Amount
+    within_10_percent: Fraction
+    spearman: Annotated[float, Within(-1, 1)] | None
+
+    def __str__(self) -> str:
+        return f"transferred from {self.runtime} by {self.num_networks} networks, held-out error {self.mape:.1%}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +75,7 @@ class Provenance:
         anchor_drift: `Measurement.anchor_drift`.
         date: UTC, ISO 8601.
         command: the line that builds the table again.
+        transferred: None for a table whose blocks were measured on its own device.
     """
 
     backend: str
@@ -62,6 +89,7 @@ class Provenance:
     anchor_drift: float
     date: str
     command: str
+    transferred: Transfer | None = None
 
     def __post_init__(self) -> None:
         """ValueError on an anchor that took no time, or a share that is none."""
@@ -145,7 +173,8 @@ class LatencyTable:
         form: of the networks and blocks that were timed, `search_spaces.deployed.FORM`.
         rows: by `BlockSpec.key`.
         clamped: keys of the rows whose difference of minima came out below 0, which are 0 instead.
-        graphs: the evidence, by name.
+        graphs: the evidence, by name; of a transferred table, that of the device it is from, to which its rows' terms
+            are scaled.
     """
 
     schema: int
@@ -202,7 +231,7 @@ class LatencyTable:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Why its figures deserve less trust, a line each."""
-        found = []
+        found = [str(self.provenance.transferred)] if self.provenance.transferred else []
         if self.provenance.busy:
             found.append("WARNING: the machine was busy when this table was measured; build it again when it is quiet")
         if abs(self.provenance.anchor_drift) > MAX_DRIFT:
