@@ -66,9 +66,11 @@ class Adapter:
     @cached_property
     def _likeness(self) -> np.ndarray:
         """(blocks, blocks) prior covariance of what differs between log factors, for a strength of 1."""
+        from scipy.spatial.distance import cdist
+
         features = np.array([_features(b, ms) for b, ms in zip(self._blocks, self.here_ms, strict=True)])
         features = (features - features.mean(0)) / np.maximum(features.std(0), 1e-9)
-        apart = ((features[:, None] - features) ** 2).sum(-1)
+        apart = cdist(features, features, "sqeuclidean")
         kinds = np.array([block.kind for block in self._blocks])
         return (kinds[:, None] == kinds) + np.exp(-apart / (2 * LENGTH**2)) + OWN**2 * np.eye(len(kinds))
 
@@ -88,20 +90,23 @@ class Adapter:
             parts: of the networks that were timed.
             times_ms: (networks,) there.
         """
-        covariance = COMMON**2 + strength**2 * self._likeness
+        used = parts.any(0)  # the others follow from these
+        covariance = COMMON**2 + strength**2 * self._likeness[:, used]
+        among, parts = covariance[used], parts[:, used]
         usual = math.log(np.median(times_ms / parts.sum(1)))
         offset = OFFSET * np.median(times_ms)
-        logs = np.full(len(self.keys), usual)
+        logs = np.full(parts.shape[1], usual)
         for _ in range(STEPS):
             shares = parts * np.exp(logs) / times_ms[:, None]  # how a network's relative time follows the logs
             wanted = 1 - shares.sum(1) + shares @ (logs - usual)
-            spread = shares @ covariance @ shares.T + NOISE**2 * np.eye(len(times_ms))
+            spread = shares @ among @ shares.T + NOISE**2 * np.eye(len(times_ms))
             inverse = np.linalg.inv(spread + offset**2 / np.outer(times_ms, times_ms))
             weights = inverse @ wanted
-            step = usual + covariance @ (shares.T @ weights) - logs
+            step = usual + among @ (shares.T @ weights) - logs
             logs = logs + np.clip(step, -1, 1)
         left_out = weights / np.diag(inverse)
-        return Fit(np.exp(logs), float(offset**2 * (weights / times_ms).sum()), left_out)
+        factors = np.exp(usual + covariance @ (shares.T @ weights))
+        return Fit(factors, float(offset**2 * (weights / times_ms).sum()), left_out)
 
     def best_fit(self, parts: np.ndarray, times_ms: np.ndarray) -> Fit:
         """That of the strength with the least error on networks left out."""
