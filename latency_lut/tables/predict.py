@@ -224,7 +224,8 @@ def footer(path: Path, table: LatencyTable, error: ExpectedError | None) -> str:
     calibration = table.calibration
     line = f"latency = {calibration.scale:.4f} x sum of rows {calibration.offset_ms:+.4f} ms"
     if error is None:
-        return f"{line}\nerror unknown; python -m latency_lut.validate --table {path} measures it"
+        unknown = "error on random networks" if table.provenance.transferred else "error"
+        return f"{line}\n{unknown} unknown; python -m latency_lut.validate --table {path} measures it"
     return (
         f"{line}\nexpected error {error.mape:.1%} ({error.within_10_percent:.0%} of "
         f"{error.num_archs} networks within 10 %{', on a busy machine' if error.busy else ''})"

@@ -276,7 +276,18 @@ def _trajectories(a: Artifacts) -> Iterator[Markup]:
         yield html("{}</details>\n", table(head, rows, text=(0, 1, len(head) - 1)))
 
 
-STAGES = ("finetune", "train_supernet", "build", "validate", "search", "retrain", "baselines", "export", "prune")
+STAGES = (
+    "finetune",
+    "train_supernet",
+    "build",
+    "transfer",
+    "validate",
+    "search",
+    "retrain",
+    "baselines",
+    "export",
+    "prune",
+)
 
 
 def _commands(a: Artifacts) -> Iterator[Markup]:
