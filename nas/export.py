@@ -1,14 +1,19 @@
-"""Export retrained winners: ONNX with a dynamic batch, a float16 Core ML package, and timm code with safetensors.
+"""Export retrained winners: ONNX, Core ML, timm code with safetensors, LiteRT and ExecuTorch, as floats or int8.
 
-Bare: every winner of the newest run that retrained one, in all formats. Each export is compared with the network it
-was made from and refused if it differs. The Core ML package is converted and checked on any system, but Core ML runs on
-Apple's alone: elsewhere the saved program is executed by PyTorch, operator by operator, in its own precision.
+Bare: every winner of the newest run that retrained one, as ONNX, Core ML (float16) and timm. Each file is compared with
+the network it was made from, and tried on the test images in its own runtime. A Core ML package is converted and checked
+on any system, but Core ML runs on Apple's alone: elsewhere PyTorch executes the saved program, operator by operator.
+
+    python -m nas.export --formats onnx coreml --precision float32 int8
+    python -m nas.export --formats litert --precision float32 int8 --python ../litert/bin/python
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
+from latency_lut.measurement.interpreter import delegate
 from nas import runs
 from nas.exporting.export import Config, export
 from nas.runs.next_step import say_next
@@ -16,7 +21,10 @@ from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
     config = parse(Config, argv, "python -m nas.export", __doc__ or "")
+    if delegate(config.python, "nas.export", argv):
+        return
     export(config)
     say_next("nas.report", runs.find_run(config.run, "export/*/result.json", "python -m nas.export"))
 

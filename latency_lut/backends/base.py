@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from latency_lut.backends.protocol import Clock, Run, Settings, SystemClock
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 from search_spaces.command.files import slug
@@ -74,12 +76,20 @@ class Job:
         build: makes the module as it is trained, freshly initialized.
         blocks: what it is made of, one after another, where that is known.
         arch: which network of the space it is, where it is one.
+        images: that int8 quantizers find the ranges of activations on, each (1, *input_shape) float32; noise where
+            there are none, which does for a time.
     """
 
     input_shape: tuple[int, ...]
     build: Callable[[], nn.Module]
     blocks: tuple[BlockSpec, ...] = ()
     arch: Arch | None = None
+    images: Sequence[np.ndarray] = ()
+
+    def calibration(self) -> Sequence[np.ndarray]:
+        """The images, or two of noise, the same each time."""
+        noise = np.random.default_rng(0)
+        return self.images or list(noise.standard_normal((2, 1, *self.input_shape), dtype=np.float32))
 
     def module(self) -> nn.Module:
         """The deployed module; its weights are always the same, the caller's generator is untouched."""
@@ -189,6 +199,10 @@ class FileBackend(Backend):
     @abstractmethod
     def load(self, path: Path) -> Session:
         """Loads a model that `export` wrote, here or elsewhere. Needs no torch, and the file no longer afterwards."""
+
+    def answering(self, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+        """What a model that `export` wrote answers: its input, float32 of batch 1, to its output, float32."""
+        raise NotImplementedError(f"{self.name} only times models")
 
     def prepare(self, job: Job) -> Session:
         with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ matrix products of an attention become, and the mean in the head.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,8 @@ class ExecuTorchBackend(FileBackend):
     """
     Args:
         threads: of the pool that all ExecuTorch sessions of a process share.
-        precision: "float32", or "int8": static quantization, weights per channel, calibrated on noise (the ranges do
-            not matter to the time); what XNNPACK has no int8 kernel for, softmax and GELU, stays float32.
+        precision: "float32", or "int8": static quantization, weights per channel; what XNNPACK has no int8 kernel
+            for, softmax and GELU, stays float32.
     """
 
     name = "executorch"
@@ -70,6 +71,21 @@ class ExecuTorchBackend(FileBackend):
             return Session(run)
         (share,) = module.run_method(SHARE, ())
         return Session(run, {"xnnpack": share, "portable": 1 - share})
+
+    def answering(self, path: Path) -> Callable[[np.ndarray], np.ndarray]:
+        import torch
+
+        runtime = _runtime()
+        _set_threads(runtime, self.threads)
+        program = path.read_bytes()
+        module = runtime._load_for_executorch_from_buffer(program)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            assert program  # the module points into it
+            (output,) = module.forward((torch.from_numpy(images),))
+            return np.asarray(output)
+
+        return run
 
     def describe(self) -> Runtime:
         _runtime()
@@ -115,7 +131,7 @@ def _lower(job: Job, precision: str) -> bytes:
     program = torch.export.export(job.module(), inputs)
     program = constant_prop_pass(program)  # or attention's biases would be gathered in each run, by a portable kernel
     if precision == "int8":
-        program = torch.export.export(_quantize(program.module(), job.input_shape), inputs)
+        program = torch.export.export(_quantize(program.module(), job.calibration()), inputs)
     softmax = torch.ops.aten.softmax.int
     if program.graph.find_nodes(op="call_function", target=softmax):
         program = program.run_decompositions({softmax: _softmax})
@@ -140,7 +156,7 @@ def _softmax(images: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -
     return torch._softmax(images.reshape(-1, images.shape[-1]), 1, False).reshape(images.shape)
 
 
-def _quantize(module: torch.nn.Module, shape: tuple[int, ...]) -> torch.nn.Module:
+def _quantize(module: torch.nn.Module, images: Sequence[np.ndarray]) -> torch.nn.Module:
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -150,9 +166,8 @@ def _quantize(module: torch.nn.Module, shape: tuple[int, ...]) -> torch.nn.Modul
 
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(module, quantizer)
-    noise = np.random.default_rng(0)
-    for _ in range(2):
-        prepared(torch.from_numpy(noise.standard_normal((1, *shape), dtype=np.float32)))
+    for batch in images:
+        prepared(torch.from_numpy(batch))
     quantized: torch.nn.Module = convert_pt2e(prepared)
     return quantized
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ class OnnxRuntimeBackend(FileBackend):
     """
     Args:
         threads: that compute one operator together (`intra_op_num_threads`).
-        precision: "float32", or "int8": static quantization to QDQ form, weights per channel, calibrated on noise (the
-            ranges do not matter to the time).
+        precision: "float32", or "int8": static quantization to QDQ form, weights per channel.
     """
 
     name = "onnxruntime"
@@ -46,7 +45,7 @@ class OnnxRuntimeBackend(FileBackend):
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "float32.onnx"
             export_onnx(job, whole)
-            _quantize(whole, path, (1, *job.input_shape))
+            quantize_onnx(whole, path, job.calibration())
 
     def load(self, path: Path) -> Session:
         """A session of any ONNX file with one input; dimensions left open in the file are 1.
@@ -109,30 +108,37 @@ def export_onnx(job: Job, path: Path) -> None:
         torch.onnx.export(job.module(), (torch.zeros(1, *job.input_shape),), path, dynamo=False)
 
 
-def _quantize(source: Path, target: Path, shape: tuple[int, ...]) -> None:
-    """By `onnxruntime.quantization`, after its own shape inference."""
+def quantize_onnx(source: Path, target: Path, images: Sequence[np.ndarray], keep_float: Sequence[str] = ()) -> None:
+    """Writes an int8 file of a float32 one, by `onnxruntime.quantization` after its own shape inference.
+
+    Args:
+        images: to find the ranges of activations on, each a batch as the network takes it.
+        keep_float: names of nodes that are not quantized.
+    """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Noise(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._batches = iter(np.random.default_rng(0).standard_normal((2, *shape), dtype=np.float32))
+            self._batches = iter(images)
 
         def get_next(self) -> Any:
-            images = next(self._batches, None)
-            return None if images is None else {name: images}
+            batch = next(self._batches, None)
+            return None if batch is None else {name: batch}
 
-    prepared, name = source.with_name("prepared.onnx"), _input_name(source)
-    with quiet():  # the quantizer advises at length on what has been done already
+    name = _input_name(source)
+    with quiet(), tempfile.TemporaryDirectory() as folder:  # it advises at length on what has been done already
+        prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             target,
-            Noise(),
+            Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(keep_float),
         )
 
 

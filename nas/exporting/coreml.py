@@ -1,4 +1,6 @@
-"""Core ML: an ML program in float16 that takes an RGB image and gives class label and probabilities.
+"""Core ML: an ML program that takes an RGB image and gives class label and probabilities.
+
+In int8, by coremltools' own quantizers, weights are and activations stay float16, unless it is exported on a Mac.
 
 The normalization is part of the program, so the package can be dropped into Xcode. Core ML itself runs only on Apple's
 systems: there `check_coreml` predicts with it; elsewhere it executes the saved program operator by operator in
@@ -8,7 +10,7 @@ PyTorch, in the program's own precision (`mil`). That checks the conversion and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ from torch import Tensor, nn
 from torch._decomp import get_decompositions
 
 from nas.data.pixels import preprocessing
+from nas.exporting.matrix import Precision
 from nas.exporting.mil import run_program
-from nas.exporting.parity import Parity, compare, example_images, normalized
+from nas.exporting.parity import Answers, Parity, compare, example_images, normalized_first
 from nas.runs import RunInfo
 from search_spaces import UserError
 from search_spaces.command import quiet
 
 UNKNOWN = (torch.ops.aten.addcmul.default,)  # to coremltools 9: what it is made of is converted instead
+
 NUM_IMAGES = 8
 TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.004
 
@@ -45,8 +49,20 @@ class Classifier(nn.Module):
         return self.model((x - self.mean) / self.std).softmax(dim=-1)
 
 
-def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, metadata: Mapping[str, str]) -> None:
-    """Writes the folder `path` (.mlpackage); `model` is in evaluation mode."""
+def write_coreml(
+    model: nn.Module,
+    path: Path,
+    info: RunInfo,
+    description: str,
+    metadata: Mapping[str, str],
+    precision: Precision = "float16",
+    images: Sequence[Tensor] = (),
+) -> None:
+    """Writes the folder `path` (.mlpackage); `model` is in evaluation mode.
+
+    Args:
+        images: to calibrate int8 activations on, each uint8 (3, R, R); used where Core ML runs.
+    """
     with quiet():
         import coremltools as ct
 
@@ -59,9 +75,11 @@ def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, 
             convert_to="mlprogram",
             inputs=[ct.ImageType(name="image", shape=size, scale=1 / 255, color_layout=ct.colorlayout.RGB)],
             classifier_config=ct.ClassifierConfig(list(info.classes)),
-            compute_precision=ct.precision.FLOAT16,
-            minimum_deployment_target=ct.target.iOS16,
+            compute_precision=ct.precision.FLOAT32 if precision == "float32" else ct.precision.FLOAT16,
+            minimum_deployment_target=ct.target.iOS17 if precision == "int8" else ct.target.iOS16,
         )
+        if precision == "int8":
+            package = _quantized(package, images)
         package.short_description = description
         package.author = "nas.export"
         package.license = "Architecture: Apache-2.0 (timm). Weights: the terms of the data they were trained on."
@@ -74,6 +92,21 @@ def write_coreml(model: nn.Module, path: Path, info: RunInfo, description: str, 
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # a trace of torch.export, no part of it
 
 
+def _quantized(package: Any, images: Sequence[Tensor]) -> Any:
+    """With weights in int8, a scale for each output channel; on Apple's systems activations too.
+
+    coremltools finds the ranges of activations by running the package, which Core ML alone can.
+    """
+    import coremltools.optimize.coreml as cto
+    from PIL import Image
+
+    config = cto.OptimizationConfig(cto.OpLinearQuantizerConfig(mode="linear_symmetric"))
+    if on_apple():
+        samples = [{"image": Image.fromarray(image.permute(1, 2, 0).numpy())} for image in images]
+        package = cto.linear_quantize_activations(package, config, samples)
+    return cto.linear_quantize_weights(package, config)
+
+
 def _remove_aliases(graph: torch.fx.Graph) -> None:
     """Views of whole tensors, which a roll by nothing leaves behind and coremltools does not know."""
     for node in list(graph.nodes):
@@ -82,32 +115,46 @@ def _remove_aliases(graph: torch.fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def check_coreml(path: Path, model: nn.Module, info: RunInfo) -> tuple[Parity, dict[str, Any]]:
-    """The saved package against `model`: probabilities of RGB images, and what its specification says.
+def answers(path: Path, info: RunInfo) -> Answers:
+    """What the package answers: in Core ML, or executed by PyTorch."""
+    package = _load(path)
+    return _core_ml(package, info.classes) if on_apple() else _interpreted(package)
 
-    Raises:
-        UserError: a probability differs by more than TOLERANCE.
-    """
+
+def on_apple() -> bool:
+    return sys.platform == "darwin"
+
+
+def _load(path: Path) -> Any:
     with quiet():
         import coremltools as ct
 
-        on_apple = sys.platform == "darwin"
-        package = ct.models.MLModel(str(path), skip_model_load=not on_apple)
-    predict = _core_ml(package, info.classes) if on_apple else _interpreted(package)
+        return ct.models.MLModel(str(path), skip_model_load=not on_apple())
 
-    def reference(pixels: Tensor) -> Tensor:
-        return model(normalized(pixels, info.mean, info.std)).softmax(dim=1)
 
-    parity = compare(predict, reference, [example_images(NUM_IMAGES, info.image_size)])
-    if parity.max_abs_diff > TOLERANCE:
+def check_coreml(
+    path: Path, model: nn.Module, info: RunInfo, precision: Precision = "float16"
+) -> tuple[Parity, dict[str, Any]]:
+    """The saved package against `model`: probabilities of RGB images, and what its specification says.
+
+    Raises:
+        UserError: a probability differs by more than TOLERANCE; that of an int8 package may.
+    """
+    reference = normalized_first(model, info)
+    images = [example_images(NUM_IMAGES, info.image_size)]
+    parity = compare(answers(path, info), lambda pixels: reference(pixels).softmax(dim=1), images)
+    if parity.max_abs_diff > TOLERANCE and precision != "int8":
         raise UserError(
             f"the Core ML program's probabilities differ from PyTorch's by {parity.max_abs_diff:.2g}, allowed is "
             f"{TOLERANCE}: activations or weights are beyond float16"
         )
-    return parity, {**describe(package), "executed_by": "Core ML" if on_apple else "PyTorch, operator by operator"}
+    return parity, {
+        **describe(_load(path)),
+        "executed_by": "Core ML" if on_apple() else "PyTorch, operator by operator",
+    }
 
 
-def _core_ml(package: Any, classes: tuple[str, ...]) -> Callable[[Tensor], np.ndarray]:
+def _core_ml(package: Any, classes: tuple[str, ...]) -> Answers:
     """Predicts with Core ML, an image at a time, from pixels of 0 to 255."""
     from PIL import Image
 
@@ -119,7 +166,7 @@ def _core_ml(package: Any, classes: tuple[str, ...]) -> Callable[[Tensor], np.nd
     return predict
 
 
-def _interpreted(package: Any) -> Callable[[Tensor], np.ndarray]:
+def _interpreted(package: Any) -> Answers:
     """Executes the program, an image at a time; its first operator scales the pixels of 0 to 255, as Core ML has it."""
     program = load_program(package)
 

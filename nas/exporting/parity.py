@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from nas.runs import RunInfo
+
+Answers = Callable[[Tensor], np.ndarray]
+"""uint8 RGB images (count, 3, R, R) to logits or probabilities (count, classes), as an exported file gives them."""
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -35,9 +40,12 @@ def normalized(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> T
     return (images.float() / 255 - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape)
 
 
-def compare(
-    exported: Callable[[Tensor], np.ndarray], reference: Callable[[Tensor], Tensor], batches: Sequence[Tensor]
-) -> Parity:
+def normalized_first(model: Callable[[Tensor], Tensor], info: RunInfo) -> Callable[[Tensor], Tensor]:
+    """`model`, given images as files are: uint8 RGB."""
+    return lambda images: model(normalized(images, info.mean, info.std))
+
+
+def compare(exported: Answers, reference: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Parity:
     """Both on the same batches; outputs are (images, classes).
 
     A difference that is no number counts as infinite.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy, warn_near_chance
 from nas.evaluation.intervals import interval, with_interval
-from nas.exporting.export import Format, attempted, export_coreml, export_onnx, failures, write_classes
+from nas.exporting.export import added_to, export_files
+from nas.exporting.files import FileConfig, failures
 from nas.exporting.winner import file_metadata
 from nas.networks.importance import TAYLOR_BATCH
 from nas.objective.mes import PUBLISHED
@@ -39,7 +39,7 @@ from nas.training.progress import check_epochs
 from nas.training.recipe import FREE_ON_RESUME
 from nas.training.trainer import Trainer
 from search_spaces import UserError
-from search_spaces.command.files import atomic_folder, write_json
+from search_spaces.command.files import write_json
 from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
 from search_spaces.structure.base import Structure
@@ -116,39 +116,39 @@ def _dense_folder(source: Source, folder: Path) -> Path | None:
 
 def _finished(config: Config, folder: Path, data: Data, result: dict[str, Any]) -> None:
     """Exports a finished pruning in the formats that it has not been exported in."""
-    if not (formats := [name for name in config.formats if name not in result["export"]]):
+    if not (formats := [name for name in config.formats if name not in result["export"]["files"]]):
         print(f"{folder} is finished: nothing to do")
         return
     recipe = recipes.read(folder)
     network = Network(recipe, *recipes.load_prunable(recipe, folder))
     test_accuracy = None if result["may_have_seen_test"] else result["accuracy"]["finetuned"]["test"]
-    exported = export(network, folder, replace(config, formats=tuple(formats)), data, test_accuracy)
-    result["export"] = {**result["export"], **exported}
+    config = replace(config, formats=tuple(formats))
+    exported = export(network, folder, config, data, test_accuracy, result["export"])
+    result["export"] = exported
     write_json(folder / "result.json", result)
     _check_exported(folder, exported)
 
 
-def export(network: Network, folder: Path, config: Config, data: Data, test_accuracy: float | None) -> dict[str, Any]:
-    """Adds files to the export folder and returns what is known of each.
+def export(
+    network: Network, folder: Path, config: Config, data: Data, test_accuracy: float | None, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Adds files to the export folder and returns what is known of all in it.
 
     Args:
-        test_accuracy: None where it may be of images that the network has seen.
+        test_accuracy: None where it may be of images that the network has seen: then files are not tried on them.
+        before: the same of what is there already.
     """
     shipped = _Shipped(network, _run_info(network.recipe, config, data), test_accuracy)
-    with atomic_folder(folder / "export") as target:
-        if (before := folder / "export").exists():
-            shutil.copytree(before, target, dirs_exist_ok=True)
-        write_classes(target, shipped.info)
-        formats: dict[Format, Callable[[], dict[str, Any]]] = {
-            "onnx": lambda: export_onnx(shipped, target, None, config.threads or 1),
-            "coreml": lambda: export_coreml(shipped, target),
-        }
-        return attempted({name: write for name, write in formats.items() if name in config.formats}, target)
+    files = FileConfig(formats=config.formats, threads=config.threads or 1)
+    unseen = None if test_accuracy is None else data
+    with added_to(folder / "export", keep=(folder / "export").exists()) as target:
+        return export_files(shipped, target, files, unseen, before)
 
 
 def _check_exported(folder: Path, exported: dict[str, Any]) -> None:
     if exported["failed"]:
-        raise UserError(f"{folder} is finished, but not exported as {failures(exported)}; --formats can leave that out")
+        failed = failures(exported["failed"])
+        raise UserError(f"{folder} is finished, but not exported as {failed}; --formats can leave that out")
 
 
 def _run_info(recipe: Recipe, config: Config, data: Data) -> runs.RunInfo:
@@ -243,7 +243,7 @@ class Job:
                 for stage, found in {"dense": before, "pruned": cut, "finetuned": after}.items()
             },
             **self.measured(dense, tuned),
-            "export": export(tuned, folder, config, self.data, None if self.may_have_seen else after["test"]),
+            "export": export(tuned, folder, config, self.data, None if self.may_have_seen else after["test"], {}),
         }
         page = write_page(folder, result, dense.structure, tuned.structure)
         write_json(folder / "result.json", result)

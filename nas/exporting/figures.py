@@ -1,0 +1,46 @@
+"""What a file reaches: its own answers to test images, beside those of the network in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas.data import Images
+from nas.data.batches import eval_batches
+from nas.evaluation.intervals import interval
+from nas.exporting.parity import Answers, normalized_first
+from nas.runs import RunInfo
+
+BATCH_SIZE = 64
+
+
+def accuracies(files: Mapping[str, Answers], model: nn.Module, images: Images, info: RunInfo) -> dict[str, Any]:
+    """Of each file: top-1 accuracy with its 95 % interval, and how many points less it is than `model`'s.
+
+    All see the same images, read once; corrupt ones do not count.
+    """
+    reference = normalized_first(model, info)
+    right: dict[str, list[np.ndarray]] = {name: [] for name in ("", *files)}
+    for batch, labels in eval_batches(images, info.image_size, BATCH_SIZE):
+        known = labels >= 0
+        batch, truth = batch[known], labels[known].numpy()
+        with torch.inference_mode():
+            right[""].append(reference(batch).argmax(1).numpy() == truth)
+        for name, answers in files.items():
+            right[name].append(answers(batch).argmax(1) == truth)
+    answered = {name: np.concatenate(found) for name, found in right.items()}
+    return {name: _figures(answered[name], answered[""]) for name in files}
+
+
+def _figures(file: np.ndarray, network: np.ndarray) -> dict[str, Any]:
+    value, count = float(file.mean()), len(file)
+    return {
+        "test_accuracy": value,
+        "test_accuracy_interval": interval(value, count),
+        "test_images": count,
+        "drop": 100 * float(network.mean() - file.mean()),
+    }

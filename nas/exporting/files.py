@@ -1,0 +1,237 @@
+"""The files of one network: each written, compared with the network, timed, and tried on test images."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from latency_lut.backends.base import FileBackend
+from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
+from latency_lut.measurement.networks import measure_file
+from nas.data import Data
+from nas.evaluation.intervals import with_interval
+from nas.exporting import coreml, mobile, onnx
+from nas.exporting.blame import Blame, blame
+from nas.exporting.figures import accuracies
+from nas.exporting.matrix import DEFAULT_FORMATS, Cell, Format, Precision, cells
+from nas.exporting.parity import Answers, Parity, normalized
+from nas.exporting.timm import check_timm, write_timm
+from nas.exporting.winner import Exportable, Winner
+from nas.networks.inherit import calibration_images
+from search_spaces import UserError
+from search_spaces.command import Flags, check_idle, flag
+
+# What converters and the runtimes that check them raise of a network that they cannot express, or not exactly enough.
+CONVERTER_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    UserError,
+)
+TIMED: tuple[Format, ...] = ("onnx", "litert", "executorch")
+SLOW_IMAGES = 300  # a package that PyTorch executes, an image at a time
+
+
+@dataclass(frozen=True)
+class FileConfig(Flags):
+    """Which files, and how they are made and tried; commands that export inherit it."""
+
+    formats: tuple[Format, ...] = flag(DEFAULT_FORMATS, "files to write; others of the same weights stay")
+    precision: tuple[Precision, ...] = flag((), "of each format that has it (default: the format's own)")
+    keep_float: tuple[str, ...] = flag((), "modules of the network that int8 leaves alone, e.g. blocks.0 (onnx)")
+    max_drop: float = flag(
+        1.0, "points of test accuracy that a file may lose unwarned", minimum=0, maximum=100
+    )
+    calibration_images: int = flag(256, "training images that int8 finds the ranges of activations on", minimum=1)
+    threads: int = flag(1, "threads of a runtime in the latency measurement", minimum=1)
+    opset: int | None = flag(None, "ONNX operator set (default: the exporter's own choice)", minimum=18)
+
+    def check(self) -> None:
+        """UserError if there is nothing to write, or a flag has no effect on what there is."""
+        asked, _impossible = cells(self.formats, self.precision)
+        idle = {
+            "opset": ("--formats onnx", any(cell.format == "onnx" for cell in asked)),
+            "threads": (f"--formats {', '.join(TIMED)}", any(cell.format in TIMED for cell in asked)),
+            "keep_float": ("--formats onnx --precision int8", Cell("onnx", "int8") in asked),
+            "calibration_images": ("--precision int8", any(cell.precision == "int8" for cell in asked)),
+        }
+        for name, (use, used) in idle.items():
+            if not used:
+                check_idle(self, (name,), use)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file, what `result.json` says of it, and what it answers; no answers where it is the network itself."""
+
+    path: Path
+    facts: dict[str, Any]
+    answers: Answers | None = None
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Writes files of one network into a folder.
+
+    Args:
+        data: the run's images; None if they are not there: then no file can be int8, and none has an accuracy.
+    """
+
+    network: Exportable
+    folder: Path
+    config: FileConfig
+    data: Data | None
+
+    def write(self) -> dict[str, Any]:
+        """`files` by the name of their `Cell`, with what is known of each, and why others `failed`."""
+        possible, impossible = cells(self.config.formats, self.config.precision)
+        for name, reason in impossible.items():
+            print(f"  no {name}: {reason}", flush=True)
+        written: dict[str, Written] = {}
+        failed: dict[str, str] = {}
+        for cell in possible:
+            before = set(self.folder.iterdir())
+            try:
+                written[cell.name] = self._write(cell)
+            except CONVERTER_ERRORS as error:
+                failed[cell.name] = " ".join(str(error).split())[:300] or type(error).__name__
+                _remove(set(self.folder.iterdir()) - before)
+        for name, reason in failed.items():
+            print(f"  WARNING: not exported as {name}: {reason}", flush=True)
+        files = {name: {**file.facts, "bytes": size_of(file.path)} for name, file in written.items()}
+        for name, figures in self._accuracies(written).items():
+            files[name] |= figures
+        for name, file in written.items():
+            print(_line(file.path, files[name], self.config.max_drop), flush=True)
+        if (blamed := self._blame(files)) is not None:
+            files["onnx-int8"]["blame"] = asdict(blamed)
+            print(f"  {blamed}", flush=True)
+        return {"files": files, "failed": failed}
+
+    def _write(self, cell: Cell) -> Written:
+        path, network, info, precision = self.folder / cell.file, self.network, self.network.info, cell.precision
+        images = self._calibration if precision == "int8" else ()
+        parity: Parity
+        facts: dict[str, Any] = {}
+        answers: Answers | None = None
+        backend: FileBackend | None = None
+        match cell.format:
+            case "onnx":
+                self._write_onnx(path, precision, images)
+                parity = onnx.check_onnx(path, network.model(), info, precision)
+                facts, answers = {"batch_sizes": list(onnx.BATCH_SIZES)}, onnx.answers(path, info)
+                backend = OnnxRuntimeBackend(self.config.threads)
+            case "coreml":
+                model, shown = network.model(), [image for batch in images for image in batch]
+                coreml.write_coreml(model, path, info, network.description, network.metadata, precision, shown)
+                parity, facts = coreml.check_coreml(path, network.model(), info, precision)
+                answers = coreml.answers(path, info)
+            case "timm":
+                assert isinstance(network, Winner)
+                source, path = write_timm(network, self.folder)
+                parity, facts = check_timm(source, path, network), {"source": source.name}
+            case format:
+                mobile.write_mobile(format, network, path, precision, self._as_taken(images))
+                parity = mobile.check_mobile(format, path, network, precision)
+                answers = mobile.answers(format, path, info)
+                backend = mobile.backend(format, precision, self.config.threads)
+        facts |= {"file": path.name, "format": cell.format, "precision": precision, **asdict(parity)}
+        return Written(path, facts | ({} if backend is None else self._timed(path, backend)), answers)
+
+    def _write_onnx(self, path: Path, precision: Precision, images: tuple[Tensor, ...]) -> None:
+        network, config = self.network, self.config
+        with tempfile.TemporaryDirectory() as folder:
+            whole = path if precision == "float32" else Path(folder) / "float32.onnx"
+            onnx.write_onnx(network.model(), whole, network.info.image_size, network.metadata, config.opset)
+            if precision == "float16":
+                onnx.write_float16(whole, path)
+            elif precision == "int8":
+                onnx.write_int8(whole, path, self._as_taken(images), config.keep_float)
+
+    def _timed(self, path: Path, backend: FileBackend) -> dict[str, Any]:
+        minimum, median, busy = measure_file(path, backend)
+        latency = {"min": minimum, "median": median, "threads": self.config.threads, "busy": busy}
+        return {"latency_ms": latency, "units": backend.load(path).devices}
+
+    @cached_property
+    def _calibration(self) -> tuple[Tensor, ...]:
+        """uint8 batches of training images."""
+        if self.data is None:
+            raise UserError("int8 is calibrated on training images, which are not there; bring them back")
+        asked, there = self.config.calibration_images, len(self.data.train)
+        if there < asked:
+            print(f"  WARNING: {there} training images to calibrate int8 on, {asked} were asked for", flush=True)
+        return calibration_images(self.data.train, self.network.info.image_size, asked)
+
+    def _as_taken(self, images: Iterable[Tensor]) -> list[np.ndarray]:
+        info = self.network.info
+        return [image[None].numpy() for batch in images for image in normalized(batch, info.mean, info.std)]
+
+    def _accuracies(self, written: dict[str, Written]) -> dict[str, dict[str, Any]]:
+        """Of the files that can be tried: timm's is the network itself."""
+        if self.data is None or not len(self.data.test):
+            return {}
+        interpreted = {n for n, file in written.items() if "PyTorch" in file.facts.get("executed_by", "")}
+        found: dict[str, dict[str, Any]] = {}
+        for slow in (False, True):
+            chosen = {n: f.answers for n, f in written.items() if f.answers and (n in interpreted) == slow}
+            images = self.data.test.spread(SLOW_IMAGES) if slow else self.data.test
+            if chosen:
+                found |= accuracies(chosen, self.network.model(), images, self.network.info)
+        return found
+
+    def _blame(self, files: dict[str, Any]) -> Blame | None:
+        """What costs the int8 ONNX file its accuracy, if it lost too much."""
+        if self.data is None or files.get("onnx-int8", {}).get("drop", 0.0) <= self.config.max_drop:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "float32.onnx"
+            self._write_onnx(whole, "float32", ())
+            images = np.concatenate(self._as_taken(self._calibration))
+            return blame(whole, self.folder / files["onnx-int8"]["file"], images)
+
+
+def failures(failed: dict[str, str]) -> str:
+    """The files that could not be written, each with the reason."""
+    return ", ".join(f"{name} ({reason})" for name, reason in failed.items())
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _line(path: Path, facts: dict[str, Any], max_drop: float) -> str:
+    """What the terminal says of a file."""
+    says: list[str] = []
+    if "test_accuracy" in facts:
+        says.append(with_interval(facts["test_accuracy"], facts["test_images"]))
+        says.append(f"{-facts['drop']:+.2f} points")
+    what = "probabilities" if facts["format"] == "coreml" else "logits"
+    exact = facts["max_abs_diff"] == 0
+    says.append("logits equal bit for bit" if exact else f"{what} within {facts['max_abs_diff']:.1e} of PyTorch's")
+    if executed := facts.get("executed_by"):
+        says.append(f"executed by {executed}")
+    if latency := facts.get("latency_ms"):
+        threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+        says.append(f"{latency['min']:.3f} ms ({threads})")
+        if latency["busy"]:
+            says.append("WARNING: the machine was busy, measure again when it is quiet")
+    if facts.get("drop", 0.0) > max_drop:
+        says.append(f"WARNING: it loses more than {max_drop:g} points")
+    return f"  {path.name:22}{facts['bytes'] / 1e6:7.2f} MB  {'; '.join(says)}"

@@ -1,0 +1,83 @@
+"""Which files there are: formats, and the precisions that each can have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from search_spaces import UserError
+
+Format = Literal["onnx", "coreml", "timm", "litert", "executorch"]
+Precision = Literal["float32", "float16", "int8"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A format.
+
+    Args:
+        suffix: of its file or folder.
+        precisions: those that it can have, its usual one first.
+        otherwise: why it has no others; empty if it has all.
+    """
+
+    suffix: str
+    precisions: tuple[Precision, ...]
+    otherwise: str = ""
+
+
+FORMATS: dict[Format, Kind] = {
+    "onnx": Kind(".onnx", ("float32", "float16", "int8")),
+    "coreml": Kind(".mlpackage", ("float16", "float32", "int8")),
+    "timm": Kind(".safetensors", ("float32",), "timm's files are weights to train further, which need float32"),
+    "litert": Kind(
+        ".tflite", ("float32", "int8"), "LiteRT's GPU delegate computes float32 files in float16"
+    ),
+    "executorch": Kind(".pte", ("float32", "int8"), "XNNPACK is given float32 or int8 here, as for latency tables"),
+}
+DEFAULT_FORMATS: tuple[Format, ...] = ("onnx", "coreml", "timm")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A format in a precision, one file."""
+
+    format: Format
+    precision: Precision
+
+    @property
+    def name(self) -> str:
+        """The format alone where the precision is its usual one, e.g. "onnx"; else both, "onnx-int8"."""
+        usual = FORMATS[self.format].precisions[0]
+        return self.format if self.precision == usual else f"{self.format}-{self.precision}"
+
+    @property
+    def file(self) -> str:
+        return f"{self.name.replace(self.format, 'model')}{FORMATS[self.format].suffix}"
+
+
+def cells(formats: Iterable[Format], precisions: Iterable[Precision]) -> tuple[list[Cell], dict[str, str]]:
+    """The files to write, and those that cannot be, each with the reason.
+
+    Args:
+        precisions: none stands for each format's usual one.
+
+    Raises:
+        UserError: there is no format, or none of the files can be.
+    """
+    if not (formats := tuple(dict.fromkeys(formats))):
+        raise UserError(f"--formats is empty; give some of {', '.join(get_args(Format))}")
+    precisions = tuple(dict.fromkeys(precisions))
+    asked = [Cell(f, precision) for f in formats for precision in precisions or FORMATS[f].precisions[:1]]
+    possible = [cell for cell in asked if cell.precision in FORMATS[cell.format].precisions]
+    impossible = {cell.name: FORMATS[cell.format].otherwise for cell in asked if cell not in possible}
+    if not possible:
+        raise UserError(
+            f"--formats {' '.join(formats)} have no --precision {' '.join(precisions)}: {_reasons(impossible)}"
+        )
+    return possible, impossible
+
+
+def _reasons(impossible: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in impossible.items())
