@@ -51,10 +51,10 @@ def test_a_new_family_goes_from_images_to_a_report(monkeypatch: pytest.MonkeyPat
     space, found = get_space("toy"), read_json(Path("runs/r/search/result.json"))
     assert {p["action"]["choice"].split(".")[0] for p in found["trajectory"][1:]} == {"filters", "kept", "ratio"}
     assert (
-        exported["timm"]["max_abs_diff"] == 0
+        exported["files"]["timm"]["max_abs_diff"] == 0
         and "search_spaces" not in Path("runs/r/export/winner-1/model.py").read_text()
     )
-    assert exported["onnx"]["same_class"] == 1
+    assert exported["files"]["onnx"]["same_class"] == 1
     drawn = re.findall(r'class="block kind\d"[^>]*><title>\w+: ([\w ]+),', page)
     networks = [*(space.from_json(winner["arch"]) for winner in found["winners"]), space.largest]
     assert drawn == [block.kind.replace("_", " ") for arch in networks for block in space.lower(arch)]

@@ -101,7 +101,7 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     export.main(["--run", "r", "--formats", "onnx", "timm"])
     assert [path.name for path in (folder / "export").iterdir()] == ["winner-1"], "neither baselines nor the whole"
     exported = read_json(folder / "export/winner-1/result.json")
-    assert exported["onnx"]["same_class"] == 1 and exported["timm"]["max_abs_diff"] == 0
+    assert exported["files"]["onnx"]["same_class"] == 1 and exported["files"]["timm"]["max_abs_diff"] == 0
     source = (folder / "export/winner-1/model.py").read_text()
     assert "import timm" in source and "search_spaces" not in source
     report.main(["--run", "r"])

@@ -138,6 +138,9 @@ def quantize_onnx(source: Path, target: Path, images: Sequence[np.ndarray], keep
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            # Where a CPU has no VNNI (AVX2 and older), two products of 8 bits overflow the 16 that they are added in:
+            # EfficientNet-Lite0 lost 2 to 5 points of accuracy there, with weights of 7 bits 0.3 to 0.6.
+            reduce_range=True,
             nodes_to_exclude=list(keep_float),
         )
 

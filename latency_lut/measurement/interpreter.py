@@ -13,15 +13,18 @@ from search_spaces import UserError
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = "LATENCY_LUT_CHILD"  # set in the process that --python has started
 NEEDED = ("filelock", "numpy", "scipy", "timm", "torch", "tqdm")  # by our modules, whatever the runtime
-PROBE = f"""
+PROBE = """
 import sys
 from importlib.util import find_spec
-print("new" if sys.version_info >= (3, 11) else "old", *(name for name in {NEEDED} if find_spec(name) is None))
+print("new" if sys.version_info >= (3, 11) else "old", *(name for name in sys.argv[1:] if find_spec(name) is None))
 """
 
 
-def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
+def delegate(python: str | None, module: str, argv: Sequence[str], also: Sequence[str] = ()) -> bool:
     """Runs `python -m module argv` by the interpreter `python`, from the same source and in the same folder.
+
+    Args:
+        also: packages that the command needs beside NEEDED, by the names that they are imported by.
 
     Output, progress and Ctrl-C go through; an unsuccessful end ends this process with the same exit status.
 
@@ -35,7 +38,7 @@ def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
         return False
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     program, environment = str(Path(python).expanduser()), {**os.environ, "PYTHONPATH": path, CHILD: "1"}
-    _check(python, program, environment)
+    _check(python, program, environment, (*NEEDED, *also))
     child = subprocess.Popen([program, "-m", module, *argv], env=environment)
     while True:
         try:
@@ -48,10 +51,10 @@ def delegate(python: str | None, module: str, argv: Sequence[str]) -> bool:
     return True
 
 
-def _check(python: str, program: str, environment: Mapping[str, str]) -> None:
+def _check(python: str, program: str, environment: Mapping[str, str], needed: Sequence[str]) -> None:
     try:
         done = subprocess.run(
-            [program, "-c", PROBE], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+            [program, "-c", PROBE, *needed], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
     except OSError as error:
         raise UserError(f"--python {python} cannot be started: {error.strerror}; give a Python interpreter") from None

@@ -21,7 +21,7 @@ from torch._decomp import get_decompositions
 
 from nas.data.pixels import preprocessing
 from nas.exporting.matrix import Precision
-from nas.exporting.mil import run_program
+from nas.exporting.mil import Interpreter
 from nas.exporting.parity import Answers, Parity, compare, example_images, normalized_first
 from nas.runs import RunInfo
 from search_spaces import UserError
@@ -168,10 +168,10 @@ def _core_ml(package: Any, classes: tuple[str, ...]) -> Answers:
 
 def _interpreted(package: Any) -> Answers:
     """Executes the program, an image at a time; its first operator scales the pixels of 0 to 255, as Core ML has it."""
-    program = load_program(package)
+    run = Interpreter(load_program(package))
 
     def predict(pixels: Tensor) -> np.ndarray:
-        outputs = [run_program(program, {"image": image[None].float()}) for image in pixels]
+        outputs = [run({"image": image[None].float()}) for image in pixels]
         return np.concatenate([output["probabilities"].numpy() for output in outputs])
 
     return predict
@@ -198,6 +198,6 @@ def describe(package: Any) -> dict[str, Any]:
         "input": f"RGB {image.width} x {image.height}",
         "num_classes": len(classify.classes.val),
         "num_weights": int(sum(np.size(w) for w in floats)),
-        "precision": ", ".join(sorted({str(w.dtype) for w in floats})),
+        "weights": ", ".join(sorted({str(w.dtype) for w in floats})),
         "specification_version": spec.specificationVersion,
     }

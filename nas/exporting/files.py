@@ -45,9 +45,7 @@ class FileConfig(Flags):
     formats: tuple[Format, ...] = flag(DEFAULT_FORMATS, "files to write; others of the same weights stay")
     precision: tuple[Precision, ...] = flag((), "of each format that has it (default: the format's own)")
     keep_float: tuple[str, ...] = flag((), "modules of the network that int8 leaves alone, e.g. blocks.0 (onnx)")
-    max_drop: float = flag(
-        1.0, "points of test accuracy that a file may lose unwarned", minimum=0, maximum=100
-    )
+    max_drop: float = flag(1.0, "points of test accuracy that a file may lose unwarned", minimum=0, maximum=100)
     calibration_images: int = flag(256, "training images that int8 finds the ranges of activations on", minimum=1)
     threads: int = flag(1, "threads of a runtime in the latency measurement", minimum=1)
     opset: int | None = flag(None, "ONNX operator set (default: the exporter's own choice)", minimum=18)
@@ -96,15 +94,15 @@ class Exporter:
         written: dict[str, Written] = {}
         failed: dict[str, str] = {}
         for cell in possible:
-            before = set(self.folder.iterdir())
             try:
-                written[cell.name] = self._write(cell)
+                with tempfile.TemporaryDirectory(dir=self.folder) as new:  # what was there stays if this fails
+                    written[cell.name] = self._write(cell, Path(new))
+                    _move(Path(new), self.folder)
             except CONVERTER_ERRORS as error:
                 failed[cell.name] = " ".join(str(error).split())[:300] or type(error).__name__
-                _remove(set(self.folder.iterdir()) - before)
         for name, reason in failed.items():
             print(f"  WARNING: not exported as {name}: {reason}", flush=True)
-        files = {name: {**file.facts, "bytes": size_of(file.path)} for name, file in written.items()}
+        files = {name: {**file.facts, "bytes": size_of(self.folder / file.path.name)} for name, file in written.items()}
         for name, figures in self._accuracies(written).items():
             files[name] |= figures
         for name, file in written.items():
@@ -114,8 +112,8 @@ class Exporter:
             print(f"  {blamed}", flush=True)
         return {"files": files, "failed": failed}
 
-    def _write(self, cell: Cell) -> Written:
-        path, network, info, precision = self.folder / cell.file, self.network, self.network.info, cell.precision
+    def _write(self, cell: Cell, folder: Path) -> Written:
+        path, network, info, precision = folder / cell.file, self.network, self.network.info, cell.precision
         images = self._calibration if precision == "int8" else ()
         parity: Parity
         facts: dict[str, Any] = {}
@@ -134,7 +132,7 @@ class Exporter:
                 answers = coreml.answers(path, info)
             case "timm":
                 assert isinstance(network, Winner)
-                source, path = write_timm(network, self.folder)
+                source, path = write_timm(network, folder)
                 parity, facts = check_timm(source, path, network), {"source": source.name}
             case format:
                 mobile.write_mobile(format, network, path, precision, self._as_taken(images))
@@ -188,7 +186,7 @@ class Exporter:
 
     def _blame(self, files: dict[str, Any]) -> Blame | None:
         """What costs the int8 ONNX file its accuracy, if it lost too much."""
-        if self.data is None or files.get("onnx-int8", {}).get("drop", 0.0) <= self.config.max_drop:
+        if self.data is None or not _lost(files.get("onnx-int8", {}), self.config.max_drop):
             return None
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "float32.onnx"
@@ -208,12 +206,16 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _lost(facts: dict[str, Any], max_drop: float) -> bool:
+    return bool(facts.get("drop", 0.0) > max_drop + 1e-9)
+
+
+def _move(source: Path, target: Path) -> None:
+    """All in `source`, in place of what has the same name."""
+    for path in source.iterdir():
+        if (target / path.name).is_dir():
+            shutil.rmtree(target / path.name)
+        path.rename(target / path.name)
 
 
 def _line(path: Path, facts: dict[str, Any], max_drop: float) -> str:
@@ -232,6 +234,6 @@ def _line(path: Path, facts: dict[str, Any], max_drop: float) -> str:
         says.append(f"{latency['min']:.3f} ms ({threads})")
         if latency["busy"]:
             says.append("WARNING: the machine was busy, measure again when it is quiet")
-    if facts.get("drop", 0.0) > max_drop:
+    if _lost(facts, max_drop):
         says.append(f"WARNING: it loses more than {max_drop:g} points")
     return f"  {path.name:22}{facts['bytes'] / 1e6:7.2f} MB  {'; '.join(says)}"

@@ -31,9 +31,7 @@ FORMATS: dict[Format, Kind] = {
     "onnx": Kind(".onnx", ("float32", "float16", "int8")),
     "coreml": Kind(".mlpackage", ("float16", "float32", "int8")),
     "timm": Kind(".safetensors", ("float32",), "timm's files are weights to train further, which need float32"),
-    "litert": Kind(
-        ".tflite", ("float32", "int8"), "LiteRT's GPU delegate computes float32 files in float16"
-    ),
+    "litert": Kind(".tflite", ("float32", "int8"), "LiteRT's GPU delegate computes float32 files in float16"),
     "executorch": Kind(".pte", ("float32", "int8"), "XNNPACK is given float32 or int8 here, as for latency tables"),
 }
 DEFAULT_FORMATS: tuple[Format, ...] = ("onnx", "coreml", "timm")

@@ -23,33 +23,68 @@ def run_program(program: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         NotImplementedError: an operator that this module does not know yet, by name.
     """
-    function = program.functions["main"]
-    values: dict[Any, Any] = {function.inputs[name]: tensor for name, tensor in inputs.items()}
-    for op in function.operations:
-        if op.op_type == "const":
-            continue
-        arguments = {name: _argument(source, values) for name, source in op.inputs.items()}
-        if op.op_type == "classify":
-            return {"probabilities": arguments["probabilities"]}
-        if op.op_type not in OPERATORS:
-            raise NotImplementedError(f"MIL operator {op.op_type}; add it to nas/exporting/mil.py")
-        result = OPERATORS[op.op_type](arguments)
-        for output, tensor in zip(op.outputs, result if isinstance(result, tuple) else (result,), strict=True):
-            assert tuple(tensor.shape) == tuple(output.shape), (op.name, tensor.shape, output.shape)
-            values[output] = tensor
-    return {output.name: values[output] for output in function.outputs}
+    return Interpreter(program)(inputs)
 
 
-def _argument(source: Any, values: dict[Any, Any]) -> Any:
-    """A tensor computed before, or a constant: weights as tensors, all else as Python values."""
-    if isinstance(source, list | tuple):  # of variables
-        return [_argument(item, values) for item in source]
-    if source in values:
-        return values[source]
-    value = source.val
+class Interpreter:
+    """A program, its constants read and its compressed weights expanded once."""
+
+    def __init__(self, program: Any) -> None:
+        self._function = program.functions["main"]
+        self._constants: dict[Any, Any] = {}
+        for op in self._function.operations:
+            if op.op_type == "const":
+                self._constants[op.outputs[0]] = _constant(op.outputs[0].val)
+            elif op.op_type.startswith("constexpr_"):
+                self._constants[op.outputs[0]] = _operator(op)(self._arguments(op, {}))
+
+    def __call__(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `run_program`."""
+        values: dict[Any, Any] = {self._function.inputs[name]: tensor for name, tensor in inputs.items()}
+        for op in self._function.operations:
+            if op.op_type.startswith("const"):
+                continue
+            arguments = self._arguments(op, values)
+            if op.op_type == "classify":
+                return {"probabilities": arguments["probabilities"]}
+            result = _operator(op)(arguments)
+            for output, tensor in zip(op.outputs, result if isinstance(result, tuple) else (result,), strict=True):
+                assert tuple(tensor.shape) == tuple(output.shape), (op.name, tensor.shape, output.shape)
+                values[output] = tensor
+        return {output.name: values[output] for output in self._function.outputs}
+
+    def _arguments(self, op: Any, values: dict[Any, Any]) -> Values:
+        return {name: self._argument(source, values) for name, source in op.inputs.items()}
+
+    def _argument(self, source: Any, values: dict[Any, Any]) -> Any:
+        if isinstance(source, list | tuple):  # of variables
+            return [self._argument(item, values) for item in source]
+        if source in values:
+            return values[source]
+        if source not in self._constants:
+            self._constants[source] = _constant(source.val)
+        return self._constants[source]
+
+
+def _operator(op: Any) -> Callable[[Values], Tensor | tuple[Tensor, ...]]:
+    if op.op_type not in OPERATORS:
+        raise NotImplementedError(f"MIL operator {op.op_type}; add it to nas/exporting/mil.py")
+    return OPERATORS[op.op_type]
+
+
+def _constant(value: Any) -> Any:
+    """Weights as tensors, all else as Python values."""
     if isinstance(value, np.ndarray | np.generic) and np.issubdtype(value.dtype, np.floating):
         return torch.from_numpy(np.array(value))
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _dequantized(a: Values) -> Tensor:
+    """int8 weights times the scale of their channel, in the scale's precision."""
+    scale, x = a["scale"], torch.as_tensor(a["quantized_data"])
+    shape = [-1 if axis == a["axis"] else 1 for axis in range(x.ndim)]
+    zero = torch.as_tensor(a["zero_point"]).reshape(shape if np.ndim(a["zero_point"]) else [])
+    return (x.to(scale.dtype) - zero.to(scale.dtype)) * (scale.reshape(shape) if scale.ndim else scale)
 
 
 def _padding(a: Values) -> Any:
@@ -156,6 +191,7 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "cast": lambda a: a["x"].to({"fp16": torch.float16, "fp32": torch.float32}[a["dtype"]]),
     "clip": lambda a: a["x"].clamp(float(a["alpha"]), float(a["beta"])),
     "concat": lambda a: torch.cat(a["values"], dim=a["axis"]),
+    "constexpr_affine_dequantize": _dequantized,
     "conv": _conv,
     "expand_dims": _expand_dims,
     "gather": _gather,

@@ -24,6 +24,7 @@ from nas.runs.results import (
     PrunedResult,
     SupernetResult,
     TrainedResult,
+    onnx_latency,
 )
 from nas.searching.result import objective_of, read_result
 from search_spaces import SearchSpace, UserError
@@ -149,7 +150,7 @@ class Artifacts:
             for search, metric in used.uses
             if search in group.searches and not isinstance(used.table, UserError)
         }
-        timed = {name: self.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in group.networks}
+        timed = {name: onnx_latency(self.exported.get(name, {})) for name in group.networks}
         busy = [name for name, latency in timed.items() if latency.get("busy")]
         measured = f"WARNING: the machine was busy when {', '.join(busy)} was measured; export again when it is quiet"
         return [*tables.warnings(used), *([measured] if busy else [])]

@@ -9,7 +9,7 @@ from nas.objective.metrics import shown
 from nas.reporting.data import Artifacts, Group, Json
 from nas.reporting.drawing import numbers
 from nas.runs import WHOLE
-from nas.runs.results import STARTS
+from nas.runs.results import STARTS, onnx_latency
 from nas.searching.result import points_of
 from search_spaces.command.page import Markup, html, joined, table, warning
 
@@ -40,7 +40,7 @@ def winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]]
     names, winners = [*group.networks, *("largest" for _ in largest)], [*group.networks.values(), *largest]
     inherited = {"init": "inherit", "start_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
     retrained = [*(a.retrained.get(name, {}) for name in group.networks), *(inherited for _ in largest)]
-    timed = [a.exported.get(name, {}).get("onnx", {}).get("latency_ms", {}) for name in names]
+    timed = [onnx_latency(a.exported.get(name, {})) for name in names]
     tested, searched = a.info.splits.test, a.num_searched(group)
     sizes = ("Parameters\nmillions", "MACs\nmillions", "Memory\nMB", "MES")
     columns = {

@@ -82,31 +82,36 @@ class Stopped(TypedDict):
     accuracy: Fraction
 
 
-class ExportedFile(TypedDict):
-    """A format of an export."""
-
-    file: Name
-    bytes: Count
-    max_abs_diff: Amount
-    executed_by: NotRequired[str]
-
-
 class ExportedLatency(TypedDict):
     min: Positive
     busy: bool
 
 
-class ExportedOnnx(ExportedFile):
-    latency_ms: ExportedLatency
+class ExportedFile(TypedDict):
+    """A file of an export; what it reaches on test images, and how many points less than the network in PyTorch."""
+
+    file: Name
+    format: str
+    precision: str
+    bytes: Count
+    max_abs_diff: Amount
+    executed_by: NotRequired[str]
+    latency_ms: NotRequired[ExportedLatency]
+    test_accuracy: NotRequired[Fraction]
+    test_images: NotRequired[Count]
+    drop: NotRequired[float]
 
 
 class ExportedResult(TypedDict):
-    """`export/<name>/result.json`."""
+    """`export/<name>/result.json`; files by format, and precision where it is not the format's usual one."""
 
     command: str
-    onnx: NotRequired[ExportedOnnx]
-    coreml: NotRequired[ExportedFile]
-    timm: NotRequired[ExportedFile]
+    files: dict[str, ExportedFile]
+
+
+def onnx_latency(exported: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`latency_ms` of a network's float32 ONNX file; empty where there is none."""
+    return exported.get("files", {}).get("onnx", {}).get("latency_ms", {})
 
 
 class TestAccuracy(TypedDict):

@@ -18,7 +18,7 @@ from search_spaces import SPACES
 from tests.latency_lut.fake import FakeMachine, Killed, MortalMachine
 from tests.nas.synthetic_baselines import baselines
 from tests.nas.synthetic_run import add_export
-from tests.nas.tiny import tiny_space
+from tests.nas.tiny import export_nothing, tiny_space
 
 QUICK = ("--batch-size", "8", "--amp", "off")
 HERE = ("--space", "tiny", "--image-size", "16", "--num-classes", "3", "--backend", "onnxruntime")
@@ -59,7 +59,8 @@ READERS = {
             "runs/r/search-timed/result.json": "tables tables.latency_ms.path objective trajectory.0.step trajectory",
             "runs/r/retrain/winner-1/result.json": "command arch init start_test_accuracy test_accuracy",
             "runs/r/retrain/winner-1/metrics.jsonl": "0.step 0.epoch",
-            "runs/r/export/winner-1/result.json": "command onnx.file:path onnx.bytes onnx.latency_ms.min onnx? timm?",
+            "runs/r/export/winner-1/result.json": "command files files.onnx.file:path files.onnx.bytes "
+            "files.onnx.precision files.onnx.latency_ms.min",
             "runs/r/prune/p/result.json": "command accuracy.dense.test networks.pruned.macs",
             "runs/r/baselines/result.json": "command num_images networks networks.0.name:path networks.0.sessions_ms "
             "networks.1.accuracy.value networks.2.winner differences differences.0.low missing",
@@ -210,7 +211,7 @@ def use(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """What commands need to work there."""
     patch.setitem(SPACES, "tiny", tiny_space)
     patch.setattr("latency_lut.backends.onnxruntime.OnnxRuntimeBackend", Device)
-    patch.setattr(job, "export_onnx", lambda *_: {"file": "model.onnx"})
+    export_nothing(patch)
     patch.setattr(job, "stage_times_ms", lambda *_: {"stem": 1.0})
     patch.chdir(folder)
 

@@ -245,20 +245,35 @@ def add_export(folder: Path) -> None:
             {
                 "command": "python -m nas.export",
                 "name": name,
-                "onnx": {
-                    "file": "model.onnx",
-                    "bytes": 2_134_000,
-                    "batch_sizes": [1, 3],
-                    "max_abs_diff": 3.1e-6,
-                    "latency_ms": {"min": latency, "median": 1.03 * latency, "threads": 1, "busy": False},
+                "files": {
+                    "onnx": {
+                        "file": "model.onnx",
+                        "format": "onnx",
+                        "precision": "float32",
+                        "bytes": 2_134_000,
+                        "batch_sizes": [1, 3],
+                        "max_abs_diff": 3.1e-6,
+                        "latency_ms": {"min": latency, "median": 1.03 * latency, "threads": 1, "busy": False},
+                        "test_accuracy": 0.75,
+                        "test_images": 300,
+                        "drop": 0.25,
+                    },
+                    "coreml": {
+                        "file": "model.mlpackage",
+                        "format": "coreml",
+                        "precision": "float16",
+                        "bytes": 1_070_000,
+                        "max_abs_diff": 8e-4,
+                        "executed_by": "PyTorch",
+                    },
+                    "timm": {
+                        "file": "model.safetensors",
+                        "format": "timm",
+                        "precision": "float32",
+                        "bytes": 2_140_000,
+                        "max_abs_diff": 0.0,
+                    },
                 },
-                "coreml": {
-                    "file": "model.mlpackage",
-                    "bytes": 1_070_000,
-                    "max_abs_diff": 8e-4,
-                    "executed_by": "PyTorch",
-                },
-                "timm": {"file": "model.safetensors", "bytes": 2_140_000, "max_abs_diff": 0.0},
             },
         )
 

@@ -16,7 +16,7 @@ from search_spaces import SPACES, Arch, num_params
 from tests.killing import assert_kills_change_nothing
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.conftest import SPLITS, TRAIN
-from tests.nas.tiny import PUBLISHED, QuickSpace, make_table, tiny_space
+from tests.nas.tiny import PUBLISHED, QuickSpace, export_nothing, make_table, tiny_space
 from tests.test_pretrained import NAME, weights
 
 OFTEN = ("--checkpoint-seconds", "0")
@@ -109,7 +109,7 @@ def test_retraining(seed: int, searched: Path, tmp_path: Path) -> None:
 @pytest.mark.heavy
 @SEEDS
 def test_pruning(seed: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.pruning.job.export_onnx", lambda *_: {})  # a thread of torch's exporter; has its own test
+    export_nothing(monkeypatch)  # a thread of torch's exporter; has its own test
     flags = (*PRUNE, "--formats", "onnx")
     assert_equal_after_kills(trained, tmp_path, prune.main, flags, "runs/*/prune/*/config.json", seed)
 

@@ -18,7 +18,7 @@ from latency_lut import build, validate
 from latency_lut.backends.base import FileBackend, Job, Session, blocks_job, network_job
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend, _provider_shares
 from latency_lut.backends.protocol import Measurement, Timing
-from latency_lut.measurement.networks import measure_onnx
+from latency_lut.measurement.networks import measure_file
 from latency_lut.tables.table import LatencyTable
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract
@@ -118,7 +118,7 @@ def test_build_and_validate(
 def test_an_onnx_file_is_timed(tiny: SearchSpace, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     OnnxRuntimeBackend().export(network_job(tiny, tiny.smallest), path)
-    minimum, median, _ = measure_onnx(path, threads=1, samples=3)
+    minimum, median, _ = measure_file(path, OnnxRuntimeBackend(), samples=3)
     assert 0 < minimum <= median
 
 
@@ -133,13 +133,13 @@ def test_uneven_times_of_an_onnx_file_are_a_busy_machines(
         return Measurement(dict.fromkeys(sessions, timing), None, 0, anchor_spread=usual_ms)
 
     monkeypatch.setattr("latency_lut.measurement.networks.measure_sessions", uneven)
-    assert measure_onnx(path) == (1.0, usual_ms, busy)
+    assert measure_file(path, OnnxRuntimeBackend()) == (1.0, usual_ms, busy)
 
 
 def test_a_file_that_is_no_onnx_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
-        measure_onnx(tmp_path / "none.onnx")
+        measure_file(tmp_path / "none.onnx", OnnxRuntimeBackend())
     (tmp_path / "bad.onnx").write_text("hello")
-    with pytest.raises(UserError, match="no ONNX model") as error:
-        measure_onnx(tmp_path / "bad.onnx")
+    with pytest.raises(UserError, match="no model that onnxruntime can load") as error:
+        measure_file(tmp_path / "bad.onnx", OnnxRuntimeBackend())
     assert "\n" not in str(error.value)

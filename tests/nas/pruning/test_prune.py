@@ -20,6 +20,7 @@ from torch import nn
 from latency_lut.backends.base import Backend
 from nas.data import DataConfig, load_data
 from nas.evaluation.accuracy import accuracy
+from nas.exporting.export import export_files
 from nas.prune import main
 from nas.pruning import job, rounds
 from nas.pruning.config import Config
@@ -35,7 +36,7 @@ from search_spaces import SPACES, UserError
 from search_spaces.command import settings
 from search_spaces.structure.costs import Costs
 from search_spaces.structure.families.registry import prepare
-from tests.nas.tiny import json_lines, make_images, move_run, run_killed, tiny_space
+from tests.nas.tiny import export_nothing, json_lines, make_images, move_run, run_killed, tiny_space
 
 TIMED = ("--samples", "2", "--backend", "torch")  # which needs no export
 TRAINING = ("--batch-size", "8", "--amp", "off", "--finetune-epochs", "2", *TIMED)
@@ -57,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(job, "export_onnx", lambda *_: {})  # takes seconds, and `finished` has done it
+    export_nothing(monkeypatch)  # takes seconds, and `finished` has done it
     monkeypatch.setattr(job, "stage_times_ms", lambda *_: {})  # as well
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -74,7 +75,7 @@ def test_it_prunes_tunes_measures_exports_and_reports() -> None:
     dense, pruned = (found["networks"][name] for name in ("dense", "pruned"))
     assert 0.49 <= pruned["macs"] / dense["macs"] <= 0.5
     assert pruned["mes"] == pytest.approx(100 / pruned["latency_ms"] * (pruned["num_params"] / 3e6) ** -0.5)
-    assert found["export"]["onnx"]["same_class"] == 1.0 and (PRUNED / "export/model.onnx").exists()
+    assert found["export"]["files"]["onnx"]["same_class"] == 1.0 and (PRUNED / "export/model.onnx").exists()
     assert (PRUNED / "export/classes.txt").read_text().split() == ["blue", "green", "red"]
     assert len(json_lines(PRUNED / "metrics.jsonl")) == 2
     page = (PRUNED / "report.html").read_text()
@@ -241,14 +242,16 @@ def test_a_format_that_fails_costs_that_format_alone(monkeypatch: pytest.MonkeyP
     def overflow(*_: Any) -> Any:
         raise UserError("beyond float16")
 
-    monkeypatch.setattr(job, "export_coreml", overflow)
+    monkeypatch.setattr(job, "export_files", export_files)
+    monkeypatch.setattr("nas.exporting.coreml.write_coreml", overflow)
     with pytest.raises(UserError, match=r"is finished, but not exported as coreml \(beyond float16\)"):
         main(["--resume", "--formats", "coreml"])
     assert result()["export"]["failed"] == {"coreml": "beyond float16"}
-    assert (PRUNED / "export/model.onnx").exists() and "onnx" in result()["export"]
-    monkeypatch.setattr(job, "export_coreml", lambda *_: {"file": "model.mlpackage"})
+    assert (PRUNED / "export/model.onnx").exists() and "onnx" in result()["export"]["files"]
+    both: dict[str, Any] = {"files": {"onnx": {}, "coreml": {}}, "failed": {}}
+    monkeypatch.setattr(job, "export_files", lambda *_: both)
     main(["--resume"])  # with the formats named last
-    assert result()["export"]["coreml"] == {"file": "model.mlpackage"} and not result()["export"]["failed"]
+    assert result()["export"] == both
 
 
 @pytest.mark.usefixtures("folder")

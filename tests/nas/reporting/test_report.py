@@ -185,7 +185,7 @@ def interval(accuracy: float, count: int) -> str:
 def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> None:
     first = read_json(run_folder / "search/result.json")["winners"][0]
     retrained = read_json(run_folder / "retrain/winner-1/result.json")
-    measured = read_json(run_folder / "export/winner-1/result.json")["onnx"]["latency_ms"]["min"]
+    measured = read_json(run_folder / "export/winner-1/result.json")["files"]["onnx"]["latency_ms"]["min"]
     assert page.rows[1] == [
         "winner-1",
         interval(first["accuracy"], 216),
@@ -488,7 +488,7 @@ def test_busy_tables_and_exports_are_named_beside_their_latencies(tmp_path: Path
     validation = path.with_suffix(".validation.json")
     write_json(validation, {**read_json(validation), "busy": True})
     exported = read_json(run / "export/winner-2/result.json")
-    exported["onnx"]["latency_ms"]["busy"] = True
+    exported["files"]["onnx"]["latency_ms"]["busy"] = True
     write_json(run / "export/winner-2/result.json", exported)
     of_table = ("the machine was busy when this table was measured", "the device changed its speed while this table")
     of_export = "the machine was busy when winner-2 was measured; export again"
