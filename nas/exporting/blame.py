@@ -47,13 +47,14 @@ def blame(float32: Path, int8: Path, images: np.ndarray) -> Blame:
     shares = {
         module: 1 - _error(_with_float(quantized, whole, module), images, wanted) / full
         for module in dict.fromkeys(node.name.split("/")[0] for node in whole.graph.node)
-        if any(_is_quantized(node) for node in quantized.graph.node if node.name.split("/")[0] == module)
+        if any(is_quantized(node) for node in quantized.graph.node if node.name.split("/")[0] == module)
     }
     worst = sorted(shares, key=lambda module: shares[module], reverse=True)[:WORST]
     return Blame({module: shares[module] for module in worst})
 
 
-def _is_quantized(node: Any) -> bool:
+def is_quantized(node: Any) -> bool:
+    """Whether a node of an ONNX file takes what was in int8."""
     return any(name.endswith("_DequantizeLinear_Output") for name in node.input)
 
 

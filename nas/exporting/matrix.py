@@ -71,11 +71,6 @@ def cells(formats: Iterable[Format], precisions: Iterable[Precision]) -> tuple[l
     possible = [cell for cell in asked if cell.precision in FORMATS[cell.format].precisions]
     impossible = {cell.name: FORMATS[cell.format].otherwise for cell in asked if cell not in possible}
     if not possible:
-        raise UserError(
-            f"--formats {' '.join(formats)} have no --precision {' '.join(precisions)}: {_reasons(impossible)}"
-        )
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in impossible.items())
+        raise UserError(f"none of these files can be: {reasons}; give another --precision")
     return possible, impossible
-
-
-def _reasons(impossible: dict[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in impossible.items())

@@ -1,0 +1,192 @@
+"""Files in other precisions: what they answer, what they lose, and what costs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from nas import runs
+from nas.data import Data, DataConfig, load_data
+from nas.exporting import coreml, files
+from nas.exporting import onnx as onnx_files
+from nas.exporting.export import added_to, export_files
+from nas.exporting.files import Exporter, FileConfig
+from nas.exporting.matrix import Cell, cells
+from nas.exporting.parity import example_images
+from search_spaces import UserError
+from search_spaces.command import parse
+
+SIZE = 16
+
+
+class Net(nn.Module):
+    """Tells digits apart by nothing but chance, yet every image in its own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 2)
+        self.body = nn.Sequential(nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+@dataclass(frozen=True)
+class Network:
+    info: runs.RunInfo
+    factor: float = 1.0
+
+    description = "a test"
+    metadata = {"name": "net", "classes": "[]"}  # noqa: RUF012
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = Net().eval()
+        net.stem.weight.data[0] *= self.factor
+        net.stem.bias.data[0] = 0.0
+        net.body[1].weight.data[:, 0] /= self.factor
+        return net
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data(DataConfig())
+
+
+@pytest.fixture(scope="module")
+def network(data: Data) -> Network:
+    half = (0.5, 0.5, 0.5)
+    return Network(runs.RunInfo("net", SIZE, 10, data.classes, half, half, DataConfig(), data.splits))
+
+
+@pytest.fixture(autouse=True)
+def _stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "measure_file", lambda path, backend: (0.5, 0.6, False))
+
+
+def test_a_file_is_named_by_its_format_and_unusual_precision() -> None:
+    possible, impossible = cells(("onnx", "timm", "onnx"), ("float32", "int8"))
+    assert [cell.file for cell in possible] == ["model.onnx", "model-int8.onnx", "model.safetensors"]
+    assert list(impossible) == ["timm-int8"] and "weights to train further" in impossible["timm-int8"]
+    assert [cell.name for cell in cells(("coreml", "onnx"), ())[0]] == ["coreml", "onnx"]
+    assert Cell("coreml", "float32").file == "model-float32.mlpackage"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--formats", "timm", "--precision", "int8"], r"none of these files can be: timm-int8: .*give another --prec"),
+        (["--keep-float", "stem"], r"--keep-float is for --formats onnx --precision int8; leave it out"),
+        (["--calibration-images", "9"], r"--calibration-images is for --precision int8; leave it out"),
+        (["--formats", "coreml", "--threads", "2"], r"--threads is for --formats onnx, litert, executorch"),
+        (["--precision", "int9"], r"int9"),
+    ],
+)
+def test_flags_that_do_nothing_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises((UserError, SystemExit), match=message):
+        parse(FileConfig, flags, "python -m nas.export", "").check()
+
+
+def test_each_file_has_the_accuracy_of_its_own_answers(network: Network, data: Data, tmp_path: Path) -> None:
+    config = FileConfig(
+        formats=("onnx",), precision=("float32", "float16", "int8"), max_drop=100, calibration_images=32
+    )
+    result = Exporter(network, tmp_path, config, data).write()["files"]
+    model, info = network.model(), network.info
+    images = torch.stack([example_images(1, SIZE, seed)[0] for seed in range(4)])
+    for name, facts in result.items():
+        got = onnx_files.answers(tmp_path / facts["file"], info)(images)
+        assert 0 <= facts["test_accuracy"] <= 1 and facts["test_images"] == len(data.test)
+        low, high = facts["test_accuracy_interval"]
+        assert low <= facts["test_accuracy"] <= high
+        with torch.inference_mode():
+            wanted = model((images.float() / 255 - 0.5) / 0.5).numpy()
+        difference = np.abs(got - wanted).max() / np.abs(wanted).max()
+        assert difference < {"onnx": 1e-4, "onnx-float16": 0.02, "onnx-int8": 0.2}[name]
+        assert difference > {"onnx": -1, "onnx-float16": 1e-6, "onnx-int8": 1e-4}[name], (
+            "the precision that is asked for"
+        )
+    assert result["onnx"]["drop"] == 0
+    drop = 100 * (result["onnx"]["test_accuracy"] - result["onnx-int8"]["test_accuracy"])
+    assert result["onnx-int8"]["drop"] == pytest.approx(drop)
+    facts_kept = {entry.key: entry.value for entry in onnx.load(tmp_path / "model-int8.onnx").metadata_props}
+    assert facts_kept["name"] == "net"
+
+
+def test_a_module_can_stay_float_and_an_unknown_one_is_named(network: Network, data: Data, tmp_path: Path) -> None:
+    config = FileConfig(
+        formats=("onnx",), precision=("int8",), keep_float=("body",), calibration_images=8, max_drop=100
+    )
+    Exporter(network, tmp_path, config, data).write()
+    nodes = {node.name: node for node in onnx.load(tmp_path / "model-int8.onnx").graph.node}
+    taken = {
+        name: [source.endswith("DequantizeLinear_Output") for source in node.input] for name, node in nodes.items()
+    }
+    assert not any(taken["body.1/Conv"]) and any(taken["stem/Conv"])
+    found = Exporter(network, tmp_path, replace(config, keep_float=("tail",)), data).write()
+    assert "--keep-float is 'tail'" in found["failed"]["onnx-int8"] and "body.1" in found["failed"]["onnx-int8"]
+
+
+def test_what_loses_too_much_is_said_and_its_layer_named(
+    network: Network, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One channel of the stem has values a thousand times those of the others, which int8 rounds away."""
+    monkeypatch.setattr(files, "_lost", lambda facts, max_drop: facts.get("precision") == "int8")
+    config = FileConfig(formats=("onnx",), precision=("int8",), calibration_images=32, max_drop=0)
+    result = Exporter(replace(network, factor=1000.0), tmp_path, config, data).write()
+    (worst, share), *others = result["files"]["onnx-int8"]["blame"]["shares"].items()
+    assert worst == "body.1" and share > 0.2 and all(other < share / 2 for _, other in others)
+    out = capsys.readouterr().out
+    assert "WARNING: it loses more than 0 points" in out and "--keep-float body.1" in out
+
+
+def test_core_ml_int8_has_int8_weights_and_nearly_the_answers(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "model.mlpackage"
+    coreml.write_coreml(network.model(), path, replace_classes(network), "", network.metadata, "int8")
+    parity, facts = coreml.check_coreml(path, network.model(), replace_classes(network), "int8")
+    assert 0 < parity.max_abs_diff < 0.02
+    kinds = [op.op_type for op in coreml.load_program(coreml._load(path)).functions["main"].operations]
+    assert "constexpr_affine_dequantize" in kinds
+    assert facts["executed_by"] == "PyTorch, operator by operator"
+
+
+def replace_classes(network: Network) -> runs.RunInfo:
+    return replace(network.info, classes=tuple("0123456789"))
+
+
+def test_without_images_no_file_is_int8_and_none_has_an_accuracy(network: Network, tmp_path: Path) -> None:
+    config = FileConfig(formats=("onnx",), precision=("float32", "int8"))
+    result = Exporter(network, tmp_path, config, None).write()
+    assert "test_accuracy" not in result["files"]["onnx"]
+    assert "calibrated on training images" in result["failed"]["onnx-int8"]
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx"}
+
+
+def test_a_second_export_adds_to_the_first(network: Network, data: Data, tmp_path: Path) -> None:
+    place, config = tmp_path / "export", FileConfig(formats=("onnx",), calibration_images=8, max_drop=100)
+    with added_to(place, keep=False) as target:
+        first = export_files(network, target, config, None, {})
+    with added_to(place, keep=True) as target:
+        both = export_files(network, target, replace(config, precision=("int8",)), data, first)
+    assert list(both["files"]) == ["onnx", "onnx-int8"]
+    assert {path.name for path in place.iterdir()} == {"classes.txt", "model.onnx", "model-int8.onnx"}
+    assert json.dumps(both)
+
+
+def test_fewer_calibration_images_than_asked_for_are_said(
+    network: Network, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few: Any = replace(data, train=data.train.spread(5))
+    config = FileConfig(formats=("onnx",), precision=("int8",), max_drop=100)
+    Exporter(network, tmp_path, config, few).write()
+    assert "5 training images to calibrate int8 on, 256 were asked for" in capsys.readouterr().out
