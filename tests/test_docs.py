@@ -76,7 +76,7 @@ def test_every_command_line_can_be_parsed(name: str, flags: list[str], monkeypat
 
 
 def test_every_flag_that_is_named_is_one_of_a_command() -> None:
-    for module in listing.ALL:
+    for module in {*listing.ALL, *(name for page in PAGES for name, _ in commands(page) if name.startswith("scripts"))}:
         importlib.import_module(f"{module}.__main__" if module == "search_spaces" else module)
 
     def kinds(kind: type[Flags]) -> Iterator[type[Flags]]:

@@ -92,7 +92,9 @@ def test_a_pretrained_network_goes_from_photos_to_files(
     assert "largest starts with " in capsys.readouterr().out
 
     build.main(["--space", SPACE, "--image-size", str(SIZE), "--num-classes", "3", "--samples", "2"])
-    search.main(["--run", "r", "--winners", "1", "--budget", "60", "--calibration-images", "8"])
+    search.main(
+        ["--run", "r", "--strategy", "slimming", "--winners", "1", "--budget", "60", "--calibration-images", "8"]
+    )
     assert "no latency table" not in capsys.readouterr().out  # the one that was built is found
     retrain.main(["--run", "r", "--epochs", "1", "--layer-decay", "0.9", *ARGS])
     stand_beside_baselines(folder, capsys)

@@ -21,7 +21,7 @@ from nas.evaluation.intervals import with_interval
 from nas.exporting import coreml, mobile, onnx
 from nas.exporting.blame import Blame, blame
 from nas.exporting.figures import accuracies
-from nas.exporting.matrix import DEFAULT_FORMATS, Cell, Format, Precision, cells
+from nas.exporting.matrix import DEFAULT_FORMATS, FORMATS, Cell, Format, Precision, cells
 from nas.exporting.parity import Answers, Parity, normalized
 from nas.exporting.timm import check_timm, write_timm
 from nas.exporting.winner import Exportable, Winner
@@ -52,6 +52,8 @@ class FileConfig(Flags):
 
     def check(self) -> None:
         """UserError if there is nothing to write, or a flag has no effect on what there is."""
+        if not self.formats:
+            raise UserError(f"--formats is empty; give some of {', '.join(FORMATS)}")
         asked, _impossible = cells(self.formats, self.precision)
         idle = {
             "opset": ("--formats onnx", any(cell.format == "onnx" for cell in asked)),

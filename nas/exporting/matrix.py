@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from search_spaces import UserError
 
@@ -62,15 +62,13 @@ def cells(formats: Iterable[Format], precisions: Iterable[Precision]) -> tuple[l
         precisions: none stands for each format's usual one.
 
     Raises:
-        UserError: there is no format, or none of the files can be.
+        UserError: none of the files that are asked for can be.
     """
-    if not (formats := tuple(dict.fromkeys(formats))):
-        raise UserError(f"--formats is empty; give some of {', '.join(get_args(Format))}")
-    precisions = tuple(dict.fromkeys(precisions))
+    formats, precisions = dict.fromkeys(formats), dict.fromkeys(precisions)
     asked = [Cell(f, precision) for f in formats for precision in precisions or FORMATS[f].precisions[:1]]
     possible = [cell for cell in asked if cell.precision in FORMATS[cell.format].precisions]
     impossible = {cell.name: FORMATS[cell.format].otherwise for cell in asked if cell not in possible}
-    if not possible:
+    if impossible and not possible:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in impossible.items())
         raise UserError(f"none of these files can be: {reasons}; give another --precision")
     return possible, impossible

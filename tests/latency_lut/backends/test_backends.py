@@ -98,7 +98,7 @@ def interpreter(tmp_path: Path) -> Path:
     script = tmp_path / "other python"
     script.write_text(
         f"#!{sys.executable}\nimport json, os, sys\n"
-        "if sys.argv[1] == '-c':\n    sys.exit(exec(sys.argv[2]))\n"
+        "if sys.argv[1] == '-c':\n    program, sys.argv = sys.argv[2], sys.argv[2:]\n    sys.exit(exec(program))\n"
         f"with open({str(tmp_path / 'call.json')!r}, 'w') as file:\n"
         "    json.dump([sys.argv[1:], os.environ['PYTHONPATH'].split(os.pathsep)], file)\n"
         "sys.exit(int(os.environ.get('STATUS', 0)))\n"

@@ -89,6 +89,7 @@ def result(name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.heavy
 def test_a_worker_finds_what_this_process_finds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "make_evaluator", mortal.mortal_evaluator)  # which knows the space
     flags = ["--metrics", "size", "--budget", "3", "--exact"]

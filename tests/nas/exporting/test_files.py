@@ -52,9 +52,10 @@ class Network:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             net = Net().eval()
-        net.stem.weight.data[0] *= self.factor
-        net.stem.bias.data[0] = 0.0
-        net.body[1].weight.data[:, 0] /= self.factor
+        with torch.no_grad():
+            net.stem.weight[0] *= self.factor
+            net.get_parameter("stem.bias")[0] = 0.0
+            net.get_parameter("body.1.weight")[:, 0] /= self.factor
         return net
 
 

@@ -466,7 +466,7 @@ def test_a_resumed_search_says_how_long_it_takes(
     assert "random, 10 networks more: about 0 seconds" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("strategy", "budget"), [("random", 15), ("nsga2", 55)])
+@pytest.mark.parametrize(("strategy", "budget"), [("random", 15), pytest.param("nsga2", 55, marks=pytest.mark.heavy)])
 def test_a_finished_search_goes_on_with_a_larger_budget(
     strategy: str, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
