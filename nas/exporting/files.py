@@ -225,7 +225,7 @@ def _line(path: Path, facts: dict[str, Any], max_drop: float) -> str:
     says: list[str] = []
     if "test_accuracy" in facts:
         says.append(with_interval(facts["test_accuracy"], facts["test_images"]))
-        says.append(f"{-facts['drop']:+.2f} points")
+        says.append(f"{0 - facts['drop']:+.2f} points")
     what = "probabilities" if facts["format"] == "coreml" else "logits"
     exact = facts["max_abs_diff"] == 0
     says.append("logits equal bit for bit" if exact else f"{what} within {facts['max_abs_diff']:.1e} of PyTorch's")

@@ -195,7 +195,7 @@ def _exports(a: Artifacts) -> Iterator[Markup]:
             part["precision"],
             f"{part['bytes'] / 1e6:.2f}",
             with_interval(part["test_accuracy"], part["test_images"]) if "test_accuracy" in part else "–",
-            f"{-part['drop']:+.2f}" if "drop" in part else "–",
+            f"{0 - part['drop']:+.2f}" if "drop" in part else "–",
             f"{part['latency_ms']['min']:.3f}" if "latency_ms" in part else "–",
             _difference(part),
             part.get("executed_by", EXECUTED_BY.get(part["format"], "")),
