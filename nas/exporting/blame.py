@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from latency_lut.backends.onnxruntime import session_options
+from nas.exporting.onnx import module_of
 
 WORST = 3  # that are named
 NUM_IMAGES = 64
@@ -29,25 +30,22 @@ def blame(float32: Path, int8: Path, images: np.ndarray) -> Blame:
     """The modules that cost an int8 file most, one pass of leaving one out.
 
     Args:
-        float32: the file that `int8` was made of, with nodes named after modules.
+        float32: the file that `int8` was made of, with nodes named after modules; another is written beside it.
         images: (count, 3, R, R) normalized.
     """
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     images = images[:: max(1, len(images) // NUM_IMAGES)]
-    prepared = int8.with_name(".prepared.onnx")
-    try:
-        quant_pre_process(float32, prepared, skip_symbolic_shape=True)
-        whole, quantized = onnx.load(prepared), onnx.load(int8)
-    finally:
-        prepared.unlink(missing_ok=True)
+    prepared = float32.with_name("prepared.onnx")
+    quant_pre_process(float32, prepared, skip_symbolic_shape=True)
+    whole, quantized = onnx.load(prepared), onnx.load(int8)
     wanted = _logits(whole, images)
     full = _error(quantized, images, wanted)
     shares = {
         module: 1 - _error(_with_float(quantized, whole, module), images, wanted) / full
-        for module in dict.fromkeys(node.name.split("/")[0] for node in whole.graph.node)
-        if any(is_quantized(node) for node in quantized.graph.node if node.name.split("/")[0] == module)
+        for module in dict.fromkeys(module_of(node.name) for node in whole.graph.node)
+        if any(is_quantized(node) for node in quantized.graph.node if module_of(node.name) == module)
     }
     worst = sorted(shares, key=lambda module: shares[module], reverse=True)[:WORST]
     return Blame({module: shares[module] for module in worst})
@@ -64,7 +62,7 @@ def _with_float(quantized: Any, whole: Any, module: str) -> Any:
 
     copy = onnx.ModelProto()
     copy.CopyFrom(quantized)
-    inputs = {node.name: list(node.input) for node in whole.graph.node if node.name.split("/")[0] == module}
+    inputs = {node.name: list(node.input) for node in whole.graph.node if module_of(node.name) == module}
     there = {tensor.name for tensor in copy.graph.initializer} | {n for node in copy.graph.node for n in node.output}
     for node in copy.graph.node:
         if node.name in inputs:

@@ -28,7 +28,6 @@ from search_spaces import UserError
 from search_spaces.command import quiet
 
 UNKNOWN = (torch.ops.aten.addcmul.default,)  # to coremltools 9: what it is made of is converted instead
-
 NUM_IMAGES = 8
 TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.004
 

@@ -93,12 +93,17 @@ class Exporter:
         possible, impossible = cells(self.config.formats, self.config.precision)
         for name, reason in impossible.items():
             print(f"  no {name}: {reason}", flush=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            return self._written(possible, Path(scratch))
+
+    def _written(self, possible: Iterable[Cell], scratch: Path) -> dict[str, Any]:
+        """As `write`; in `scratch` lies what several files are made of."""
         written: dict[str, Written] = {}
         failed: dict[str, str] = {}
         for cell in possible:
             try:
                 with tempfile.TemporaryDirectory(dir=self.folder) as new:  # what was there stays if this fails
-                    written[cell.name] = self._write(cell, Path(new))
+                    written[cell.name] = self._write(cell, Path(new), scratch)
                     _move(Path(new), self.folder)
             except CONVERTER_ERRORS as error:
                 failed[cell.name] = " ".join(str(error).split())[:300] or type(error).__name__
@@ -109,12 +114,12 @@ class Exporter:
             files[name] |= figures
         for name, file in written.items():
             print(_line(file.path, files[name], self.config.max_drop), flush=True)
-        if (blamed := self._blame(files)) is not None:
+        if (blamed := self._blame(files, scratch)) is not None:
             files["onnx-int8"]["blame"] = asdict(blamed)
             print(f"  {blamed}", flush=True)
         return {"files": files, "failed": failed}
 
-    def _write(self, cell: Cell, folder: Path) -> Written:
+    def _write(self, cell: Cell, folder: Path, scratch: Path) -> Written:
         path, network, info, precision = folder / cell.file, self.network, self.network.info, cell.precision
         images = self._calibration if precision == "int8" else ()
         parity: Parity
@@ -123,7 +128,7 @@ class Exporter:
         backend: FileBackend | None = None
         match cell.format:
             case "onnx":
-                self._write_onnx(path, precision, images)
+                self._write_onnx(path, precision, images, scratch)
                 parity = onnx.check_onnx(path, network.model(), info, precision)
                 facts, answers = {"batch_sizes": list(onnx.BATCH_SIZES)}, onnx.answers(path, info)
                 backend = OnnxRuntimeBackend(self.config.threads)
@@ -144,15 +149,21 @@ class Exporter:
         facts |= {"file": path.name, "format": cell.format, "precision": precision, **asdict(parity)}
         return Written(path, facts | ({} if backend is None else self._timed(path, backend)), answers)
 
-    def _write_onnx(self, path: Path, precision: Precision, images: tuple[Tensor, ...]) -> None:
-        network, config = self.network, self.config
-        with tempfile.TemporaryDirectory() as folder:
-            whole = path if precision == "float32" else Path(folder) / "float32.onnx"
-            onnx.write_onnx(network.model(), whole, network.info.image_size, network.metadata, config.opset)
-            if precision == "float16":
-                onnx.write_float16(whole, path)
-            elif precision == "int8":
-                onnx.write_int8(whole, path, self._as_taken(images), config.keep_float)
+    def _write_onnx(self, path: Path, precision: Precision, images: tuple[Tensor, ...], scratch: Path) -> None:
+        whole = self._float32(scratch)
+        if precision == "float32":
+            shutil.copy(whole, path)
+        elif precision == "float16":
+            onnx.write_float16(whole, path)
+        else:
+            onnx.write_int8(whole, path, self._as_taken(images), self.config.keep_float)
+
+    def _float32(self, scratch: Path) -> Path:
+        """The ONNX file that those of all precisions are made of; exporting it takes seconds, so it is written once."""
+        path, network = scratch / "float32.onnx", self.network
+        if not path.exists():
+            onnx.write_onnx(network.model(), path, network.info.image_size, network.metadata, self.config.opset)
+        return path
 
     def _timed(self, path: Path, backend: FileBackend) -> dict[str, Any]:
         minimum, median, busy = measure_file(path, backend)
@@ -186,15 +197,12 @@ class Exporter:
                 found |= accuracies(chosen, self.network.model(), images, self.network.info)
         return found
 
-    def _blame(self, files: dict[str, Any]) -> Blame | None:
+    def _blame(self, files: dict[str, Any], scratch: Path) -> Blame | None:
         """What costs the int8 ONNX file its accuracy, if it lost too much."""
         if self.data is None or not _lost(files.get("onnx-int8", {}), self.config.max_drop):
             return None
-        with tempfile.TemporaryDirectory() as folder:
-            whole = Path(folder) / "float32.onnx"
-            self._write_onnx(whole, "float32", ())
-            images = np.concatenate(self._as_taken(self._calibration))
-            return blame(whole, self.folder / files["onnx-int8"]["file"], images)
+        images = np.concatenate(self._as_taken(self._calibration))
+        return blame(self._float32(scratch), self.folder / files["onnx-int8"]["file"], images)
 
 
 def failures(failed: dict[str, str]) -> str:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from latency_lut.backends.base import FileBackend, Job
 from latency_lut.backends.registry import make_backend
 from nas.exporting.matrix import Precision
-from nas.exporting.parity import Answers, Parity, compare, example_images, normalized, normalized_first
+from nas.exporting.parity import Answers, Parity, compare, example_images, limit, normalized, normalized_first
 from nas.exporting.winner import Exportable
 from nas.runs import RunInfo
 from search_spaces import UserError
@@ -63,8 +62,6 @@ def check_mobile(name: Mobile, path: Path, network: Exportable, precision: Preci
     info = network.info
     images, reference = example_images(NUM_IMAGES, info.image_size), normalized_first(network.model(), info)
     parity = compare(answers(name, path, info), reference, [images])
-    with torch.inference_mode():
-        limit = TOLERANCE * max(1.0, float(reference(images).abs().max()))
-    if precision == "float32" and parity.max_abs_diff > limit:
-        raise UserError(f"its logits differ from PyTorch's by {parity.max_abs_diff:.2g}, allowed is {limit:.2g}")
+    if precision == "float32" and parity.max_abs_diff > (allowed := limit(TOLERANCE, reference, images)):
+        raise UserError(f"its logits differ from PyTorch's by {parity.max_abs_diff:.2g}, allowed is {allowed:.2g}")
     return parity

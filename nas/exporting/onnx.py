@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from latency_lut.backends.onnxruntime import quantize_onnx, session_options
 from nas.exporting.matrix import Precision
-from nas.exporting.parity import Answers, Parity, compare, example_images, normalized, normalized_first
+from nas.exporting.parity import Answers, Parity, compare, example_images, limit, normalized, normalized_first
 from nas.runs import RunInfo
 from search_spaces import UserError
 from search_spaces.command import quiet
@@ -112,7 +112,7 @@ def write_int8(source: Path, target: Path, images: Sequence[np.ndarray], keep_fl
     names = [node.name for node in onnx.load(source).graph.node]
     kept = {module: [name for name in names if is_of(name, module)] for module in keep_float}
     if unknown := [module for module, found in kept.items() if not found]:
-        some = ", ".join(dict.fromkeys(name.split("/")[0] for name in names))
+        some = ", ".join(dict.fromkeys(map(module_of, names)))
         raise UserError(f"--keep-float is {unknown[0]!r}, which the network does not have; its modules are {some}")
     quantize_onnx(source, target, images, [name for found in kept.values() for name in found])
     proto, facts = onnx.load(target), onnx.load(source).metadata_props
@@ -120,9 +120,14 @@ def write_int8(source: Path, target: Path, images: Sequence[np.ndarray], keep_fl
     onnx.save(proto, target)
 
 
+def module_of(node: str) -> str:
+    """The module that a node of that name, as `_name_after_modules` gives them, is of."""
+    return node.split("/")[0]
+
+
 def is_of(node: str, module: str) -> bool:
     """Whether a node of that name belongs to the module, or to one within it."""
-    return node.split("/")[0] == module or node.startswith(f"{module}.")
+    return module_of(node) == module or node.startswith(f"{module}.")
 
 
 def _strip(proto: Any) -> None:
@@ -154,10 +159,8 @@ def check_onnx(path: Path, model: nn.Module, info: RunInfo, precision: Precision
     images = example_images(sum(BATCH_SIZES), info.image_size)
     reference = normalized_first(model, info)
     parity = compare(answers(path, info), reference, images.split(BATCH_SIZES))
-    with torch.inference_mode():
-        limit = TOLERANCE[precision] * max(1.0, float(reference(images).abs().max()))
-    if parity.max_abs_diff > limit:
+    if parity.max_abs_diff > (allowed := limit(TOLERANCE[precision], reference, images)):
         remedy = "try another --opset" if precision == "float32" else "activations or weights are beyond float16"
         differ = f"ONNX Runtime's logits differ from PyTorch's by {parity.max_abs_diff:.2g}"
-        raise UserError(f"{differ}, allowed is {limit:.2g}; {remedy}")
+        raise UserError(f"{differ}, allowed is {allowed:.2g}; {remedy}")
     return parity

@@ -45,6 +45,12 @@ def normalized_first(model: Callable[[Tensor], Tensor], info: RunInfo) -> Callab
     return lambda images: model(normalized(images, info.mean, info.std))
 
 
+def limit(tolerance: float, reference: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    """How far logits may differ: a share of the largest on these images, or of 1 if all are smaller."""
+    with torch.inference_mode():
+        return tolerance * max(1.0, float(reference(images).abs().max()))
+
+
 def compare(exported: Answers, reference: Callable[[Tensor], Tensor], batches: Sequence[Tensor]) -> Parity:
     """Both on the same batches; outputs are (images, classes).
 
