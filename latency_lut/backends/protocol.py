@@ -51,7 +51,7 @@ class SystemClock:
 
 
 class ReportedClock:
-    """The sum of the times that a runtime has reported of its runs; waiting for a core is unknown."""
+    """The sum of the times that a runtime, or a GPU by its events, has reported of its runs; waiting is unknown."""
 
     def __init__(self) -> None:
         self.elapsed_ns = 0

@@ -19,7 +19,7 @@ import numpy as np
 
 from latency_lut.backends.base import Backend, Job, OperatorTime, Runtime, Session, require
 from latency_lut.backends.machine import cpu_model, os_name
-from latency_lut.backends.protocol import Clock, Settings, SystemClock
+from latency_lut.backends.protocol import Clock, ReportedClock, Settings, SystemClock
 from search_spaces import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TorchBackend(Backend):
 
     def __init__(self, threads: int = 1, precision: str = "float32", compute_unit: str = CPU) -> None:
         self.threads, self.precision, self.compute_unit = threads, precision, compute_unit
-        self.clock: Clock = EventClock() if compute_unit == CUDA else SystemClock()
+        self.clock: Clock = ReportedClock() if compute_unit == CUDA else SystemClock()
         keep_primitives()
         self._pool: Any = None
 
@@ -79,7 +79,7 @@ class TorchBackend(Backend):
         forward, images = self.loaded(job)
         with self._running():
             forward(images)
-            if isinstance(self.clock, EventClock):
+            if isinstance(self.clock, ReportedClock):
                 self._pool = self._pool or self._torch().cuda.graph_pool_handle()
                 return Session(GraphRun(forward, images, self.clock, self._pool))
 
@@ -219,22 +219,6 @@ def keep_primitives() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(1 << 20))
 
 
-class EventClock:
-    """Time that a GPU spent on runs, by its own events. Whether they had to wait for it is not known."""
-
-    def __init__(self) -> None:
-        self._now_ns = 0
-
-    def now_ns(self) -> int:
-        return self._now_ns
-
-    def wait_ns(self) -> int | None:
-        return None
-
-    def advance_ms(self, ms: float) -> None:
-        self._now_ns += round(ms * 1e6)
-
-
 class GraphRun:
     """A forward pass, captured as a CUDA graph; running it advances the clock by the time between two events.
 
@@ -246,7 +230,7 @@ class GraphRun:
         output: of the last run, until a graph of the same pool runs.
     """
 
-    def __init__(self, forward: Forward, images: Tensor, clock: EventClock, pool: Any = None) -> None:
+    def __init__(self, forward: Forward, images: Tensor, clock: ReportedClock, pool: Any = None) -> None:
         import torch
 
         self._clock, self._reads = clock, (forward, images)  # a graph does not keep what it reads alive
@@ -267,7 +251,7 @@ class GraphRun:
             self._graph.replay()
         self._end.record()
         self._end.synchronize()
-        self._clock.advance_ms(self._start.elapsed_time(self._end))
+        self._clock.elapsed_ns += round(1e6 * self._start.elapsed_time(self._end))
 
 
 def operator_times(events: Sequence[Any], repeats: int, on_gpu: bool) -> tuple[OperatorTime, ...]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from latency_lut.backends.base import Backend, Job, blocks_job, network_job
 from latency_lut.backends.operator_kinds import OTHER, operator_kind
-from latency_lut.backends.protocol import measure
-from latency_lut.backends.pytorch import CompiledTorchBackend, EventClock, GraphRun, TorchBackend
+from latency_lut.backends.protocol import ReportedClock, measure
+from latency_lut.backends.pytorch import CompiledTorchBackend, GraphRun, TorchBackend
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import BackendContract
 from tests.rounding import assert_equal_but_for_rounding
@@ -201,7 +201,7 @@ class FakeGpu:
 
 
 def test_the_event_clock_counts_replays_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, clock = FakeGpu(monkeypatch), EventClock()
+    gpu, clock = FakeGpu(monkeypatch), ReportedClock()
     run = GraphRun(gpu.forward, torch.zeros(1), clock)
     assert gpu.kernels and set(gpu.kernels) == {"eager"}, "warm-up"
     assert clock.now_ns() == 0 and clock.wait_ns() is None
@@ -219,7 +219,7 @@ def test_a_graph_computes_what_the_module_does(precision: str, tiny: SearchSpace
     backend = TorchBackend(precision=precision, compute_unit="cuda")
     forward, images = backend.loaded(network_job(tiny, tiny.largest))
     with torch.inference_mode():
-        run = GraphRun(forward, images, EventClock())
+        run = GraphRun(forward, images, ReportedClock())
         expected = forward(images).clone()
         images.copy_(images.flip(-1))
         flipped = forward(images).clone()
