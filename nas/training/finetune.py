@@ -92,7 +92,7 @@ def finetune(config: Config) -> Path:
         data = load_data(config)
         if config.is_finetuning and "epochs" not in given(config):
             config = amend(config, epochs=finetune_epochs(len(data.train)))
-    check_alike(config, data)
+    check_alike(config, data.splits.digest)
     space = get_space(PREFIX + config.model, config.image_size, len(data.classes))
     check_fits(config, space)
     data = data.normalized(space.mean, space.std)

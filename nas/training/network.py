@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from nas import runs
 from nas.data import Data, Images
 from nas.distributed import process
+from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.intervals import interval
 from nas.runs.checkpoint import save_tensors
 from nas.training.drop_path import drop_path_rate
 from nas.training.recipe import TrainConfig
+from nas.training.task import Classification, Criterion
 from nas.training.teacher import Teacher, use_both_classifiers
-from nas.training.trainer import Backward, Criterion, Trainer
+from nas.training.trainer import Backward, Trainer
 from search_spaces import Arch, SearchSpace, macs, num_params
 from search_spaces.command.files import write_json
 
@@ -63,18 +65,18 @@ def train_network(
         begin()
     trainer.after = after
     trainer.fit(f"{space.name} {folder.name}")
+    facts = {"drop_path": drop_path_rate(config, space, arch), **facts}
     return _finish(trainer, space, arch, data.test, facts)
 
 
 def _finish(trainer: Trainer, space: SearchSpace, arch: Arch, images: Images, facts: Json) -> Json:
     """Tests the averaged network, saves it and writes `result.json`."""
-    config, folder = trainer.config, trainer.folder
+    folder = trainer.folder
     result = {
         "command": runs.command_of(folder),
         "name": folder.name,
         "arch": space.to_json(arch),
         **trainer.ending,
-        "drop_path": drop_path_rate(config, space, arch),
         **_tested("start_test_accuracy", trainer.start_accuracy, len(images)),
         **_tested("test_accuracy", _accuracy(trainer, images), len(images)),
         "num_params": num_params(space, arch),
@@ -95,7 +97,7 @@ def _tested(name: str, found: float | None, num_images: int) -> Json:
 def _accuracy(trainer: Trainer, images: Images) -> float:
     """Of the averaged network."""
     network, workers = trainer.ema.module.eval(), trainer.config.num_workers
-    return accuracy(network, images, trainer.image_size, trainer.device, workers)
+    return accuracy(network, images, trainer.task.image_size, trainer.device, workers)
 
 
 def fresh(config: TrainConfig, space: SearchSpace, arch: Arch) -> nn.Module:
@@ -132,5 +134,6 @@ def make_trainer(
             report(trainer.step / trainer.steps_per_epoch, found)
         return {"accuracy": found}
 
-    trainer = Trainer(model, data, config, folder, step, evaluate, image_size)
+    task = Classification(data, config, image_size, pick_device(config.device))
+    trainer = Trainer(model, task, config, folder, step, evaluate)
     return trainer

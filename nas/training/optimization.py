@@ -1,15 +1,17 @@
-"""Optimizer and schedules of a recipe: timm's, and the decay of the weight decay."""
+"""Optimizer, schedules and moving average of a recipe: timm's, and the decay of the weight decay."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
 from torch import nn
 
-from nas.training.recipe import StepConfig
+from nas.training.recipe import LoopConfig
 
 
 class Optimization:
@@ -18,7 +20,7 @@ class Optimization:
         steps: of the whole training, `steps_per_epoch` of an epoch.
     """
 
-    def __init__(self, model: nn.Module, config: StepConfig, steps: int, steps_per_epoch: int) -> None:
+    def __init__(self, model: nn.Module, config: LoopConfig, steps: int, steps_per_epoch: int) -> None:
         lr = config.lr * config.batch_size / 1024
         layers: dict[str, Any] = {} if config.layer_decay is None else {"layer_decay": config.layer_decay}
         name = {"adamw": "adamw", "sgd": "momentum"}[config.optimizer]  # timm's "sgd" is Nesterov's
@@ -42,3 +44,22 @@ class Optimization:
             for i in self._decayed:
                 share = (1 + math.cos(math.pi * step / self._steps)) / 2
                 self.optimizer.param_groups[i]["weight_decay"] = end + (start - end) * share
+
+
+class Ema(ModelEmaV3):
+    """The moving average of a network's weights: timm's, its tensors listed once.
+
+    Listing a supernet's thousands of modules takes longer than averaging them.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, decay=decay, use_warmup=True, warmup_power=0.75)
+        pairs = list(zip(self.module.state_dict().values(), model.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.averages, self.values = [average for average, _ in floats], [value for _, value in floats]
+        self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        torch._foreach_lerp_(self.averages, self.values, weight=1 - decay)
+        for average, value in self.counters:
+            average.copy_(value)

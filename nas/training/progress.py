@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, TypedDict
 from torch.amp import GradScaler
 from tqdm import tqdm
 
-from nas.evaluation.intervals import with_interval
 from nas.runs.checkpoint import load_info
 from nas.training.patience import BestState
 from search_spaces import UserError
@@ -48,11 +47,10 @@ class Progress(TypedDict):
     code: str
 
 
-def evaluated(metrics: Mapping[str, Any], accuracies: Mapping[str, float], num_images: int) -> str:
-    """A line for the terminal: how far it is, and what it reached on so many search images, with 95 % intervals."""
-    texts = [f"{n.removesuffix('_accuracy')} {with_interval(a, num_images, 1)}" for n, a in accuracies.items()]
+def evaluated(metrics: Mapping[str, Any], found: str, num_images: int) -> str:
+    """A line for the terminal: how far it is, and what it reached on so many search images."""
     epoch, left = f"epoch {metrics['epoch']:.4g} of {metrics['epochs']}", tqdm.format_interval(metrics["left_s"])
-    return f"{epoch}, {left} left; {', '.join(texts)} of {num_images:,} search images"
+    return f"{epoch}, {left} left; {found} of {num_images:,} search images"
 
 
 def forecast(

@@ -8,7 +8,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from nas.data import Data
 from nas.data.batches import Augment, StepImages
 from nas.data.embedded import EMBEDDED
 from nas.distributed import collectives
@@ -23,8 +22,8 @@ MULTI_SCALE = ((5 / 4, 8), (9 / 8, 10), (1.0, 12), (3 / 4, 22), (5 / 8, 32))
 
 
 @dataclass(frozen=True)
-class StepConfig(Flags):
-    """Flags of a training run, but its length. These defaults are the recipe adamw (docs/training.md)."""
+class LoopConfig(Flags):
+    """Flags of any training. These defaults are the recipe adamw (docs/training.md)."""
 
     batch_size: int = flag(256, "images of a step, of all processes together", minimum=1)
     accumulation_steps: int = flag(1, "parts, one after another, of each process's share of a batch", minimum=1)
@@ -45,6 +44,19 @@ class StepConfig(Flags):
     clip_grad: float = flag(0.01, "gradient clipping, 0 for none", minimum=0)
     clip_mode: Literal["norm", "value", "agc"] = flag("agc", "kind of gradient clipping")
     ema_decay: float = flag(0.99996, "decay of the weights' moving average, reached by warm-up", minimum=0, below=1)
+    amp: Literal["auto", "bf16", "fp16", "off"] = flag(
+        "auto", "mixed precision; auto: bf16 (fp16 on older GPUs), on a CPU only where that is faster"
+    )
+    device: str = flag("auto", "cpu, cuda, cuda:1, …; auto: CUDA if there is one")
+    num_workers: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
+    seed: int = flag(0, "of initialization, order, augmentation and sampling", minimum=0)
+    checkpoint_seconds: float = flag(60.0, "time between checkpoints", minimum=0)
+
+
+@dataclass(frozen=True)
+class StepConfig(LoopConfig):
+    """Flags of the training of a classifier, but its length."""
+
     label_smoothing: float = flag(0.1, "of the labels' loss", minimum=0, below=1)
     drop_path: float | None = flag(
         None,
@@ -59,13 +71,6 @@ class StepConfig(Flags):
         "random erasing, mixup and cutmix; auto: published from 128 px on, else light",
     )
     hflip: bool = flag(True, "mirror images at random (not for digits, letters, signs)")
-    amp: Literal["auto", "bf16", "fp16", "off"] = flag(
-        "auto", "mixed precision; auto: bf16 (fp16 on older GPUs), on a CPU only where that is faster"
-    )
-    device: str = flag("auto", "cpu, cuda, cuda:1, …; auto: CUDA if there is one")
-    num_workers: int = flag(0, "processes that load images, for each that trains (0: it does)", minimum=0)
-    seed: int = flag(0, "of initialization, order, augmentation and sampling", minimum=0)
-    checkpoint_seconds: float = flag(60.0, "time between checkpoints", minimum=0)
 
     def augmentation(self, image_size: int) -> Augment:
         """Of images of this size in the end."""
@@ -254,13 +259,13 @@ def finetune_epochs(num_images: int) -> int:
     return min(60, max(4, round(1000 / num_images**0.5)))
 
 
-def check_used(config: StepConfig) -> None:
+def check_used(config: LoopConfig) -> None:
     """UserError if a flag was given that the others leave without effect."""
     if config.clip_grad == 0:
         check_idle(config, ("clip_mode",), "--clip-grad above 0")
     if config.weight_decay == 0:
         check_idle(config, ("weight_decay_end",), "--weight-decay above 0")
-    if config.augment == "none" and config.hflip:
+    if isinstance(config, StepConfig) and config.augment == "none" and config.hflip:
         check_idle(config, ("hflip",), "another --augment than none")
 
 
@@ -282,12 +287,12 @@ LOCAL = ("device", "num_workers", "checkpoint_seconds")  # of a process; the oth
 FREE_ON_RESUME = (*LOCAL, "accumulation_steps", "amp")
 
 
-def check_alike(config: TrainConfig, data: Data) -> None:
+def check_alike(config: LoopConfig, data_digest: str) -> None:
     """JobError unless all processes of the job have the same settings, data, code and kind of device."""
     settings = {name: value for name, value in asdict(config).items() if name not in LOCAL}
     collectives.agree(
         **settings,
-        data_digest=data.splits.digest,
+        data_digest=data_digest,
         code_digest=code_digest(),
         torch=torch.__version__,
         device=pick_device(config.device).type,

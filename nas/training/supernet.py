@@ -35,6 +35,7 @@ from nas.training.recipe import (
     finetune_epochs,
     with_recipe,
 )
+from nas.training.task import Classification, Criterion
 from nas.training.teacher import (
     Teacher,
     TeacherConfig,
@@ -44,7 +45,7 @@ from nas.training.teacher import (
     teacher_result,
     use_both_classifiers,
 )
-from nas.training.trainer import Backward, Criterion, Trainer
+from nas.training.trainer import Backward, Trainer
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import amend, check_idle, fill, flag, given
 from search_spaces.command.files import slug, write_json
@@ -121,7 +122,7 @@ def train_supernet(config: Config) -> Path:
         data = runs.load_run_data(folder, config) if (folder / "run.json").exists() else load_data(config)
         if config.is_finetuning and "epochs" not in given(config):
             config = amend(config, epochs=finetune_epochs(len(data.train)))
-    check_alike(config, data)
+    check_alike(config, data.splits.digest)
     space = get_space(config.space, config.image_size, len(data.classes))
     data = data.normalized(space.mean, space.std)
     check_fits(config, space)
@@ -202,7 +203,8 @@ def make_trainer(
         found = accuracies(trainer, data.search, None if trainer.step == trainer.total else BATCHES_ON_THE_WAY)
         return {f"{name}_accuracy": each for name, each in found.items()}
 
-    trainer = Trainer(supernet, data, config, folder, step, evaluate, space.image_size)
+    task = Classification(data, config, space.image_size, pick_device(config.device))
+    trainer = Trainer(supernet, task, config, folder, step, evaluate)
     return trainer
 
 
@@ -318,9 +320,9 @@ def accuracies(trainer: Trainer, images: Images, batches: int | None = None) -> 
             to evaluate on a few hundred images. One alone moved an accuracy of 78 % by up to 4 points.
     """
     supernet: Any = trainer.ema.module
-    space, size, workers = supernet.space, trainer.image_size, trainer.config.num_workers
+    space, size, workers = supernet.space, trainer.task.image_size, trainer.config.num_workers
     calibration = (
-        [normalize(batch, trainer.device, images.normalization) for batch in trainer.calibration[:batches]]
+        [normalize(batch, trainer.device, images.normalization) for batch in trainer.task.calibration[:batches]]
         if default_calibration(supernet)
         else []
     )
@@ -351,7 +353,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
         "norm": config.norm,
         **trainer.ending,
         "steps": trainer.step,
-        "images_per_s": trainer.step * trainer.images_per_step / trainer.seconds,
+        "images_per_s": trainer.step * trainer.task.images_per_step / trainer.seconds,
         "amp": trainer.amp,
         "processes": process.world_size(),
         "accumulation_steps": config.accumulation_steps,

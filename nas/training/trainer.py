@@ -1,6 +1,6 @@
-"""The training loop that the supernet and the retrained winners share.
+"""The training loop of all that is trained, whatever it learns (`nas.training.task`).
 
-Optimizer, schedule, EMA, mixup, random erasing and clipping are timm's. Every random draw is a function of (seed,
+Optimizer, schedule, EMA and clipping are timm's. Every random draw is a function of (seed,
 step) or (seed, epoch, image), so a checkpoint needs no generator state and a resumed run equals an uninterrupted one.
 """
 
@@ -10,46 +10,39 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import Mixup
-from timm.data.random_erasing import RandomErasing
-from timm.loss import SoftTargetCrossEntropy
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from tqdm import tqdm
 
-from nas.data import Data
-from nas.data.batches import StepImages, normalize, seed_all, train_batches, train_transform
+from nas.data.batches import seed_all
 from nas.distributed import collectives, process
 from nas.distributed.accumulation import Parts
 from nas.distributed.device import pick_device
 from nas.networks.checkpoints import check_finite
-from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images
 from nas.runs.checkpoint import code_digest, load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
 from nas.runs.metrics import MetricsLog
 from nas.runs.results import Ending
-from nas.training.ema import Ema
-from nas.training.optimization import Optimization
+from nas.training.optimization import Ema, Optimization
 from nas.training.patience import Best
 from nas.training.precision import autocast, check_amp, pick_amp
 from nas.training.progress import CHECKPOINT, Progress, check_epochs, evaluated, forecast, load_progress
-from nas.training.recipe import TrainConfig
+from nas.training.recipe import LoopConfig
+from nas.training.task import Criterion, Task
 from search_spaces import UserError
 from supernet.convolutions import mend_convolutions
 
 MIN_LOSS_SCALE = 2.0**-14
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
 # What a step calls for each of its losses instead of `loss.backward()`: scales the loss and adds up gradients.
 Backward = Callable[[Tensor], None]
 # (images, target, step, criterion, backward): a step's forward and backward passes; leaves gradients and returns the
 # detached loss to report, or raises FloatingPointError, whose message names what is not finite.
-Step = Callable[[Tensor, Tensor, int, Criterion, Backward], Tensor]
+Step = Callable[[Tensor, Any, int, Criterion, Backward], Tensor]
 
 
 class Trainer:
@@ -59,55 +52,38 @@ class Trainer:
 
     Args:
         step: the forward and backward passes of one batch.
-        evaluate: accuracies on the search split by name, fractions, of the averaged model; called some twenty times,
-            and at the end.
+        evaluate: what the averaged model reaches on the search split, fractions by name; called some twenty times, and
+            at the end.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data: Data,
-        config: TrainConfig,
+        task: Task,
+        config: LoopConfig,
         folder: Path,
         step: Step,
         evaluate: Callable[[nn.Module], dict[str, float]],
-        image_size: int,
     ) -> None:
-        self.config, self.folder, self.step_fn, self.evaluate = config, folder, step, evaluate
-        self.train, self.num_search_images, self.image_size = data.train, len(data.search), image_size
+        self.task, self.config, self.folder, self.step_fn, self.evaluate = task, config, folder, step, evaluate
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)
         self.model = mend_convolutions(model).train().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.steps_per_epoch = config.steps_per_epoch(len(self.train))
-        self.total = self.steps_per_epoch * config.epochs
-        self.augment = config.augmentation(image_size)
-        published = self.augment == "published"
-        multiple = (2 if published else 1) * (8 if config.multi_scale else 1)  # images are mixed in pairs
-        self.parts = Parts(self.model, config.batch_size, config.accumulation_steps, multiple)
+        self.epochs, self.steps_per_epoch = task.epochs, task.steps_per_epoch
+        self.total = self.steps_per_epoch * self.epochs
+        self.parts = Parts(self.model, config.batch_size, config.accumulation_steps, task.multiple)
         self.parameters = list(self.model.parameters())
         self.optimization = Optimization(self.model, config, self.total, self.steps_per_epoch)
         self.optimizer = self.optimization.optimizer
         self.ema = Ema(self.model, config.ema_decay)
-        self.best = Best(self.ema.module, patience, len(data.search)) if (patience := config.patience) else None
-        smoothing = config.label_smoothing
-        labels: dict[str, Any] = {"label_smoothing": smoothing, "num_classes": len(data.classes)}
-        self.mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, **labels) if published else None
-        self.erase = RandomErasing(0.25, mode="pixel", device=self.device) if published else None
-        self.criterion: Criterion = (
-            SoftTargetCrossEntropy() if self.mixup else nn.CrossEntropyLoss(label_smoothing=smoothing)
-        )
-        self.step, self.planned_epochs = 0, config.epochs
+        self.best = Best(self.ema.module, task.patience, task.num_search_images) if task.patience else None
+        self.step, self.planned_epochs = 0, self.epochs
         self.seconds = 0.0  # of training, over all resumed parts
         self.after: Sequence[float] = ()  # trainings that follow it, as shares of its time, for what is said of that
         self.start_accuracy: float | None = None  # of the weights to begin with, if whoever put them here says it
         self.amp: str | None = None  # chosen at the first step
         self.scaler = GradScaler(self.device.type, enabled=False)
         self.loss = math.nan
-
-    @cached_property
-    def calibration(self) -> tuple[Tensor, ...]:
-        """Images that shared norms are recalibrated on at each evaluation, read once; as bytes, to hold little."""
-        return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.num_workers)
 
     # ---- checkpoint
 
@@ -126,7 +102,7 @@ class Trainer:
             raise self._diverged(f"{broken} is not finite")
         info: Progress = {
             "step": self.step,
-            "epochs": self.config.epochs,
+            "epochs": self.epochs,
             "planned_epochs": self.planned_epochs,
             "seconds": self.seconds,
             "start_accuracy": self.start_accuracy,
@@ -143,7 +119,7 @@ class Trainer:
         """Continues from the folder's checkpoint; False, and from the beginning, if it was killed before its first."""
         if (info := load_progress(self.folder)) is None:
             return False
-        check_epochs(self.folder, self.config.epochs, self.steps_per_epoch)
+        check_epochs(self.folder, self.epochs, self.steps_per_epoch)
         if info["step"] > self.total:
             raise UserError(f"{self.path} is of step {info['step']} of {self.total}; restore it or train a new run")
         tensors, _ = load_tensors(self.path)
@@ -186,7 +162,7 @@ class Trainer:
         )
         with log or nullcontext(), bar:
             report = self._reporter(log, bar)
-            left = forecast(description, self.step, self.total, self.config.epochs, len(self.train), self.after)
+            left = forecast(description, self.step, self.total, self.epochs, self.task.num_images, self.after)
             for _ in () if self.is_over else self.steps():
                 self.seconds = time.monotonic() - began
                 bar.update()
@@ -211,7 +187,7 @@ class Trainer:
     def ending(self) -> Ending:
         kept = self.best.step if self.best else self.step
         return {
-            "epochs": self.config.epochs,
+            "epochs": self.epochs,
             "planned_epochs": self.planned_epochs,
             "stopped_epoch": self.step / self.steps_per_epoch if self.step < self.total else None,
             "kept_epoch": kept / self.steps_per_epoch,
@@ -220,36 +196,13 @@ class Trainer:
 
     def steps(self) -> Iterator[None]:
         """Trains from the current step to the last; yields after each."""
-        config = self.config
-        batches = train_batches(
-            self.train,
-            self._transform,
-            steps=self._steps,
-            epochs=config.epochs,
-            seed=config.seed,
-            start=self.step,
-            num_workers=config.num_workers,
-            share=(process.rank(), process.world_size()),
-        )
-        for images, labels in batches:
-            self._one(images, labels)
+        for images, target in self.task.batches(self.step):
+            self._one(images, target)
             yield
-
-    def _steps(self, epoch: int) -> list[StepImages]:
-        return self.config.steps(epoch, len(self.train), self.image_size)
-
-    def _transform(self, epoch: int, size: int) -> Any:
-        _, strength = self.config.at_epoch(epoch, self.image_size)
-        return train_transform(size, self.augment, self.config.hflip, strength)
-
-    @property
-    def images_per_step(self) -> float:
-        """On average."""
-        return sum(step.number for step in self._steps(0)) / self.steps_per_epoch
 
     def _reporter(self, log: MetricsLog | None, bar: tqdm) -> Callable[[], None]:
         """To be called after each step: evaluates when it is time to, logs and shows metrics."""
-        eval_steps = self.steps_per_epoch * max(1, self.config.epochs // 20)
+        eval_steps = self.steps_per_epoch * max(1, self.epochs // 20)
         window = (time.monotonic(), self.step)
 
         def report() -> None:
@@ -257,14 +210,14 @@ class Trainer:
             evaluating = self.step == self.total or self.step % eval_steps == 0
             if not evaluating and self.step % 50:
                 return
-            rate = (self.step - window[1]) * self.images_per_step / (time.monotonic() - window[0])
+            rate = (self.step - window[1]) * self.task.images_per_step / (time.monotonic() - window[0])
             accuracies = self.evaluate(self.ema.module) if evaluating else {}
             if self.best is not None and accuracies:
                 self.best.add(self.step, accuracies, self.ema.module)
             if log:
                 log.write(metrics := self._metrics(rate, accuracies))
                 if accuracies:
-                    bar.write(evaluated(metrics, accuracies, self.num_search_images))
+                    bar.write(evaluated(metrics, self.task.said(accuracies), self.task.num_search_images))
             bar.set_postfix({"loss": f"{self.loss:.3f}", "img/s": f"{rate:.0f}"})
             window = (time.monotonic(), self.step)
 
@@ -279,13 +232,13 @@ class Trainer:
         """What all processes must begin with alike: weights drawn on another kind of CPU may differ in the last bit."""
         return [t for net in (self.model, self.ema.module) for t in net.state_dict().values() if t.is_floating_point()]
 
-    def _one(self, images: Tensor, labels: Tensor) -> None:
+    def _one(self, images: Tensor, target: Any) -> None:
         """A step: the parts of this process's share of the batch, one exchange with the others, one update."""
         if self.amp is None:
-            self._choose_amp(images, labels)
+            self._choose_amp(images, target)
         self.optimization.begin_step(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.stack([self._pass(*part) for part in self.parts.each(images, labels)]).mean().item()
+        loss = torch.stack([self._pass(*part) for part in self.parts.each(images, target)]).mean().item()
         trained = [p for p in self.parameters if p.grad is not None]
         self.loss = self._mean_loss(loss, len(trained))
         collectives.average_(p.grad for p in trained if p.grad is not None)
@@ -300,27 +253,22 @@ class Trainer:
         self.step += 1
         self.ema.update(self.model, step=self.step)
 
-    def _pass(self, part: int, images: Tensor, labels: Tensor) -> Tensor:
+    def _pass(self, part: int, images: Tensor, target: Any) -> Tensor:
         """Adds up the gradients of a part; returns its loss."""
-        x, target = self._prepared(part, images, labels)
+        x, target = self._prepared(part, images, target)
         with autocast(self.amp or "off", self.device):
             try:
-                return self.step_fn(x, target, self.step, self.criterion, self._backward)
+                return self.step_fn(x, target, self.step, self.task.criterion, self._backward)
             except FloatingPointError as error:
                 raise self._diverged(str(error)) from None
 
-    def _prepared(self, part: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalized images and target of a part, on the device; what is drawn from here on is the part's own.
+    def _prepared(self, part: int, images: Tensor, target: Any) -> tuple[Tensor, Any]:
+        """What a part is trained on, on the device; what is drawn from here on is the part's own.
 
         Part 0 draws what a step in one part draws: a seed's missing last number is the same as 0.
         """
         seed_all(self.config.seed, self.step, part)
-        x, target = normalize(images, self.device, self.train.normalization), labels.to(self.device, non_blocking=True)
-        if self.erase is not None:
-            x = self.erase(x)
-        if self.mixup is not None:
-            x, target = self.mixup(x, target)
-        return x, target
+        return self.task.prepared(images, target, self.device)
 
     def _backward(self, loss: Tensor) -> None:
         parts = self.config.accumulation_steps
@@ -335,15 +283,15 @@ class Trainer:
             raise self._diverged(f"the loss is {loss}")
         return loss / processes
 
-    def _choose_amp(self, images: Tensor, labels: Tensor) -> None:
+    def _choose_amp(self, images: Tensor, target: Any) -> None:
         """Process 0 does, on a part of its own."""
         chosen = ""
         if process.is_primary():
             size = len(images) // self.config.accumulation_steps
-            x, target = self._prepared(0, images[:size], labels[:size])
+            x, target = self._prepared(0, images[:size], target[:size])
 
             def step() -> Tensor:
-                return self.step_fn(x, target, self.step, self.criterion, Tensor.backward)
+                return self.step_fn(x, target, self.step, self.task.criterion, Tensor.backward)
 
             try:
                 chosen = pick_amp(self.config.amp, self.model, step, self.device)
@@ -372,8 +320,8 @@ class Trainer:
         if self.step == 0:
             return
         self.planned_epochs = info["planned_epochs"]
-        if self.config.epochs != info["epochs"]:
-            done, now = self.step / self.steps_per_epoch, self.config.epochs
+        if self.epochs != info["epochs"]:
+            done, now = self.step / self.steps_per_epoch, self.epochs
             print(f"{self.folder} ends after {now} epochs instead of {info['epochs']}; {done:.4g} are trained")
 
     def _diverged(self, what: str) -> UserError:
@@ -387,7 +335,7 @@ class Trainer:
         return {
             "step": self.step,
             "epoch": self.step / self.steps_per_epoch,
-            "epochs": self.config.epochs,
+            "epochs": self.epochs,
             "loss": self.loss,
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_s": round(images_per_s, 1),

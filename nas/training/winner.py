@@ -104,7 +104,7 @@ def train_winner(
         begin: is called before the first step, when it is certain that the network can be trained.
         after: as `Trainer.after` is.
     """
-    check_alike(config, data)
+    check_alike(config, data.splits.digest)
     folder = run_folder / "retrain" / name
     space = runs.load_run_info(run_folder).search_space()
     arch = space.from_json(winner["arch"])

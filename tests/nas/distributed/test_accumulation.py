@@ -24,7 +24,7 @@ def test_gradients_and_statistics_are_means_over_the_parts(tmp_path: Path, image
     statistics: list[dict[str, Tensor]] = []
     for x, y in zip(pixels.chunk(2), labels.chunk(2), strict=True):
         model = small_model().to(memory_format=torch.channels_last)
-        trainer.criterion(model(normalize(x, CPU)), y).backward()
+        trainer.task.criterion(model(normalize(x, CPU)), y).backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
         statistics.append(dict(model.named_buffers()))
 

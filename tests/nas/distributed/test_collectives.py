@@ -108,12 +108,12 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_any_number(
     def killed(rank: int) -> None:
         one, calls = Trainer._one, 0
 
-        def counted(self: Trainer, images: Tensor, labels: Tensor) -> None:
+        def counted(self: Trainer, images: Tensor, target: Any) -> None:
             nonlocal calls
             calls += 1
             if calls == 5 and rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            one(self, images, labels)
+            one(self, images, target)
 
         Trainer._one = counted  # type: ignore[method-assign]
         train(*ARGS)(rank)

@@ -14,7 +14,7 @@ from nas.training.recipe import TrainConfig
 from nas.training.trainer import Trainer
 from search_spaces import UserError
 from tests.nas.training.test_progressive import check_resuming, recorder
-from tests.nas.training.test_trainer import data_of, images
+from tests.nas.training.test_trainer import images, task_of
 
 __all__ = ["images"]  # a fixture
 
@@ -50,8 +50,9 @@ def test_what_is_left_of_an_epoch_is_used() -> None:
 
 
 def test_a_batch_without_eighths_is_refused(tmp_path: Path, images: Images) -> None:
+    odd = replace(SMALL, batch_size=12)
     with pytest.raises(UserError, match=r"--batch-size 12 .*adds eighths of a batch; give a multiple of 8,"):
-        Trainer(nn.Linear(1, 1), data_of(images), replace(SMALL, batch_size=12), tmp_path, None, None, 32)  # type: ignore[arg-type]
+        Trainer(nn.Linear(1, 1), task_of(images, odd, 32), odd, tmp_path, None, None)  # type: ignore[arg-type]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, images: Images) -> None:

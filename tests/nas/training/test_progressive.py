@@ -15,7 +15,7 @@ from nas.training.optimization import Optimization
 from nas.training.recipe import TrainConfig, check_fits, with_recipe
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, get_space
-from tests.nas.training.test_trainer import data_of, equal, images, state
+from tests.nas.training.test_trainer import equal, images, state, task_of
 
 __all__ = ["images"]  # a fixture
 
@@ -69,7 +69,7 @@ def recorder(images: Images, config: TrainConfig, seen: list[tuple[int, int]]) -
             backward(loss)  # type: ignore[operator]
             return torch.as_tensor(loss).detach()
 
-        return Trainer(model, data_of(images), config, folder, step, lambda ema: {"accuracy": 0.5}, 32)
+        return Trainer(model, task_of(images, config, 32), config, folder, step, lambda ema: {"accuracy": 0.5})
 
     return make
 

@@ -24,6 +24,7 @@ from nas.training import trainer as loop
 from nas.training.drop_path import drop_path_rate
 from nas.training.network import fresh, make_trainer
 from nas.training.recipe import TrainConfig, with_recipe
+from nas.training.task import Classification
 from nas.training.trainer import Trainer
 from nas.training.winner import Config, Job
 from nas.training.winners import configure
@@ -113,7 +114,7 @@ def test_optimizer_learning_rate_and_weight_decay(trainer: Trainer) -> None:
     optimizer, config = trainer.optimizer, trainer.config
     assert type(optimizer) is torch.optim.AdamW
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.025}
-    assert (config.epochs, trainer.total) == (300, 300 * STEPS_PER_EPOCH)
+    assert (trainer.epochs, trainer.total) == (300, 300 * STEPS_PER_EPOCH)
     peak, warmup = 1e-3 * config.batch_size / 1024, 5 * STEPS_PER_EPOCH
 
     def lr(step: int) -> float:
@@ -128,9 +129,14 @@ def test_optimizer_learning_rate_and_weight_decay(trainer: Trainer) -> None:
         assert lr(step) == pytest.approx(peak * (0.01 + 0.99 * cosine))
 
 
+def learned(trainer: Trainer) -> Classification:
+    assert isinstance(trainer.task, Classification)
+    return trainer.task
+
+
 def test_augmentation_of_images_is_that_of_the_released_code(trainer: Trainer) -> None:
     """RandAugment (9, 0.5); of the colour jitter of 0.4 nothing is left beside it, as in timm."""
-    ours = trainer._transform(0, 224).transforms
+    ours = learned(trainer).transform(0, 224).transforms
     released = create_transform(
         224, is_training=True, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic",
         re_prob=0.25, re_mode="pixel", re_count=1,
@@ -145,12 +151,13 @@ def test_augmentation_of_images_is_that_of_the_released_code(trainer: Trainer) -
 
 
 def test_augmentation_of_batches(trainer: Trainer) -> None:
-    erase, mixup = trainer.erase, trainer.mixup
+    task = learned(trainer)
+    erase, mixup = task.erase, task.mixup
     assert erase is not None and mixup is not None
     assert (erase.probability, erase.rand_color, erase.per_pixel, erase.max_count) == (0.25, False, True, 1)
     assert (mixup.mixup_alpha, mixup.cutmix_alpha, mixup.mix_prob, mixup.switch_prob) == (0.8, 1.0, 1.0, 0.5)
     assert (mixup.label_smoothing, mixup.mode) == (0.1, "batch")
-    assert isinstance(trainer.criterion, SoftTargetCrossEntropy)
+    assert isinstance(task.criterion, SoftTargetCrossEntropy)
 
 
 def test_gradients_are_clipped_adaptively(

@@ -67,7 +67,7 @@ def test_a_run_leaves_everything_that_later_stages_need(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = Mock(wraps=calibration_images)
-    monkeypatch.setattr("nas.training.trainer.calibration_images", read)
+    monkeypatch.setattr("nas.training.task.calibration_images", read)
     main([*ARGS, "--run", "r"])
     assert read.call_count == 1, "for 4 evaluations while training, and 2 at its end"
     info = load_run_info(RUN)

@@ -22,6 +22,7 @@ from nas.training import precision
 from nas.training import trainer as loop
 from nas.training.precision import pick_amp
 from nas.training.recipe import TrainConfig
+from nas.training.task import Classification
 from nas.training.trainer import Trainer
 from search_spaces import UserError
 
@@ -58,7 +59,11 @@ def make(
         backward(loss)
         return loss.detach()
 
-    return Trainer(model, data_of(images), config, folder, step, lambda ema: {"accuracy": 0.5}, image_size)
+    return Trainer(model, task_of(images, config, image_size), config, folder, step, lambda ema: {"accuracy": 0.5})
+
+
+def task_of(images: Images, config: TrainConfig, image_size: int) -> Classification:
+    return Classification(data_of(images), config, image_size, CPU)
 
 
 def data_of(images: Images) -> Data:
@@ -504,8 +509,8 @@ def test_mixup_needs_pairs(tmp_path: Path, images: Images) -> None:
         make(tmp_path, images, replace(CONFIG, batch_size=5, augment="published"))
 
 
-def test_the_published_recipe_is_on_from_128_pixels(tmp_path: Path, images: Images) -> None:
-    small, large = make(tmp_path, images), make(tmp_path, images, image_size=128)
+def test_the_published_recipe_is_on_from_128_pixels(images: Images) -> None:
+    small, large = (task_of(images, CONFIG, size) for size in (16, 128))
     assert (small.augment, small.mixup, small.erase) == ("light", None, None)
     assert large.augment == "published" and large.mixup is not None and large.erase is not None
 
