@@ -1,0 +1,1 @@
+"""Detectors over backbones: boxes of objects, and masks of them."""

@@ -1,0 +1,1 @@
+"""Segmentation over backbones: a class for each pixel."""
