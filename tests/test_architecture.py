@@ -34,6 +34,7 @@ LAYERS: dict[str, Sequence[set[str]]] = {
         {"evaluation"},
         {"networks"},
         {"runs"},
+        {"scenes"},
         {"data"},
         {"distributed", "objective"},
     ),

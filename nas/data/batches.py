@@ -12,11 +12,13 @@ import signal
 import sys
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nas.data import Images
 from nas.data.pixels import CORRUPT, crop_share, why_unreadable
+from nas.data.sources import Skipped
 from nas.data.splits import IMAGENET, Normalization
 from search_spaces import UserError
 
@@ -36,7 +39,10 @@ MAX_CORRUPT_RUN = 100  # training images in a row
 Augment = Literal["light", "basic", "randaugment", "published", "none"]
 Key = tuple[int, int, int]  # epoch, pixels of a side, position in the split
 EpochSteps = Callable[[int], "Sequence[StepImages]"]
-Sample = tuple[Tensor, int, list[tuple[str, str]]]  # image, label, (name, reason) of each corrupt image on the way
+Corrupt = list[tuple[str, str]]  # (name, reason) of each corrupt image on the way to a sample
+Raw = TypeVar("Raw")
+Sample = TypeVar("Sample")
+Batch = TypeVar("Batch")
 
 
 class StepImages(NamedTuple):
@@ -101,33 +107,80 @@ def _seed_cpu(*parts: int) -> int:
     return state
 
 
-class _Samples(Dataset[Sample]):
-    """Transformed images by key. A corrupt one is replaced by the next, or, in evaluation, by no class: label -1.
+class Positions(Protocol):
+    """Images by position, of which some may be corrupt."""
+
+    @property
+    def skipped(self) -> Skipped: ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, position: int) -> str: ...
+
+
+class Samples(ABC, Dataset[tuple[Sample, Corrupt]], Generic[Raw, Sample]):
+    """Samples by key, each a function of (seed, key). A corrupt image is replaced by the next, or by a blank.
+
+    Args:
+        replace: by the next, as in training.
+    """
+
+    def __init__(self, images: Positions, seed: int, replace: bool) -> None:
+        self.images, self.seed, self.replace = images, seed, replace
+        self.attempts = min(len(images), MAX_CORRUPT_RUN) if replace else 1
+
+    @abstractmethod
+    def read(self, position: int) -> Raw:
+        """What lies there; raises CORRUPT."""
+
+    @abstractmethod
+    def sample(self, raw: Raw, key: Key) -> Sample:
+        """What a batch is made of; torch's, NumPy's and Python's generators are seeded."""
+
+    @abstractmethod
+    def blank(self, key: Key) -> Sample:
+        """In place of what cannot be read: an evaluation does not count it."""
+
+    def __getitem__(self, key: Key) -> tuple[Sample, Corrupt]:
+        epoch, _, first = key
+        _seed_cpu(self.seed, epoch, first)
+        corrupt: Corrupt = []
+        for attempt in range(self.attempts):
+            position = (first + attempt) % len(self.images)
+            try:
+                raw = self.read(position)
+            except CORRUPT as error:
+                corrupt.append((self.images.name(position), why_unreadable(error)))
+            else:
+                return self.sample(raw, key), corrupt
+        return self.blank(key), corrupt
+
+
+class _Labelled(Samples[tuple[Image.Image, int], tuple[Tensor, int]]):
+    """Transformed images and their labels; a blank has no class: label -1.
 
     Args:
         transform: of an epoch, to so many pixels.
     """
 
+    images: Images
+
     def __init__(self, images: Images, transform: Callable[[int, int], Any], seed: int, replace: bool) -> None:
-        self.images, self.transform, self.seed = images, cache(transform), seed
-        self.attempts = min(len(images), MAX_CORRUPT_RUN) if replace else 1
+        super().__init__(images, seed, replace)
+        self.transform = cache(transform)
 
-    def __getitem__(self, key: Key) -> Sample:
-        epoch, size, first = key
-        _seed_cpu(self.seed, epoch, first)
-        corrupt: list[tuple[str, str]] = []
-        for attempt in range(self.attempts):
-            position = (first + attempt) % len(self.images)
-            try:
-                image = self.images.image(position)
-            except CORRUPT as error:
-                corrupt.append((self.images.name(position), why_unreadable(error)))
-            else:
-                return self.transform(epoch, size)(image), int(self.images.labels[position]), corrupt
-        return self.transform(epoch, size)(Image.new("RGB", (8, 8))), -1, corrupt
+    def read(self, position: int) -> tuple[Image.Image, int]:
+        return self.images.image(position), int(self.images.labels[position])
+
+    def sample(self, raw: tuple[Image.Image, int], key: Key) -> tuple[Tensor, int]:
+        image, label = raw
+        return self.transform(*key[:2])(image), label
+
+    def blank(self, key: Key) -> tuple[Tensor, int]:
+        return self.transform(*key[:2])(Image.new("RGB", (8, 8))), -1
 
 
-class _TrainKeys:
+class TrainKeys:
     """Keys of the batches from step `start` to the end of the last epoch; of each, the part (number, of how many)."""
 
     def __init__(
@@ -171,11 +224,8 @@ def train_batches(
     Raises:
         UserError: 100 images in a row are corrupt.
     """
-    keys = _TrainKeys(len(images), steps, epochs, seed, start, share)
-    for batch, labels in _batches(_Samples(images, transform, seed, replace=True), keys, num_workers):
-        if labels.min() < 0:
-            raise UserError(f"{MAX_CORRUPT_RUN} images in a row, or all, cannot be read; see the warnings")
-        yield batch, labels
+    keys = TrainKeys(len(images), steps, epochs, seed, start, share)
+    yield from load_batches(_Labelled(images, transform, seed, replace=True), keys, num_workers, _collate)
 
 
 def eval_batches(
@@ -187,27 +237,51 @@ def eval_batches(
         share: (first, step): only every so many-th image.
     """
     transform = eval_transform(image_size)
-    positions = range(share[0], len(images), share[1])
-    keys = [[(0, image_size, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
-    yield from _batches(_Samples(images, lambda *_: transform, 0, replace=False), keys, num_workers)
+    keys = eval_keys(len(images), image_size, batch_size, share)
+    yield from load_batches(_Labelled(images, lambda *_: transform, 0, replace=False), keys, num_workers, _collate)
 
 
-def _batches(samples: _Samples, keys: Iterable[list[Key]], num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def eval_keys(num_images: int, image_size: int, batch_size: int, share: tuple[int, int]) -> list[list[Key]]:
+    """Keys of the batches of a whole split in order, or of every so many-th image: share is (first, step)."""
+    positions = range(share[0], num_images, share[1])
+    return [[(0, image_size, i) for i in positions[b : b + batch_size]] for b in range(0, len(positions), batch_size)]
+
+
+def load_batches(
+    samples: Samples[Any, Sample],
+    keys: Iterable[list[Key]],
+    num_workers: int,
+    collate: Callable[[Sequence[Sample]], Batch],
+) -> Iterator[Batch]:
+    """A batch for each list of keys, made by `collate`, on so many loading processes; corrupt images are told.
+
+    Raises:
+        UserError: where corrupt images are replaced, 100 of them follow one another; the loading processes fail.
+    """
     loader = DataLoader(
         samples,
         batch_sampler=keys,
         num_workers=num_workers,
-        collate_fn=_collate,
+        collate_fn=partial(_with_corrupt, collate),
         worker_init_fn=_leave_talking_to_the_parent,
         pin_memory=torch.cuda.is_initialized(),  # and not merely there: work on the CPU leaves GPUs alone
     )
-    for batch, labels, corrupt in _loaded(loader):
-        for name, reason in corrupt:
+    for batch, corrupt in _loaded(loader):
+        for name, reason in chain(*corrupt):
             samples.images.skipped.add(name, reason)
-        yield batch, labels
+        if samples.replace and max(map(len, corrupt)) == samples.attempts:
+            raise UserError(f"{MAX_CORRUPT_RUN} images in a row, or all, cannot be read; see the warnings")
+        yield batch
 
 
-def _loaded(loader: DataLoader[Sample]) -> Iterator[tuple[Tensor, Tensor, list[tuple[str, str]]]]:
+def _with_corrupt(
+    collate: Callable[[Sequence[Sample]], Batch], found: Sequence[tuple[Sample, Corrupt]]
+) -> tuple[Batch, list[Corrupt]]:
+    samples, corrupt = zip(*found, strict=True)
+    return collate(samples), list(corrupt)
+
+
+def _loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     """The loader's batches.
 
     Raises:
@@ -264,9 +338,9 @@ def _torch_raises_only_here() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
-def _collate(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
-    images, labels, corrupt = zip(*samples, strict=True)
-    return torch.stack(images), torch.tensor(labels), [entry for entries in corrupt for entry in entries]
+def _collate(samples: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(labels)
 
 
 def _leave_talking_to_the_parent(_: int) -> None:

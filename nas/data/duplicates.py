@@ -10,13 +10,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 TAIL_BYTES = 4096
-_READERS = 8  # threads, which wait for the disk most of the time
+_READERS = 8  # threads
 
+Found = TypeVar("Found")
 Sketch = tuple[int, bytes]  # how many bytes, and a hash of the last
 
 
@@ -54,7 +55,8 @@ def marks(content: bytes | None, pixels: np.ndarray) -> Marks:
     return Marks(sketch(len(content), content[-TAIL_BYTES:]), hashed(content), seen)
 
 
-def in_threads(function: Callable[[int], Sketch | None], count: int) -> list[Sketch | None]:
+def in_threads(function: Callable[[int], Found], count: int) -> list[Found]:
+    """The function of 0, 1, … `count` - 1, which waits for the disk most of the time."""
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(function, range(count), chunksize=256))
 

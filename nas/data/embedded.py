@@ -17,7 +17,7 @@ CLASSES = tuple(map(str, range(10)))
 
 def digits() -> Decoded:
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels."""
-    grey, labels = _written()
+    grey, labels = written()
     return _decoded(tuple(np.repeat(grey[..., None], 3, axis=-1)), labels)
 
 
@@ -26,14 +26,14 @@ def clutter() -> Decoded:
 
     As hard as small photos are, so that networks of different sizes differ: see docs/images.md.
     """
-    grey, labels = _written()
+    grey, labels = written()
     return _decoded(tuple(_scene(np.random.default_rng(i), grey, i) for i in range(len(grey))), labels)
 
 
 EMBEDDED: dict[str, Callable[[], Decoded]] = {"digits": digits, "clutter": clutter}  # by the name that --data gives
 
 
-def _written() -> tuple[np.ndarray, np.ndarray]:
+def written() -> tuple[np.ndarray, np.ndarray]:
     """(N, 8, 8) uint8, and which digits they are."""
     from sklearn.datasets import load_digits
 

@@ -12,7 +12,8 @@ import math
 import struct
 import zlib
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -42,9 +43,34 @@ _UPRIGHT = {  # EXIF's numbers
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SAME_SIZE = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+_BACK = {Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90}
 # TIFF's tags
 _BITS, _PHOTOMETRIC, _MAX_VALUE, _SAMPLE_FORMAT, _SAMPLE_MAX = 258, 262, 281, 339, 341
 _SUB_IFDS = (34665, 34853, 40965)  # EXIF, GPS, interoperability
+
+
+class Header(NamedTuple):
+    """What an image's file says before its pixels.
+
+    Args:
+        size: (width, height) as stored.
+        turn: that makes it upright, as `decode` does; None where it is.
+    """
+
+    size: tuple[int, int]
+    turn: Image.Transpose | None
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) of what `decode` gives."""
+        lying = self.turn is not None and self.turn not in _SAME_SIZE
+        return (self.size[1], self.size[0]) if lying else self.size
+
+    @property
+    def turn_back(self) -> Image.Transpose | None:
+        """From upright to as stored."""
+        return None if self.turn is None else _BACK.get(self.turn, self.turn)
 
 
 class UnknownWhiteError(ValueError):
@@ -103,10 +129,16 @@ def decode_with_peak(content: bytes | Image.Image, white_level: float | None) ->
     return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"), peak
 
 
-def _open(content: bytes) -> Image.Image:
+def read_header(file: Path | bytes) -> Header:
+    """Of an image's file or its content, whose pixels are not decoded; raises CORRUPT."""
+    with _open(file) as image:
+        return Header(image.size, _turn(image))
+
+
+def _open(file: Path | bytes) -> Image.Image:
     extensions()  # registers what reads HEIF, once in each process
     try:
-        return Image.open(io.BytesIO(content))
+        return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except UnidentifiedImageError:  # its message names an object in memory
         raise OSError("it is no image") from None
 
@@ -130,11 +162,16 @@ def _load(image: Image.Image) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as the camera noted; ImageOps.exif_transpose would write all of EXIF anew, which fails on a bad field."""
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # whatever a bad block raises: the pixels are good
-        return image
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """That the camera noted; None if the image is upright."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever a bad block raises: the pixels are good
+        return None
 
 
 def _to_8_bits(image: Image.Image, white_level: float | None) -> tuple[Image.Image, float]:

@@ -22,7 +22,7 @@ from nas.data.classified import classify
 from nas.data.duplicates import TAIL_BYTES, Candidate, Marks, Sketch, hashed, in_threads, marks, sketch
 from nas.data.listing import Listing, Span, read_span, some, warn
 from nas.data.named import Item, Named, create, numbered, stream, with_labels
-from nas.data.pixels import CORRUPT, UnknownWhiteError, decode, decode_with_peak, why_unreadable
+from nas.data.pixels import CORRUPT, Header, UnknownWhiteError, decode, decode_with_peak, read_header, why_unreadable
 from nas.distributed import process
 from search_spaces import UserError
 
@@ -70,6 +70,11 @@ class Files:
 
     def image(self, position: int) -> Image.Image:
         return decode(self.content(position), self.white_level)
+
+    def header(self, position: int) -> Header:
+        """The image's size and orientation; raises CORRUPT."""
+        span = self.spans[position]
+        return read_header(self.root / self.paths[position] if span is None else self.content(position))
 
     def name(self, position: int) -> str:
         return shown(self.paths[position])
@@ -150,9 +155,13 @@ def open_listing(listing: Listing, class_depth: int | None, white_level: float |
     _tell_alike(listing.name, classes)
     index = {name: i for i, name in enumerate(classes)}
     labels = np.array([index[name] for name in names.values()], dtype=np.int64)
+    return held(files(listing, labels, classes, white_level), listing.name, skipped)
+
+
+def files(listing: Listing, labels: np.ndarray, classes: tuple[str, ...], white_level: float | None) -> Files:
+    """The images of a folder or .tar, with a label each."""
     root = listing.root / listing.inside if listing.root.is_dir() else listing.root
-    paths, spans = tuple(listing.images), tuple(listing.images.values())
-    return _held(Files(root, paths, spans, labels, classes, white_level), listing.name, skipped)
+    return Files(root, tuple(listing.images), tuple(listing.images.values()), labels, classes, white_level)
 
 
 def _tell_alike(name: str, classes: Sequence[str]) -> None:
@@ -174,14 +183,18 @@ def open_named(name: str, root: str | None, split: str, white_level: float | Non
     dataset = create(name, root, split)
     if isinstance(dataset, IterableDataset):
         return _decode_all(stream(dataset, skipped.add), None, name, white_level, skipped)
-    return _held(with_labels(name, dataset, white_level), name, skipped)
+    return held(with_labels(name, dataset, white_level), name, skipped)
 
 
 # ---- decoding
 
 
-def _held(source: Files | Named, name: str, skipped: Skipped) -> Source:
-    """In memory, if it fits."""
+def held(source: Files | Named, name: str, skipped: Skipped) -> Source:
+    """Decoded in memory, if it fits, without the corrupt images, which are told.
+
+    Raises:
+        UserError: none of the images tried can be read; images of more than 8 bits that are all dark.
+    """
     if not _fits(source, name):
         return source
     return _decode_all(_contents(source), source, name, source.white_level, skipped)

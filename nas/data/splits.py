@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -88,6 +88,7 @@ class Normalization:
     std: tuple[float, ...]
 
 
+USES = {"train": "to train on", "search": "to search with", "test": "to test on"}  # of the splits
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -231,7 +232,7 @@ def _split(config: DataConfig, source: Source, test: Source | None, classes: tup
     if min(counts) < 1:
         why = f" that --group-by {config.group_by!r} leaves" if config.group_by else ""
         raise UserError(f"{config.data} has {len(labels)} images{why}, too few for a train, a search and a test split")
-    _tell_missing(data, config.data)
+    tell_missing({split: set(getattr(data, split).labels.tolist()) for split in USES}, classes, config.data)
     sha = hashlib.sha256(repr((classes, counts, source.digest(), test and test.digest())).encode())
     sha.update(np.concatenate([drawn.test, drawn.search, drawn.train]).astype("<i8").tobytes())
     return replace(data, splits=Splits(*counts, skipped=data.splits.skipped, digest=sha.hexdigest()[:16]))
@@ -270,9 +271,12 @@ def _translated(source: Source, classes: Sequence[str], subject: str, lacking: s
     return np.array([index[name] for name in source.classes], dtype=np.int64)[source.labels]
 
 
-def _tell_missing(data: Data, name: str) -> None:
-    """Classes that a split has no image of: what cannot be, where a class has one image or two."""
-    for split, use in (("train", "to train on"), ("search", "to search with"), ("test", "to test on")):
-        labels = set(getattr(data, split).labels.tolist())
-        if missing := [found for i, found in enumerate(data.classes) if i not in labels]:
-            warn(f"{name}: {len(missing)} of {len(data.classes)} classes have no image {use}: {some(missing)}")
+def tell_missing(found: Mapping[str, set[int]], classes: Sequence[str], name: str) -> None:
+    """Classes that a split has no image of: what cannot be, where a class has one image or two.
+
+    Args:
+        found: the classes that each split has images of.
+    """
+    for split, use in USES.items():
+        if missing := [one for i, one in enumerate(classes) if i not in found[split]]:
+            warn(f"{name}: {len(missing)} of {len(classes)} classes have no image {use}: {some(missing)}")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nas.data import Data, DataConfig, Images, load_data, sources
 from nas.data.batches import EpochSteps, StepImages, eval_batches, eval_transform, train_batches
-from nas.data.embedded import _scene, _written
+from nas.data.embedded import _scene, written
 from nas.data.sources import Skipped
 from search_spaces import UserError
 from tests.nas.tiny import make_images
@@ -58,7 +58,7 @@ def test_the_digits_in_clutter() -> None:
     assert sum(counts) == 1797 and counts[1] > 200 and counts[2] > 350
     assert data.train.image(0).mode == "RGB" and data.train.image(0).size == (64, 64)
     assert len(set.union(*split_pixels(data))) == 1797  # no scene is drawn twice
-    grey, _ = _written()
+    grey, _ = written()
     assert np.array_equal(_scene(np.random.default_rng(3), grey, 3), _scene(np.random.default_rng(3), grey, 3))
 
 

@@ -1,0 +1,196 @@
+"""Batches of images with boxes or masks, from any step on: every draw is a function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+
+from nas.data.batches import EpochSteps, Key, Samples, TrainKeys, eval_keys, load_batches
+from nas.scenes.boxes import BoxTarget
+from nas.scenes.masks import IGNORED
+from nas.scenes.transforms import Joint, as_boxes, eval_transform
+from nas.scenes.views import BoxScenes, MaskScenes
+
+EpochJoint = Callable[[int, int], Joint]  # of an epoch, to so many pixels a side
+
+
+class TrainBoxes(TypedDict):
+    """Of one image: boxes (n, 4) float32 (left, top, right, bottom) in its pixels, labels (n,) int64 from 0."""
+
+    boxes: Tensor
+    labels: Tensor
+
+
+class EvalBoxes(TrainBoxes):
+    """Also iscrowd (n,) bool and area (n,) float32, in pixels of the image as it was, whose (height, width) is `size`
+    (2,) int64: boxes times size over the batch's sides are those that the annotations give."""
+
+    iscrowd: Tensor
+    area: Tensor
+    size: Tensor
+
+
+BoxBatch = tuple[Tensor, list[TrainBoxes]]
+EvalBoxBatch = tuple[Tensor, list[EvalBoxes]]
+MaskBatch = tuple[Tensor, Tensor]
+
+
+def train_box_batches(
+    scenes: BoxScenes,
+    transform: EpochJoint,
+    *,
+    steps: EpochSteps,
+    epochs: int,
+    seed: int,
+    start: int,
+    num_workers: int,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[BoxBatch]:
+    """(uint8 images (B, 3, H, W), boxes of each) of every step from `start` on; crowds are left out.
+
+    Args:
+        steps: of an epoch; equally many in each, of no more images than there are.
+        share: (number, of how many): which of so many equal parts of each batch.
+
+    Raises:
+        UserError: 100 images in a row are corrupt.
+    """
+    keys = TrainKeys(len(scenes), steps, epochs, seed, start, share)
+    yield from load_batches(_TrainBoxes(scenes, transform, seed, replace=True), keys, num_workers, _listed)
+
+
+def eval_box_batches(
+    scenes: BoxScenes, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
+) -> Iterator[EvalBoxBatch]:
+    """(uint8 images (B, 3, H, W), boxes of each) of the whole split in order.
+
+    A corrupt image is black and, wholly, a crowd of every class: nothing that is found there counts.
+
+    Args:
+        share: (first, step): only every so many-th image.
+    """
+    keys = eval_keys(len(scenes), image_size, batch_size, share)
+    samples = _EvalBoxes(scenes, lambda _, size: eval_transform(size), 0, replace=False)
+    yield from load_batches(samples, keys, num_workers, _listed)
+
+
+def train_mask_batches(
+    scenes: MaskScenes,
+    transform: EpochJoint,
+    *,
+    steps: EpochSteps,
+    epochs: int,
+    seed: int,
+    start: int,
+    num_workers: int,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[MaskBatch]:
+    """(uint8 images (B, 3, H, W), uint8 masks (B, H, W), 255 ignored) of every step from `start` on.
+
+    Arguments and errors as `train_box_batches`.
+    """
+    keys = TrainKeys(len(scenes), steps, epochs, seed, start, share)
+    yield from load_batches(_Masks(scenes, transform, seed, replace=True), keys, num_workers, _stacked)
+
+
+def eval_mask_batches(
+    scenes: MaskScenes, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
+) -> Iterator[MaskBatch]:
+    """(uint8 images (B, 3, H, W), uint8 masks (B, H, W)) of the whole split in order.
+
+    Of a corrupt image no pixel counts: its mask is 255.
+
+    Args:
+        share: (first, step): only every so many-th image.
+    """
+    keys = eval_keys(len(scenes), image_size, batch_size, share)
+    samples = _Masks(scenes, lambda _, size: eval_transform(size), 0, replace=False)
+    yield from load_batches(samples, keys, num_workers, _stacked)
+
+
+class _Boxes(Samples[tuple[Image.Image, BoxTarget], tuple[Tensor, Any]]):
+    images: BoxScenes
+
+    def __init__(self, scenes: BoxScenes, transform: EpochJoint, seed: int, replace: bool) -> None:
+        super().__init__(scenes, seed, replace)
+        self.transform = cache(transform)
+
+    def read(self, position: int) -> tuple[Image.Image, BoxTarget]:
+        return self.images.image(position), self.images.target(position)
+
+
+class _TrainBoxes(_Boxes):
+    def sample(self, raw: tuple[Image.Image, BoxTarget], key: Key) -> tuple[Tensor, TrainBoxes]:
+        image, target = raw
+        single = ~target["iscrowd"]
+        boxes = as_boxes(target["boxes"][single], image.size)
+        given = {"boxes": boxes, "labels": torch.tensor(target["labels"][single])}
+        pixels, found = self.transform(*key[:2])(image, given)
+        return pixels.as_subclass(Tensor), {"boxes": found["boxes"].as_subclass(Tensor), "labels": found["labels"]}
+
+    def blank(self, key: Key) -> tuple[Tensor, TrainBoxes]:
+        size = key[1]
+        nothing = TrainBoxes(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+        return torch.zeros(3, size, size, dtype=torch.uint8), nothing
+
+
+class _EvalBoxes(_Boxes):
+    def sample(self, raw: tuple[Image.Image, BoxTarget], key: Key) -> tuple[Tensor, EvalBoxes]:
+        image, target = raw
+        pixels, boxes = self.transform(*key[:2])(image, as_boxes(target["boxes"], image.size))
+        return pixels.as_subclass(Tensor), {
+            "boxes": boxes.as_subclass(Tensor),
+            "labels": torch.tensor(target["labels"]),
+            "iscrowd": torch.tensor(target["iscrowd"]),
+            "area": torch.tensor(target["area"]),
+            "size": torch.tensor([image.height, image.width]),
+        }
+
+    def blank(self, key: Key) -> tuple[Tensor, EvalBoxes]:
+        size, classes = key[1], len(self.images.classes)
+        crowds = EvalBoxes(
+            boxes=torch.tensor([[0.0, 0.0, size, size]]).repeat(classes, 1),
+            labels=torch.arange(classes),
+            iscrowd=torch.ones(classes, dtype=torch.bool),
+            area=torch.full((classes,), float(size * size)),
+            size=torch.tensor([size, size]),
+        )
+        return torch.zeros(3, size, size, dtype=torch.uint8), crowds
+
+
+class _Masks(Samples[tuple[Image.Image, np.ndarray], tuple[Tensor, Tensor]]):
+    images: MaskScenes
+
+    def __init__(self, scenes: MaskScenes, transform: EpochJoint, seed: int, replace: bool) -> None:
+        super().__init__(scenes, seed, replace)
+        self.transform = cache(transform)
+
+    def read(self, position: int) -> tuple[Image.Image, np.ndarray]:
+        return self.images.image(position), self.images.mask(position)
+
+    def sample(self, raw: tuple[Image.Image, np.ndarray], key: Key) -> tuple[Tensor, Tensor]:
+        image, mask = raw
+        pixels, found = self.transform(*key[:2])(image, tv_tensors.Mask(torch.from_numpy(mask)))
+        return pixels.as_subclass(Tensor), found.as_subclass(Tensor)
+
+    def blank(self, key: Key) -> tuple[Tensor, Tensor]:
+        size = key[1]
+        black = torch.zeros(3, size, size, dtype=torch.uint8)
+        return black, torch.full((size, size), IGNORED, dtype=torch.uint8)
+
+
+def _listed(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
+    images, targets = zip(*samples, strict=True)
+    return torch.stack(images), list(targets)
+
+
+def _stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> MaskBatch:
+    images, masks = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(masks)

@@ -1,0 +1,88 @@
+"""The images of scenes: each in the orientation of the size that its annotations give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from nas.data.duplicates import in_threads
+from nas.data.listing import Listing
+from nas.data.pixels import CORRUPT, Header, why_unreadable
+from nas.data.sources import Decoded, Files, Skipped, files, held
+from nas.scenes.coco import Size
+from search_spaces import UserError
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images by row.
+
+    Args:
+        turns: by path, of images that lie as they are stored: what brings them there from upright.
+    """
+
+    source: Files | Decoded
+    turns: Mapping[str, Image.Transpose]
+
+    def __len__(self) -> int:
+        return len(self.source.labels)
+
+    def image(self, row: int) -> Image.Image:
+        image = self.source.image(row)
+        turn = self.turns.get(self.source.paths[row])
+        return image if turn is None else image.transpose(turn)
+
+    def name(self, row: int) -> str:
+        return self.source.name(row)
+
+
+def open_pictures(
+    listing: Listing, sizes: Mapping[str, Size], white_level: float | None, skipped: Skipped, of: str
+) -> Pictures:
+    """The images of the listing, decoded if they fit in memory; those of another size are left out and told.
+
+    Args:
+        sizes: (width, height) in pixels that each image has, upright or as stored, by what is known of it.
+        of: what says so, for the message: "the annotations".
+
+    Raises:
+        UserError: no image is left.
+    """
+    turns: dict[str, Image.Transpose] = {}
+    wrong = []
+    for path, header in zip(listing.images, _headers(_files(listing, white_level)), strict=True):
+        if header is None or header.upright_size == sizes[path]:
+            continue
+        if header.size == sizes[path] and (back := header.turn_back) is not None:
+            turns[path] = back
+        else:
+            wrong.append(path)
+    tried = len(listing.images)
+    listing.leave_out(wrong, f"of another size than {of}")
+    listing.tell()
+    if not listing.images:
+        raise UserError(f"{listing.name}: all {tried} images are of another size than {of}; give those they were of")
+    source = held(_files(listing, white_level), listing.name, skipped)
+    assert isinstance(source, Files | Decoded)
+    return Pictures(source, turns)
+
+
+def _files(listing: Listing, white_level: float | None) -> Files:
+    """With one class for all: what is on an image is said elsewhere."""
+    return files(listing, np.zeros(len(listing.images), dtype=np.int64), ("",), white_level)
+
+
+def _headers(found: Files) -> list[Header | None]:
+    """None of a corrupt image, which is told when it is to be read."""
+
+    def header(position: int) -> Header | None:
+        try:
+            return found.header(position)
+        except CORRUPT as error:
+            why_unreadable(error)
+            return None
+
+    return in_threads(header, len(found.paths))

@@ -1,0 +1,145 @@
+"""Scenes of a place: which annotations, or which masks, are those of its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nas.data.duplicates import hashed
+from nas.data.listing import Listing, some
+from nas.data.places import list_path
+from nas.data.sources import Skipped
+from nas.data.splits import IMAGENET
+from nas.scenes.boxes import boxes_of
+from nas.scenes.coco import Matched, match, read_coco
+from nas.scenes.masks import look, meaning, pair
+from nas.scenes.pictures import open_pictures
+from nas.scenes.polygons import polygons_of
+from nas.scenes.views import BoxScenes, MaskScenes
+from nas.scenes.voc import read_voc
+from search_spaces import UserError
+
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")  # in small letters
+MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentation", "segmentationclass")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where scenes lie, by the flags of a command.
+
+    Args:
+        data: folder or .tar of the images.
+        annotations: COCO's JSON; None looks in the folder.
+        option: what the flags' names begin with, for messages: empty, or "test-".
+    """
+
+    data: str
+    annotations: str | None
+    option: str
+    white_level: float | None
+
+
+def read_boxes(place: Place, skipped: Skipped) -> BoxScenes:
+    """
+    Raises:
+        UserError: no such place, no annotations there, or such as are not of its images.
+    """
+    listing, found, _ = _annotated(place)
+    pictures = open_pictures(listing, found.sizes, place.white_level, skipped, "the annotations")
+    boxes = boxes_of(found, pictures.source.paths)
+    return BoxScenes(pictures, np.arange(len(pictures)), found.classes, skipped, IMAGENET, boxes)
+
+
+def read_masks(
+    place: Place, masks: str | None, ignore: int, names: Sequence[str] | None, skipped: Skipped
+) -> MaskScenes:
+    """
+    Args:
+        masks: their folder or .tar; None looks beside the images, and then for annotations.
+        ignore: the index of pixels that do not count; -1 for none.
+        names: of the indices, from 0.
+
+    Raises:
+        UserError: no such place, no masks there, or such as are not of its images.
+    """
+    if place.annotations is None and (folders := _folders(place, masks)):
+        return _of_folders(*folders, place, ignore, names, skipped)
+    if names is not None:
+        raise UserError("--classes names the indices of masks; leave it out where annotations name the classes")
+    listing, found, digest = _annotated(place)
+    pictures = open_pictures(listing, found.sizes, place.white_level, skipped, "the annotations")
+    painted, means = polygons_of(found, pictures.source.paths, digest)
+    return MaskScenes(pictures, np.arange(len(pictures)), means.classes, skipped, IMAGENET, painted, means.table)
+
+
+# ---- annotations
+
+
+def _annotated(place: Place) -> tuple[Listing, Matched, str]:
+    """The images that annotations are of, what they say, and a digest of the file."""
+    listing = list_path(place.data)
+    jsons, xmls = _take_out(listing, ".json"), _take_out(listing, ".xml")
+    file = Path(place.annotations).expanduser() if place.annotations else _only(jsons, place)
+    if file is not None:
+        coco = read_coco(file)
+        return listing, match(listing, coco, str(file)), hashed(file.read_bytes()).hex()
+    if not xmls:
+        raise UserError(
+            f"{place.data} has no annotations; name COCO's JSON by --{place.option}annotations, or give a folder "
+            "with one, or with Pascal VOC's XML files"
+        )
+    images = listing.within("JPEGImages") if "JPEGImages" in listing.top_folders() else listing
+    return images, match(images, read_voc(xmls, list(images.images)), str(xmls[0].parent)), ""
+
+
+def _take_out(listing: Listing, ending: str) -> list[Path]:
+    """Files of that ending, no longer among what is left out; of a .tar none, whose files are not read."""
+    paths = sorted(path for path, reason in listing.left_out.items() if reason == ending)
+    for path in paths if listing.root.is_dir() else ():
+        del listing.left_out[path]
+    return [listing.root / listing.inside / path for path in paths] if listing.root.is_dir() else []
+
+
+def _only(jsons: list[Path], place: Place) -> Path | None:
+    if len(jsons) > 1:
+        raise UserError(
+            f"{place.data} has {len(jsons)} .json files ({some([str(path) for path in jsons], 3)}); choose one by "
+            f"--{place.option}annotations; where they are of several folders, give --data one of these"
+        )
+    return jsons[0] if jsons else None
+
+
+# ---- folders of masks
+
+
+def _folders(place: Place, masks: str | None) -> tuple[Listing, Listing] | None:
+    """Of images and of masks; None if there are no folders of these names."""
+    listing = list_path(place.data)
+    if masks is not None:
+        return listing, list_path(masks)
+    top = {name.lower(): name for name in listing.top_folders()}
+    images = [listing.within(top[name]) for name in IMAGE_FOLDERS if name in top]
+    beside = [listing.within(top[name]) for name in MASK_FOLDERS if name in top]
+    if len(images) > 1 or len(beside) > 1:
+        raise UserError(
+            f"{place.data} has {some([one.name for one in images + beside])}; name one folder of images by "
+            f"--{place.option}data and one of masks by --{place.option}masks"
+        )
+    return (images[0], beside[0]) if images and beside else None
+
+
+def _of_folders(
+    images: Listing, masks: Listing, place: Place, ignore: int, names: Sequence[str] | None, skipped: Skipped
+) -> MaskScenes:
+    pairs = pair(images, masks)
+    looked = look(masks, skipped)
+    images.leave_out([path for path in images.images if pairs[path] not in looked.sizes], "with a corrupt mask")
+    sizes = {path: looked.sizes[pairs[path]] for path in images.images}
+    pictures = open_pictures(images, sizes, place.white_level, skipped, "their masks")
+    found = looked.of([pairs[path] for path in pictures.source.paths])
+    means = meaning(found.found, names, ignore, masks.name)
+    rows = np.arange(len(pictures))
+    return MaskScenes(pictures, rows, means.classes, skipped, IMAGENET, found, means.table)

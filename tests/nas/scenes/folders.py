@@ -1,0 +1,62 @@
+"""Small folders of scenes: noise with a bright rectangle a picture, in each form that is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+WIDTH, HEIGHT = 40, 30
+NAMES = ("cat", "dog")
+
+
+def picture(i: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
+    noise = np.random.default_rng(i).integers(0, 200, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def box_of(i: int) -> list[float]:
+    """Left, top, width, height."""
+    return [i % 10, i % 7, 12 + i % 5, 10 + i % 3]
+
+
+def annotations(count: int, per_image: int = 1) -> dict[str, Any]:
+    """COCO's form of `count` images 0.png, 1.png, … with boxes of cats on even ones, of dogs on others."""
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in range(count)],
+        "annotations": [
+            {"id": 10 * i + j, "image_id": i, "category_id": 5 + i % 2, "bbox": box_of(i + j)}
+            for i in range(count)
+            for j in range(per_image)
+        ],
+        "categories": [{"id": 5 + i, "name": name} for i, name in enumerate(NAMES)],
+    }
+
+
+def write_pictures(folder: Path, count: int, first: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        picture(first + i).save(folder / f"{i}.png")
+    return folder
+
+
+def write_coco(folder: Path, coco: dict[str, Any], name: str = "annotations.json") -> Path:
+    """The annotations beside their images; returns the folder."""
+    write_pictures(folder, len(coco["images"]))
+    (folder / name).write_text(json.dumps(coco))
+    return folder
+
+
+def write_masks(folder: Path, count: int, indices: tuple[int, ...] = (0, 1, 2)) -> Path:
+    """images/ and masks/, each mask with a rectangle of one of the indices after the first; returns the folder."""
+    write_pictures(folder / "images", count)
+    (folder / "masks").mkdir(parents=True)
+    for i in range(count):
+        mask = np.full((HEIGHT, WIDTH), indices[0], dtype=np.uint8)
+        left, top, width, height = (int(n) for n in box_of(i))
+        mask[top : top + height, left : left + width] = indices[1 + i % (len(indices) - 1)]
+        Image.fromarray(mask).save(folder / "masks" / f"{i}.png")
+    return folder

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.scenes import BoxesConfig, BoxScenes, MasksConfig, SceneData, load_boxes, load_masks
+from nas.scenes.splits import rarest
+from search_spaces import UserError
+from tests.nas.scenes.folders import annotations, write_coco, write_masks, write_pictures
+
+
+def load(data: Path | str, **options: Any) -> SceneData[BoxScenes]:
+    return load_boxes(BoxesConfig(data=str(data), **options))
+
+
+def names(data: SceneData[BoxScenes]) -> list[set[str]]:
+    return [{part.name(i) for i in range(len(part))} for part in (data.train, data.search, data.test)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_coco(tmp_path / "photos", annotations(40))
+
+
+def test_splits_are_disjoint_and_of_the_seed(folder: Path) -> None:
+    data = load(folder)
+    parts = names(data)
+    assert [len(part) for part in parts] == [24, 8, 8] and len(set.union(*parts)) == 40
+    assert (data.splits.train, data.splits.search, data.splits.test) == (24, 8, 8)
+    again = load(folder)
+    assert again.splits == data.splits and np.array_equal(again.train.indices, data.train.indices)
+    other = load(folder, split_seed=1)
+    assert names(other) != parts and other.splits.digest != data.splits.digest
+
+
+def test_the_digest_is_of_the_boxes_too(folder: Path) -> None:
+    before = load(folder).splits.digest
+    coco = annotations(40)
+    coco["annotations"][0]["bbox"][0] += 1
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    assert load(folder).splits.digest != before
+
+
+def test_each_class_is_in_each_split_and_images_without_boxes_too(folder: Path) -> None:
+    coco = annotations(40)
+    for one in coco["annotations"]:
+        one["category_id"] = 5 if one["image_id"] % 10 else 6
+    coco["annotations"] = [one for one in coco["annotations"] if one["image_id"] % 8 != 1]
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    data = load(folder, test_fraction=0.3, search_fraction=0.3)
+    for part in (data.train, data.search, data.test):
+        assert part.present.any(axis=0).all() and not part.present.any(axis=1).all()
+
+
+def test_the_rarest_class_of_an_image() -> None:
+    present = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 1], [1, 0, 1], [0, 0, 0]], dtype=bool)
+    assert rarest(present).tolist() == [1, 0, 2, 2, 3]
+
+
+def test_classes_that_a_split_lacks_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco = annotations(40)
+    coco["categories"].append({"id": 9, "name": "eel"})
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    data = load(folder)
+    assert data.classes == ("cat", "dog", "eel")
+    assert "1 of 3 classes have no image to train on: eel" in capsys.readouterr().err
+
+
+def test_copies_stay_on_one_side(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(1, 20):
+        (folder / f"{i}.png").write_bytes((folder / "0.png").read_bytes())
+    alike = {f"{i}.png" for i in range(20)}
+    assert any(alike <= part for part in names(load(folder)))
+    assert "19 of 40 images are copies of others" in capsys.readouterr().err
+
+
+def test_test_images_of_their_own(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco = annotations(10)
+    coco["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    for one in coco["annotations"]:
+        one["category_id"] = 2 if one["category_id"] == 5 else 1
+    test = write_coco(tmp_path / "test", coco)
+    write_pictures(test, 10, first=35)  # 5 of them are training images
+    data = load(folder, test_data=str(test))
+    assert len(data.test) == 10 and len(data.train) + len(data.search) == 35
+    assert "left out 5 training images that are copies of test images" in capsys.readouterr().err
+    assert [int(data.test.target(i)["labels"][0]) for i in range(3)] == [0, 1, 0]  # by name
+    coco["categories"][0]["name"] = "hen"
+    (test / "annotations.json").write_text(json.dumps(coco))
+    with pytest.raises(UserError, match=r"test images of .*test have classes that are not known \(hen\)"):
+        load(folder, test_data=str(test))
+
+
+def test_two_lists_of_one_folder(folder: Path, tmp_path: Path) -> None:
+    coco = annotations(40)
+    for name, kept in (("train", range(30)), ("test", range(30, 40))):
+        images = [image for image in coco["images"] if image["id"] in kept]
+        objects = [one for one in coco["annotations"] if one["image_id"] in kept]
+        (tmp_path / f"{name}.json").write_text(json.dumps({**coco, "images": images, "annotations": objects}))
+    given = {"annotations": str(tmp_path / "train.json"), "test_annotations": str(tmp_path / "test.json")}
+    assert names(load(folder, **given))[2] == {f"{i}.png" for i in range(30, 40)}
+
+
+def test_the_classes_of_a_run_are_the_order_of_labels(folder: Path) -> None:
+    data = load_boxes(BoxesConfig(data=str(folder)), ("dog", "cat"))
+    assert data.classes == ("dog", "cat")
+    first = data.train.target(0)["labels"]
+    assert data.train.name(0).removesuffix(".png") and first[0] == (int(data.train.name(0)[:-4]) + 1) % 2
+
+
+def test_all_but_test_is_trained_on_in_the_end(folder: Path) -> None:
+    data = load(folder).all_but_test()
+    assert (len(data.train), len(data.search), len(data.test)) == (32, 0, 8)
+    assert data.normalized((0.5,) * 3, (0.2,) * 3).train.normalization.mean == (0.5,) * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_by": "("}, r"--group-by '\(' is no regular expression"),
+        ({"test_data": "."}, r"is both the training and the test data"),
+        ({"data": "scenes", "annotations": "x.json"}, r"--annotations x.json has no meaning with --data scenes"),
+        ({"data": "scenes", "test_fraction": 0.1}, r"--test-fraction 0.1 has no meaning with --data scenes"),
+        ({"data": "no-such-folder"}, r"no such path: no-such-folder"),
+    ],
+)
+def test_flags_that_mean_nothing(
+    folder: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=message):
+        load(**{"data": ".", **options})
+
+
+def test_nothing_to_train_on_is_refused(folder: Path) -> None:
+    (folder / "annotations.json").write_text(json.dumps({**annotations(40), "annotations": []}))
+    with pytest.raises(UserError, match=r"has no object on any image; give images with objects"):
+        load(folder)
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has 2 images, too few for a train, a search and a test split"):
+        load(write_coco(tmp_path, annotations(2)))
+
+
+def test_splits_of_masks(tmp_path: Path) -> None:
+    write_masks(tmp_path / "a", 30)
+    (tmp_path / "names.txt").write_text("ground\ncat\ndog\n")
+    config = MasksConfig(data=str(tmp_path / "a"), classes=str(tmp_path / "names.txt"))
+    data = load_masks(config)
+    assert data.classes == ("ground", "cat", "dog") and len(data.test) == 6
+    turned = load_masks(config, ("dog", "cat", "ground"))
+    assert np.array_equal(turned.test.mask(0), 2 - data.test.mask(0))
+    assert turned.splits.digest != data.splits.digest
+    with pytest.raises(UserError, match=r"has masks of one class beside the ignored index 0"):
+        load_masks(MasksConfig(data=str(write_masks(tmp_path / "b", 30, (0, 1))), ignore_index=0))
+    with pytest.raises(UserError, match=r"--test-masks x has no meaning without --test-data"):
+        load_masks(MasksConfig(data=str(tmp_path / "a"), test_masks="x"))
