@@ -44,6 +44,7 @@ IMPORT_WHERE_USED = {"coremltools", "fvcore", "onnxruntime", "optuna", "plotly",
 IMPORT_WHERE_USED |= {"ai_edge_litert", "executorch", "litert_torch", "openvino", "pillow_heif", "torch_pruning", "tvm"}
 IMPORT_WHERE_USED |= {"fcntl", "grp", "pwd", "resource", "termios"}  # Windows has none of them
 MAX_LINES, MAX_MODULES = 400, 16
+SAMPLES = ROOT / "nas/exporting/samples"  # programs for others, no modules of ours
 
 Graph = Mapping[str, set[str]]  # of modules: what each imports, also in its functions
 
@@ -140,7 +141,7 @@ def too_large(lines: Mapping[Path, int]) -> list[str]:
 def read(folder: str) -> dict[str, str]:
     """The source of each module of the folder, by its name."""
     sources = {}
-    for file in sorted((ROOT / folder).rglob("*.py")):
+    for file in sorted(set((ROOT / folder).rglob("*.py")) - set(SAMPLES.glob("*.py"))):
         parts = file.relative_to(ROOT).with_suffix("").parts
         sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file.read_text()
     return sources

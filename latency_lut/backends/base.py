@@ -78,6 +78,7 @@ class Job:
         arch: which network of the space it is, where it is one.
         images: that int8 quantizers find the ranges of activations on, each (1, *input_shape) float32; noise where
             there are none, which does for a time.
+        float_ends: input and output are float32 in an int8 file too, as apps want; between blocks nothing converts.
     """
 
     input_shape: tuple[int, ...]
@@ -85,6 +86,7 @@ class Job:
     blocks: tuple[BlockSpec, ...] = ()
     arch: Arch | None = None
     images: Sequence[np.ndarray] = ()
+    float_ends: bool = False
 
     def calibration(self) -> Sequence[np.ndarray]:
         """The images, or two of noise, the same each time."""
@@ -201,7 +203,7 @@ class FileBackend(Backend):
         """Loads a model that `export` wrote, here or elsewhere. Needs no torch, and the file no longer afterwards."""
 
     def answering(self, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-        """What a model that `export` wrote answers: its input, float32 of batch 1, to its output, float32."""
+        """What a model that `export` wrote, with float ends, answers: float32 of batch 1 to float32."""
         raise NotImplementedError(f"{self.name} only times models")
 
     def prepare(self, job: Job) -> Session:

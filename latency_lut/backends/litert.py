@@ -54,7 +54,7 @@ class LiteRtBackend(FileBackend):
             with tempfile.TemporaryDirectory() as folder:
                 whole = Path(folder) / "float32.tflite"
                 _convert(job, whole)
-                path.write_bytes(_quantize(whole, job.calibration()))
+                path.write_bytes(_quantize(whole, job.calibration(), float_ends=job.float_ends))
 
     def load(self, path: Path) -> Session:
         """A session of any model with one input, float32 or int8.
@@ -77,14 +77,9 @@ class LiteRtBackend(FileBackend):
         return Session(run)
 
     def answering(self, path: Path) -> Callable[[np.ndarray], np.ndarray]:
-        """The interpreter's signature quantizes the input of an int8 model, and its output back."""
         runner = _runtime().Interpreter(str(path), num_threads=self.threads).get_signature_runner(SIGNATURE)
-        ((name, source),), ((output, target),) = runner.get_input_details().items(), runner.get_output_details().items()
-
-        def run(images: np.ndarray) -> np.ndarray:
-            return _floats(runner(**{name: _quantized(images, source)})[output], target)
-
-        return run
+        (name,), (output,) = runner.get_input_details(), runner.get_output_details()
+        return lambda images: np.asarray(runner(**{name: images})[output])
 
     def describe(self) -> Runtime:
         _runtime()
@@ -104,21 +99,6 @@ def _runtime() -> Any:
     return require("ai_edge_litert.interpreter", INSTALL)
 
 
-def _quantized(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
-    """As a tensor of the model holds them: int8 in steps of its scale, or as they are."""
-    if detail["dtype"] != np.int8:
-        return values
-    scale, zero = detail["quantization"]
-    return np.clip(np.round(values / scale) + zero, -128, 127).astype(np.int8)
-
-
-def _floats(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
-    if detail["dtype"] != np.int8:
-        return values
-    scale, zero = detail["quantization"]
-    return ((values.astype(np.float32) - zero) * scale).astype(np.float32)
-
-
 def _convert(job: Job, path: Path) -> None:
     import litert_torch
     import torch
@@ -126,13 +106,17 @@ def _convert(job: Job, path: Path) -> None:
     litert_torch.convert(job.module(), (torch.zeros(1, *job.input_shape),)).export(str(path))
 
 
-def _quantize(model: Path, images: Sequence[np.ndarray]) -> bytes:
+def _quantize(model: Path, images: Sequence[np.ndarray], *, float_ends: bool) -> bytes:
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
 
     runner = Interpreter(str(model)).get_signature_runner(SIGNATURE)
     (name,) = runner.get_input_details()
     task = quantizer.Quantizer(str(model), recipe.static_wi8_ai8())
+    for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT) if float_ends else ():
+        task.update_quantization_recipe(".*", end, algorithm_key=AlgorithmName.NO_QUANTIZE)
     ranges = task.calibrate({SIGNATURE: [{name: batch} for batch in images]}, num_threads=1)
     result = task.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return bytes(result.quantized_model)

@@ -221,11 +221,15 @@ def _white_of_floats(values: np.ndarray) -> float:
 
 def preprocessing(image_size: int) -> str:
     """What `eval_transform` of batches does, in words: of no other images is the accuracy that which was measured."""
-    side = math.floor(image_size / crop_share(image_size))
     return (
-        f"RGB; the shorter side resized to {side} pixels (bicubic, antialiased), then the central "
+        f"RGB; the shorter side resized to {resized_side(image_size)} pixels (bicubic, antialiased), then the central "
         f"{image_size} x {image_size} pixels"
     )
+
+
+def resized_side(image_size: int) -> int:
+    """Pixels of the image's shorter side before its middle is cut out."""
+    return math.floor(image_size / crop_share(image_size))
 
 
 def crop_share(image_size: int) -> float:

@@ -13,6 +13,7 @@ from nas import runs
 from nas.data import Data
 from nas.data.listing import warn
 from nas.exporting.files import Exporter, FileConfig, failures
+from nas.exporting.guide import write_guide
 from nas.exporting.winner import Exportable, load_winners, winner_names
 from search_spaces import UserError
 from search_spaces.command import flag
@@ -56,14 +57,16 @@ def export(config: Config) -> list[dict[str, Any]]:
 def export_files(
     network: Exportable, folder: Path, config: FileConfig, data: Data | None, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes files beside those that the folder has, and returns `files` and `failed` of all.
+    """Writes files beside those that the folder has, with how to use them, and returns `files` and `failed` of all.
 
     Args:
         before: the same of the files that are there.
     """
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in network.info.classes))
     found = Exporter(network, folder, config, data).write()
-    return {"files": {**before.get("files", {}), **found["files"]}, "failed": found["failed"]}
+    files = {**before.get("files", {}), **found["files"]}
+    write_guide(folder, network, files)
+    return {"files": files, "failed": found["failed"]}
 
 
 @contextmanager

@@ -168,7 +168,7 @@ class Exporter:
     def _timed(self, path: Path, backend: FileBackend) -> dict[str, Any]:
         minimum, median, busy = measure_file(path, backend)
         latency = {"min": minimum, "median": median, "threads": self.config.threads, "busy": busy}
-        return {"latency_ms": latency, "units": backend.load(path).devices}
+        return {"latency_ms": latency, "units": backend.load(path).devices, "runtime": asdict(backend.describe())}
 
     @cached_property
     def _calibration(self) -> tuple[Tensor, ...]:

@@ -40,7 +40,7 @@ def write_mobile(
         UserError: the converter is not installed here.
     """
     size = network.info.image_size
-    backend(name, precision).export(Job((3, size, size), network.model, images=images), path)
+    backend(name, precision).export(Job((3, size, size), network.model, images=images, float_ends=True), path)
 
 
 def answers(name: Mobile, path: Path, info: RunInfo) -> Answers:

@@ -18,8 +18,10 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from nas.data.batches import eval_transform
 from nas.exporting import coreml, files
 from nas.exporting import onnx as onnx_files
 from nas.exporting.coreml import Classifier, check_coreml, load_program
@@ -36,6 +38,7 @@ from tests.rounding import assert_equal_but_for_rounding, rounding
 
 BUSY = True  # as the stopwatch says
 CLASSES = ["Ærø", "b & <b>", "c, d"]
+GUIDE = {"README.md", "predict_timm.py"}  # beside timm's files
 SIZE = 64  # where attention of stage 3 is at stride 2
 FIELDS = {  # of a network with every kind of block, but few of them: exports take seconds a block
     "width": [16, 24, 32, 48],
@@ -142,6 +145,21 @@ def test_timm_loads_it_without_us(exported: Path, winner: Winner) -> None:
     assert (module["IMAGE_SIZE"], module["MEAN"], module["STD"]) == (SIZE, MEAN, STD)
 
 
+def test_the_sample_for_timm_says_what_a_photo_shows(
+    exported: Path, winner: Winner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Image.fromarray(example_images(1, 2 * SIZE)[0].permute(1, 2, 0).numpy())
+    image.save(tmp_path / "photo.png")
+    monkeypatch.syspath_prepend(exported)
+    monkeypatch.delitem(sys.modules, "model", raising=False)
+    runpy.run_path(str(exported / "predict_timm.py"))["main"](str(tmp_path / "photo.png"))
+    monkeypatch.delitem(sys.modules, "model")
+    pixels = torch.as_tensor(eval_transform(SIZE)(image))[None]
+    shares = winner.model()(normalized(pixels, MEAN, STD))[0].softmax(0)
+    expected = [f"{shares[i]:7.2%}  {CLASSES[i]}" for i in shares.argsort(descending=True)]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
 def test_core_ml_package_is_a_classifier_of_images_in_half_precision(exported: Path, winner: Winner) -> None:
     import coremltools as ct
 
@@ -222,7 +240,8 @@ def test_an_export_that_differs_is_refused_and_leaves_the_last_one(
     with pytest.raises(UserError, match=r"not exported: one as onnx \(.* logits differ"):
         export(Config(run=str(run_folder), winners=("one",), formats=("onnx",)))
     after = {p: p.stat().st_mtime_ns for p in exported.rglob("*")}
-    told = {exported / "result.json", exported / "classes.txt"}
+    told = {exported / name for name in ("result.json", "classes.txt", "README.md")}
+    told |= {path for path in exported.iterdir() if path.suffix in (".kt", ".swift") or path.name.startswith("predict")}
     assert {p: t for p, t in after.items() if p not in told} == {p: t for p, t in before.items() if p not in told}
     assert [p.name for p in exported.parent.iterdir()] == ["one"]
 
@@ -235,7 +254,7 @@ def test_a_format_that_fails_costs_that_format_alone(run_folder: Path, monkeypat
     monkeypatch.setattr(coreml, "write_coreml", unknown)
     with pytest.raises(UserError, match=r"not exported: two as coreml \(MIL operator cumsum\); all else is written"):
         export(Config(run=str(run_folder), winners=("two",), formats=("coreml", "timm")))
-    found = {path.name for path in (run_folder / "export/two").iterdir()}
+    found = {path.name for path in (run_folder / "export/two").iterdir()} - GUIDE
     assert found == {"classes.txt", "model.py", "model.safetensors", "result.json"}
     assert read_json(run_folder / "export/two/result.json")["failed"] == {"coreml": "MIL operator cumsum"}
     shutil.rmtree(run_folder / "export/two")
@@ -255,7 +274,7 @@ def test_an_interrupted_export_leaves_nothing(run_folder: Path, monkeypatch: pyt
 def test_formats_not_asked_for_are_not_written(run_folder: Path) -> None:
     (result,) = export(Config(run=str(run_folder), winners=("two",), formats=("timm",)))
     assert set(result["files"]) == {"timm"} and not result["failed"]
-    written = {p.name for p in (run_folder / "export/two").iterdir()}
+    written = {p.name for p in (run_folder / "export/two").iterdir()} - GUIDE
     assert written == {"classes.txt", "model.py", "model.safetensors", "result.json"}
 
 
