@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -22,6 +22,14 @@ CPU = torch.device("cpu")
 REMEDY = "search again with nas.search"
 
 State = Mapping[str, Tensor]
+
+
+class Network(NamedTuple):
+    """A network of a space, and its tensors by the names that `space.build(arch)` has; None for fresh ones."""
+
+    space: SearchSpace
+    arch: Arch
+    state: State | None
 
 
 class _Network(TypedDict):
@@ -58,17 +66,21 @@ def backbone_of(
     Raises:
         UserError: no such run, network or weights; weights of another network; or strides that it cannot have.
     """
-    if run is None:
-        space, arch, state = _alone(Path(winner), init)
-    else:
-        folder = runs.find_run(str(run), "run.json", "python -m nas.train_supernet")
-        space = runs.load_run_info(folder).search_space()
-        arch = _arch(folder, space, winner)
-        state = _state(folder, space, arch, winner, init)
+    space, arch, state = network_of(run, winner, init)
     backbone = resized(space, arch, image_size, output_stride, finest_stride)
     if state is not None:
         backbone.load(state)
     return backbone
+
+
+def network_of(run: str | Path | None, winner: str, init: str | None = None) -> Network:
+    """The same network with its space and tensors; `backbone_of` has the arguments and errors."""
+    if run is None:
+        return _alone(Path(winner), init)
+    folder = runs.find_run(str(run), "run.json", "python -m nas.train_supernet")
+    space = runs.load_run_info(folder).search_space()
+    arch = _arch(folder, space, winner)
+    return Network(space, arch, _state(folder, space, arch, winner, init))
 
 
 def resized(
@@ -90,13 +102,13 @@ def resized(
     return Backbone(space, arch, output_stride, finest_stride)
 
 
-def _alone(path: Path, init: str | None) -> tuple[SearchSpace, Arch, State | None]:
+def _alone(path: Path, init: str | None) -> Network:
     """A network that lies in a folder of its own."""
     if init not in (None, TRAINED, SCRATCH):
         raise UserError(f"init {init} of {path} needs the run whose supernet it is of; name it, or leave init out")
     found = load_winner(winner_file(path, "winner"))
     space, arch = _told(found.facts)
-    return space, arch, None if init == SCRATCH else found.network.state_dict()
+    return Network(space, arch, None if init == SCRATCH else found.network.state_dict())
 
 
 def _told(facts: Facts) -> tuple[SearchSpace, Arch]:

@@ -319,10 +319,12 @@ def accuracies(trainer: Trainer, images: Images, batches: int | None = None) -> 
         batches: of 256 images that shared norms are recalibrated on (default: all, up to 8), which takes longer than
             to evaluate on a few hundred images. One alone moved an accuracy of 78 % by up to 4 points.
     """
-    supernet: Any = trainer.ema.module
-    space, size, workers = supernet.space, trainer.task.image_size, trainer.config.num_workers
+    supernet, task = trainer.ema.module, trainer.task
+    assert isinstance(supernet, Supernet)
+    assert isinstance(task, Classification)
+    space, size, workers = supernet.space, task.image_size, trainer.config.num_workers
     calibration = (
-        [normalize(batch, trainer.device, images.normalization) for batch in trainer.task.calibration[:batches]]
+        [normalize(batch, trainer.device, images.normalization) for batch in task.calibration[:batches]]
         if default_calibration(supernet)
         else []
     )

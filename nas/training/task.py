@@ -55,11 +55,6 @@ class Task(ABC):
     def prepared(self, images: Tensor, target: Any, device: torch.device) -> tuple[Tensor, Any]:
         """Normalized images and target on the device; draws from torch's and NumPy's generators."""
 
-    @property
-    @abstractmethod
-    def calibration(self) -> tuple[Tensor, ...]:
-        """Batches of (training) images that shared norms are recalibrated on at each evaluation: uint8, on the CPU."""
-
     @abstractmethod
     def said(self, found: Mapping[str, float]) -> str:
         """What an evaluation on the search split has found, by name, as a few words of a line."""
@@ -119,5 +114,5 @@ class Classification(Task):
 
     @cached_property
     def calibration(self) -> tuple[Tensor, ...]:
-        """Read once; as bytes, to hold little."""
+        """Images that shared norms are recalibrated on at each evaluation, read once; as bytes, to hold little."""
         return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.num_workers)
