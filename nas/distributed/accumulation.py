@@ -8,6 +8,7 @@ does, would need an exchange at each norm of each network.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,8 @@ class Parts:
         self._decisions: list[float] | None = None  # of the step that is being worked on
         self._asked = 0
 
-    def each(self, images: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(number, images, labels) of each of this process's parts.
+    def each(self, images: Tensor, target: Any) -> Iterator[tuple[int, Tensor, Any]]:
+        """(number, images, target) of each of this process's parts.
 
         For each, the model's running statistics are those that the step began with; afterwards they are the mean of
         what the parts have made of them. As an update is linear in them, averaging these means over the processes, at
@@ -45,18 +46,19 @@ class Parts:
         """
         self._decisions = []
         first = process.rank() * self.own
-        parts = zip(images.chunk(self.own), labels.chunk(self.own), strict=True)
+        size = len(images) // self.own
         if self.own == 1:
             self._asked = 0
-            yield first, images, labels
+            yield first, images, target
         else:
             statistics, counters = self.statistics.read().clone(), self.counters.read().clone()
             total = torch.zeros_like(statistics)
-            for i, part in enumerate(parts):
+            for i in range(self.own):
+                part = slice(i * size, (i + 1) * size)
                 self._asked = 0
                 self.statistics.write(statistics)
                 self.counters.write(counters)
-                yield first + i, *part
+                yield first + i, images[part], target[part]
                 total += self.statistics.read()
             self.statistics.write(total / self.own)
         self._decisions = None

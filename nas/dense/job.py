@@ -1,0 +1,138 @@
+"""Trains a network of a kind, tests it, writes its files and a page: all in the folder of its stage in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas import runs
+from nas.dense.config import FREE, DenseConfig
+from nas.dense.kind import Kind, load_trained
+from nas.dense.result import WEIGHTS, DenseResult
+from nas.dense.start import Start, find_start
+from nas.dense.task import DenseTask
+from nas.distributed import collectives, process
+from nas.runs.checkpoint import save_tensors
+from nas.runs.results import lasted
+from nas.scenes import SceneData
+from nas.training.recipe import check_alike, check_used
+from nas.training.trainer import Backward, Trainer
+from search_spaces.command import amend, fill
+from search_spaces.command.files import slug, write_json
+
+
+def configure(kind: Kind[Any, Any], config: Any) -> Any:
+    """The config; what was not given is as the run was begun with, or what suits the images."""
+    if config.resume:
+        folder = run_of(kind, config)
+        return amend(fill(config, runs.begun(folder / kind.stage, kind.config)), run=str(folder))
+    config = fill(config, kind.suited(config))
+    check_used(config)
+    return config
+
+
+def run_of(kind: Kind[Any, Any], config: Any) -> Path:
+    """The run's folder: the one to go on with on `resume`, else a new one, the same for all processes."""
+    if config.resume:
+        return runs.find_run(config.run, f"{kind.stage}/config.json", f"python -m {kind.command}")
+    parts = (kind.stage, Path(config.backbone).name, Path(config.data).name.removesuffix(".tar") or "data")
+    name = config.run or slug(f"{'-'.join(parts)}-{datetime.now():%Y%m%d-%H%M%S}")  # noqa: DTZ005
+    return runs.run_folder(collectives.gather(name)[0])
+
+
+def train(kind: Kind[Any, Any], config: Any) -> Path:
+    """Trains the network, or goes on with it on `resume`, and returns the run's folder."""
+    run_folder = run_of(kind, config)
+    folder = run_folder / kind.stage
+    if not config.resume:
+        runs.check_new(folder, "--run")
+    start = find_start(config.backbone, config.init, config.image_size)
+    data = kind.load(config).normalized(start.space.mean, start.space.std)
+    facts = {"data_digest": data.splits.digest, "weights_digest": start.digest}
+    finished = (folder / "result.json").exists()
+    may_change = (*kind.may_move, *(() if finished else ("epochs",)))
+    changed = runs.reopen(folder, config, FREE, may_change, **facts) if config.resume else {}
+    check_alike(config, data.splits.digest)
+    begin = partial(runs.record, folder, changed) if config.resume else partial(runs.begin, folder, config, **facts)
+    if finished:
+        begin()
+        print(f"{folder} is trained")
+    else:
+        _fit(kind, config, folder, data, start, begin)
+    if process.is_primary():
+        network, result = load_trained(kind, folder)
+        kind.show(config, folder, network, data, result)
+    return run_folder
+
+
+def fresh(kind: Kind[Any, Any], config: DenseConfig, start: Start, num_classes: int) -> nn.Module:
+    """The network to train: a fresh head, drawn by the seed, on the weights that it starts from."""
+    torch.manual_seed(config.seed)
+    network: Any = kind.network(start.space, start.arch, num_classes)
+    if start.state is not None:
+        network.backbone.load(start.state)
+    return network
+
+
+def make_trainer(
+    kind: Kind[Any, Any], config: DenseConfig, folder: Path, data: SceneData[Any], network: nn.Module
+) -> Trainer:
+    def step(images: Tensor, target: Any, _: int, criterion: Any, backward: Backward) -> Tensor:
+        loss: Tensor = criterion(network(images), target)
+        backward(loss)
+        return loss.detach()
+
+    def evaluate(average: nn.Module) -> dict[str, float]:
+        return {kind.metric: _figures(kind, trainer, average, data.search)[kind.metric]}
+
+    trainer = Trainer(network, DenseTask(kind, data, config, network), config, folder, step, evaluate)
+    return trainer
+
+
+def _figures(kind: Kind[Any, Any], trainer: Trainer, network: nn.Module, scenes: Any) -> dict[str, Any]:
+    config = trainer.config
+    return kind.figures(network.eval(), scenes, trainer.task.image_size, trainer.device, config.num_workers)
+
+
+def _fit(
+    kind: Kind[Any, Any],
+    config: DenseConfig,
+    folder: Path,
+    data: SceneData[Any],
+    start: Start,
+    begin: Callable[[], None],
+) -> None:
+    """Trains the network and tests its average; writes weights and `result.json`."""
+    trainer = make_trainer(kind, config, folder, data, fresh(kind, config, start, len(data.classes)))
+    if config.resume:
+        trainer.resume()
+    begin()
+    trainer.fit(f"{kind.stage} {start.space.name}")
+    average = trainer.ema.module
+    search, test = (_figures(kind, trainer, average, scenes) for scenes in (data.search, data.test))
+    if not process.is_primary():
+        return
+    result: DenseResult = {
+        "command": runs.command_of(folder),
+        "space": start.space.name,
+        "arch": start.space.to_json(start.arch),
+        "image_size": config.image_size,
+        "classes": list(data.classes),
+        "mean": list(start.space.mean),
+        "std": list(start.space.std),
+        **trainer.ending,
+        "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
+        "num_params": sum(parameter.numel() for parameter in average.parameters()),
+        "search": search,
+        "test": test,
+        "files": {},
+    }
+    save_tensors(folder / WEIGHTS, average.state_dict(), {"space": start.space.name})
+    write_json(folder / "result.json", result)
+    print(f"{kind.said(test)} of {len(data.test):,} test images after {lasted(result)}; wrote {folder}")

@@ -1,0 +1,98 @@
+"""What boxes and masks differ in: their data, networks, batches and figures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.batches import EpochSteps
+from nas.dense.config import DenseConfig
+from nas.dense.result import WEIGHTS, DenseResult, read_result, space_of
+from nas.runs.checkpoint import load_module, load_tensors
+from nas.scenes import SceneData, Scenes
+from search_spaces import Arch, SearchSpace
+
+S = TypeVar("S", bound=Scenes)
+Config = TypeVar("Config", bound=DenseConfig)
+Figures = dict[str, Any]
+
+
+class Kind(ABC, Generic[S, Config]):
+    """
+    Attributes:
+        stage: its folder in a run, and its command, `nas.stage`.
+        metric: the figure by which its networks are compared, a fraction; for a reader `metric_label`.
+        config: its flags.
+        may_move: those that say where the data lies.
+    """
+
+    stage: ClassVar[str]
+    metric: ClassVar[str]
+    metric_label: ClassVar[str]
+    may_move: ClassVar[tuple[str, ...]]
+    config: type[Config]
+
+    @property
+    def command(self) -> str:
+        return f"nas.{self.stage}"
+
+    @abstractmethod
+    def suited(self, config: Config) -> Config:
+        """The config with the recipe that suits its images and backbone, whatever it has been given."""
+
+    @abstractmethod
+    def load(self, config: Config) -> SceneData[S]:
+        """The images that the config names, in three splits; UserError on bad ones."""
+
+    @abstractmethod
+    def network(self, space: SearchSpace, arch: Arch, num_classes: int) -> nn.Module:
+        """With fresh weights: it has a `backbone`, gives raw outputs, a `loss` of these and of targets, and `decode`s.
+
+        Args:
+            space: of the backbone, for the images.
+        """
+
+    @abstractmethod
+    def batches(self, scenes: S, config: Config, steps: EpochSteps, start: int) -> Iterator[tuple[Tensor, Any]]:
+        """This process's share of the augmented batch of every step from `start` on."""
+
+    @abstractmethod
+    def prepared(self, target: Any, device: torch.device) -> Any:
+        """The target of a batch as the network's loss takes it."""
+
+    @abstractmethod
+    def figures(
+        self, network: nn.Module, scenes: S, image_size: int, device: torch.device, num_workers: int
+    ) -> Figures:
+        """What a network in evaluation mode reaches: `metric`, and others for `result.json`."""
+
+    @abstractmethod
+    def said(self, figures: Figures) -> str:
+        """The figures in a few words, as 'AP 31.2 %, AP50 52.0 %'."""
+
+    @abstractmethod
+    def show(self, config: Config, folder: Path, network: nn.Module, data: SceneData[S], result: DenseResult) -> None:
+        """Writes the files of a trained network and its page into its folder, and notes in `result.json` what they
+        reach."""
+
+
+def load_trained(kind: Kind[Any, Any], folder: Path) -> tuple[nn.Module, DenseResult]:
+    """The trained network in evaluation mode, and what is known of it.
+
+    Args:
+        folder: of its stage.
+
+    Raises:
+        UserError: one of its files is damaged.
+    """
+    result = read_result(folder)
+    space = space_of(result)
+    network = kind.network(space, space.from_json(result["arch"]), len(result["classes"]))
+    tensors, _ = load_tensors(folder / WEIGHTS)
+    load_module(network, tensors, folder / WEIGHTS)
+    return network.eval(), result

@@ -1,0 +1,73 @@
+"""The network below the head, and its weights to start from: what --backbone and --init name."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas import runs
+from nas.networks.backbones import Network, State, network_of
+from nas.networks.start import load_start
+from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
+
+
+@dataclass(frozen=True)
+class Start:
+    """
+    Args:
+        space: for the images of the task.
+        state: tensors by the names that `space.build(arch)` has; None for fresh ones.
+    """
+
+    space: SearchSpace
+    arch: Arch
+    state: State | None
+
+    @property
+    def digest(self) -> str | None:
+        """Of the tensors."""
+        if self.state is None:
+            return None
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.state.items()):
+            sha.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return sha.hexdigest()
+
+
+def find_start(backbone: str, init: str | None, image_size: int) -> Start:
+    """
+    Args:
+        backbone: folder of a trained network; RUN:NAME with a network of a run; or SPACE:ARCH with a named arch, the
+            largest if it is left out, or a file of one.
+        init: its weights, as `nas.networks.backbones.network_of` or, of SPACE:ARCH, `nas.networks.start.load_start`
+            have it; None: those that it has, or fresh ones.
+
+    Raises:
+        UserError: no such network or weights, or images of a size that it cannot have.
+    """
+    if Path(backbone).expanduser().is_dir():
+        found = network_of(None, backbone, init)
+    else:
+        place, _, name = backbone.rpartition(":") if ":" in backbone else (backbone, "", "largest")
+        found = network_of(place, name, init) if _is_run(place) else _of_space(place, name, init)
+    space = get_space(found.space.name, image_size, found.space.num_classes)
+    return Start(space, space.from_json(found.space.to_json(found.arch)), found.state)
+
+
+def _is_run(place: str) -> bool:
+    return (runs.run_folder(place) / "run.json").exists()
+
+
+def _of_space(name: str, arch: str, init: str | None) -> Network:
+    space = get_space(name)
+    chosen = space.load_arch(arch)
+    if init is None:
+        return Network(space, chosen, None)
+    of, network, _ = load_start(space, init)
+    if of != chosen:
+        raise UserError(
+            f"--init {init} has the weights of {arch_label(space, of)}, not of {arch}; give --backbone "
+            f"{name}:{arch_label(space, of)}"
+        )
+    return Network(space, chosen, network.state_dict())

@@ -1,0 +1,48 @@
+"""What a network of a kind learns, for the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.batches import StepImages, normalize
+from nas.dense.config import DenseConfig
+from nas.dense.kind import Kind
+from nas.scenes import SceneData
+from nas.training.task import Task
+from search_spaces import UserError
+
+
+class DenseTask(Task):
+    """All steps have as many images of the same size.
+
+    Args:
+        network: whose `loss` is the criterion.
+
+    Raises:
+        UserError: a batch of more images than there are.
+    """
+
+    def __init__(self, kind: Kind[Any, Any], data: SceneData[Any], config: DenseConfig, network: nn.Module) -> None:
+        self.kind, self.train, self.config = kind, data.train, config
+        self.criterion: Any = network.loss
+        self.num_images, self.num_search_images = len(data.train), len(data.search)
+        if config.batch_size > self.num_images:
+            raise UserError(
+                f"--batch-size {config.batch_size} is more than the {self.num_images} training images; lower it"
+            )
+        self.image_size, self.epochs, self.images_per_step = config.image_size, config.epochs, config.batch_size
+        self.steps_per_epoch = self.num_images // config.batch_size
+
+    def batches(self, start: int) -> Iterator[tuple[Tensor, Any]]:
+        steps = [StepImages(self.image_size, self.config.batch_size)] * self.steps_per_epoch
+        return self.kind.batches(self.train, self.config, lambda _: steps, start)
+
+    def prepared(self, images: Tensor, target: Any, device: torch.device) -> tuple[Tensor, Any]:
+        return normalize(images, device, self.train.normalization), self.kind.prepared(target, device)
+
+    def said(self, found: Mapping[str, float]) -> str:
+        return ", ".join(f"{self.kind.metric_label} {100 * value:.1f} %" for value in found.values())
