@@ -29,6 +29,8 @@ from latency_lut.tables.table import LatencyTable
 from nas import runs
 from nas.exporting import export as exporting
 from nas.exporting.winner import Winner, load_winners
+from nas.networks.backbone import Backbone
+from nas.networks.backbones import backbone_of
 from nas.proving.baselines import compare_with_baselines
 from nas.proving.search import Config as BaselinesConfig
 from nas.pruning import configure as pruning
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound=Flags)
 
-__all__ = ["Run", "Search", "UserError", "Winner", "build_table", "finetune", "prune", "train_supernet"]
+__all__ = ["Backbone", "Run", "Search", "UserError", "Winner", "build_table", "finetune", "prune", "train_supernet"]
 
 
 def finetune(**flags: Any) -> Run:
@@ -154,6 +156,16 @@ class Run:
     def report(self) -> Path:
         """One page with everything that the run has found: `python -m nas.report`."""
         return reporting.report(reporting.Config(run=str(self.folder)))
+
+    def backbone(self, winner: str, init: str | None = None, **sizes: int | None) -> Backbone:
+        """The maps of a network of the run, for detectors and other heads, with its weights.
+
+        Args:
+            winner: a name: of one that was trained (`trained`) or picked (`Search.winners`), or `smallest`, `largest`.
+            init: `trained`, `inherit` (the supernet's), `scratch`, `pretrained` or a file; None: the first there is.
+            sizes: `image_size`, `output_stride`, `finest_stride`, as `nas.networks.backbone.Backbone` has them.
+        """
+        return backbone_of(self.folder, winner, init, **sizes)
 
     def _settings(self, module: str, kind: type[Config], flags: dict[str, Any]) -> AbstractContextManager[Config]:
         """Of a command on this run."""

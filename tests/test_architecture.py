@@ -29,6 +29,7 @@ LAYERS: dict[str, Sequence[set[str]]] = {
         {"comparison", "pruning", "reporting"},
         {"inspection"},
         {"searching"},
+        {"detection", "segmentation"},
         {"exporting"},
         {"training"},
         {"evaluation"},

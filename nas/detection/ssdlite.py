@@ -87,7 +87,7 @@ class SSDLite(nn.Module):
         for extra in self.extras:
             maps.append(extra(maps[-1]))
         found = [
-            head(x).permute(0, 2, 3, 1).reshape(len(x), -1, 5 + self.num_classes)
+            head(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 5 + self.num_classes)
             for head, x in zip(self.heads, maps, strict=True)
         ]
         offsets, logits = torch.cat(found, dim=1).split((4, 1 + self.num_classes), dim=2)

@@ -85,8 +85,8 @@ class Backbone(nn.Module):
 
     Args:
         space: of images of S pixels.
-        output_stride: of the last map: strides beyond it become 1, and the kernels behind them are dilated, as timm's
-            convolutional networks have it.
+        output_stride: the most that the last map may have: strides beyond it become 1, and the kernels behind them are
+            dilated, as timm's convolutional networks have it.
         finest_stride: of the first map: 2x2 deconvolutions, one after another, double the finest map of the network
             until it has that. For EfficientViT, whose own begin at 16: two of them give 8 and 4 (Liu et al., CVPR 2023,
             supplement D; microsoft/Cream, EfficientViT/downstream/efficientvit_fpn.py).
@@ -102,7 +102,7 @@ class Backbone(nn.Module):
         self.image_size = space.image_size
         own = cuts(space, arch)
         blocks = space.lower(arch)[: own[-1].end + 1]
-        found = own if output_stride is None else _cut_short(space, own, output_stride)
+        found = _cut_short(space, own, output_stride or own[-1].stride)
         self.blocks = nn.ModuleList(_built(space.image_size, blocks, found[-1].stride))
         self._ends = frozenset(cut.end for cut in found)
         names = space.module_names(arch)
@@ -120,7 +120,7 @@ class Backbone(nn.Module):
             tuple(range(len(found))),
         )
         if found[-1].stride < own[-1].stride:
-            self._check_runs(space)
+            self._check_runs(space, own[-1].stride)
         self.load(space.build(arch).state_dict())
 
     @property
@@ -155,7 +155,7 @@ class Backbone(nn.Module):
         for prefix, block in zip(self._prefixes, self.blocks, strict=True):
             block.load_state_dict({n: _fitting(prefix + n, own, state) for n, own in block.state_dict().items()})
 
-    def _check_runs(self, space: SearchSpace) -> None:
+    def _check_runs(self, space: SearchSpace, own_stride: int) -> None:
         """UserError unless the last map has its stride: found without computing anything."""
         stride = self.strides[-1]
         image, wanted = torch.empty(1, 3, *2 * [self.image_size], device="meta"), -(-self.image_size // stride)
@@ -167,13 +167,15 @@ class Backbone(nn.Module):
         if problem:
             raise UserError(
                 f"{space.name} cannot have output stride {stride}, by attentions or layers that need its own strides "
-                f"({problem}); leave it out"
+                f"({problem}); give {own_stride}"
             )
 
 
 def _cut_short(space: SearchSpace, found: tuple[Cut, ...], output_stride: int) -> tuple[Cut, ...]:
     """The maps where strides beyond that one are 1: the last of all is one of that stride."""
     strides = [cut.stride for cut in found]
+    if output_stride >= strides[-1]:
+        return found
     if output_stride not in strides:
         raise UserError(
             f"output stride {output_stride} is none of {space.name}'s; choose from {', '.join(map(str, strides))}"

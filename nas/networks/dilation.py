@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from timm.layers import AvgPool2dSame, to_2tuple
 from torch import nn
 
 # What timm (`byobnet`) and the authors (ml-cvnets, `mobilevit_block.py`) leave as it is: the convolution that fuses a
@@ -24,6 +25,8 @@ def take_strides(module: nn.Module, before: int, after: int) -> None:
             _dilate(part, before if strided else rate)
         if strided:
             part.stride, rate = (1, 1), after
+            if type(part) is nn.AvgPool2d and part.padding == 0:  # in front of a shortcut, as timm's `resnet` has it
+                part.__class__, part.kernel_size = AvgPool2dSame, to_2tuple(part.kernel_size)
 
 
 def _dilate(conv: nn.Conv2d, rate: int) -> None:
