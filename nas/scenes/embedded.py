@@ -27,8 +27,8 @@ CLASSES = tuple("012345")
 NUM_TRAIN, NUM_TEST = 800, 300  # scenes
 TEST_DIGITS = 500  # of 1,797, the last
 SIDE = 128  # of a scene, in pixels
-SIDES = (18, 80)  # of a plate
-MIN_VISIBLE = 0.4  # of a plate, whatever hides it
+SIDES = (18, 96)  # of a plate
+MIN_VISIBLE = 0.5  # of a plate, whatever hides it
 MOST_DEGREES = 25  # that a plate is turned
 ATTEMPTS = 8  # at a place for a plate
 
@@ -100,10 +100,9 @@ def _pictures(found: tuple[Scene, ...]) -> Pictures:
 
 
 class _Plate(NamedTuple):
-    """An RGB image, how much of the ground it hides (L, of the same size), and its class; None of what is no object."""
+    """An RGBA image, and its class; None of what is no object."""
 
     image: Image.Image
-    cover: Image.Image
     label: int | None
 
 
@@ -114,39 +113,44 @@ def draw_scene(rng: np.random.Generator, grey: np.ndarray, digits: np.ndarray) -
     """
     image = _textured(rng, SIDE, rng.integers(40, 200, 3), spread=60, stripes=35)
     objects = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    areas, labels = [], []
+    areas: list[int] = []
+    labels: list[int] = []
     kinds = [True] * int(rng.integers(2, 7)) + [False] * int(rng.integers(2, 5))
     for is_object in rng.permutation(kinds):
         plate = _plate(rng, grey, digits, bool(is_object))
         if (place := _place(rng, plate, objects, areas)) is None:
             continue
-        image.paste(plate.image, place, plate.cover)
-        hides = _hides(plate, place)
-        objects[hides] = 0
+        image.paste(plate.image, place, plate.image)
+        window, hides = _hides(plate, place)
+        objects[window][hides] = 0
         if plate.label is not None:
             labels.append(plate.label)
             areas.append(int(hides.sum()))
-            objects[hides] = len(labels)
-    noisy = np.asarray(image) + rng.normal(0, rng.uniform(3, 14), (SIDE, SIDE, 3))
+            objects[window][hides] = len(labels)
+    noise = rng.standard_normal((SIDE, SIDE, 3), dtype=np.float32) * rng.uniform(3, 14)
+    noisy = np.asarray(image) + noise
     return Scene(noisy.clip(0, 255).astype(np.uint8), objects, tuple(labels))
 
 
 def _place(rng: np.random.Generator, plate: _Plate, objects: np.ndarray, areas: list[int]) -> tuple[int, int] | None:
     """Left and top, up to a quarter of the plate beside the scene, where enough of each object remains; or None."""
     quarter = np.array(plate.image.size) // 4
+    seen = np.bincount(objects.ravel(), minlength=len(areas) + 1)[1:]
     for _ in range(ATTEMPTS):
         left, top = (int(n) for n in rng.integers(-quarter, SIDE - 3 * quarter))
-        remain = np.bincount(objects[~_hides(plate, (left, top))], minlength=len(areas) + 1)[1:]
-        if (remain >= MIN_VISIBLE * np.array(areas)).all():
+        window, hides = _hides(plate, (left, top))
+        hidden = np.bincount(objects[window][hides], minlength=len(areas) + 1)[1:]
+        if (seen - hidden >= MIN_VISIBLE * np.array(areas)).all():
             return left, top
     return None
 
 
-def _hides(plate: _Plate, place: tuple[int, int]) -> np.ndarray:
-    """(128, 128) bool, the pixels of the scene that show the plate."""
-    whole = Image.new("L", (SIDE, SIDE))
-    whole.paste(plate.cover, place)
-    return np.asarray(whole) > 127
+def _hides(plate: _Plate, place: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The rows and columns of the scene that the plate's image covers, and (bool) which of these pixels it hides."""
+    (left, top), (width, height) = place, plate.image.size
+    window = slice(max(0, top), top + height), slice(max(0, left), left + width)
+    opaque = np.asarray(plate.image.getchannel("A")) > 127
+    return window, opaque[max(0, -top) : SIDE - top, max(0, -left) : SIDE - left]
 
 
 def _plate(rng: np.random.Generator, grey: np.ndarray, digits: np.ndarray, is_object: bool) -> _Plate:
@@ -156,12 +160,12 @@ def _plate(rng: np.random.Generator, grey: np.ndarray, digits: np.ndarray, is_ob
     image = _textured(rng, side, colour, spread=25, stripes=15)
     label, strokes = _strokes(rng, grey, digits, is_object)
     size = round(side * rng.uniform(0.52, 0.68))
-    corner = tuple(int(n) for n in (side - size) * rng.uniform(0.35, 0.65, 2))
+    left, top = (int(n) for n in (side - size) * rng.uniform(0.35, 0.65, 2))
     mask = Image.fromarray(strokes).resize((size, size), Image.Resampling.BICUBIC)
-    image.paste(Image.new("RGB", (size, size), tuple(ink.tolist())), corner, mask)
-    cover, angle = _outline(rng, side), rng.uniform(-MOST_DEGREES, MOST_DEGREES)
-    image, cover = (one.rotate(angle, Image.Resampling.BICUBIC, expand=True) for one in (image, cover))
-    return _Plate(image, cover, label)
+    image.paste(Image.new("RGB", (size, size), tuple(ink.tolist())), (left, top), mask)
+    image.putalpha(_outline(rng, side))
+    turned = image.rotate(rng.uniform(-MOST_DEGREES, MOST_DEGREES), Image.Resampling.BILINEAR, expand=True)
+    return _Plate(turned, label)
 
 
 def _strokes(
@@ -203,9 +207,9 @@ def _textured(rng: np.random.Generator, side: int, colour: np.ndarray, spread: i
     """RGB, `side` pixels each way: a cloud around the colour, with stripes of any direction over it."""
     cells = max(2, side // int(rng.integers(10, 33)))
     cloud = (colour + rng.integers(-spread, spread + 1, (cells, cells, 3))).clip(0, 255).astype(np.uint8)
-    smooth = np.asarray(Image.fromarray(cloud).resize((side, side), Image.Resampling.BICUBIC)).astype(np.float64)
-    rows, columns = np.mgrid[:side, :side]
+    smooth = np.asarray(Image.fromarray(cloud).resize((side, side), Image.Resampling.BICUBIC))
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
-    waves = np.sin((rows * np.sin(angle) + columns * np.cos(angle)) * 2 * np.pi / period)
-    smooth += waves[..., None] * rng.uniform(0, stripes, 3)
-    return Image.fromarray(smooth.clip(0, 255).astype(np.uint8))
+    way = np.arange(side, dtype=np.float32) * np.float32(2 * np.pi / period)
+    waves = np.sin(way[:, None] * np.float32(np.sin(angle)) + way * np.float32(np.cos(angle)))
+    striped = smooth + waves[..., None] * rng.uniform(0, stripes, 3).astype(np.float32)
+    return Image.fromarray(striped.clip(0, 255).astype(np.uint8))

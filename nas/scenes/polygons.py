@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_masks
+from faster_coco_eval import mask as coco_masks
 
 from nas.data.classes import shown
 from nas.scenes.coco import CocoAnnotation, Matched, Size, tell
@@ -102,7 +102,7 @@ def _kind(one: CocoAnnotation) -> str | None:
 
 
 def _rings(polygons: list[list[float]]) -> list[list[float]]:
-    """Polygons of an area: a line has none, and pycocotools takes four numbers for a box."""
+    """Polygons of an area: a line has none, and the library takes four numbers for a box."""
     return [ring for ring in polygons if len(ring) >= 6]
 
 
@@ -132,7 +132,7 @@ def _is_count(value: Any) -> bool:
 
 def _inside(one: CocoAnnotation, width: int, height: int) -> np.ndarray:
     """(height, width) bool, the pixels of an object; of one without a mask those of its box."""
-    given = one.get("segmentation")
+    given: Any = one.get("segmentation")
     if (kind := _kind(one)) is None:
         if "bbox" not in one:
             return np.zeros((height, width), dtype=bool)

@@ -218,7 +218,7 @@ def _split(config: ScenesConfig, source: S, test: S | None, skipped: Skipped) ->
     drawn = _draw(config, source, test)
     train, search, carved = source.at(drawn.train), source.at(np.sort(drawn.search)), source.at(np.sort(drawn.test))
     parts = dict(zip(USES, (train, search, carved if test is None else test), strict=True))
-    counts = [len(part) for part in parts.values()]
+    counts = (len(parts["train"]), len(parts["search"]), len(parts["test"]))
     if min(counts) < 1:
         raise UserError(f"{config.data} has {len(source)} images, too few for a train, a search and a test split")
     found = {split: set(np.flatnonzero(part.present.any(axis=0)).tolist()) for split, part in parts.items()}

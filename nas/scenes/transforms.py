@@ -63,7 +63,7 @@ def _square(image_size: int) -> v2.Transform:
     return v2.Resize((image_size, image_size), antialias=True)
 
 
-class _CropAroundBoxes(v2.RandomIoUCrop):
+class _CropAroundBoxes(v2.RandomIoUCrop):  # type: ignore[misc]
     """SSD's crop; an image without boxes, for which torchvision draws hundreds in vain, is left as it is."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

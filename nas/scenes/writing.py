@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faster_coco_eval import mask as coco_masks
 from PIL import Image
-from pycocotools import mask as coco_masks
 
 from nas.scenes.embedded import CLASSES, SIDE, Scene
 

@@ -23,7 +23,7 @@ def box_of(i: int) -> list[float]:
     return [i % 10, i % 7, 12 + i % 5, 10 + i % 3]
 
 
-def annotations(count: int, per_image: int = 1) -> dict[str, Any]:
+def coco_of(count: int, per_image: int = 1) -> dict[str, Any]:
     """COCO's form of `count` images 0.png, 1.png, … with boxes of cats on even ones, of dogs on others."""
     return {
         "images": [{"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in range(count)],

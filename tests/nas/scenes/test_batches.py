@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ from nas.scenes import BoxesConfig, BoxScenes, MaskScenes, MasksConfig, load_box
 from nas.scenes.batches import eval_box_batches, eval_mask_batches, train_box_batches, train_mask_batches
 from nas.scenes.transforms import box_train_transform, mask_train_transform
 from search_spaces import UserError
-from tests.nas.scenes.folders import HEIGHT, WIDTH, annotations, write_coco, write_masks
+from tests.nas.scenes.folders import HEIGHT, WIDTH, coco_of, write_coco, write_masks
 
 SIZE = 32
 
 
 @pytest.fixture
 def boxes(tmp_path: Path) -> BoxScenes:
-    coco = annotations(20, per_image=3)
+    coco = coco_of(20, per_image=3)
     coco["annotations"][4]["iscrowd"] = 1
     coco["annotations"] = [one for one in coco["annotations"] if one["image_id"] % 7]
     return load_boxes(BoxesConfig(data=str(write_coco(tmp_path / "boxes", coco)))).train
@@ -32,17 +31,15 @@ def masks(tmp_path: Path) -> MaskScenes:
     return load_masks(MasksConfig(data=str(write_masks(tmp_path / "masks", 20)))).train
 
 
-def train(scenes: Any, augment: str, start: int = 0, num_workers: int = 0, seed: int = 0) -> list[Any]:
+def train(scenes: Any, augment: Any, start: int = 0, num_workers: int = 0, seed: int = 0) -> list[Any]:
     """Two epochs of batches of four."""
-    batches: Callable[..., Any]
-    make: Callable[..., Any]
-    batches, make = train_box_batches, box_train_transform
+    options: dict[str, Any] = {"epochs": 2, "seed": seed, "start": start, "num_workers": num_workers}
+    options["steps"] = lambda _: [StepImages(SIZE, 4)] * (len(scenes) // 4)
     if isinstance(scenes, MaskScenes):
-        batches, make = train_mask_batches, mask_train_transform
-    steps = [StepImages(SIZE, 4)] * (len(scenes) // 4)
-    transform = make(SIZE, augment)
-    options = {"steps": lambda _: steps, "epochs": 2, "seed": seed, "start": start, "num_workers": num_workers}
-    return list(batches(scenes, lambda *_: transform, **options))
+        for_masks = mask_train_transform(SIZE, augment)
+        return list(train_mask_batches(scenes, lambda *_: for_masks, **options))
+    for_boxes = box_train_transform(SIZE, augment)
+    return list(train_box_batches(scenes, lambda *_: for_boxes, **options))
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -91,11 +88,6 @@ def test_crowds_are_not_trained_on(boxes: BoxScenes) -> None:
     assert all(not len(target["boxes"]) for _, targets in train(boxes, "none") for target in targets)
 
 
-def bright(size: int, width: int, height: int) -> np.ndarray:
-    """Where a box of the pictures (5, 6, 20, 18) is after resizing, in pixels of the square."""
-    return np.array([5 / width, 6 / height, 20 / width, 18 / height]) * size
-
-
 def test_boxes_and_masks_stay_on_what_they_are_of(tmp_path: Path) -> None:
     """On images that are black but for a white box, the transformed box is where the white is, and so is the mask."""
     boxes = _white(tmp_path)
@@ -116,7 +108,7 @@ def _white(folder: Path) -> BoxScenes:
     """Twelve such images with boxes in b/ and masks in m/; returns the boxes to train on."""
     from PIL import Image
 
-    coco = annotations(12)
+    coco = coco_of(12)
     for one in coco["annotations"]:
         one["bbox"] = [5, 6, 15, 12]
     write_coco(folder / "b", coco)
@@ -161,7 +153,7 @@ def test_a_corrupt_image_counts_for_nothing(
     tmp_path: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sources, "MEMORY_BYTES", 0)
-    scenes = load_boxes(BoxesConfig(data=str(write_coco(tmp_path / "b", annotations(20))))).train
+    scenes = load_boxes(BoxesConfig(data=str(write_coco(tmp_path / "b", coco_of(20))))).train
     masks = load_masks(MasksConfig(data=str(write_masks(tmp_path / "m", 20)))).train
     for folder, of in ((tmp_path / "b", scenes), (tmp_path / "m" / "images", masks)):
         (folder / of.name(0)).write_bytes(b"no image")

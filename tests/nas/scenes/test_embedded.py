@@ -9,9 +9,10 @@ import pytest
 from nas.data.embedded import written
 from nas.data.sources import Skipped
 from nas.scenes import BoxesConfig, MasksConfig, embedded, load_boxes, load_masks
-from nas.scenes.embedded import CLASSES, MIN_VISIBLE, SIDE, draw_scene, drawn_boxes, drawn_masks
+from nas.scenes.__main__ import main
+from nas.scenes.embedded import CLASSES, MIN_VISIBLE, SIDE, SIDES, draw_scene, drawn_boxes, drawn_masks
 from nas.scenes.reading import Place, read_boxes, read_masks
-from nas.scenes.writing import write_scenes
+from search_spaces import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -52,13 +53,16 @@ def test_scenes_have_what_tells_networks_apart() -> None:
     assert set(boxes.labels.tolist()) == set(range(len(CLASSES)))
     sides = np.sqrt((boxes.boxes[:, 2:] - boxes.boxes[:, :2]).prod(axis=1))
     assert sides.min() < 20 and sides.max() > 60
-    assert boxes.area.min() > MIN_VISIBLE * 0.5 * 0.5 * 18**2 * 0.5
+    assert boxes.area.min() > MIN_VISIBLE * 0.2 * SIDES[0] ** 2
     assert 2 < np.mean([len(scene.labels) for scene in found]) < 7
     assert not {scene.pixels.tobytes() for scene in found} & {s.pixels.tobytes() for s in embedded.scenes(test=True)}
 
 
 def test_written_and_read_they_are_the_same(tmp_path: Path) -> None:
-    write_scenes(tmp_path, embedded.scenes(test=True))
+    main(["--out", str(tmp_path / "scenes")])
+    with pytest.raises(UserError, match=r"scenes exists; give another --out"):
+        main(["--out", str(tmp_path / "scenes")])
+    tmp_path = tmp_path / "scenes" / "test"
     place, skipped = Place(str(tmp_path), None, "", None), Skipped(strict=True)
     boxes, drawn = read_boxes(place, skipped), drawn_boxes(True, skipped)
     assert boxes.boxes.digest() == drawn.boxes.digest() and boxes.classes == drawn.classes

@@ -14,13 +14,13 @@ from nas.data.sources import Files, Skipped
 from nas.scenes import BoxScenes, MaskScenes
 from nas.scenes.reading import Place, read_boxes, read_masks
 from search_spaces import UserError
-from tests.nas.scenes.folders import HEIGHT, WIDTH, annotations, box_of, picture, write_coco, write_masks
+from tests.nas.scenes.folders import HEIGHT, WIDTH, box_of, coco_of, picture, write_coco, write_masks
 
 Change = Callable[[dict[str, Any]], object]
 
 
 def boxes(folder: Path, annotations: Path | None = None, strict: bool = False) -> BoxScenes:
-    return read_boxes(Place(str(folder), annotations and str(annotations), "", None), Skipped(strict))
+    return read_boxes(Place(str(folder), None if annotations is None else str(annotations), "", None), Skipped(strict))
 
 
 def masks(
@@ -30,8 +30,8 @@ def masks(
     names: tuple[str, ...] | None = None,
     masks: Path | None = None,
 ) -> MaskScenes:
-    place = Place(str(folder), annotations and str(annotations), "", None)
-    return read_masks(place, masks and str(masks), ignore, names, Skipped(strict=False))
+    place = Place(str(folder), None if annotations is None else str(annotations), "", None)
+    return read_masks(place, None if masks is None else str(masks), ignore, names, Skipped(strict=False))
 
 
 @pytest.fixture(params=[True, False], ids=["in memory", "in files"])
@@ -45,7 +45,7 @@ def _held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("_held")
 def test_boxes_of_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coco = annotations(5, per_image=2)
+    coco = coco_of(5, per_image=2)
     coco["annotations"][1] |= {"iscrowd": 1, "area": 3.5}
     scenes = boxes(write_coco(tmp_path, coco))
     assert scenes.classes == ("cat", "dog") and len(scenes) == 5
@@ -61,7 +61,7 @@ def test_boxes_of_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_images_in_folders_are_found_by_their_path_and_by_their_name(tmp_path: Path) -> None:
-    coco = annotations(2)
+    coco = coco_of(2)
     coco["images"][0]["file_name"] = "train\\a\\0.png"
     write_coco(tmp_path / "train" / "a", coco)
     assert boxes(tmp_path / "train").target(1)["labels"].tolist() == [1]
@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_annotations_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
     change, message = REFUSED[case]
-    coco = annotations(4)
+    coco = coco_of(4)
     change(coco)
     with pytest.raises(UserError, match=message) as caught:
         boxes(write_coco(tmp_path, coco))
@@ -121,7 +121,7 @@ def test_bad_annotations_are_refused_in_one_line(case: str, tmp_path: Path) -> N
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coco = annotations(8)
+    coco = coco_of(8)
     for i, bbox in enumerate([[5, 5, 0, 4], [5, 5, 4, -1], [WIDTH, 3, 5, 5], [-6, -3, 20, 90], [-0.4, 2, 5, 5]]):
         coco["annotations"][i]["bbox"] = bbox
     coco["annotations"][7]["image_id"] = 99
@@ -148,10 +148,10 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_which_annotations(tmp_path: Path) -> None:
-    write_coco(tmp_path / "a", annotations(4))
+    write_coco(tmp_path / "a", coco_of(4))
     with pytest.raises(UserError, match=r"no-such.json: No such file"):
         boxes(tmp_path / "a", tmp_path / "no-such.json")
-    (tmp_path / "a" / "test.json").write_text(json.dumps(annotations(2)))
+    (tmp_path / "a" / "test.json").write_text(json.dumps(coco_of(2)))
     with pytest.raises(UserError, match=r"has 2 .json files .* choose one by --annotations"):
         boxes(tmp_path / "a")
     assert len(boxes(tmp_path / "a", tmp_path / "a" / "test.json")) == 2
@@ -164,7 +164,7 @@ def test_which_annotations(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_held")
 @pytest.mark.parametrize("stored", [True, False], ids=["as stored", "upright"])
 def test_boxes_are_of_the_orientation_whose_size_the_annotations_give(tmp_path: Path, stored: bool) -> None:
-    coco = annotations(2)
+    coco = coco_of(2)
     if not stored:
         coco["images"][1] |= {"width": HEIGHT, "height": WIDTH}
     write_coco(tmp_path, coco)
@@ -177,7 +177,7 @@ def test_boxes_are_of_the_orientation_whose_size_the_annotations_give(tmp_path: 
 
 @pytest.mark.usefixtures("_held")
 def test_a_corrupt_image_is_skipped_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_coco(tmp_path, annotations(4))
+    write_coco(tmp_path, coco_of(4))
     (tmp_path / "1.png").write_bytes(b"no image")
     scenes = boxes(tmp_path)
     if isinstance(scenes.pictures.source, Files):
@@ -336,7 +336,7 @@ def test_masks_that_do_not_fit_are_counted(tmp_path: Path, capsys: pytest.Captur
 
 def segmented(*segmentations: Any, **more: Any) -> dict[str, Any]:
     """One image with an object for each; the first is a cat, the others are dogs."""
-    coco = annotations(1)
+    coco = coco_of(1)
     coco["annotations"] = [
         {"image_id": 0, "category_id": 5 + (i > 0), "bbox": [20, 0, 3, 3], "segmentation": one, **more}
         for i, one in enumerate(segmentations)
@@ -390,7 +390,7 @@ def test_polygons_and_run_lengths_are_painted(tmp_path: Path, capsys: pytest.Cap
             r"is of \[30, 9\] pixels \(height, width\), where the image has \[30, 40\]",
         ),
         ({"size": [HEIGHT, WIDTH], "counts": [5]}, r"has run lengths that do not add up to its pixels"),
-        ({"size": [HEIGHT, WIDTH], "counts": [-1, WIDTH * HEIGHT + 1]}, r"do not add up"),
+        ({"size": [HEIGHT, WIDTH], "counts": [-1, WIDTH * HEIGHT + 1]}, r"has run lengths that do not add up"),
         ({"size": [HEIGHT, WIDTH]}, r"is neither polygons nor run lengths"),
         ([[1, 2, 3, 4, 5, 6, 7]], r"is no list of polygons"),
         ([["a"] * 6], r"is no list of polygons"),

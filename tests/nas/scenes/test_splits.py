@@ -10,7 +10,7 @@ import pytest
 from nas.scenes import BoxesConfig, BoxScenes, MasksConfig, SceneData, load_boxes, load_masks
 from nas.scenes.splits import rarest
 from search_spaces import UserError
-from tests.nas.scenes.folders import annotations, write_coco, write_masks, write_pictures
+from tests.nas.scenes.folders import coco_of, write_coco, write_masks, write_pictures
 
 
 def load(data: Path | str, **options: Any) -> SceneData[BoxScenes]:
@@ -23,7 +23,7 @@ def names(data: SceneData[BoxScenes]) -> list[set[str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_coco(tmp_path / "photos", annotations(40))
+    return write_coco(tmp_path / "photos", coco_of(40))
 
 
 def test_splits_are_disjoint_and_of_the_seed(folder: Path) -> None:
@@ -39,14 +39,14 @@ def test_splits_are_disjoint_and_of_the_seed(folder: Path) -> None:
 
 def test_the_digest_is_of_the_boxes_too(folder: Path) -> None:
     before = load(folder).splits.digest
-    coco = annotations(40)
+    coco = coco_of(40)
     coco["annotations"][0]["bbox"][0] += 1
     (folder / "annotations.json").write_text(json.dumps(coco))
     assert load(folder).splits.digest != before
 
 
 def test_each_class_is_in_each_split_and_images_without_boxes_too(folder: Path) -> None:
-    coco = annotations(40)
+    coco = coco_of(40)
     for one in coco["annotations"]:
         one["category_id"] = 5 if one["image_id"] % 10 else 6
     coco["annotations"] = [one for one in coco["annotations"] if one["image_id"] % 8 != 1]
@@ -62,7 +62,7 @@ def test_the_rarest_class_of_an_image() -> None:
 
 
 def test_classes_that_a_split_lacks_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coco = annotations(40)
+    coco = coco_of(40)
     coco["categories"].append({"id": 9, "name": "eel"})
     (folder / "annotations.json").write_text(json.dumps(coco))
     data = load(folder)
@@ -79,7 +79,7 @@ def test_copies_stay_on_one_side(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_test_images_of_their_own(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    coco = annotations(10)
+    coco = coco_of(10)
     coco["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     for one in coco["annotations"]:
         one["category_id"] = 2 if one["category_id"] == 5 else 1
@@ -96,7 +96,7 @@ def test_test_images_of_their_own(folder: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_two_lists_of_one_folder(folder: Path, tmp_path: Path) -> None:
-    coco = annotations(40)
+    coco = coco_of(40)
     for name, kept in (("train", range(30)), ("test", range(30, 40))):
         images = [image for image in coco["images"] if image["id"] in kept]
         objects = [one for one in coco["annotations"] if one["image_id"] in kept]
@@ -137,14 +137,14 @@ def test_flags_that_mean_nothing(
 
 
 def test_nothing_to_train_on_is_refused(folder: Path) -> None:
-    (folder / "annotations.json").write_text(json.dumps({**annotations(40), "annotations": []}))
+    (folder / "annotations.json").write_text(json.dumps({**coco_of(40), "annotations": []}))
     with pytest.raises(UserError, match=r"has no object on any image; give images with objects"):
         load(folder)
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has 2 images, too few for a train, a search and a test split"):
-        load(write_coco(tmp_path, annotations(2)))
+        load(write_coco(tmp_path, coco_of(2)))
 
 
 def test_splits_of_masks(tmp_path: Path) -> None:
