@@ -23,6 +23,7 @@ from search_spaces.base import (
 )
 from search_spaces.block import BlockSpec
 from search_spaces.command import UserError
+from search_spaces.dense.space import HEADS
 from search_spaces.efficientformerv2 import efficientformerv2, efficientformerv2_nano
 from search_spaces.efficientformerv2.drop_path import published_drop_path
 from search_spaces.efficientvit import efficientvit, efficientvit_nano
@@ -42,6 +43,7 @@ SPACES: dict[str, Callable[..., SearchSpace]] = {
     "mobilevit-tiny": mobilevit_tiny,
 }
 DEFAULT_SPACE = "efficientformerv2-nano"  # of every command: a laptop trains it on its CPU
+NUM_OBJECTS = 80  # of COCO: classes of boxes and masks where no other number is given
 PLUGINS = "search_spaces"  # entry points of this group, in packages of other people, are spaces too
 
 
@@ -53,7 +55,8 @@ def space_names() -> list[str]:
 def get_space(name: str, image_size: int | None = None, num_classes: int | None = None) -> SearchSpace:
     """The space of that name, for the images and classes given (None: the space's own).
 
-    `timm/NAME` is the space around timm's network of that name (`search_spaces.timm_network`).
+    `timm/NAME` is the space around timm's network of that name (`search_spaces.timm_network`), `SPACE+HEAD` that of
+    another space's networks with a head for boxes or masks (`search_spaces.dense`).
 
     A package of your own adds one by an entry point, with the space's `name` and a function of these two arguments:
 
@@ -63,6 +66,11 @@ def get_space(name: str, image_size: int | None = None, num_classes: int | None 
     Raises:
         UserError: no such space, or one that cannot take the image size or number of classes.
     """
+    base, sign, head = name.partition("+")
+    if sign:
+        if head not in HEADS:
+            raise UserError(f"no head {head!r} in {name!r}; choose from {', '.join(HEADS)}")
+        return HEADS[head](get_space(base, image_size), NUM_OBJECTS if num_classes is None else num_classes)
     if name.startswith(PREFIX):
         return timm_space(name, image_size, num_classes)
     if name in SPACES:

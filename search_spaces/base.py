@@ -128,9 +128,14 @@ class SearchSpace(ABC):
     def source(self, arch: Arch) -> str:
         """Python source of a module whose `create_model()` is `build(arch)` and that needs nothing of ours."""
 
-    @abstractmethod
+    def prefixes(self, arch: Arch) -> tuple[str, ...]:
+        """For each block of `lower(arch)`: the prefix of its weights in `build(arch)`."""
+        names = self.module_names(arch)
+        return tuple(names[block.name] for block in self.lower(arch))
+
     def module_names(self, arch: Arch) -> dict[str, str]:
-        """For each block of `lower(arch)`, by name: the prefix of its weights in `build(arch)`."""
+        """`prefixes` by the names of blocks, where blocks of one name lie in one module, as in all families' networks."""
+        raise NotImplementedError(f"{self.name} has prefixes alone")
 
     @property
     @abstractmethod

@@ -274,12 +274,11 @@ class Supernet(nn.Module):
         Norms of other variants of its blocks start as its own, cut to them; blocks that it lacks stay as they are, but
         for their layer scales: these are 0, so that such a block begins as the identity.
         """
-        prefixes = self.space.module_names(arch)
         blocks = {(block.kind, block.name): block for block in self.space.lower(arch)}
-        for block in blocks.values():
+        for block, prefix in zip(self.space.lower(arch), self.space.prefixes(arch), strict=True):
             plan = self._plan(block)
             for i, (own, _, is_norm) in enumerate(plan.skeleton.tensors):
-                value = state[_join(prefixes[block.name], own)].to(self.device)
+                value = state[_join(prefix, own)].to(self.device)
                 plan.parts[i].write(self._tensors[self._stored_name(block, own, is_norm)], value)
         for other in dict.fromkeys(block for slot in self.space.slots for block in self.space.slot_blocks(slot)):
             if loaded := blocks.get((other.kind, other.name)):
@@ -317,10 +316,9 @@ class Supernet(nn.Module):
         """The subnet as the family's ordinary model (timm's own class), with a copy of its weights, in eval mode."""
         with torch.device("meta"):
             model = self.space.build(arch)
-        modules = self.space.module_names(arch)
         state = {
-            _join(modules[block.name], name): _copy(tensor)
-            for block in self.space.lower(arch)
+            _join(prefix, name): _copy(tensor)
+            for block, prefix in zip(self.space.lower(arch), self.space.prefixes(arch), strict=True)
             for name, tensor in self.tensors(block)
         }
         model.load_state_dict(state, assign=True)
@@ -344,9 +342,12 @@ def _join(prefix: str, name: str) -> str:
 
 def _named_as_stored(space: SearchSpace, largest: nn.Module) -> dict[str, Tensor]:
     """The largest network's tensors, by their names in the store."""
-    state, prefixes = largest.state_dict(), space.module_names(space.largest)
-    names = ((block, name) for block in space.lower(space.largest) for name, _, _ in _skeleton_of(block).tensors)
-    return {_join(block.name, name): state[_join(prefixes[block.name], name)] for block, name in names}
+    state, arch = largest.state_dict(), space.largest
+    return {
+        _join(block.name, name): state[_join(prefix, name)]
+        for block, prefix in zip(space.lower(arch), space.prefixes(arch), strict=True)
+        for name, _, _ in _skeleton_of(block).tensors
+    }
 
 
 def _initial(largest: Tensor | None, shape: torch.Size, block: BlockSpec, name: str) -> Tensor:

@@ -105,14 +105,21 @@ class Job:
 
 
 def blocks_job(blocks: Sequence[BlockSpec]) -> Job:
-    """The blocks one after another, each with random weights of its own; what the last hands on besides is dropped."""
+    """The blocks one after another, each with random weights of its own.
+
+    What the last hands on besides is dropped, but for what parts of a head have made: that is what they are for.
+    """
 
     def build() -> nn.Module:
         from torch import nn
 
+        from search_spaces.dense.passing import Passed
+
         class Chain(nn.Sequential):
             def forward(self, x: Any) -> Any:
                 y = super().forward(x)
+                if isinstance(y, Passed):
+                    return (y.x, *y.found)
                 return y[0] if isinstance(y, tuple) else y
 
         return Chain(*(block.build() for block in blocks))

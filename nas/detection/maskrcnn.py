@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from nas.networks.backbone import Backbone
+from search_spaces.dense.backbone import Backbone
 
 FINEST_STRIDE, NUM_MAPS = 4, 5
 CHANNELS = 256

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas import runs
-from nas.networks.backbone import Backbone
+from search_spaces.dense.backbone import Backbone
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.networks.start import load_start
 from nas.networks.weights import Facts, load_winner, winner_file

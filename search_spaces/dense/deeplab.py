@@ -7,6 +7,7 @@ parameters (apple/ml-cvnets, `cvnets/models/segmentation/heads/deeplabv3.py`); t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -14,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from nas.networks.backbone import Backbone
+from search_spaces.dense.backbone import Backbone
+from search_spaces.dense.plans import PYRAMID_CHANNELS, rates
 
-OUTPUT_STRIDE: Final = 16
-RATES = (6, 12, 18)  # at that stride
-CHANNELS, DROPOUT = 256, 0.1
+DROPOUT = 0.1
 IGNORED: Final = 255  # of masks: pixels that count nowhere
 
 
@@ -36,14 +36,12 @@ class DeepLabV3(nn.Module):
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
         self.backbone, self.num_classes = backbone, num_classes
-        rates = [max(1, rate * OUTPUT_STRIDE // backbone.strides[-1]) for rate in RATES]
-        self.aspp = ASPP(backbone.channels[-1], rates, CHANNELS)
-        self.aspp.project[-1] = nn.Dropout(DROPOUT)
-        self.classifier = nn.Conv2d(CHANNELS, num_classes, 1)
+        self.aspp = pyramid(backbone.channels[-1], rates(backbone.strides[-1]))
+        self.classifier = PixelClassifier(num_classes, backbone.image_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.classifier(self.aspp(self.backbone(images)[-1]))
-        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+        logits: Tensor = self.classifier(self.aspp(self.backbone(images)[-1]))
+        return logits
 
     def loss(self, outputs: Tensor, masks: Tensor) -> Tensor:
         """Mean cross-entropy of the pixels that are not ignored; 0 if all are.
@@ -62,3 +60,21 @@ class DeepLabV3(nn.Module):
     def predict(self, images: Tensor) -> Tensor:
         """As `decode`, of images."""
         return self.decode(self(images))
+
+
+def pyramid(before: int, rates: Sequence[int]) -> nn.Module:
+    """(B, before, R, R) to (B, 256, R, R)."""
+    module = ASPP(before, list(rates), PYRAMID_CHANNELS)
+    module.project[-1] = nn.Dropout(DROPOUT)
+    return module
+
+
+class PixelClassifier(nn.Conv2d):
+    """(B, 256, R, R) to logits (B, num_classes, image_size, image_size)."""
+
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__(PYRAMID_CHANNELS, num_classes, 1)
+        self.image_size = image_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(super().forward(x), 2 * (self.image_size,), mode="bilinear", align_corners=False)
