@@ -29,7 +29,6 @@ from latency_lut.tables.table import LatencyTable
 from nas import runs
 from nas.exporting import export as exporting
 from nas.exporting.winner import Winner, load_winners
-from nas.networks.backbone import Backbone
 from nas.networks.backbones import backbone_of
 from nas.proving.baselines import compare_with_baselines
 from nas.proving.search import Config as BaselinesConfig
@@ -45,6 +44,7 @@ from nas.training import supernet, winners
 from nas.training.winner import Config as WinnerConfig
 from search_spaces import UserError
 from search_spaces.command import Flags, settings, spell
+from search_spaces.dense.backbone import Backbone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +163,7 @@ class Run:
         Args:
             winner: a name: of one that was trained (`trained`) or picked (`Search.winners`), or `smallest`, `largest`.
             init: `trained`, `inherit` (the supernet's), `scratch`, `pretrained` or a file; None: the first there is.
-            sizes: `image_size`, `output_stride`, `finest_stride`, as `nas.networks.backbone.Backbone` has them.
+            sizes: `image_size`, `output_stride`, `finest_stride`, as `search_spaces.dense.backbone.Backbone` has them.
         """
         return backbone_of(self.folder, winner, init, **sizes)
 

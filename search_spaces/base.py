@@ -134,7 +134,7 @@ class SearchSpace(ABC):
         return tuple(names[block.name] for block in self.lower(arch))
 
     def module_names(self, arch: Arch) -> dict[str, str]:
-        """`prefixes` by the names of blocks, where blocks of one name lie in one module, as in all families' networks."""
+        """`prefixes` by the names of blocks, where those of one name lie in one module."""
         raise NotImplementedError(f"{self.name} has prefixes alone")
 
     @property

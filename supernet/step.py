@@ -53,7 +53,8 @@ def train_step(
             loss = of_each_classifier(distillation, logits, teacher)
         backward(loss)
         losses.append(loss.detach())
-        teacher = _detached(logits) if teacher is None else teacher
+        if distillation is not None and teacher is None:
+            teacher = _detached(logits)
     found = torch.stack(losses)
     if not found.isfinite().all():
         broken = int((~found.isfinite()).nonzero()[0])

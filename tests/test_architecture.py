@@ -30,6 +30,7 @@ LAYERS: dict[str, Sequence[set[str]]] = {
         {"inspection"},
         {"searching"},
         {"detection", "segmentation"},
+        {"dense"},
         {"exporting"},
         {"training"},
         {"evaluation"},

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from nas import runs
-from search_spaces.dense.backbone import Backbone
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.networks.start import load_start
 from nas.networks.weights import Facts, load_winner, winner_file
 from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command.typed import load_typed
+from search_spaces.dense.backbone import Backbone
 
 TRAINED, INHERIT, SCRATCH = "trained", "inherit", "scratch"
 CPU = torch.device("cpu")

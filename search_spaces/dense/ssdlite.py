@@ -112,7 +112,7 @@ class Boxes(nn.Module):
             Boxes (B, A, 4) in pixels, and scores (B, A, num_classes).
         """
         logits, offsets = outputs
-        anchors = self.anchors.repeat(len(offsets), 1)
+        anchors = self.anchors.expand(offsets.shape[0], -1, -1).reshape(-1, 4)  # `len` would fix the batch of a file
         boxes = self._ssd.box_coder.decode_single(offsets.reshape(-1, 4), anchors)
         boxes = clip_boxes_to_image(boxes, 2 * (self.image_size,)).view_as(offsets)
         return boxes, logits.softmax(dim=2)[..., 1:]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nas.detection.maskrcnn import mask_rcnn
-from nas.networks.backbone import Backbone
 from search_spaces import get_space
+from search_spaces.dense.backbone import Backbone
 
 LOSSES = {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
 

@@ -9,9 +9,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from nas.networks.backbone import Backbone, cuts
 from nas.networks.backbones import resized
 from search_spaces import Arch, SearchSpace, UserError, get_space
+from search_spaces.dense.backbone import Backbone, cuts
 from search_spaces.deployed import deployed
 from tests.nas.synthetic_run import trained_like
 from tests.rounding import assert_equal_but_for_rounding

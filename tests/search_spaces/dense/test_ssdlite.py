@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.detection.ssdlite import SSDLite
-from nas.networks.backbone import Backbone
 from search_spaces import get_space
+from search_spaces.dense.backbone import Backbone
+from search_spaces.dense.ssdlite import SSDLite
 from search_spaces.deployed import deployed
 from tests.contracts.raw_outputs import assert_exports
 from tests.nas.synthetic_run import trained_like

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from nas.networks.backbone import Backbone
-from nas.segmentation.deeplab import IGNORED, DeepLabV3
 from search_spaces import get_space
+from search_spaces.dense.backbone import Backbone
+from search_spaces.dense.deeplab import IGNORED, DeepLabV3
 from tests.contracts.raw_outputs import assert_exports
 from tests.nas.synthetic_run import trained_like
 
@@ -43,7 +44,8 @@ def test_rates_reach_as_far_at_any_stride(space: str, stride: int | None, rates:
     with torch.device("meta"):
         module = segmenter(space, 64, stride=stride)
         assert module(torch.empty(2, 3, 64, 64)).shape == (2, 3, 64, 64)
-    assert [module.aspp.convs[i][0].dilation[0] for i in (1, 2, 3)] == rates
+    pyramid: Any = module.aspp
+    assert [pyramid.convs[i][0].dilation[0] for i in (1, 2, 3)] == rates
 
 
 def test_what_the_loss_asks_for_is_decoded() -> None:
