@@ -193,7 +193,14 @@ def test_kotlin_compiles_and_prepares_images_as_training_did(network: Network, t
         red, green, blue = np.moveaxis(np.asarray(image).astype(np.uint32), 2, 0)
         argb = 255 << 24 | red << 16 | green << 8 | blue
         (tmp_path / "in").write_bytes(np.array([width, height], ">u4").tobytes() + argb.astype(">u4").tobytes())
-        command = ["java", "-cp", os.pathsep.join((program, path)), "MainKt", tmp_path / "in", tmp_path / "out"]
+        command: list[Any] = [
+            "java",
+            "-cp",
+            os.pathsep.join((program, path)),
+            "MainKt",
+            tmp_path / "in",
+            tmp_path / "out",
+        ]
         subprocess.run(command, check=True)
         got = np.frombuffer((tmp_path / "out").read_bytes(), ">f4").reshape(1, 3, info.image_size, info.image_size)
         content = io.BytesIO()
