@@ -37,7 +37,7 @@ class Sample:
     use: str
 
     def line(self, facts: Mapping[str, Any]) -> str:
-        version = facts.get("runtime", {}).get("runtime_version", "")
+        version = facts.get("runtime", {}).get("runtime_version", "").partition("+")[0]  # without the build's kind
         code = " and ".join(f"`{name}`" for name in self.files)
         return f"- **{self.platform}**: {self.use.format(file=facts['file'], code=code, version=version)}"
 

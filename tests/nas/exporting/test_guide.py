@@ -135,9 +135,9 @@ def test_the_code_is_for_the_formats_that_are_there(network: Network, tmp_path: 
     there["litert"] = facts("litert", "model.tflite")
     write_guide(tmp_path, network, there)
     assert 'MODEL = "model.tflite"' in (tmp_path / "LiteRtClassifier.kt").read_text()
-    runtime = {"runtime_version": "9.8.7"}
+    runtime = {"runtime_version": "9.8.7+cpu"}
     write_guide(tmp_path, network, {"executorch": {**facts("executorch", "model.pte"), "runtime": runtime}})
-    assert "org.pytorch:executorch-android:9.8.7" in (tmp_path / "README.md").read_text()
+    assert 'executorch-android:9.8.7")' in (tmp_path / "README.md").read_text()
 
 
 def test_every_constant_is_the_networks(network: Network) -> None:
