@@ -6,6 +6,7 @@ checked on any system, but Core ML runs on Apple's alone: elsewhere PyTorch exec
 
     python -m nas.export --formats onnx coreml --precision float32 int8
     python -m nas.export --formats litert --precision float32 int8 --python ../litert/bin/python
+    python -m nas.export --verify    # on a Mac, of packages that were exported elsewhere
 """
 
 from __future__ import annotations

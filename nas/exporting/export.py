@@ -5,18 +5,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nas import runs
 from nas.data import Data
-from nas.data.listing import warn
+from nas.exporting.figures import load_images
 from nas.exporting.files import Exporter, FileConfig, failures
 from nas.exporting.guide import write_guide
+from nas.exporting.verify import verify
 from nas.exporting.winner import Exportable, load_winners, winner_names
 from search_spaces import UserError
-from search_spaces.command import flag
+from search_spaces.command import check_idle, flag
 from search_spaces.command.files import atomic_folder, read_json, sha256, write_json, write_text
 
 
@@ -27,17 +28,28 @@ class Config(FileConfig):
         (), "retrained networks to export, whole and narrowed-… too (default: all winners that were retrained)"
     )
     python: str | None = flag(None, "interpreter of another environment to export in, where a converter is installed")
+    verify: bool = flag(False, "on a Mac: try the Core ML packages that were exported in Core ML, instead of exporting")
+
+    def check(self) -> None:
+        """UserError if there is nothing to write, or a flag has no effect on what there is."""
+        if not self.verify:
+            super().check()
+            return
+        idle = {field.name for field in fields(FileConfig)} - {"max_drop"}
+        check_idle(self, (*idle, "python"), "exports, not for --verify")
 
 
 def export(config: Config) -> list[dict[str, Any]]:
-    """Exports the winners and returns their `result.json`."""
+    """Exports the winners, or tries what was exported, and returns their `result.json`."""
     config.check()
+    if config.verify:
+        return verify(config.run, config.winners, config.max_drop)
     folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
     if not (names := config.winners or winner_names(folder)):
         raise UserError(
             f"{folder} has no retrained winner; run nas.retrain, or name the fine-tuned one: --winners whole"
         )
-    data, results = _images(folder), []
+    data, results = load_images(folder), []
     for winner in load_winners(folder, names):
         print(winner.name)
         weights, place = sha256(winner.folder / "model.safetensors"), folder / "export" / winner.name
@@ -84,12 +96,3 @@ def _before(folder: Path, weights: str) -> dict[str, Any]:
     result = read_json(path) if path.exists() else {}
     same = isinstance(result, dict) and result.get("weights_sha256") == weights
     return result if same else {}
-
-
-def _images(folder: Path) -> Data | None:
-    """The run's images, for calibration and accuracies; None, and a warning, if they are not there."""
-    try:
-        return runs.load_run_data(folder)
-    except UserError as error:
-        warn(f"files are not tried on test images, and none can be int8: {error}")
-        return None

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from nas.data import Images
+from nas import runs
+from nas.data import Data, Images
 from nas.data.batches import eval_batches
+from nas.data.listing import warn
 from nas.evaluation.intervals import interval
 from nas.exporting.parity import Answers, normalized_first
 from nas.runs import RunInfo
+from search_spaces import UserError
 
 BATCH_SIZE = 64
+
+
+def load_images(folder: Path) -> Data | None:
+    """The images of a run, for calibration and accuracies; None, and a warning, if they are not there."""
+    try:
+        return runs.load_run_data(folder)
+    except UserError as error:
+        warn(f"files are not tried on test images, and none can be int8: {error}")
+        return None
 
 
 def accuracies(files: Mapping[str, Answers], model: nn.Module, images: Images, info: RunInfo) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class Exporter:
         for name, figures in self._accuracies(written).items():
             files[name] |= figures
         for name, file in written.items():
-            print(_line(file.path, files[name], self.config.max_drop), flush=True)
+            say(file.path, files[name], self.config.max_drop)
         if (blamed := self._blame(files, scratch)) is not None:
             files["onnx-int8"]["blame"] = asdict(blamed)
             print(f"  {blamed}", flush=True)
@@ -228,8 +228,8 @@ def _move(source: Path, target: Path) -> None:
         path.rename(target / path.name)
 
 
-def _line(path: Path, facts: dict[str, Any], max_drop: float) -> str:
-    """What the terminal says of a file."""
+def say(path: Path, facts: dict[str, Any], max_drop: float) -> None:
+    """A line in the terminal of what is known of a file."""
     says: list[str] = []
     if "test_accuracy" in facts:
         says.append(with_interval(facts["test_accuracy"], facts["test_images"]))
@@ -246,4 +246,4 @@ def _line(path: Path, facts: dict[str, Any], max_drop: float) -> str:
             says.append("WARNING: the machine was busy, measure again when it is quiet")
     if _lost(facts, max_drop):
         says.append(f"WARNING: it loses more than {max_drop:g} points")
-    return f"  {path.name:22}{facts['bytes'] / 1e6:7.2f} MB  {'; '.join(says)}"
+    print(f"  {path.name:22}{facts['bytes'] / 1e6:7.2f} MB  {'; '.join(says)}", flush=True)

@@ -115,6 +115,13 @@ def test_core_ml_int8_has_int8_weights_and_nearly_the_answers(network: Network, 
     assert facts["executed_by"] == "PyTorch, operator by operator"
 
 
+def test_core_ml_float32_has_no_other_numbers(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "model-float32.mlpackage"
+    coreml.write_coreml(network.model(), path, replace_classes(network), "", network.metadata, "float32")
+    parity, facts = coreml.check_coreml(path, network.model(), replace_classes(network), "float32")
+    assert parity.max_abs_diff < 1e-5 and facts["weights"] == "float32"
+
+
 def replace_classes(network: Network) -> runs.RunInfo:
     return replace(network.info, classes=tuple("0123456789"))
 
