@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from latency_lut.backends import executorch
 from latency_lut.backends.base import Job, blocks_job
 from latency_lut.backends.executorch import ExecuTorchBackend
 from search_spaces import SearchSpace, UserError
@@ -64,24 +65,19 @@ def test_int8_is_quantized_and_still_the_block(tiny: SearchSpace, tmp_path: Path
     assert (tmp_path / "int8.pte").stat().st_size < whole.stat().st_size
 
 
-class Clamped(nn.Module):
-    """Of all that the first layer gives, a twentieth is left by the ReLU6, as in trained networks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.clamp = nn.Conv2d(3, 16, 3, bias=False), nn.ReLU6(inplace=True)
-        self.norm, self.last = nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1)
-        nn.init.constant_(self.norm.weight, 200)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.last(self.clamp(self.norm(self.first(x))))
-
-
 @installed
-def test_relu6_keeps_the_steps_of_int8_for_what_it_lets_through(tmp_path: Path) -> None:
-    backend, job = ExecuTorchBackend(precision="int8"), Job((3, 16, 16), lambda: Clamped().eval())
-    assert errors(backend, job, tmp_path / "int8.pte") < 0.05
-    assert backend.load(tmp_path / "int8.pte").devices == {"xnnpack": 1, "portable": 0}
+def test_the_steps_of_int8_are_for_what_relu6_lets_through() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU6(inplace=True), nn.Conv2d(16, 8, 1)).eval()
+    images = torch.randn(1, 3, 16, 16)
+    quantized = executorch._quantize(torch.export.export(layers, (images,)).module(), [images.numpy()])
+    assert isinstance(quantized, torch.fx.GraphModule)
+    clamp = next(node for node in quantized.graph.nodes if "hardtanh" in str(node.target))
+    assert "conv2d" in str(clamp.args[0].target), "nothing rounds what comes before the clamp"
+    (rounded,) = clamp.users
+    _, scale, zero, low, high, _ = rounded.args
+    assert ((low - zero) * scale, (high - zero) * scale) == pytest.approx(
+        (0, layers[:3](images).max().item()), abs=0.02
+    )
 
 
 @installed
