@@ -39,16 +39,22 @@ SLOW_IMAGES = 300  # a package that PyTorch executes, an image at a time
 
 
 @dataclass(frozen=True)
-class FileConfig(Flags):
-    """Which files, and how they are made and tried; commands that export inherit it."""
+class PrecisionConfig(Flags):
+    """What files are in the formats that are asked for, and how they are tried."""
 
-    formats: tuple[Format, ...] = flag(DEFAULT_FORMATS, "files to write; others of the same weights stay")
     precision: tuple[Precision, ...] = flag((), "of each format that has it (default: the format's own)")
     keep_float: tuple[str, ...] = flag((), "modules of the network that int8 leaves alone, e.g. blocks.0 (onnx)")
     max_drop: float = flag(1.0, "points of test accuracy that a file may lose unwarned", minimum=0, maximum=100)
     calibration_images: int = flag(256, "training images that int8 finds the ranges of activations on", minimum=1)
-    threads: int = flag(1, "threads of a runtime in the latency measurement", minimum=1)
     opset: int | None = flag(None, "ONNX operator set (default: the exporter's own choice)", minimum=18)
+
+
+@dataclass(frozen=True)
+class FileConfig(PrecisionConfig):
+    """Which files, and how they are made and tried; nas.export inherits it."""
+
+    formats: tuple[Format, ...] = flag(DEFAULT_FORMATS, "files to write; others of the same weights stay")
+    threads: int = flag(1, "threads of a runtime in the latency measurement", minimum=1)
 
     def check(self) -> None:
         """UserError if there is nothing to write, or a flag has no effect on what there is."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from nas.data import DataConfig
+from nas.exporting.files import FileConfig, PrecisionConfig
 from nas.pruning.rounds import Method, Target
 from nas.pruning.selection import default_scope
 from nas.training.recipe import StepConfig, TrainConfig
@@ -14,7 +15,7 @@ from search_spaces.command import flag
 
 
 @dataclass(frozen=True)
-class Config(StepConfig, DataConfig):
+class Config(StepConfig, DataConfig, PrecisionConfig):
     model: str = flag("deit_tiny_patch16_224", "timm name, or folder of a pruned, retrained or exported network")
     checkpoint: str | None = flag(None, "a timm network's weights: .safetensors, or a state dict in .pth or .pt")
     mean: tuple[float, ...] = flag(
@@ -41,7 +42,7 @@ class Config(StepConfig, DataConfig):
     backend: str = flag("onnxruntime", "runtime that measures latency; python -m latency_lut.backends lists them")
     threads: int | None = flag(None, "threads that run one network on a CPU (default: 1)", minimum=1)
     samples: int = flag(40, "undisturbed samples of each network that is timed", minimum=2)
-    formats: tuple[Literal["onnx", "coreml"], ...] = flag(
+    formats: tuple[Literal["onnx", "coreml", "litert", "executorch"], ...] = flag(
         ("onnx", "coreml"), "files to write beside the recipe and weights"
     )
     run: str | None = flag(None, "run under runs/ (default: the network's own, or <model>-<data>)")
@@ -51,6 +52,11 @@ class Config(StepConfig, DataConfig):
     def train_config(self, epochs: int) -> TrainConfig:
         """Of a training of that length."""
         return TrainConfig(epochs=epochs, **{f.name: getattr(self, f.name) for f in fields(StepConfig)})
+
+    def file_config(self) -> FileConfig:
+        """Of the files that it is exported as."""
+        same = {f.name: getattr(self, f.name) for f in fields(PrecisionConfig)}
+        return FileConfig(formats=self.formats, threads=self.threads or 1, **same)
 
     def plan(self, dense_first: bool) -> str:
         """What takes time; how much, each training says.
@@ -65,6 +71,8 @@ class Config(StepConfig, DataConfig):
     def check(self) -> None:
         """UserError if flags do not go together."""
         self.method()
+        if self.formats:
+            replace(self.file_config(), threads=1).check()  # threads are for the latency of networks, too
         if self.round_epochs and self.iterative == 1:
             raise UserError(f"--round-epochs {self.round_epochs} is between rounds; give --iterative 2 or more with it")
         if self.images is not None and self.criterion != "taylor":

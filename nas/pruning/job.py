@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy, warn_near_chance
 from nas.evaluation.intervals import interval, with_interval
 from nas.exporting.export import added_to, export_files
-from nas.exporting.files import FileConfig, failures
+from nas.exporting.files import PrecisionConfig, failures
+from nas.exporting.matrix import cells
 from nas.exporting.winner import file_metadata
 from nas.networks.importance import TAYLOR_BATCH
 from nas.objective.mes import PUBLISHED
@@ -48,7 +49,7 @@ from search_spaces.structure.layouts import Layouts
 
 FREE = (*FREE_ON_RESUME, "run", "name", "resume")
 # Where the images and the network lie, of which digests are kept, and what is written beside the network.
-AMENDABLE = (*runs.MAY_MOVE, "model", "checkpoint", "formats")
+AMENDABLE = (*runs.MAY_MOVE, "model", "checkpoint", "formats", *(f.name for f in fields(PrecisionConfig)))
 FEW_IMAGES = 64
 OTHER_ORDER = (
     "was it trained on these classes, in this order, on images normalized like this? --classes FILE gives its order of "
@@ -115,14 +116,14 @@ def _dense_folder(source: Source, folder: Path) -> Path | None:
 
 
 def _finished(config: Config, folder: Path, data: Data, result: dict[str, Any]) -> None:
-    """Exports a finished pruning in the formats that it has not been exported in."""
-    if not (formats := [name for name in config.formats if name not in result["export"]["files"]]):
+    """Exports a finished pruning, if it lacks a file that is asked for."""
+    asked, _impossible = cells(config.formats, config.precision)
+    if all(cell.name in result["export"]["files"] for cell in asked):
         print(f"{folder} is finished: nothing to do")
         return
     recipe = recipes.read(folder)
     network = Network(recipe, *recipes.load_prunable(recipe, folder))
     test_accuracy = None if result["may_have_seen_test"] else result["accuracy"]["finetuned"]["test"]
-    config = replace(config, formats=tuple(formats))
     exported = export(network, folder, config, data, test_accuracy, result["export"])
     result["export"] = exported
     write_json(folder / "result.json", result)
@@ -139,10 +140,10 @@ def export(
         before: the same of what is there already.
     """
     shipped = _Shipped(network, _run_info(network.recipe, config, data), test_accuracy)
-    files = FileConfig(formats=config.formats, threads=config.threads or 1)
-    unseen = None if test_accuracy is None else data
+    if test_accuracy is None:
+        data = replace(data, test=data.test.spread(0))
     with added_to(folder / "export", keep=(folder / "export").exists()) as target:
-        return export_files(shipped, target, files, unseen, before)
+        return export_files(shipped, target, config.file_config(), data, before)
 
 
 def _check_exported(folder: Path, exported: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -132,7 +133,11 @@ def test_the_same_data_named_again_is_split_as_in_the_run(folder: Path, capsys: 
     assert "WARNING: these are other splits, or other images, than the network was trained" in capsys.readouterr().out
 
 
-def test_images_that_a_checkpoint_may_have_seen_are_no_test(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_a_checkpoint_may_have_seen_are_no_test(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = Mock(return_value={"files": {}, "failed": {}})
+    monkeypatch.setattr(job, "export_files", written)
     weights = folder / "foreign.safetensors"
     save_tensors(weights, timm.create_model("test_vit", num_classes=3, img_size=32).state_dict(), {})
     flags = (*OF, *TRAINING, "--checkpoint", str(weights), "--run", "foreign")
@@ -145,6 +150,8 @@ def test_images_that_a_checkpoint_may_have_seen_are_no_test(folder: Path, capsys
     carved = Path("runs/foreign/prune/carved")
     assert json.loads((carved / "result.json").read_text())["may_have_seen_test"] is True
     assert "held-out images, maybe seen" in (carved / "report.html").read_text()
+    data = written.call_args.args[3]
+    assert len(data.train) and not len(data.test), "files are calibrated, but not tried on them"
 
     make_images(folder / "secret", per_class=4, seed=5)
     main([*flags, *few, "--name", "apart", "--test-data", "secret"])
@@ -252,6 +259,12 @@ def test_a_format_that_fails_costs_that_format_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(job, "export_files", lambda *_: both)
     main(["--resume"])  # with the formats named last
     assert result()["export"] == both
+    written = Mock(return_value=both)
+    monkeypatch.setattr(job, "export_files", written)
+    main(["--resume", "--formats", "onnx", "--precision", "float32", "int8", "--calibration-images", "9"])
+    _, _, files, data, before = written.call_args.args
+    assert (files.formats, files.precision, files.calibration_images) == (("onnx",), ("float32", "int8"), 9)
+    assert len(data.train) and len(data.test) and before == both
 
 
 @pytest.mark.usefixtures("folder")
