@@ -15,6 +15,7 @@ from torch import Tensor
 
 from latency_lut.backends.base import FileBackend
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
+from latency_lut.measurement.memory import peak_memory
 from latency_lut.measurement.networks import measure_file
 from nas.data import Data
 from nas.evaluation.intervals import with_interval
@@ -174,7 +175,9 @@ class Exporter:
     def _timed(self, path: Path, backend: FileBackend) -> dict[str, Any]:
         minimum, median, busy = measure_file(path, backend)
         latency = {"min": minimum, "median": median, "threads": self.config.threads, "busy": busy}
-        return {"latency_ms": latency, "units": backend.load(path).devices, "runtime": asdict(backend.describe())}
+        facts = {"latency_ms": latency, "units": backend.load(path).devices, "runtime": asdict(backend.describe())}
+        memory = peak_memory(path, backend)
+        return facts | ({} if memory is None else {"peak_memory_bytes": memory})
 
     @cached_property
     def _calibration(self) -> tuple[Tensor, ...]:
@@ -250,6 +253,8 @@ def say(path: Path, facts: dict[str, Any], max_drop: float) -> None:
         says.append(f"{latency['min']:.3f} ms ({threads})")
         if latency["busy"]:
             says.append("WARNING: the machine was busy, measure again when it is quiet")
+    if memory := facts.get("peak_memory_bytes"):
+        says.append(f"{memory / 1e6:.1f} MB of memory")
     if _lost(facts, max_drop):
         says.append(f"WARNING: it loses more than {max_drop:g} points")
     print(f"  {path.name:22}{facts['bytes'] / 1e6:7.2f} MB  {'; '.join(says)}", flush=True)

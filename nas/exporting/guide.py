@@ -124,10 +124,10 @@ def _readme(network: Exportable, files: Mapping[str, Mapping[str, Any]], uses: S
     lines = [
         f"# {network.metadata['name']}\n",
         f"{network.description}. All figures: `result.json`.\n",
-        "| file | precision | test accuracy (95 % interval) | size, MB | latency, ms |",
-        "|---|---|---|---|---|",
+        "| file | precision | test accuracy (95 % interval) | size, MB | latency, ms | memory, MB |",
+        "|---|---|---|---|---|---|",
         *(_row(facts) for facts in files.values()),
-        f"\nLatency is of the machine that exported: {'; '.join(sorted(runtimes))}.\n" if runtimes else "",
+        f"\nLatency and memory are of the machine that exported: {'; '.join(sorted(runtimes))}.\n" if runtimes else "",
         f"- **Photo**: upright {preprocessing(size)}. Scaled in other ways it costs accuracy.",
         f"- **Input**: (1, 3, {size}, {size}) float32, planes R, G, B: pixels / 255, less ({mean}), over ({std}).",
         f"- **Output**: {info.num_classes} logits, in the order of `classes.txt`.",
@@ -143,7 +143,9 @@ def _row(facts: Mapping[str, Any]) -> str:
     tested = "test_accuracy" in facts
     accuracy = with_interval(facts["test_accuracy"], facts["test_images"]) if tested else "–"
     latency = f"{facts['latency_ms']['min']:.3f}" if "latency_ms" in facts else "–"
-    return f"| `{facts['file']}` | {facts['precision']} | {accuracy} | {facts['bytes'] / 1e6:.2f} | {latency} |"
+    memory = f"{facts['peak_memory_bytes'] / 1e6:.1f}" if "peak_memory_bytes" in facts else "–"
+    cells = (f"`{facts['file']}`", facts["precision"], accuracy, f"{facts['bytes'] / 1e6:.2f}", latency, memory)
+    return f"| {' | '.join(cells)} |"
 
 
 def _runtime(facts: Mapping[str, Any]) -> str:

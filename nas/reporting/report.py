@@ -197,6 +197,7 @@ def _exports(a: Artifacts) -> Iterator[Markup]:
             with_interval(part["test_accuracy"], part["test_images"]) if "test_accuracy" in part else "–",
             f"{0 - part['drop']:+.2f}" if "drop" in part else "–",
             f"{part['latency_ms']['min']:.3f}" if "latency_ms" in part else "–",
+            f"{part['peak_memory_bytes'] / 1e6:.1f}" if "peak_memory_bytes" in part else "–",
             _difference(part),
             part.get("executed_by", EXECUTED_BY.get(part["format"], "")),
         ]
@@ -212,11 +213,13 @@ def _exports(a: Artifacts) -> Iterator[Markup]:
         "Test accuracy\nof the file",
         "Points more\nthan PyTorch",
     ]
-    yield table([*head, "Latency\nms", "Numbers\nagainst PyTorch", "Executed by"], rows, text=(0, 1, 2, 7, 8))
+    head += ["Latency\nms", "Memory\nMB", "Numbers\nagainst PyTorch", "Executed by"]
+    yield table(head, rows, text=(0, 1, 2, 8, 9))
     yield html(
         '<p class="soft">Each file answered the test images in its own runtime, and is compared with the network in '
         "PyTorch on the same images; a Core ML program that PyTorch executes answered fewer of them. Numbers are "
-        "compared on made-up images, half of them noise.</p>\n"
+        "compared on made-up images, half of them noise. Memory is what loading and running the file adds to a process "
+        "at most, its runtime aside.</p>\n"
     )
 
 

@@ -97,6 +97,7 @@ class ExportedFile(TypedDict):
     max_abs_diff: Amount
     executed_by: NotRequired[str]
     latency_ms: NotRequired[ExportedLatency]
+    peak_memory_bytes: NotRequired[Count]
     test_accuracy: NotRequired[Fraction]
     test_images: NotRequired[Count]
     drop: NotRequired[float]

@@ -34,4 +34,5 @@ def exported(network: Network, data: Data, tmp_path_factory: pytest.TempPathFact
     config = FileConfig(formats=("onnx",), precision=precision, max_drop=100, calibration_images=32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "measure_file", lambda path, backend: (0.5, 0.6, False))
+        patch.setattr(files, "peak_memory", lambda path, backend: 2_500_000)
         return folder, export_files(network, folder, config, data, {})["files"]

@@ -62,6 +62,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _stopwatch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "measure_file", lambda path, backend: (0.5 * backend.threads, 0.6 * backend.threads, BUSY))
+        patch.setattr(files, "peak_memory", lambda path, backend: 1_000_000 * backend.threads)
         yield
 
 
@@ -118,6 +119,7 @@ def test_result_states_what_was_measured(exported: Path) -> None:
     assert result["name"] == "one"
     onnx_file, coreml_file, timm_file = (result["files"][name] for name in ("onnx", "coreml", "timm"))
     assert onnx_file["latency_ms"] == {"min": 1.0, "median": 1.2, "threads": 2, "busy": BUSY}
+    assert onnx_file["peak_memory_bytes"] == 2_000_000
     assert 0 < onnx_file["max_abs_diff"] < onnx_files.TOLERANCE["float32"] / 10
     assert 0 < coreml_file["max_abs_diff"] < coreml.TOLERANCE / 10
     assert timm_file["max_abs_diff"] == 0

@@ -28,6 +28,7 @@ from tests.nas.exporting.small import SIZE, Network
 @pytest.fixture(autouse=True)
 def _stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "measure_file", lambda path, backend: (0.5, 0.6, False))
+    monkeypatch.setattr(files, "peak_memory", lambda path, backend: 2_500_000)
 
 
 def test_a_file_is_named_by_its_format_and_unusual_precision() -> None:

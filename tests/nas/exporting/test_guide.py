@@ -108,8 +108,9 @@ def test_what_the_folder_says_is_what_was_measured(exported: Exported) -> None:
     assert text.startswith("# net\n\na test. All figures: `result.json`.\n")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) == len(result) == 3
-    for (file, precision, accuracy, size, latency), facts in zip(rows, result.values(), strict=True):
-        assert (file, precision, latency) == (f"| `{facts['file']}`", facts["precision"], "0.500 |")
+    for (file, precision, accuracy, size, latency, memory), facts in zip(rows, result.values(), strict=True):
+        assert (file, precision) == (f"| `{facts['file']}`", facts["precision"])
+        assert (latency, memory) == ("0.500", "2.5 |")
         assert accuracy == with_interval(facts["test_accuracy"], facts["test_images"])
         assert size == f"{(folder / facts['file']).stat().st_size / 1e6:.2f}"
     assert "(1, 3, 16, 16) float32, planes R, G, B: pixels / 255, less (0.5, 0.5, 0.5), over (0.5, 0.5, 0.5)" in text

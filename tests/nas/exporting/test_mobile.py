@@ -49,6 +49,7 @@ def test_a_file_answers_as_the_network_in_its_precision(
     if find_spec(PACKAGE[cell.format]) is None:
         pytest.skip(f"{PACKAGE[cell.format]} is not installed")
     monkeypatch.setattr(files, "measure_file", lambda path, backend: (0.5, 0.6, False))
+    monkeypatch.setattr(files, "peak_memory", lambda path, backend: 2_500_000)
     found = Exporter(network, tmp_path, config(cell), data).write()
     assert not found["failed"]
     facts = found["files"][cell.name]
