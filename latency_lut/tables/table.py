@@ -343,12 +343,14 @@ def open_table(name: str | None, run: str | None = None) -> tuple[Path, LatencyT
     return path, table, space
 
 
-def newest_table(folder: Path, space: SearchSpace) -> Path | None:
-    """The newest table in the folder that fits the space; None if there is none."""
+def newest_table(folder: Path, space: SearchSpace, precision: str | None = None) -> Path | None:
+    """The newest table in the folder that fits the space, of that precision if one is given; None if there is none."""
     for path in table_paths(folder):
         try:
-            LatencyTable.load(path).check(space)
+            (table := LatencyTable.load(path)).check(space)
         except UserError:
+            continue
+        if precision not in (None, table.provenance.runtime.precision):
             continue
         return path
     return None

@@ -10,6 +10,10 @@ prefix are the current network's, and each action measures only its own suffix, 
 A race (`racing`) sees the images in another order and in smaller batches, which may change the last bits of logits
 but hardly an accuracy. As recalibrating costs more than evaluating, there is a rough race before it: statistics of one
 batch, corrected by what all batches change for the current network, are nearly those of all.
+
+In int8 (`quantized`) each network has ranges of its own, found in floating point once its norms are known. Those of a
+prefix do not depend on what follows either, so all of this holds, but for the rough race: how far ranges by rough
+statistics err is not known, so there is none.
 """
 
 from __future__ import annotations
@@ -23,11 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.evaluation.forwards import first_difference
+from nas.evaluation.quantized import Quantized, as_deployed
 from nas.evaluation.racing import Finish, Outcomes, Race, joined
+from nas.objective.precisions import Precision
 from search_spaces import Arch, BlockSpec
 from supernet import Supernet, measure_statistics
 
@@ -35,6 +42,7 @@ ROUGH_ACTIONS, ROUGH_IMAGES = 5, 256  # with fewer, a rough race costs more than
 
 Activations = TypeVar("Activations")
 Part = tuple[BlockSpec, nn.Module]
+Candidate = tuple[Arch, Precision]
 Key = tuple[str, str, str]  # kind and name of a block, path of a norm in it
 Statistics = dict[Key, tuple[Tensor, Tensor]]  # running means and variances
 
@@ -46,6 +54,7 @@ class Evaluator:
         images: the search split; decoded and resized once, kept as uint8.
         calibration: normalized images, in batches, on which each network's norms are recalibrated before it is
             evaluated; none: the norms are the supernet's.
+        range_images: likewise, those on which int8 finds the ranges of each network's activations.
     """
 
     def __init__(
@@ -56,6 +65,7 @@ class Evaluator:
         batch_size: int = 256,
         num_workers: int = 0,
         calibration: Sequence[Tensor] = (),
+        range_images: Sequence[Tensor] = (),
     ) -> None:
         self.supernet = supernet
         self.space = supernet.space
@@ -65,47 +75,51 @@ class Evaluator:
         self.labels = torch.cat([labels for _, labels in read])
         self._normalization = images.normalization
         self.num_images, self.batch_size = len(self.labels), batch_size
-        self.calibration = list(calibration)
+        self.calibration, self.range_images = list(calibration), list(range_images)
         self.num_calibration_images = sum(map(len, calibration))
         self.block_forwards = 0  # blocks run, times images: what sharing the prefix saves
         self._modules: dict[BlockSpec, nn.Module] = {}
-        self._finished: dict[Arch, _Finished] = {}  # by the last call
-        self._right: dict[Arch, np.ndarray] = {}  # by all calls
+        self._finished: dict[Candidate, _Finished] = {}  # by the last call
+        self._right: dict[Candidate, np.ndarray] = {}  # by all calls
 
-    def accuracy(self, arch: Arch) -> float:
+    def accuracy(self, arch: Arch, precision: Precision = "float32") -> float:
         """Top-1 accuracy, a fraction."""
-        return self.accuracies(arch, [arch])[0]
+        return self.accuracies(arch, [arch], precision)[0]
 
-    def accuracies(self, base: Arch, archs: Sequence[Arch]) -> list[float]:
+    def accuracies(self, base: Arch, archs: Sequence[Arch], precision: Precision = "float32") -> list[float]:
         """Top-1 accuracy of each arch; what it shares with `base` from the input on runs once for all."""
-        self._evaluate(base, archs)
-        return [int(self._right[arch].sum()) / max(self.num_images, 1) for arch in archs]
+        self._evaluate(base, archs, precision)
+        return [int(self._right[arch, precision].sum()) / max(self.num_images, 1) for arch in archs]
 
-    def right_answers(self, archs: Sequence[Arch]) -> np.ndarray:
+    def right_answers(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
         """(archs, images) which images each arch classifies correctly; those known from before are not run again."""
         for arch in archs:
-            if arch not in self._right:
-                self._evaluate(arch, [arch])
-        return np.stack([self._right[arch] for arch in archs])
+            if (arch, precision) not in self._right:
+                self._evaluate(arch, [arch], precision)
+        return np.stack([self._right[arch, precision] for arch in archs])
 
     @torch.inference_mode()
-    def _evaluate(self, base: Arch, archs: Sequence[Arch]) -> None:
+    def _evaluate(self, base: Arch, archs: Sequence[Arch], precision: Precision) -> None:
         frontier = self._frontier(base, archs)
         self._calibrate(frontier)
+        running = self._as_run(frontier, precision)
         found: list[list[Outcomes]] = [[] for _ in archs]
         for positions in torch.arange(self.num_images).split(self.batch_size):
-            for i, outcomes in self._outcomes(frontier, positions):
+            for i, outcomes in self._outcomes(running, positions):
                 found[i].append(outcomes)
-        self._finish({a: self._finished_as(frontier, i, joined(found[i])) for i, a in enumerate(archs)})
+        self._finish({(a, precision): self._finished_as(frontier, i, joined(found[i])) for i, a in enumerate(archs)})
 
     @torch.inference_mode()
-    def race(self, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+    def race(
+        self, base: Arch, archs: Sequence[Arch], gains: Sequence[float], precision: Precision = "float32"
+    ) -> list[Finish]:
         """How each arch ends; the action that loses least accuracy per gain has seen all images, but for `DELTA`."""
-        if base not in self._finished:
-            self._evaluate(base, [base])
-        before = self._finished[base]
+        if (base, precision) not in self._finished:
+            self._evaluate(base, [base], precision)
+        before = self._finished[base, precision]
         order = np.argsort(np.abs(before.outcomes.margins), kind="stable")
-        rough = len(self.calibration) > 1 and len(archs) >= ROUGH_ACTIONS and self.num_images >= ROUGH_IMAGES
+        enough = len(archs) >= ROUGH_ACTIONS and self.num_images >= ROUGH_IMAGES
+        rough = enough and len(self.calibration) > 1 and precision != "int8"
         race = Race(before.outcomes[order], gains, rough)
         frontier = self._frontier(base, [*archs, base] if rough else archs)
         found: dict[int, list[Outcomes]] = {}
@@ -113,20 +127,22 @@ class Evaluator:
             self._calibrate_roughly(frontier, before.statistics)
             self._run_race(race, frontier, order)
             race.lead()
-            found = self._calibrate_and_run(race, frontier, order)
+            found = self._calibrate_and_run(race, frontier, order, precision)
             race.follow()
-        found |= self._calibrate_and_run(race, frontier, order)
+        found |= self._calibrate_and_run(race, frontier, order, precision)
         finishes, back = race.finishes(), np.argsort(order)
         ends = [(i, arch) for i, (arch, finish) in enumerate(zip(archs, finishes, strict=True)) if not finish.dropped]
-        self._finish({arch: self._finished_as(frontier, i, joined(found[i])[back]) for i, arch in ends})
+        self._finish({(a, precision): self._finished_as(frontier, i, joined(found[i])[back]) for i, a in ends})
         return finishes
 
-    def _calibrate_and_run(self, race: Race, frontier: _Frontier, order: np.ndarray) -> dict[int, list[Outcomes]]:
+    def _calibrate_and_run(
+        self, race: Race, frontier: _Frontier, order: np.ndarray, precision: Precision
+    ) -> dict[int, list[Outcomes]]:
         if not race.running:
             return {}
         frontier.keep(race.running)
         self._calibrate(frontier)
-        return self._run_race(race, frontier, order)
+        return self._run_race(race, self._as_run(frontier, precision), order)
 
     def _run_race(self, race: Race, frontier: _Frontier, order: np.ndarray) -> dict[int, list[Outcomes]]:
         """What each action found, in this order."""
@@ -155,6 +171,23 @@ class Evaluator:
             for _ in frontier.outputs(self._measure, self.calibration):
                 pass
 
+    def _as_run(self, frontier: _Frontier, precision: Precision) -> _Frontier:
+        """The networks in that precision; `float16` answers as float32."""
+        if precision != "int8":
+            return frontier
+        grids, shipped = WeakTensorKeyDictionary(), dict[int, nn.Module]()
+
+        def in_int8(part: Part) -> Part:
+            block, module = part
+            if id(module) not in shipped:
+                shipped[id(module)] = as_deployed(module, self.supernet.device)
+            return block, Quantized(shipped[id(module)], grids)
+
+        running = frontier.of_parts(in_int8)
+        for _ in running.outputs(self._observe, self.range_images):
+            pass
+        return running
+
     def _calibrate_roughly(self, frontier: _Frontier, statistics: Statistics) -> None:
         """Measures on the first batch, and corrects by what the other batches, in `statistics`, are known to change.
 
@@ -179,9 +212,9 @@ class Evaluator:
             others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
             yield i, Outcomes((logits.argmax(dim=1) == labels).cpu().numpy(), (right - others).cpu().numpy())
 
-    def _finish(self, finished: dict[Arch, _Finished]) -> None:
+    def _finish(self, finished: dict[Candidate, _Finished]) -> None:
         self._finished = finished
-        self._right |= {arch: one.outcomes.correct for arch, one in finished.items()}
+        self._right |= {candidate: one.outcomes.correct for candidate, one in finished.items()}
 
     def _finished_as(self, frontier: _Frontier, i: int, outcomes: Outcomes) -> _Finished:
         return _Finished(outcomes, _statistics(frontier.network(i)) if self.calibration else {})
@@ -193,6 +226,11 @@ class Evaluator:
     def _measure(self, module: nn.Module, batches: list[Tensor]) -> list[Tensor]:
         self.block_forwards += sum(map(_num_images, batches))
         return measure_statistics(module, batches)
+
+    def _observe(self, module: nn.Module, batches: list[Tensor]) -> list[Tensor]:
+        assert isinstance(module, Quantized)
+        self.block_forwards += sum(map(_num_images, batches))
+        return module.observe(batches)
 
     def _keep(self, blocks: set[BlockSpec]) -> None:
         """Contiguous modules of these blocks and no others."""
@@ -222,6 +260,12 @@ class _Frontier:
         self.branches: list[list[int]] = [[] for _ in range(1 + max(self.starts[i] for i in numbers))]
         for i in numbers:
             self.branches[self.starts[i]].append(i)
+
+    def of_parts(self, change: Callable[[Part], Part]) -> _Frontier:
+        """One that runs the same networks, of other parts."""
+        changed = _Frontier(list(map(change, self.trunk)), self.starts, [list(map(change, s)) for s in self.suffixes])
+        changed.keep([i for branches in self.branches for i in branches])
+        return changed
 
     def network(self, i: int) -> list[Part]:
         return self.trunk[: self.starts[i]] + self.suffixes[i]

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas.evaluation.quantized import quantized
+from nas.objective.precisions import RANGE_IMAGES, Precision
 from search_spaces import Arch
 from supernet import Supernet, measure_statistics
 
@@ -19,15 +21,24 @@ IMAGES = 32
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds that an image takes in a network: to be classified, and to recalibrate norms on."""
+    """Seconds that an image takes in a network, to be classified and to recalibrate norms on; and that a network takes
+    for its ranges."""
 
     evaluation_s: float
     calibration_s: float
+    ranges_s: float = 0.0
+
+    def __add__(self, other: Speed) -> Speed:
+        evaluation_s, calibration_s = self.evaluation_s + other.evaluation_s, self.calibration_s + other.calibration_s
+        return Speed(evaluation_s, calibration_s, self.ranges_s + other.ranges_s)
 
 
 @torch.inference_mode()
-def measure_speed(supernet: Supernet, archs: Sequence[Arch]) -> Speed:
-    """Mean of the archs, on noise, as time does not depend on images; on the supernet's device."""
+def measure_speed(supernet: Supernet, archs: Sequence[Arch], precision: Precision = "float32") -> Speed:
+    """Mean of the archs, on noise, as time does not depend on images; on the supernet's device.
+
+    Finding ranges is taken to last as long as classifying.
+    """
     size = (IMAGES, 3, supernet.space.image_size, supernet.space.image_size)
     x = torch.randn(size, generator=torch.Generator().manual_seed(0))
     x = x.to(supernet.device, memory_format=torch.channels_last)
@@ -35,10 +46,10 @@ def measure_speed(supernet: Supernet, archs: Sequence[Arch]) -> Speed:
     for arch in archs:
         blocks = supernet.space.lower(arch)
         network = nn.Sequential(*(supernet.block_module(b).to(memory_format=torch.channels_last) for b in blocks))
-        evaluation_s += _fastest(partial(network, x))
         calibration_s += _fastest(partial(measure_statistics, network, [x]))
-    count = IMAGES * len(archs)
-    return Speed(evaluation_s / count, calibration_s / count)
+        evaluation_s += _fastest(partial(quantized(network, [x]) if precision == "int8" else network, x))
+    count, range_images = IMAGES * len(archs), RANGE_IMAGES if precision == "int8" else 0
+    return Speed(evaluation_s / count, calibration_s / count, range_images * evaluation_s / count)
 
 
 def _fastest(run: Callable[[], Any]) -> float:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.distributed.ray import TRIES, RayConfig, cluster
+from nas.objective.precisions import RANGE_IMAGES, Precision
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class EvaluatorConfig:
     batch_size: int = 256
     device: str = "auto"
     num_workers: int = 0
+    precisions: tuple[Precision, ...] = ("float32",)
 
 
 def make_evaluator(config: EvaluatorConfig) -> Evaluator:
@@ -53,8 +55,10 @@ def make_evaluator(config: EvaluatorConfig) -> Evaluator:
     size = supernet.space.image_size
     count = calibration_count(supernet, config.calibration_images)
     calibration = calibration_batches(data.train, size, count, supernet.device, config.num_workers)
+    of_ranges = RANGE_IMAGES if "int8" in config.precisions else 0
+    ranges = calibration_batches(data.train, size, of_ranges, supernet.device, config.num_workers)
     images = data.search.spread(config.num_images or len(data.search))
-    return Evaluator(supernet, images, size, config.batch_size, config.num_workers, calibration)
+    return Evaluator(supernet, images, size, config.batch_size, config.num_workers, calibration, ranges)
 
 
 class LocalEvaluator:
@@ -66,20 +70,26 @@ class LocalEvaluator:
         self._evaluator = make()
         self.num_images = self._evaluator.num_images
         self.num_calibration_images = self._evaluator.num_calibration_images
-        self.calibration = [len(batch) for batch in self._evaluator.calibration]
 
-    def race(self, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+    def calibration(self, precision: Precision) -> list[int]:
+        """Images of each batch that a network in that precision is calibrated on."""
+        ranges = self._evaluator.range_images if precision == "int8" else []
+        return [len(batch) for batch in (*self._evaluator.calibration, *ranges)]
+
+    def race(
+        self, base: Arch, archs: Sequence[Arch], gains: Sequence[float], precision: Precision = "float32"
+    ) -> list[Finish]:
         """`Evaluator.race`: its actions wait for one another."""
-        return self._evaluator.race(base, archs, gains)
+        return self._evaluator.race(base, archs, gains, precision)
 
-    def right_answers(self, archs: Sequence[Arch]) -> np.ndarray:
+    def right_answers(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
         """`Evaluator.right_answers`."""
-        return self._evaluator.right_answers(archs)
+        return self._evaluator.right_answers(archs, precision)
 
-    def evaluate(self, jobs: Sequence[Job]) -> Iterator[Done]:
+    def evaluate(self, jobs: Sequence[Job], precision: Precision = "float32") -> Iterator[Done]:
         """One job after another."""
         for base, archs in jobs:
-            yield archs, self._evaluator.accuracies(base, archs)
+            yield archs, self._evaluator.accuracies(base, archs, precision)
 
 
 class RayEvaluator:
@@ -99,19 +109,24 @@ class RayEvaluator:
         self.count = count
         with _mendable():
             self.num_images, self.num_calibration_images = ray.get([one.load.remote() for one in actors])[0]
-        self.calibration = [self.num_calibration_images]
         self._pool = ActorPool(actors)
 
-    def evaluate(self, jobs: Sequence[Job]) -> Iterator[Done]:
+    def calibration(self, precision: Precision) -> list[int]:
+        """Images of each batch that a network in that precision is calibrated on."""
+        return [self.num_calibration_images, RANGE_IMAGES if precision == "int8" else 0]
+
+    def evaluate(self, jobs: Sequence[Job], precision: Precision = "float32") -> Iterator[Done]:
         """Each job as it is done. UserError if `TRIES` actors have died of one."""
         with _mendable():
-            for i, accuracies in self._pool.map_unordered(_evaluate, list(enumerate(jobs))):
+            numbered = [(i, job, precision) for i, job in enumerate(jobs)]
+            for i, accuracies in self._pool.map_unordered(_evaluate, numbered):
                 yield jobs[i][1], accuracies
 
-    def right_answers(self, archs: Sequence[Arch]) -> np.ndarray:
+    def right_answers(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
         """`Evaluator.right_answers`, an arch at a time."""
         with _mendable():
-            return np.concatenate(list(self._pool.map(_right_answers, [[arch] for arch in archs])))
+            asked = [([arch], precision) for arch in archs]
+            return np.concatenate(list(self._pool.map(_right_answers, asked)))
 
 
 @contextmanager
@@ -141,18 +156,18 @@ class _Actor:
     def load(self) -> tuple[int, int]:
         return self._evaluator.num_images, self._evaluator.num_calibration_images
 
-    def evaluate(self, number: int, job: Job) -> tuple[int, list[float]]:
-        return number, self._evaluator.accuracies(*job)
+    def evaluate(self, number: int, job: Job, precision: Precision) -> tuple[int, list[float]]:
+        return number, self._evaluator.accuracies(*job, precision)
 
-    def right_answers(self, archs: Sequence[Arch]) -> np.ndarray:
-        return self._evaluator.right_answers(archs)
-
-
-def _right_answers(actor: Any, archs: Sequence[Arch]) -> Any:
-    return actor.right_answers.remote(archs)
+    def right_answers(self, archs: Sequence[Arch], precision: Precision) -> np.ndarray:
+        return self._evaluator.right_answers(archs, precision)
 
 
-def _evaluate(actor: Any, numbered: tuple[int, Job]) -> Any:
+def _right_answers(actor: Any, asked: tuple[Sequence[Arch], Precision]) -> Any:
+    return actor.right_answers.remote(*asked)
+
+
+def _evaluate(actor: Any, numbered: tuple[int, Job, Precision]) -> Any:
     return actor.evaluate.remote(*numbered)
 
 

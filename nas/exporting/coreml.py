@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch._decomp import get_decompositions
 
 from nas.data.pixels import preprocessing
-from nas.exporting.matrix import Precision
 from nas.exporting.mil import Interpreter
 from nas.exporting.parity import Answers, Parity, compare, example_images, normalized_first
+from nas.objective.precisions import Precision
 from nas.runs import RunInfo
 from search_spaces import UserError
 from search_spaces.command import quiet

@@ -22,11 +22,12 @@ from nas.evaluation.intervals import with_interval
 from nas.exporting import coreml, mobile, onnx
 from nas.exporting.blame import Blame, blame
 from nas.exporting.figures import accuracies
-from nas.exporting.matrix import DEFAULT_FORMATS, FORMATS, Cell, Format, Precision, cells
+from nas.exporting.matrix import DEFAULT_FORMATS, FORMATS, Cell, Format, cells
 from nas.exporting.parity import Answers, Parity, normalized
 from nas.exporting.timm import check_timm, write_timm
 from nas.exporting.winner import Exportable, Winner
 from nas.networks.inherit import calibration_images
+from nas.objective.precisions import RANGE_IMAGES, Precision
 from search_spaces import UserError
 from search_spaces.command import Flags, check_idle, flag
 
@@ -46,7 +47,9 @@ class PrecisionConfig(Flags):
     precision: tuple[Precision, ...] = flag((), "of each format that has it (default: the format's own)")
     keep_float: tuple[str, ...] = flag((), "modules of the network that int8 leaves alone, e.g. blocks.0 (onnx)")
     max_drop: float = flag(1.0, "points of test accuracy that a file may lose unwarned", minimum=0, maximum=100)
-    calibration_images: int = flag(256, "training images that int8 finds the ranges of activations on", minimum=1)
+    calibration_images: int = flag(
+        RANGE_IMAGES, "training images that int8 finds the ranges of activations on", minimum=1
+    )
     opset: int | None = flag(None, "ONNX operator set (default: the exporter's own choice)", minimum=18)
 
 

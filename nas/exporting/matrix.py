@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from nas.objective.precisions import Precision
 from search_spaces import UserError
 
 Format = Literal["onnx", "coreml", "timm", "litert", "executorch"]
-Precision = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from latency_lut.backends.base import FileBackend, Job
 from latency_lut.backends.registry import make_backend
-from nas.exporting.matrix import Precision
 from nas.exporting.parity import Answers, Parity, compare, example_images, limit, normalized, normalized_first
 from nas.exporting.winner import Exportable
+from nas.objective.precisions import Precision
 from nas.runs import RunInfo
 from search_spaces import UserError
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from latency_lut.backends.onnxruntime import quantize_onnx, session_options
-from nas.exporting.matrix import Precision
 from nas.exporting.parity import Answers, Parity, compare, example_images, limit, normalized, normalized_first
+from nas.objective.precisions import Precision
 from nas.runs import RunInfo
 from search_spaces import UserError
 from search_spaces.command import quiet

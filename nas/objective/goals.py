@@ -69,7 +69,7 @@ class Goals(_GoalFlags):
         Raises:
             UserError: several without different names.
         """
-        named = [_split(text) for text in self.table]
+        named = [split_name(text) for text in self.table]
         names = [name for name, _ in named]
         if len(named) > 1 and ("" in names or len(set(names)) < len(names)):
             raise UserError(
@@ -108,10 +108,10 @@ class Goals(_GoalFlags):
     def _by_table(self, field: str) -> dict[str, float]:
         """The number of each latency metric: the last that has the table's name or none, of the default's and those
         given; left out if there is none."""
-        spelled, names = f"--{field.replace('_', '-')}", [_split(text)[0] for text in self.table] or [""]
+        spelled, names = f"--{field.replace('_', '-')}", [split_name(text)[0] for text in self.table] or [""]
         found: dict[str, float] = {}
         for text in (*getattr(Goals, field), *getattr(self, field)):
-            name, number = _split(text)
+            name, number = split_name(text)
             if name not in ("", *names):
                 known = f"choose from {', '.join(names)}" if any(names) else "name it by --table, as in phone=FILE"
                 raise UserError(f"{spelled} names a table {name}; {known}")
@@ -129,7 +129,7 @@ def limit_flag(key: str) -> str:
     return f"--{metric.limit.replace('_', '-')}"
 
 
-def _split(text: str) -> tuple[str, str]:
+def split_name(text: str) -> tuple[str, str]:
     """'phone=2' as its name and the rest; no name where there is none."""
     match = re.fullmatch(r"(\w+)=(.+)", text)
     return (match[1], match[2]) if match else ("", text)

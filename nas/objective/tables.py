@@ -12,9 +12,9 @@ from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import sha256
 
 
-def newest(space: SearchSpace) -> dict[str, Path]:
-    """The newest table that fits; none if there is none."""
-    path = newest_table(TABLES, space)
+def newest(space: SearchSpace, precision: str | None = None) -> dict[str, Path]:
+    """The newest table that fits, of that precision if one is given; none if there is none."""
+    path = newest_table(TABLES, space, precision)
     return {LATENCY: path} if path else {}
 
 

@@ -8,13 +8,16 @@ many as there is time for: with 150 networks it found the hypervolume that slimm
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nas import runs
 from nas.objective.costs import Costs
+from nas.objective.precisions import Precision
 from nas.searching.samplers import draw
 from nas.searching.strategies import default_budget
 from search_spaces import Arch, SearchSpace
@@ -83,7 +86,8 @@ class Plan:
     calibration_images: int
 
     def seconds(self, speed: Speed) -> float:
-        return self.networks * (self.num_images * speed.evaluation_s + self.calibration_images * speed.calibration_s)
+        calibration_s = self.calibration_images * speed.calibration_s + speed.ranges_s
+        return self.networks * (self.num_images * speed.evaluation_s + calibration_s)
 
 
 def as_planned(config: AnyConfig, begun: AnyConfig) -> AnyConfig:
@@ -92,8 +96,10 @@ def as_planned(config: AnyConfig, begun: AnyConfig) -> AnyConfig:
     return amend(config, **{name: getattr(begun, name) for name in names})
 
 
-def with_plan(config: AnyConfig, run_folder: Path, costs: Costs, device: str) -> AnyConfig:
-    """The config with what it does not say; a line says what that is, and how long it will take."""
+def with_plan(
+    config: AnyConfig, run_folder: Path, costs: Costs, device: str, precisions: Iterable[Precision]
+) -> AnyConfig:
+    """The config with what it does not say; a line says what that is, and how long it will take in all precisions."""
     from nas.distributed.device import pick_device
     from nas.evaluation.speed import measure_speed
     from nas.networks.inherit import calibration_count, load_supernet
@@ -101,7 +107,8 @@ def with_plan(config: AnyConfig, run_folder: Path, costs: Costs, device: str) ->
     splits, space = runs.load_run_info(run_folder).splits, costs.space
     supernet = load_supernet(run_folder, pick_device(device))
     calibration = min(calibration_count(supernet, config.calibration_images), splits.train)
-    speed = measure_speed(supernet, [space.largest, space.smallest, *draw(costs, random.Random(0), TIMED, ())])
+    archs = [space.largest, space.smallest, *draw(costs, random.Random(0), TIMED, ())]
+    speed = reduce(add, (measure_speed(supernet, archs, precision) for precision in precisions))
     published, plan = plans(config, space, speed, splits.search, calibration)
     print(_told(plan, published, speed, splits.search), flush=True)
     found: dict[str, Any] = {"strategy": plan.strategy, "budget": plan.budget}
@@ -172,7 +179,7 @@ def _smaller(config: PlanConfig, plan: Plan, speed: Speed) -> Plan:
     if config.calibration_images is None:
         calibration = min(calibration, FEWER_CALIBRATION)
     if config.num_images is None:
-        left_s = 60 * MINUTES / plan.networks - calibration * speed.calibration_s
+        left_s = 60 * MINUTES / plan.networks - calibration * speed.calibration_s - speed.ranges_s
         images = min(images, max(FEWEST_IMAGES, int(left_s / speed.evaluation_s)))
     return Plan(plan.strategy, plan.budget, plan.networks, images, calibration)
 

@@ -6,7 +6,7 @@ Under `objective` is what MES and the limits were, under `tables` the latency ta
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
@@ -17,6 +17,7 @@ from nas.evaluation.intervals import with_interval
 from nas.objective.costs import Costs
 from nas.objective.mes import Objective, pareto
 from nas.objective.metrics import columns, latency_metrics, metric_of, shown
+from nas.objective.precisions import Precision, precision_of
 from nas.searching.slimming import Step
 from nas.searching.study import Evaluation
 from nas.searching.winners import APART, Recommendation
@@ -37,9 +38,10 @@ class Table(TypedDict):
 
 
 class Known(TypedDict):
-    """An arch with its accuracy and metrics by their names, latencies and memory among them."""
+    """An arch with its accuracy and metrics by their names, latencies and memory among them, in a precision."""
 
     arch: Json
+    precision: NotRequired[Precision]
     accuracy: Fraction
     num_params: Positive
     macs: Positive
@@ -89,6 +91,7 @@ class SearchResult(TypedDict):
     budget: NotRequired[Count | None]
     objective: Annotated[Json, Objective.from_json]
     tables: dict[str, Table]
+    other_tables: NotRequired[dict[Precision, dict[str, Table]]]
     num_evaluations: Count
     num_images: Count
     calibration_images: NotRequired[Count]
@@ -133,8 +136,19 @@ def objective_of(result: Json) -> Objective:
     return Objective.from_json(result["objective"])
 
 
+def tables_of(result: Mapping[str, Any]) -> dict[Precision, dict[str, Any]]:
+    """The tables of each precision that a search is in, by metric; `tables` are those of the first."""
+    points = [*result.get("trajectory", ()), *result.get("evaluations", ())]
+    first = precision_of(points[0]) if points else "float32"
+    return {first: result["tables"], **result.get("other_tables", {})}
+
+
 def found(
-    evaluations: Sequence[Evaluation], dropped: Sequence[Evaluation], steps: Sequence[Step], costs: Costs
+    evaluations: Sequence[Evaluation],
+    dropped: Sequence[Evaluation],
+    steps: Sequence[Step],
+    costs: Costs,
+    precision: Precision,
 ) -> Json:
     """All that was evaluated; `num_asked` is how many archs had been asked for by then, as `--budget` counts them.
 
@@ -148,6 +162,7 @@ def found(
             "index": i,
             "num_asked": i + 1 + bisect_right(dropped_at, e.step),
             "arch": costs.space.to_json(e.arch),
+            "precision": precision,
             "accuracy": e.accuracy,
             **costs.one(e.arch),
             "seconds_since_start": e.seconds_since_start,
@@ -156,21 +171,53 @@ def found(
     ]
     front = np.flatnonzero(_on_front(points)).tolist()
     result = {"evaluations": points, "num_evaluations": len(points), "front": front}
-    return {**result, "trajectory": _trajectory(steps, costs)} if steps else result
+    return {**result, "trajectory": _trajectory(steps, costs, precision)} if steps else result
 
 
-def _trajectory(steps: Sequence[Step], costs: Costs) -> list[Json]:
+def together(parts: Sequence[Json]) -> Json:
+    """What was found in several precisions, one after another, as one result with one front."""
+    if len(parts) == 1:
+        return parts[0]
+    points: list[Json] = []
+    steps: list[Json] = []
+    for part in parts:
+        asked, seconds = (points[-1]["num_asked"], points[-1]["seconds_since_start"]) if points else (0, 0.0)
+        points += [
+            {
+                **point,
+                "index": len(points) + point["index"],
+                "num_asked": asked + point["num_asked"],
+                "seconds_since_start": seconds + point["seconds_since_start"],
+            }
+            for point in part["evaluations"]
+        ]
+        steps += [{**step, "step": len(steps) + step["step"]} for step in part.get("trajectory", ())]
+    front = np.flatnonzero(_on_front(points)).tolist()
+    result: Json = {"evaluations": points, "num_evaluations": len(points), "front": front}
+    if not steps:
+        return result
+    forwards = {n: sum(part["image_forwards"][n] for part in parts) for n in parts[0]["image_forwards"]}
+    counts = {"num_dropped": sum(part["num_dropped"] for part in parts), "image_forwards": forwards}
+    return {**result, "trajectory": _with_front(steps), **counts}
+
+
+def _trajectory(steps: Sequence[Step], costs: Costs, precision: Precision) -> list[Json]:
     points = [
         {
             "step": i,
             "action": _action(step),
             "arch": costs.space.to_json(step.arch),
+            "precision": precision,
             "accuracy": step.accuracy,
             **costs.one(step.arch),
             "mes": step.mes,
         }
         for i, step in enumerate(steps)
     ]
+    return _with_front(points)
+
+
+def _with_front(points: Sequence[Json]) -> list[Json]:
     return [{**p, "pareto": bool(on)} for p, on in zip(points, _on_front(points), strict=True)]
 
 
@@ -191,6 +238,11 @@ def points_of(search: Json) -> list[Json]:
         return list(search["trajectory"])
     front = set(search["front"])
     return [{**point, "step": point["index"], "pareto": point["index"] in front} for point in search["evaluations"]]
+
+
+def in_precisions(points: Sequence[Json]) -> dict[Precision, list[Json]]:
+    """The points of each precision, in their order."""
+    return {p: [q for q in points if precision_of(q) == p] for p in dict.fromkeys(map(precision_of, points))}
 
 
 def evaluations(result: Json) -> list[Json]:
@@ -223,10 +275,11 @@ def as_text(result: Json, folder: Path) -> str:
     """How much was evaluated, a line a winner, and which to take."""
     steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
     costs = columns(result["tables"], result["winners"])
-    rows = [("", "search accuracy, 95 %", *(shown(metric).title for metric in costs), "MES")]
+    rows = [("", "precision", "search accuracy, 95 %", *(shown(metric).title for metric in costs), "MES")]
     rows += [
         (
             w["name"],
+            precision_of(w),
             with_interval(w["accuracy"], result["num_images"]),
             *(shown(metric).cell(w[metric]) for metric in costs),
             f"{w['mes']:.4g}",
@@ -235,7 +288,7 @@ def as_text(result: Json, folder: Path) -> str:
     ]
     return (
         f"{steps}{result['num_evaluations']} archs evaluated, {len(result['front'])} on the front\n"
-        f"{align(rows, '<' + '>' * (len(rows[0]) - 1))}\n{_fewer(result)}wrote {folder}/result.json and result.csv\n"
+        f"{align(rows, '<<' + '>' * (len(rows[0]) - 2))}\n{_fewer(result)}wrote {folder}/result.json and result.csv\n"
         f"{result['recommended']['sentence']}"
     )
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from latency_lut.measurement.build import BuildConfig, build_table
-from latency_lut.tables.table import TABLES
 from nas import runs
 from nas.distributed.ray import RayConfig
 from nas.evaluation.forwards import Forwards
 from nas.evaluation.workers import Done, EvaluatorConfig, LocalEvaluator, RayEvaluator, evaluators, split
-from nas.objective.costs import Costs, check_limits
+from nas.objective.costs import Costs
 from nas.objective.goals import Goals
-from nas.objective.metrics import LATENCY
-from nas.objective.tables import load_tables, newest, record
+from nas.objective.precisions import Precision, precision_of
 from nas.searching.picking import AMENDABLE, is_finished, pick, put_back
 from nas.searching.plan import PlanConfig, as_planned, forecast, suited, with_plan
-from nas.searching.result import Json, found, read_result
+from nas.searching.precisions import Part, parts_of, recorded_tables
+from nas.searching.result import Json, found, read_result, together
 from nas.searching.samplers import SEQUENTIAL
 from nas.searching.slimming import Step, slim
 from nas.searching.storage import check_address, check_storage
@@ -36,6 +35,11 @@ from search_spaces.command.files import sha256
 
 @dataclass(frozen=True)
 class Config(RayConfig, PlanConfig, Goals):
+    precision: tuple[Precision, ...] = flag(
+        (),
+        "that networks are searched in, with a table of each (default: that of --table, or of the newest); in int8 "
+        "accuracies are those of its arithmetic, in float16 those of float32",
+    )
     seed: int = flag(0, "of every strategy but slimming, which has no randomness", minimum=0)
     seed_search: str | None = flag(
         None, "folder of a finished search of the run: predictor begins with its trajectory, or its front"
@@ -90,44 +94,50 @@ def search(config: Config, folder: Path | None = None) -> Path:
         check_address(config.storage)
     start = _start(config, run_folder, space)
     check_budget(config.strategy, config.budget, start)
-    costs, paths = _costs(config, space)
-    tables = record(paths)
+    parts = parts_of(config, config.precision, space, config.only)
+    first = next(iter(parts.values()))
     if not (config.resume or config.ray_workers):
-        config = with_plan(config, run_folder, costs, config.device)
-    config = replace(config, table=config.table or tuple(map(str, paths.values())))
-    facts = _facts(run_folder, tables, start)
+        config = with_plan(config, run_folder, first.costs, config.device, parts)
+    config = replace(config, precision=tuple(parts), table=tuple(t for part in parts.values() for t in part.table))
+    facts = _facts(run_folder, parts, start)
     changed = _reopen(folder, config, facts) if config.resume else {}
     if config.resume and is_finished(folder, config):
         runs.record(folder, changed)
         print(f"{folder} is finished: nothing to search")
         return folder
     name = _study_name(folder, config)
-    if config.storage:
-        check_storage(config.storage, None if config.resume else name, name if "storage" in changed else None)
+    names = {p: name if p == config.precision[0] else f"{name}/{p}" for p in config.precision}
+    for each in names.values() if config.storage else ():
+        check_storage(str(config.storage), None if config.resume else each, each if "storage" in changed else None)
     of = (config.num_images, config.calibration_images, config.batch_size, config.device, config.num_workers)
-    with evaluators(config, EvaluatorConfig(run_folder, *of)) as evaluator:
+    with evaluators(config, EvaluatorConfig(run_folder, *of, config.precision)) as evaluator:
         images = {"num_images": evaluator.num_images, "calibration_images": evaluator.num_calibration_images}
         if not config.resume:
             runs.check_new(folder, "--name")  # once more: reading images takes a while
             # before there is a study: a kill between the two leaves what can go on
             runs.begin(folder, config, **facts, study=name)
         place = config.storage or folder / "study.log"
-        terms = costs.objective.to_json()["terms"]
-        study = Study(place, name, space, costs.one, {**facts, **images, "objective": terms})
+        terms = first.costs.objective.to_json()["terms"]
+        studies = {
+            p: Study(place, each, space, parts[p].costs.one, {**facts, **images, "objective": terms, "precision": p})
+            for p, each in names.items()
+        }
         runs.record(folder, changed)
         if config.resume or config.ray_workers:
-            study.forecast = forecast(config, costs, study.recorded)
+            for p, study in studies.items():
+                study.forecast = forecast(config, parts[p].costs, study.recorded)
         if not config.storage:  # an address may hold a password
             has_it = importlib.util.find_spec("optuna_dashboard") is not None
             remedy = "" if has_it else " (pip install optuna-dashboard)"
             print(f"to watch it, beside this: optuna-dashboard {place}{remedy}", flush=True)
 
         def answers(points: Sequence[Json]) -> np.ndarray:
-            return evaluator.right_answers([space.from_json(point["arch"]) for point in points])
+            return np.stack([evaluator.right_answers([space.from_json(q["arch"])], precision_of(q))[0] for q in points])
 
         with put_back(folder):
-            result = _result(config, folder, costs) | _evaluated(config, costs, evaluator, study, start)
-            result |= {"tables": tables, **images, "minutes": study.seconds / 60}
+            evaluated = [_evaluated(config, p, part.costs, evaluator, studies[p], start) for p, part in parts.items()]
+            result = _result(config, folder, first.costs) | together(evaluated) | recorded_tables(parts)
+            result |= {**images, "minutes": sum(study.seconds for study in studies.values()) / 60}
             pick(config, folder, space, result, answers)
     return folder
 
@@ -140,21 +150,15 @@ def _implied(config: Config, space: SearchSpace) -> Config:
     return amend(config, strategy=strategy, budget=budget)
 
 
-def _costs(config: Config, space: SearchSpace) -> tuple[Costs, dict[str, Path]]:
-    """The costs and their tables; one is measured only if the limits on all else can be met."""
-    objective = config.objective()
-    check_limits(Costs(space, {}, objective), config.only)
-    paths = config.tables()
-    if not paths and config.needs_latency:
-        paths = newest(space) or {LATENCY: _build(space)}
-    costs = Costs(space, load_tables(paths, space), objective)
-    check_limits(costs, config.only)
-    return costs, paths
-
-
-def _facts(run_folder: Path, tables: Json, start: Sequence[Arch]) -> Json:
+def _facts(run_folder: Path, parts: Mapping[Precision, Part], start: Sequence[Arch]) -> Json:
     """What a search depends on beside its settings: digests."""
-    facts: Json = {"tables_sha256": {metric: table["sha256"] for metric, table in tables.items()}}
+    several = len(parts) > 1
+    tables = {
+        f"{metric} {precision}" if several else metric: table["sha256"]
+        for precision, part in parts.items()
+        for metric, table in part.tables.items()
+    }
+    facts: Json = {"tables_sha256": tables}
     if start:
         facts["seed_archs_sha256"] = hashlib.sha256(repr(start).encode()).hexdigest()
     return {**facts, "supernet_sha256": sha256(run_folder / "supernet/supernet.safetensors")}
@@ -175,20 +179,30 @@ def _reopen(folder: Path, config: Config, facts: Json) -> Json:
 
 
 def _evaluated(
-    config: Config, costs: Costs, evaluator: LocalEvaluator | RayEvaluator, study: Study, start: Sequence[Arch]
+    config: Config,
+    precision: Precision,
+    costs: Costs,
+    evaluator: LocalEvaluator | RayEvaluator,
+    study: Study,
+    start: Sequence[Arch],
 ) -> Json:
     """What the strategy finds."""
     if config.strategy != "slimming":
-        _explore(config, costs, evaluator, study, start)
-        return found(study.evaluations, study.dropped, (), costs)
-    forwards = Forwards(costs.space, evaluator.num_images, evaluator.calibration)
-    steps = _slim(config, costs, evaluator, study, forwards)
+        _explore(config, precision, costs, evaluator, study, start)
+        return found(study.evaluations, study.dropped, (), costs, precision)
+    forwards = Forwards(costs.space, evaluator.num_images, evaluator.calibration(precision))
+    steps = _slim(config, precision, costs, evaluator, study, forwards)
     counts = {"num_dropped": len(study.dropped), "image_forwards": forwards.to_json()}
-    return found(study.evaluations, study.dropped, steps, costs) | counts
+    return found(study.evaluations, study.dropped, steps, costs, precision) | counts
 
 
 def _slim(
-    config: Config, costs: Costs, evaluator: LocalEvaluator | RayEvaluator, study: Study, forwards: Forwards
+    config: Config,
+    precision: Precision,
+    costs: Costs,
+    evaluator: LocalEvaluator | RayEvaluator,
+    study: Study,
+    forwards: Forwards,
 ) -> list[Step]:
     space = costs.space
     steps: list[Step] = []
@@ -199,18 +213,19 @@ def _slim(
     def accuracies(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> Sequence[float | None]:
         if gains and not config.exact:
             assert isinstance(evaluator, LocalEvaluator)
-            race = study.race(base, archs, gains, evaluator.race, len(steps))
+            run = partial(evaluator.race, precision=precision)
+            race = study.race(base, archs, gains, run, len(steps))
             forwards.add(base, archs, race)
             return [None if finish.dropped else finish.accuracy for finish in race]
 
         def evaluate(new: Sequence[Arch]) -> Iterator[Done]:
-            return evaluator.evaluate([(base, group) for group in split(space, base, new, evaluator.count)])
+            return evaluator.evaluate([(base, group) for group in split(space, base, new, evaluator.count)], precision)
 
         forwards.add(base, archs)
         return study.accuracies(archs, evaluate, len(steps))
 
     longest = sum(len(c.options) - 1 for c in space.choices)
-    with tqdm(total=longest, desc=f"slimming {space.name}", unit="step") as bar:
+    with tqdm(total=longest, desc=f"slimming {space.name}, {precision}", unit="step") as bar:
         for step in slim(space, mes, accuracies, config.only):
             steps.append(step)
             evaluated = len(study.evaluations) + len(study.dropped)
@@ -224,14 +239,19 @@ def _slim(
 
 
 def _explore(
-    config: Config, costs: Costs, evaluator: LocalEvaluator | RayEvaluator, study: Study, start: Sequence[Arch]
+    config: Config,
+    precision: Precision,
+    costs: Costs,
+    evaluator: LocalEvaluator | RayEvaluator,
+    study: Study,
+    start: Sequence[Arch],
 ) -> None:
     assert config.strategy is not None and config.budget is not None
     budget, batches = config.budget, 0
-    with tqdm(total=budget, desc=f"{config.strategy} search of {costs.space.name}", unit="arch") as bar:
+    with tqdm(total=budget, desc=f"{config.strategy} search of {costs.space.name}, {precision}", unit="arch") as bar:
 
         def each(archs: Sequence[Arch]) -> Iterator[Done]:
-            for done in evaluator.evaluate([(arch, (arch,)) for arch in archs]):
+            for done in evaluator.evaluate([(arch, (arch,)) for arch in archs], precision):
                 yield done
                 bar.update()
 
@@ -301,12 +321,6 @@ def _result(config: Config, folder: Path, costs: Costs) -> Json:
         "objective": costs.objective.to_json(),
         "min_accuracy": config.min_accuracy,
     }
-
-
-def _build(space: SearchSpace) -> Path:
-    print(f"no latency table of {space.name} under {TABLES}/: measuring this machine")
-    build = BuildConfig(space=space.name, image_size=space.image_size, num_classes=space.num_classes)
-    return build_table(build)
 
 
 def folder_of(config: Config, run_folder: Path) -> Path:

@@ -13,6 +13,7 @@ from nas.evaluation.intervals import paired_bootstrap, paired_error
 from nas.objective.costs import rounded_up
 from nas.objective.mes import Objective, pareto
 from nas.objective.metrics import shown
+from nas.objective.precisions import precision_of
 from search_spaces import UserError
 
 Json = dict[str, Any]
@@ -134,12 +135,13 @@ def recommend(
         chosen = max(as_accurate, default=0)
     winner = winners[chosen]
     name = winner["name"]
-    if winner["arch"] == best["arch"]:
+    called = f"{name} in {precision}" if (precision := precision_of(winner)) != "float32" else name
+    if _network(winner) == _network(best):
         within = " within the limits" if objective.limits else ""
-        return {"name": name, "sentence": f"Take {name}: it is the most accurate network found{within}."}
+        return {"name": name, "sentence": f"Take {called}: it is the most accurate network found{within}."}
     metric = objective.terms[0].metric
     cost = f"it has {winner[metric] / best[metric]:.2f} of the {shown(metric).name} of the most accurate network found"
-    return {"name": name, "sentence": f"Take {name}: {cost}, and {_beside(right[chosen], best_right)}."}
+    return {"name": name, "sentence": f"Take {called}: {cost}, and {_beside(right[chosen], best_right)}."}
 
 
 def _beside(right: np.ndarray, best: np.ndarray) -> str:
@@ -151,13 +153,21 @@ def _beside(right: np.ndarray, best: np.ndarray) -> str:
 
 
 def name_winners(chosen: Sequence[Json], earlier: Sequence[Json], prefix: str) -> list[Json]:
-    """Winners under the names that their archs have had in this search; new archs have the numbers after these."""
-    names = {json.dumps(winner["arch"]): winner["name"] for winner in earlier}
+    """Winners under the names that they have had in this search; new ones have the numbers after these.
+
+    One arch in two precisions is two networks.
+    """
+    names = {_network(winner): winner["name"] for winner in earlier}
     named = []
     for point in chosen:
-        name = names.setdefault(json.dumps(point["arch"]), f"{prefix}-{len(names) + 1}")
+        name = names.setdefault(_network(point), f"{prefix}-{len(names) + 1}")
         named.append({"name": name, **point})
     return named
+
+
+def _network(point: Json) -> str:
+    """What tells networks apart."""
+    return json.dumps([point["arch"], precision_of(point)])
 
 
 def _infeasible(objective: Objective, points: Sequence[Json]) -> str:

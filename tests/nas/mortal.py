@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nas.evaluation import workers
 from nas.evaluation.evaluator import Evaluator
 from nas.training import parallel
 from nas.training.trainer import Trainer
-from search_spaces import SPACES, Arch
+from search_spaces import SPACES
 from tests.nas.tiny import QuickSpace
 
 make_evaluator, train = workers.make_evaluator, parallel._train
@@ -32,13 +32,13 @@ def mortal_evaluator(config: workers.EvaluatorConfig) -> Evaluator:
     evaluator, calls = make_evaluator(config), 0
     accuracies = evaluator.accuracies
 
-    def mortal(base: Arch, archs: Sequence[Arch]) -> list[float]:
+    def mortal(*asked: Any) -> list[float]:
         nonlocal calls
         calls += 1
         die_at(calls)
-        return accuracies(base, archs)
+        return accuracies(*asked)
 
-    evaluator.accuracies = mortal  # type: ignore[method-assign]
+    evaluator.accuracies = mortal  # type: ignore[method-assign, assignment]
     return evaluator
 
 

@@ -1,0 +1,13 @@
+"""The precisions that networks are shipped in."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Precision = Literal["float32", "float16", "int8"]
+RANGE_IMAGES = 256  # training images that int8 finds the ranges of activations on, in searches and in files
+
+
+def precision_of(network: Mapping[str, Any]) -> Precision:
+    """That of a network in a result, which it was searched in."""
+    found: Precision = network.get("precision", "float32")
+    return found
