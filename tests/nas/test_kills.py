@@ -57,7 +57,7 @@ PREDICTOR = ("--strategy", "predictor", "--budget", "28", "--seed", "3")
 def test_a_search(
     flags: tuple[str, ...], seed: int, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def invented(_: Any, base: Arch, archs: list[Arch]) -> list[float]:
+    def invented(_: Any, base: Arch, archs: list[Arch], *precision: Any) -> list[float]:
         return [0.9 - 5e3 / num_params(tiny_space(), arch) for arch in archs]
 
     monkeypatch.setattr(Evaluator, "accuracies", invented)

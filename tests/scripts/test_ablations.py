@@ -23,12 +23,14 @@ CONFIG = Config(run="r", levels=1, num_random=1, samples=5)
 FOLDER = Path("runs/r/ablations")
 
 
-def invented(self: Evaluator, base: Arch, archs: Sequence[Arch]) -> list[float]:
+def invented(self: Evaluator, base: Arch, archs: Sequence[Arch], *precision: object) -> list[float]:
     """Accuracies that fall with the size, in no time."""
     return [0.9 - 5e3 / num_params(self.space, arch) for arch in archs]
 
 
-def raced(self: Evaluator, base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> list[Finish]:
+def raced(
+    self: Evaluator, base: Arch, archs: Sequence[Arch], gains: Sequence[float], **precision: object
+) -> list[Finish]:
     """Of which none is dropped."""
     return [Finish(accuracy, self.num_images) for accuracy in invented(self, base, archs)]
 

@@ -70,7 +70,7 @@ def timeless(found: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "evaluations": evaluations, "winners": winners}
 
 
-def invented(self: Evaluator, base: Arch, archs: Any) -> list[float]:
+def invented(self: Evaluator, base: Arch, archs: Any, *precision: Any) -> list[float]:
     """Accuracies that fall with the size, in no time."""
     return [0.9 - 5e3 / num_params(SPACE, arch) for arch in archs]
 
@@ -151,9 +151,9 @@ def test_killed_and_resumed_equals_uninterrupted(
     evaluated: list[Arch] = []
     accuracies = Evaluator.accuracies
 
-    def counting(self: Evaluator, base: Arch, archs: Any) -> list[float]:
+    def counting(self: Evaluator, base: Arch, archs: Any, *precision: Any) -> list[float]:
         evaluated.extend(archs)
-        return accuracies(self, base, archs)
+        return accuracies(self, base, archs, *precision)
 
     monkeypatch.setattr(Evaluator, "accuracies", counting)
     make_table(SPACE, 0.2).save(Path("runs/tables/newer.json"))  # is not taken: the search began with the other
@@ -243,9 +243,9 @@ def test_a_race_killed_while_it_is_recorded_is_run_again(race_number: int, monke
             raise KeyboardInterrupt
         record(self, evaluation)
 
-    def counting(self: Evaluator, base: Arch, archs: Any, gains: Any) -> list[Finish]:
+    def counting(self: Evaluator, base: Arch, archs: Any, gains: Any, **precision: Any) -> list[Finish]:
         raced.append(base)
-        return race(self, base, archs, gains)
+        return race(self, base, archs, gains, **precision)
 
     monkeypatch.setattr(Study, "_record", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -396,11 +396,11 @@ def test_a_limit_that_cannot_be_met_is_named_before_anything_runs() -> None:
 
 
 def test_limits_may_be_mended_until_winners_are_picked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: [0.5] * len(archs))
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs, *_: [0.5] * len(archs))
     with pytest.raises(UserError, match="no network found reaches accuracy"):
         main([*SIZE, "--exact", "--budget", "14", "--min-accuracy", "0.9"])
     assert result()["winners"] == [] and result()["trajectory"]  # nothing is lost
-    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs, *_: pytest.fail("evaluated again"))
     main(["--resume", "--min-accuracy", "0.4"])
     assert result()["winners"] and result()["min_accuracy"] == 0.4
     assert result()["command"].endswith("--min-accuracy=0.4")
@@ -414,7 +414,7 @@ def test_a_finished_search_goes_on_with_other_limits(
     first = result()
     archs = {w["name"]: w["arch"] for w in first["winners"]}
     limit = sorted(w["num_params"] for w in first["winners"])[1]
-    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs, *_: pytest.fail("evaluated again"))
     main(["--resume", "--max-params", str(limit)])
     second = result()
     assert second["trajectory"] == first["trajectory"] and second["settings"]["max_params"] == limit
@@ -477,7 +477,7 @@ def test_a_finished_search_goes_on_with_a_larger_budget(
     main([*flags, "--budget", str(budget)])
     evaluated: list[Arch] = []
 
-    def counting(self: Evaluator, base: Arch, archs: Any) -> list[float]:
+    def counting(self: Evaluator, base: Arch, archs: Any, *precision: Any) -> list[float]:
         evaluated.extend(archs)
         return invented(self, base, archs)
 
@@ -598,7 +598,7 @@ def test_a_renamed_search_of_a_renamed_run_goes_on_with_its_study(
         with pytest.raises(UserError, match=r"empty\.db holds no study r/search, which the search was begun"):
             main([*flags, "sqlite:///empty.db"])
         storage = ("--storage", "sqlite:///moved.db")
-    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs: pytest.fail("evaluated again"))
+    monkeypatch.setattr(Evaluator, "accuracies", lambda self, base, archs, *_: pytest.fail("evaluated again"))
     main(["--resume", "--run", "moved/s", "--winners", "2", *storage])
     found = json.loads(Path("moved/s/search-first/result.json").read_text())
     assert len(found["winners"]) == 2 and found["tables"]["latency_ms"]["path"] == "moved/tables/tiny.json"
