@@ -16,6 +16,7 @@ from nas.exporting.files import Exporter, FileConfig, failures
 from nas.exporting.guide import write_guide
 from nas.exporting.verify import verify
 from nas.exporting.winner import Exportable, load_winners, winner_names
+from nas.objective.precisions import Precision
 from search_spaces import UserError
 from search_spaces.command import check_idle, flag
 from search_spaces.command.files import atomic_folder, read_json, sha256, write_json, write_text
@@ -56,7 +57,7 @@ def export(config: Config) -> list[dict[str, Any]]:
         before = _before(place, weights)
         with added_to(place, keep=bool(before)) as target:
             facts = {"command": runs.command_line(), "name": winner.name, "weights_sha256": weights}
-            results.append({**facts, **export_files(winner, target, config, data, before)})
+            results.append({**facts, **export_files(winner, target, config, data, before, winner.precision)})
             if not results[-1]["files"]:
                 raise UserError(f"nothing was exported: {failures(results[-1]['failed'])}")
             write_json(target / "result.json", results[-1])
@@ -67,15 +68,21 @@ def export(config: Config) -> list[dict[str, Any]]:
 
 
 def export_files(
-    network: Exportable, folder: Path, config: FileConfig, data: Data | None, before: Mapping[str, Any]
+    network: Exportable,
+    folder: Path,
+    config: FileConfig,
+    data: Data | None,
+    before: Mapping[str, Any],
+    searched: Precision = "float32",
 ) -> dict[str, Any]:
     """Writes files beside those that the folder has, with how to use them, and returns `files` and `failed` of all.
 
     Args:
         before: the same of the files that are there.
+        searched: precision that the network was searched in.
     """
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in network.info.classes))
-    found = Exporter(network, folder, config, data).write()
+    found = Exporter(network, folder, config, data, searched).write()
     files = {**before.get("files", {}), **found["files"]}
     write_guide(folder, network, files)
     return {"files": files, "failed": found["failed"]}

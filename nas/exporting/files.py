@@ -44,7 +44,7 @@ SLOW_IMAGES = 300  # a package that PyTorch executes, an image at a time
 class PrecisionConfig(Flags):
     """What files are in the formats that are asked for, and how they are tried."""
 
-    precision: tuple[Precision, ...] = flag((), "of each format that has it (default: the format's own)")
+    precision: tuple[Precision, ...] = flag((), "of each format that has it (default: the search's, or its usual one)")
     keep_float: tuple[str, ...] = flag((), "modules of the network that int8 leaves alone, e.g. blocks.0 (onnx)")
     max_drop: float = flag(1.0, "points of test accuracy that a file may lose unwarned", minimum=0, maximum=100)
     calibration_images: int = flag(
@@ -91,16 +91,18 @@ class Exporter:
 
     Args:
         data: the run's images; None if they are not there: then no file can be int8, and none has an accuracy.
+        searched: precision that the network was searched in.
     """
 
     network: Exportable
     folder: Path
     config: FileConfig
     data: Data | None
+    searched: Precision = "float32"
 
     def write(self) -> dict[str, Any]:
         """`files` by the name of their `Cell`, with what is known of each, and why others `failed`."""
-        possible, impossible = cells(self.config.formats, self.config.precision)
+        possible, impossible = cells(self.config.formats, self.config.precision, self.searched)
         for name, reason in impossible.items():
             print(f"  no {name}: {reason}", flush=True)
         with tempfile.TemporaryDirectory() as scratch:

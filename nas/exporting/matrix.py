@@ -55,20 +55,27 @@ class Cell:
         return f"{self.name.replace(self.format, 'model')}{FORMATS[self.format].suffix}"
 
 
-def cells(formats: Iterable[Format], precisions: Iterable[Precision]) -> tuple[list[Cell], dict[str, str]]:
+def cells(
+    formats: Iterable[Format], precisions: Iterable[Precision], searched: Precision = "float32"
+) -> tuple[list[Cell], dict[str, str]]:
     """The files to write, and those that cannot be, each with the reason.
 
     Args:
-        precisions: none stands for each format's usual one.
+        precisions: none stands for each format's usual one, or that in which the network was searched.
+        searched: float32 stands for no matter which.
 
     Raises:
         UserError: none of the files that are asked for can be.
     """
     formats, precisions = dict.fromkeys(formats), dict.fromkeys(precisions)
-    asked = [Cell(f, precision) for f in formats for precision in precisions or FORMATS[f].precisions[:1]]
+    asked = [Cell(f, p) for f in formats for p in precisions or [_own(FORMATS[f], searched)]]
     possible = [cell for cell in asked if cell.precision in FORMATS[cell.format].precisions]
     impossible = {cell.name: FORMATS[cell.format].otherwise for cell in asked if cell not in possible}
     if impossible and not possible:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in impossible.items())
         raise UserError(f"none of these files can be: {reasons}; give another --precision")
     return possible, impossible
+
+
+def _own(kind: Kind, searched: Precision) -> Precision:
+    return searched if searched != "float32" and searched in kind.precisions else kind.precisions[0]

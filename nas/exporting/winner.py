@@ -13,6 +13,7 @@ from torch import nn
 from nas import runs
 from nas.data.pixels import preprocessing
 from nas.networks.weights import check_finite
+from nas.objective.precisions import Precision, precision_of
 from nas.runs.baselines import ARCHS
 from nas.runs.checkpoint import load_module, load_tensors
 from nas.runs.results import REMEDY, TrainedResult
@@ -43,6 +44,7 @@ class Winner:
 
     Args:
         all_data: it was trained on the search split, too: only test images say how good it is.
+        precision: that it was searched in.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Winner:
     arch: Arch
     test_accuracy: float
     all_data: bool
+    precision: Precision = "float32"
 
     def model(self) -> nn.Module:
         return deployed(self.trained_model())
@@ -134,6 +137,6 @@ def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:
             arch = space.from_json(result["arch"])
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        all_data = result.get("all_data", False)
-        winners.append(Winner(name, path.parent, info, space, arch, result["test_accuracy"], all_data))
+        more = (result.get("all_data", False), precision_of(result))
+        winners.append(Winner(name, path.parent, info, space, arch, result["test_accuracy"], *more))
     return winners

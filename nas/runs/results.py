@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
+from nas.objective.precisions import Precision
 from search_spaces.command.folders import Name
 from search_spaces.command.typed import Amount, Count, Fraction, Positive
 
@@ -62,8 +63,9 @@ STARTS = {"inherit": "inherited", "pretrained-slice": "sliced", "scratch": "fres
 class TrainedResult(TypedDict):
     """`retrain/<name>/result.json`.
 
-    `start_test_accuracy` is of the weights that training began with: those of `STARTS`, or of nas.finetune's `--init`
-    with a classifier fitted. With `all_data` it was trained on the search split, too.
+    `precision` is the one that it was searched in. `start_test_accuracy` is of the weights that training began with:
+    those of `STARTS`, or of nas.finetune's `--init` with a classifier fitted. With `all_data` it was trained on the
+    search split, too.
     """
 
     command: str
@@ -73,6 +75,7 @@ class TrainedResult(TypedDict):
     test_accuracy: Fraction
     minutes: Amount
     all_data: NotRequired[bool]
+    precision: NotRequired[Precision]
 
 
 class Stopped(TypedDict):

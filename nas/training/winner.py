@@ -16,6 +16,7 @@ from nas.distributed.ray import RayConfig
 from nas.evaluation.intervals import with_interval
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.networks.start import untrained_supernet
+from nas.objective.precisions import precision_of
 from nas.runs.results import REMEDY, STARTS, Stopped, TrainedResult, lasted
 from nas.training.network import Report, train_network
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig, check_alike
@@ -125,7 +126,7 @@ def train_winner(
         data,
         start,
         begin,
-        facts={"init": config.init, "all_data": config.all_data, **taught},
+        facts={"init": config.init, "all_data": config.all_data, "precision": precision_of(winner), **taught},
         resume=config.resume,
         teacher=teacher,
         report=report,

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from nas import runs
 from nas.data import Splits
 from nas.distributed import process
 from nas.networks.start import check_start
+from nas.objective.precisions import Precision
 from nas.training.parallel import train_parallel
 from nas.training.progress import check_epochs
 from nas.training.recipe import check_fits, check_used, finetune_epochs, with_recipe
@@ -79,7 +80,7 @@ def _begun_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str
     folders = {name: run_folder / "retrain" / folder_name(name, config.suffix) for name in config.winners}
     if source.exists() or not all((folder / "config.json").exists() for folder in folders.values()):
         return None
-    winners = {name: {"name": name, "arch": runs.fact(folder, "arch", dict)} for name, folder in folders.items()}
+    winners = {name: {"name": name, **_searched(runs.begun_with(Searched, f))} for name, f in folders.items()}
     return run_folder, config.search, winners
 
 
@@ -109,11 +110,17 @@ def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[
     return run_folder, None, _named(config.winners, named, path)
 
 
-class Network(TypedDict):
+class Searched(TypedDict):
+    """A network, and the precision that it was searched in."""
+
+    arch: dict[str, Any]
+    precision: NotRequired[Precision]
+
+
+class Network(Searched):
     """Of a file of networks."""
 
     name: runs.Name
-    arch: dict[str, Any]
 
 
 def _read_networks(path: Path) -> list[Network]:
@@ -166,7 +173,12 @@ def _begin(jobs: Sequence[Job]) -> None:
         if job.is_begun:
             runs.record(job.folder, job.changed)
         else:
-            runs.begin(job.folder, job.config, arch=job.winner["arch"], **teacher_facts(job.config))
+            runs.begin(job.folder, job.config, **_searched(job.winner), **teacher_facts(job.config))
+
+
+def _searched(network: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` says of a network, which of float32 is only its arch."""
+    return {name: network[name] for name in ("arch", "precision") if network.get(name) not in (None, "float32")}
 
 
 def make_jobs(config: Config) -> tuple[Path, list[Job]]:
@@ -237,7 +249,7 @@ def _reopen(job: Job, run_folder: Path, splits: Splits) -> Job:
     check_epochs(job.folder, config.epochs, config.steps_per_epoch(splits.to_train(config.all_data)))
     if config.teacher:
         config = amend(config, teacher=runs.follow(config.teacher, run_folder))
-    facts = {"arch": job.winner["arch"], **teacher_facts(config)}
+    facts = {**_searched(job.winner), **teacher_facts(config)}
     changed = runs.reopen(job.folder, config, FREE, (*may_move(config), "epochs"), **facts)
     return replace(job, config=config, changed=changed)
 
