@@ -16,8 +16,9 @@ from nas.objective.costs import Costs
 from nas.objective.goals import Goals
 from nas.objective.mes import Objective
 from nas.objective.metrics import latency_metrics, shown
+from nas.objective.precisions import Precision
 from nas.objective.tables import recorded
-from nas.searching.result import objective_of, read_result
+from nas.searching.result import in_precisions, objective_of, read_result, tables_of
 from nas.searching.search import FREE
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import sha256
@@ -58,7 +59,7 @@ class Search:
         settings: of the strategy and its goals; searches that differ in their seeds alone have the same.
         identity: what searches must share to be compared, by names that a message can show.
         objective: of the search, without limits.
-        tables: its latency tables, as `nas.objective.tables.record` makes them.
+        tables: its latency tables by precision, as `nas.objective.tables.record` makes them.
         points: evaluated archs in order, with `accuracy`, `mes`, `num_params` and, with tables, latencies.
         evaluations: (points,) archs evaluated when each point was known, those dropped from a race included.
         minutes_at: (points,) minutes since the start when each point was known; None if that was not recorded.
@@ -70,7 +71,7 @@ class Search:
     settings: Json
     identity: Json
     objective: Objective
-    tables: Json
+    tables: dict[Precision, Json]
     points: tuple[Json, ...]
     evaluations: np.ndarray
     minutes_at: np.ndarray | None
@@ -160,7 +161,7 @@ def read_search(folder: Path) -> Search:
             settings=_settings(result, config),
             identity=_identity(result, config, info, run_folder),
             objective=replace(objective_of(result), limits={}),
-            tables=result["tables"],
+            tables=tables_of(result),
             points=tuple(points),
             evaluations=evaluations,
             minutes_at=np.maximum.accumulate(seconds) / 60 if len(seconds) == len(points) else None,
@@ -177,7 +178,13 @@ def _settings(result: Json, config: Mapping[str, Any]) -> Json:
     objective = objective_of(result)
     alphas = {f"α {shown(t.metric).name}": t.alpha for t in objective.terms}
     limits = {f"{shown(m).name} ≤": shown(m).text(limit) for m, limit in objective.limits.items()}
-    tables = {f"{TABLE} {shown(m).name}": (t["sha256"] or t["path"])[:6] for m, t in result["tables"].items()}
+    by_precision = tables_of(result)
+    where = {precision: f" in {precision}" if len(by_precision) > 1 else "" for precision in by_precision}
+    tables = {
+        f"{TABLE} {shown(m).name}{where[precision]}": (t["sha256"] or t["path"])[:6]
+        for precision, own in by_precision.items()
+        for m, t in own.items()
+    }
     goals = {**alphas, **limits, **tables}  # units scale MES alone
     start = {"seed-archs": digest[:6]} if (digest := config.get("seed_archs_sha256")) else {}
     # a default budget is that number; of the workers only what changes what is found
@@ -267,13 +274,22 @@ def under_one_mes(searches: Sequence[Search]) -> list[Search]:
 
 
 def _digests(search: Search) -> Json:
-    return {metric: table["sha256"] or table["path"] for metric, table in search.tables.items()}
+    return {p: {m: t["sha256"] or t["path"] for m, t in tables.items()} for p, tables in search.tables.items()}
 
 
-def _scored(search: Search, costs: Costs) -> Search:
-    columns = costs.batch([costs.space.from_json(p["arch"]) for p in search.points])
-    rows = ({name: float(column[i]) for name, column in columns.items()} for i in range(len(search.points)))
-    return replace(search, points=tuple({**p, **row} for p, row in zip(search.points, rows, strict=True)))
+def _scored(search: Search, costs: Mapping[str, Costs]) -> Search:
+    """UserError if the costs are of other precisions than the search."""
+    points = []
+    for precision, own in in_precisions(search.points).items():
+        if precision not in costs:
+            raise UserError(
+                f"{search.folder} is in {precision}, and the first search, whose tables score all, in "
+                f"{' and '.join(costs)}; give searches of one precision"
+            )
+        columns = costs[precision].batch([costs[precision].space.from_json(p["arch"]) for p in own])
+        rows = ({name: float(column[i]) for name, column in columns.items()} for i in range(len(own)))
+        points += [{**p, **row} for p, row in zip(own, rows, strict=True)]
+    return replace(search, points=tuple(points))
 
 
 def reference_of(searches: Sequence[Search]) -> Reference:
@@ -287,15 +303,16 @@ def reference_of(searches: Sequence[Search]) -> Reference:
     space = info.search_space()
     largest = space.to_json(space.largest)
     known = (p["mes"] for search in searches for p in search.points if p["arch"] == largest)
-    mes = next(known, None) or float(_costs(searches[0]).one(space.largest)["mes"])
+    mes = next(known, None) or float(next(iter(_costs(searches[0]).values())).one(space.largest)["mes"])
     return Reference(1 / info.num_classes, mes)
 
 
-def _costs(search: Search) -> Costs:
-    """UserError if a table is gone, or is not the one that the search was made with."""
+def _costs(search: Search) -> dict[str, Costs]:
+    """By precision. UserError if a table is gone, or is not the one that the search was made with."""
     space = runs.load_run_info(search.folder.parent).search_space()
     try:
-        tables = {metric: LatencyTable.load(path) for metric, path in recorded(search.tables).items()}
-        return Costs(space, tables, search.objective)
+        paths = {precision: recorded(tables) for precision, tables in search.tables.items()}
+        tables = {p: {metric: LatencyTable.load(path) for metric, path in own.items()} for p, own in paths.items()}
+        return {precision: Costs(space, own, search.objective) for precision, own in tables.items()}
     except UserError as error:
         raise UserError(f"{error}; the MES of {search.folder} needs it") from None

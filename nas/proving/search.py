@@ -16,7 +16,8 @@ from nas import runs
 from nas.objective import tables
 from nas.objective.costs import Costs
 from nas.objective.metrics import LATENCY, latency_metrics
-from nas.searching.result import objective_of, read_result
+from nas.objective.precisions import Precision, precision_of
+from nas.searching.result import objective_of, read_result, tables_of
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import Flags, flag
 
@@ -85,14 +86,27 @@ def find_search(config: Config) -> Search:
         raise UserError(f"{run_folder} has no finished {config.search or 'search'}; make one with python -m nas.search")
     result, space = read_result(file.parent), runs.load_run_info(run_folder).search_space()
     metric = _metric(config, file, result)
-    followed = {n: {**t, "path": runs.follow(t["path"], run_folder)} for n, t in result["tables"].items()}
+    precision, known = _in_one_precision(config, result)
+    of = tables_of(result)[precision]
+    followed = {n: {**t, "path": runs.follow(t["path"], run_folder)} for n, t in of.items()}
     loaded = tables.load_tables(tables.recorded(followed), space)
     (backend := backend_of(loaded[metric])).describe()
-    archs = {winner["name"]: space.from_json(winner["arch"]) for winner in result["winners"]}
+    archs = {winner["name"]: space.from_json(winner["arch"]) for winner in known}
     winners = _retrained(config, run_folder, archs)
     costs = Costs(space, loaded, objective_of(result))
     recommended = result["recommended"]["name"] if "recommended" in result else None
     return Search(run_folder, file.parent.name, space, winners, metric, loaded[metric], costs, backend, recommended)
+
+
+def _in_one_precision(config: Config, result: Mapping[str, Any]) -> tuple[Precision, list[dict[str, Any]]]:
+    """The precision of the first winner named, and all winners in it: equally fast is said by one table."""
+    winners = result["winners"]
+    named = [w for w in winners if w["name"] in config.winners] or winners
+    precision = precision_of(named[0]) if named else next(iter(tables_of(result)))
+    same = [w for w in winners if precision_of(w) == precision]
+    if other := [w["name"] for w in winners if w not in same]:
+        print(f"the winners in {precision}; for those of another precision, --winners {' '.join(other)}")
+    return precision, same
 
 
 def _metric(config: Config, file: Path, result: Mapping[str, Any]) -> str:

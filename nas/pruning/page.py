@@ -10,6 +10,7 @@ from typing import Any
 
 from nas.evaluation.intervals import error_bars, with_interval
 from nas.objective.mes import PUBLISHED
+from nas.objective.precisions import precision_of
 from nas.searching.result import points_of, read_result
 from search_spaces import UserError
 from search_spaces.command.files import write_text
@@ -55,14 +56,15 @@ def write_page(folder: Path, result: Json, dense: Structure, pruned: Structure) 
 
 
 def newest_search(run_folder: Path) -> tuple[Path, Json] | None:
-    """The newest search of the run that knows latencies, and its folder: of the same images and networks."""
+    """The newest search of the run that knows latencies of floating point, and its folder: of the same images and
+    networks."""
     found = []
     for path in run_folder.glob("search*/result.json"):
         try:
             search = read_result(path.parent)
         except UserError:  # damaged: no reason to lose this page
             continue
-        if any("latency_ms" in point for point in points_of(search)):
+        if any("latency_ms" in point and precision_of(point) != "int8" for point in points_of(search)):
             found.append((path.stat().st_mtime_ns, path.parent, search))
     return max(found)[1:] if found else None
 
@@ -149,7 +151,7 @@ def _curve(result: Json, found: tuple[Path, Json] | None) -> Iterator[Markup]:
     traces = []
     if found is not None:
         search = found[1]
-        points = [p for p in points_of(search) if "latency_ms" in p]
+        points = [p for p in points_of(search) if "latency_ms" in p and precision_of(p) != "int8"]
         search_scores = [float(PUBLISHED.mes(p)) for p in points]
         scores += search_scores
         for name, color, size, chosen in (

@@ -14,6 +14,7 @@ from latency_lut.tables.validation import Validation, read_validation
 from nas.objective import tables
 from nas.objective.mes import Objective
 from nas.objective.metrics import latency_metrics
+from nas.objective.precisions import precision_of
 from nas.runs import RunInfo, load_run_info
 from nas.runs.baselines import Baselines, read_baselines
 from nas.runs.metrics import Metrics, read_metrics
@@ -26,7 +27,8 @@ from nas.runs.results import (
     TrainedResult,
     onnx_latency,
 )
-from nas.searching.result import objective_of, read_result
+from nas.searching.result import objective_of, read_result, tables_of
+from nas.searching.winners import is_same
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.typed import load_typed
 
@@ -113,7 +115,7 @@ class Artifacts:
         """All searches, those together whose figures can be compared."""
         found: dict[str, dict[str, Json]] = {}
         for name, search in self.searches.items():
-            comparable = [search["objective"]["terms"], search["tables"], search.get("num_images")]
+            comparable = [search["objective"]["terms"], tables_of(search), search.get("num_images")]
             found.setdefault(json.dumps(comparable, sort_keys=True), {})[name] = search
         return [Group(searches, self._networks(searches)) for searches in found.values()]
 
@@ -121,7 +123,7 @@ class Artifacts:
         winners = winners_of(searches.values())
         known = [*winners.values(), *(w for search in searches.values() for w in search["earlier_winners"])]
         again = {
-            name: next((w for w in known if w["arch"] == result["arch"]), None)
+            name: next((w for w in known if is_same(w, result)), None)
             for name, result in self.retrained.items()
             if name not in self.winners
         }
@@ -144,16 +146,17 @@ class Artifacts:
 
     def warnings(self, group: Group) -> list[str]:
         """Why the group's latencies deserve less trust, a line each."""
-        used = {
-            metric: used.table
+        told = {
+            line: None
             for used in self.tables
             for search, metric in used.uses
             if search in group.searches and not isinstance(used.table, UserError)
+            for line in tables.warnings({metric: used.table})
         }
-        timed = {name: onnx_latency(self.exported.get(name, {})) for name in group.networks}
+        timed = {n: onnx_latency(self.exported.get(n, {}), precision_of(of)) for n, of in group.networks.items()}
         busy = [name for name, latency in timed.items() if latency.get("busy")]
         measured = f"WARNING: the machine was busy when {', '.join(busy)} was measured; export again when it is quiet"
-        return [*tables.warnings(used), *([measured] if busy else [])]
+        return [*told, *([measured] if busy else [])]
 
 
 def read_artifacts(folder: Path) -> Artifacts:
@@ -180,8 +183,9 @@ def read_artifacts(folder: Path) -> Artifacts:
 def _tables(searches: Mapping[str, Json], space: SearchSpace) -> Iterator[UsedTable]:
     uses: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
     for search, result in searches.items():
-        for metric, recorded in result["tables"].items():
-            uses.setdefault((recorded["path"], recorded["sha256"]), []).append((search, metric))
+        for recorded in tables_of(result).values():
+            for metric, table in recorded.items():
+                uses.setdefault((table["path"], table["sha256"]), []).append((search, metric))
     for (path, digest), by in uses.items():
         validation = read_validation(Path(path))
         yield UsedTable(path, tuple(by), _table(path, digest, space), validation)

@@ -10,10 +10,12 @@ from typing import Any
 
 from nas.evaluation.intervals import error_bars, whiskers
 from nas.objective.metrics import latency_metrics, shown
+from nas.objective.precisions import precision_of
 from nas.reporting.data import Artifacts, Group, Json
 from nas.runs import WHOLE
 from nas.runs.baselines import Baselines
-from nas.searching.result import points_of
+from nas.searching.result import in_precisions, points_of
+from nas.searching.winners import is_same
 from search_spaces.command.page import BLUE, CYCLE, GRAY, GREEN, ORANGE, figure, log_axis
 
 
@@ -22,14 +24,18 @@ def curve(run: Artifacts, group: Group) -> Any:
 
     The names say which images an accuracy is of. Whiskers of what was picked or tested are 95 % intervals.
     """
-    several = len(group.searches) > 1
-    scores = [p["mes"] for search in group.searches.values() for p in points_of(search)]
+    parts = [
+        (name, precision, points, "trajectory" in search)
+        for name, search in group.searches.items()
+        for precision, points in in_precisions(points_of(search)).items()
+    ]
+    several = len(parts) > 1
+    scores = [p["mes"] for _, _, points, _ in parts for p in points]
     num_searched, num_tested = run.num_searched(group), run.info.splits.test
     traces = []
-    for i, (name, search) in enumerate(group.searches.items()):
-        prefix = f"{escape(name)}: " if several else ""
-        points = points_of(search)
-        what, mode = ("trajectory", "lines+markers") if "trajectory" in search else ("evaluated", "markers")
+    for i, (name, precision, points, is_path) in enumerate(parts):
+        prefix = f"{escape(name)}, {precision}: " if several else ""
+        what, mode = ("trajectory", "lines+markers") if is_path else ("evaluated", "markers")
         front = sorted((p for p in points if p["pareto"]), key=lambda p: p["mes"])
         path_color, front_color = (GRAY, BLUE) if not several else (CYCLE[i % len(CYCLE)],) * 2
         traces += [
@@ -58,8 +64,9 @@ def curve(run: Artifacts, group: Group) -> Any:
 
 def _labels(winners: Sequence[Json]) -> list[str]:
     """Their names; of two that are one network, which lie on each other, the first's."""
-    archs = [winner["arch"] for winner in winners]
-    return [escape(w["name"]) if archs.index(w["arch"]) == i else "" for i, w in enumerate(winners)]
+    return [
+        "" if any(is_same(w, before) for before in winners[:i]) else escape(w["name"]) for i, w in enumerate(winners)
+    ]
 
 
 def _sides(winners: Sequence[Json], middle: float) -> list[str]:
@@ -121,7 +128,7 @@ def _hover(label: str, p: Json) -> str:
     latencies = ((shown(metric), p[metric]) for metric in latency_metrics(p))
     latency = "".join(f"{escape(metric.name)} {metric.text(value, '.3f')}<br>" for metric, value in latencies)
     return (
-        f"<b>{escape(label)}</b><br>accuracy {100 * p['accuracy']:.2f} %<br>{latency}"
+        f"<b>{escape(label)}</b><br>{precision_of(p)}<br>accuracy {100 * p['accuracy']:.2f} %<br>{latency}"
         f"{p['num_params'] / 1e6:.3f} M parameters<br>{p['macs'] / 1e6:.1f} M MACs<br>MES {p['mes']:.4g}"
     )
 

@@ -13,6 +13,7 @@ from nas import runs
 from nas.evaluation.intervals import with_interval
 from nas.inspection.page import STYLE as PHOTOS
 from nas.objective.metrics import latency_metrics, shown
+from nas.objective.precisions import precision_of
 from nas.reporting import plots
 from nas.reporting.baselines import baselines
 from nas.reporting.data import Artifacts, Json, read_artifacts
@@ -269,6 +270,7 @@ def _trajectories(a: Artifacts) -> Iterator[Markup]:
         columns = (
             [str(p["step"]) for p in points],
             [_action(p) for p in points],
+            [precision_of(p) for p in points],
             [percent(p["accuracy"]) for p in points],
             *(numbers([p.get(metric) for p in points]) for metric in latencies),
             *size_columns(points),
@@ -283,8 +285,8 @@ def _trajectories(a: Artifacts) -> Iterator[Markup]:
             s=search,
         )
         heads = (shown(metric).title.capitalize() for metric in latencies)
-        head = ["Step", "Action", "Accuracy", *heads, "Parameters, M", "MACs, M", "Memory, MB", "MES", ""]
-        yield html("{}</details>\n", table(head, rows, text=(0, 1, len(head) - 1)))
+        head = ["Step", "Action", "Precision", "Accuracy", *heads, "Parameters, M", "MACs, M", "Memory, MB", "MES", ""]
+        yield html("{}</details>\n", table(head, rows, text=(0, 1, 2, len(head) - 1)))
 
 
 STAGES = (

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nas.evaluation.intervals import with_interval
 from nas.objective.metrics import shown
+from nas.objective.precisions import precision_of
 from nas.reporting.data import Artifacts, Group, Json
 from nas.reporting.drawing import numbers
 from nas.runs import WHOLE
@@ -40,11 +41,13 @@ def winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]]
     names, winners = [*group.networks, *("largest" for _ in largest)], [*group.networks.values(), *largest]
     inherited = {"init": "inherit", "start_test_accuracy": a.supernet["test_accuracy"]["largest"]} if a.supernet else {}
     retrained = [*(a.retrained.get(name, {}) for name in group.networks), *(inherited for _ in largest)]
-    timed = [onnx_latency(a.exported.get(name, {})) for name in names]
+    precisions = list(map(precision_of, winners))
+    timed = [onnx_latency(a.exported.get(n, {}), p) for n, p in zip(names, precisions, strict=True)]
     tested, searched = a.info.splits.test, a.num_searched(group)
     sizes = ("Parameters\nmillions", "MACs\nmillions", "Memory\nMB", "MES")
-    columns = {
+    columns: dict[str, Sequence[str]] = {
         "Network": ["whole (fine-tuned)" if name == WHOLE else name for name in names],
+        "Precision": precisions,
         "Search accuracy\ninherited": [
             _interval(None if name == WHOLE else w["accuracy"], searched)
             for name, w in zip(names, winners, strict=True)

@@ -113,9 +113,11 @@ class ExportedResult(TypedDict):
     files: dict[str, ExportedFile]
 
 
-def onnx_latency(exported: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`latency_ms` of a network's float32 ONNX file; empty where there is none."""
-    return exported.get("files", {}).get("onnx", {}).get("latency_ms", {})
+def onnx_latency(exported: Mapping[str, Any], precision: Precision = "float32") -> Mapping[str, Any]:
+    """`latency_ms` of a network's ONNX file in that precision; empty where there is none."""
+    files: Any = exported.get("files", {}).values()
+    found = [file for file in files if file["format"] == "onnx" and file["precision"] == precision]
+    return found[0].get("latency_ms", {}) if found else {}
 
 
 class TestAccuracy(TypedDict):

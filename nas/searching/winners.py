@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import floor
 from typing import Any, TypedDict
 
@@ -136,7 +136,7 @@ def recommend(
     winner = winners[chosen]
     name = winner["name"]
     called = f"{name} in {precision}" if (precision := precision_of(winner)) != "float32" else name
-    if _network(winner) == _network(best):
+    if is_same(winner, best):
         within = " within the limits" if objective.limits else ""
         return {"name": name, "sentence": f"Take {called}: it is the most accurate network found{within}."}
     metric = objective.terms[0].metric
@@ -165,8 +165,12 @@ def name_winners(chosen: Sequence[Json], earlier: Sequence[Json], prefix: str) -
     return named
 
 
-def _network(point: Json) -> str:
-    """What tells networks apart."""
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether both are one arch in one precision."""
+    return _network(one) == _network(other)
+
+
+def _network(point: Mapping[str, Any]) -> str:
     return json.dumps([point["arch"], precision_of(point)])
 
 
