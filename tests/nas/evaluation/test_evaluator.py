@@ -14,8 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.data.sources import Decoded, Skipped
+from nas.evaluation.accuracy import right_answers
 from nas.evaluation.evaluator import Evaluator, Statistics, _Frontier, _statistics
 from nas.evaluation.forwards import Forwards
+from nas.evaluation.quantized import quantized
 from nas.networks.inherit import calibration_batches, inherited
 from search_spaces import Arch, macs
 from supernet import Supernet
@@ -238,3 +240,31 @@ def statistics_of_each(frontier: _Frontier) -> list[Statistics]:
 
 def distance(found: Statistics, wanted: Statistics) -> float:
     return sum(float((found[key][0] - wanted[key][0]).abs().sum()) for key in wanted)
+
+
+# ---- in int8
+
+
+@pytest.mark.parametrize("norm", ["width", "shared"])
+def test_in_int8_each_network_answers_as_if_alone(images: Images, norm: Norm) -> None:
+    supernet, base = random_supernet(norm), SPACE.sample(random.Random(3))
+    archs = [base, *(action.arch for action in SPACE.slim(base)[::3])]
+    batches = calibration_batches(images, SPACE.image_size, 16, CPU)[0].split(8)
+    calibration = batches if norm == "shared" else ()
+    evaluator = Evaluator(supernet, images, SPACE.image_size, 8, calibration=calibration, range_images=batches[:1])
+    together = evaluator.right_answers(archs, "int8")
+    evaluator._right = {}
+    evaluator.accuracies(base, archs, "int8")
+    assert np.array_equal(together, evaluator.right_answers(archs, "int8"))
+    for arch, found in zip(archs, together, strict=True):
+        model = quantized(inherited(supernet, arch, calibration), batches[:1])
+        assert np.array_equal(found, right_answers([model], images, SPACE.image_size, CPU)[0])
+    assert not np.array_equal(together, evaluator.right_answers(archs)), "float32 is evaluated by itself"
+
+
+def test_a_race_in_int8_is_never_rough(racing: Evaluator) -> None:
+    racing.range_images = racing.calibration[:1]
+    finishes = racing.race(BASE, ACTIONS, GAINS, "int8")
+    assert any(finish.dropped for finish in finishes)
+    for finish, arch in zip(finishes, ACTIONS, strict=True):
+        assert finish.rough_images_seen == 0 and (finish.dropped or finish.accuracy == racing.accuracy(arch, "int8"))
