@@ -142,5 +142,3 @@ def test_a_grid_has_zero_on_it() -> None:
     assert Grid.over(0.0, 0.0).round(torch.zeros(2)).tolist() == [0, 0]
     ends = Grid.over(-1.0, 1.0).round(torch.tensor([-9.0, 0.0, 9.0])).tolist()
     assert ends == pytest.approx([-1, 0, 1], abs=0.5 / 127)
-        [-1, 0, 1], abs=0.5 / 127
-    )
