@@ -36,6 +36,9 @@ def test_a_file_is_named_by_its_format_and_unusual_precision() -> None:
     assert [cell.file for cell in possible] == ["model.onnx", "model-int8.onnx", "model.safetensors"]
     assert list(impossible) == ["timm-int8"] and "weights to train further" in impossible["timm-int8"]
     assert [cell.name for cell in cells(("coreml", "onnx"), ())[0]] == ["coreml", "onnx"]
+    searched = cells(("coreml", "onnx", "timm"), (), "int8")[0]
+    assert [cell.name for cell in searched] == ["coreml-int8", "onnx-int8", "timm"], "timm has no int8"
+    assert [cell.name for cell in cells(("onnx",), ("float32",), "int8")[0]] == ["onnx"], "what is asked for"
     assert Cell("coreml", "float32").file == "model-float32.mlpackage"
 
 

@@ -188,6 +188,7 @@ def test_winners_are_shown_with_every_figure(run_folder: Path, page: Page) -> No
     measured = read_json(run_folder / "export/winner-1/result.json")["files"]["onnx"]["latency_ms"]["min"]
     assert page.rows[1] == [
         "winner-1",
+        "float32",
         interval(first["accuracy"], 216),
         interval(retrained["start_test_accuracy"], 359),
         interval(retrained["test_accuracy"], 359),
@@ -216,7 +217,7 @@ def test_the_largest_network_is_there_to_compare_with(run_folder: Path, page: Pa
     largest = read_json(run_folder / "search/result.json")["trajectory"][0]
     tested = read_json(run_folder / "supernet/result.json")["test_accuracy"]["largest"]
     accuracies = [interval(largest["accuracy"], 216), interval(tested, 359), "–"]
-    assert page.rows[4][:6] == ["largest", *accuracies, f"{largest['latency_ms']:.3f}", "–"]
+    assert page.rows[4][:7] == ["largest", "float32", *accuracies, f"{largest['latency_ms']:.3f}", "–"]
 
 
 def test_the_supernets_recipe_is_named(page: Page) -> None:
@@ -225,7 +226,7 @@ def test_the_supernets_recipe_is_named(page: Page) -> None:
 
 def test_every_step_of_the_trajectory_is_in_its_table(run_folder: Path, page: Page) -> None:
     trajectory = read_json(run_folder / "search/result.json")["trajectory"]
-    steps = [row for row in page.rows if len(row) == 9 and row[0].isdigit()]
+    steps = [row for row in page.rows if len(row) == 10 and row[0].isdigit()]
     assert [row[0] for row in steps] == [str(p["step"]) for p in trajectory]
     assert steps[0][1] == "largest network"
     action = trajectory[1]["action"]
@@ -243,9 +244,9 @@ def test_a_search_without_a_trajectory_shows_all_that_it_evaluated(tmp_path: Pat
     front = {"front": [0, 2], "evaluations": evaluations, "winners": winners}
     write_json(run / "search/result.json", {**result, **front, "strategy": "tpe"})
     shown = Page(write_report(run).read_text(encoding="utf-8"))
-    rows = [row for row in shown.rows if len(row) == 9 and row[0].isdigit()]
+    rows = [row for row in shown.rows if len(row) == 10 and row[0].isdigit()]
     assert [row[0] for row in rows] == [str(e["index"]) for e in evaluations]
-    assert [row[8] for row in rows[:4]] == ["winner-1", "winner-2", "winner-3", ""]
+    assert [row[9] for row in rows[:4]] == ["winner-1", "winner-2", "winner-3", ""]
     assert "largest" not in [row[0] for row in shown.rows if row]
 
 
@@ -273,7 +274,8 @@ def test_what_would_have_been_picked_instead(tmp_path: Path) -> None:
     assert page.words["strong"][0] == verdict(found)
     assert page.words["li"] == list(sentences(found)) and EVIL not in html
     texts = [[cell.replace("\n", "") for cell in row] for row in rows(found)]
-    assert [row for row in page.rows if len(row) == len(HEAD)] == texts
+    kinds = {text[1] for text in texts}
+    assert [row for row in page.rows if len(row) == len(HEAD) and row[1] in kinds] == texts
     (curve,) = re.findall(r'data-plot="curve">(.*)</script>', html)
     marks = next(trace for trace in json.loads(curve)["data"] if trace["name"].startswith("not from the search"))
     assert marks["x"] == [n.mes for n in networks if n is not WINNER]
@@ -408,7 +410,7 @@ def test_search_by_size_alone_has_no_latency(tmp_path: Path) -> None:
     add_search(tmp_path, space, with_latency=False)
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert [text for text in page.words["th"] if text.startswith(("Latency", "Test"))] == []
-    assert len(page.networks[0]) == len(["name", "accuracy", "parameters", "MACs", "memory", "MES"])
+    assert len(page.networks[0]) == len(["name", "precision", "accuracy", "parameters", "MACs", "memory", "MES"])
     score = "".join(page.words["span"])
     assert "parameters / 3 M" in score
     assert "latency / 1 ms" not in score
@@ -575,7 +577,7 @@ def test_what_was_trained_before_other_limits_picked_other_winners_is_still_show
     write_json(tmp_path / "search/result.json", {**result, "winners": others, "earlier_winners": [first]})
     rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).networks}
     assert list(rows) == ["winner-2", "winner-3", "winner-1", "largest"]
-    assert rows["winner-1"][1] == interval(first["accuracy"], 216)
+    assert rows["winner-1"][2] == interval(first["accuracy"], 216)
 
 
 def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None:
@@ -588,8 +590,8 @@ def test_a_winner_trained_once_more_has_a_row_of_its_own(tmp_path: Path) -> None
     (again / "result.json").write_text(json.dumps({**result, "name": again.name, "test_accuracy": 0.4321}))
     rows = {row[0]: row for row in Page(write_report(tmp_path).read_text(encoding="utf-8")).networks}
     assert list(rows) == ["winner-1", "winner-2", "winner-3", "winner-2-scratch", "largest"]
-    assert rows["winner-2-scratch"][3] == interval(0.4321, 359) != rows["winner-2"][3]
-    assert rows["winner-2-scratch"][4:] == rows["winner-2"][4:]
+    assert rows["winner-2-scratch"][4] == interval(0.4321, 359) != rows["winner-2"][4]
+    assert rows["winner-2-scratch"][5:] == rows["winner-2"][5:]
 
 
 def test_table_accuracy_is_that_of_its_networks(run_folder: Path, page: Page) -> None:
@@ -682,3 +684,22 @@ def test_a_logarithmic_axis_has_several_ticks_within_its_values(values: list[flo
     assert sum(low / room <= tick <= high * room for tick in axis["tickvals"]) >= 3
     assert axis["tickvals"] == sorted(axis["tickvals"])
     assert [float(text.replace(",", "")) for text in axis["ticktext"]] == pytest.approx(axis["tickvals"], rel=1e-3)
+
+
+def test_a_search_in_two_precisions_names_that_of_each_network(tmp_path: Path) -> None:
+    space = make_run(tmp_path)
+    add_search(tmp_path, space)
+    result = read_json(tmp_path / "search/result.json")
+    for point in (*result["trajectory"][::2], *result["winners"][:1]):
+        point["precision"] = "int8"
+    other = {"latency_ms": {"path": "float.json", "sha256": "0" * 64}}
+    write_json(tmp_path / "search/result.json", {**result, "other_tables": {"float32": other}})
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(html)
+    assert [row[1] for row in page.networks] == ["int8", "float32", "float32", "int8"]
+    steps = [row[2] for row in page.rows if len(row) == 10 and row[0].isdigit()]
+    assert steps == [p.get("precision", "float32") for p in result["trajectory"]]
+    (curve,) = re.findall(r'data-plot="curve">(.*)</script>', html)
+    names = [trace["name"] for trace in json.loads(curve)["data"]]
+    assert {"search, int8: trajectory", "search, float32: trajectory", "search, int8: Pareto set"} <= set(names)
+    assert "float.json" in html

@@ -186,8 +186,10 @@ def test_a_renamed_run_goes_on_without_what_named_its_networks(gone: str, monkey
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "fit", fit)
-    winners = set_winners("winner-1", "winner-2")
+    winners = [{**winner, "precision": "int8"} for winner in set_winners("winner-1", "winner-2")]
     write_json(Path("archs.json"), winners)
+    search = read_json(Path("runs/r/search/result.json"))
+    write_json(Path("runs/r/search/result.json"), {**search, "winners": winners})
     with pytest.raises(KeyboardInterrupt):
         main([*ARGS, "--init", "scratch", *(("--archs", "archs.json") if gone == "archs.json" else ())])
     move_run("runs/r", "runs/s")
@@ -195,7 +197,8 @@ def test_a_renamed_run_goes_on_without_what_named_its_networks(gone: str, monkey
     main(["--resume"])
     retrained = Path("runs/s/retrain")
     assert folders[1:] == [retrained / "winner-1", retrained / "winner-2"]
-    assert read_json(retrained / "winner-2/result.json")["arch"] == winners[1]["arch"]
+    found = read_json(retrained / "winner-2/result.json")
+    assert found["arch"] == winners[1]["arch"] and found["precision"] == "int8"
 
 
 def test_nothing_to_go_on_with() -> None:
