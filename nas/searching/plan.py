@@ -8,7 +8,7 @@ many as there is time for: with 150 networks it found the hypervolume that slimm
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
@@ -97,7 +97,7 @@ def as_planned(config: AnyConfig, begun: AnyConfig) -> AnyConfig:
 
 
 def with_plan(
-    config: AnyConfig, run_folder: Path, costs: Costs, device: str, precisions: Iterable[Precision]
+    config: AnyConfig, run_folder: Path, costs: Costs, device: str, precisions: Collection[Precision]
 ) -> AnyConfig:
     """The config with what it does not say; a line says what that is, and how long it will take in all precisions."""
     from nas.distributed.device import pick_device
@@ -110,7 +110,8 @@ def with_plan(
     archs = [space.largest, space.smallest, *draw(costs, random.Random(0), TIMED, ())]
     speed = reduce(add, (measure_speed(supernet, archs, precision) for precision in precisions))
     published, plan = plans(config, space, speed, splits.search, calibration)
-    print(_told(plan, published, speed, splits.search), flush=True)
+    each = f" in each of {' and '.join(precisions)}" if len(precisions) > 1 else ""
+    print(_told(plan, published, speed, splits.search, each), flush=True)
     found: dict[str, Any] = {"strategy": plan.strategy, "budget": plan.budget}
     if plan.num_images < splits.search:
         found["num_images"] = plan.num_images
@@ -184,8 +185,8 @@ def _smaller(config: PlanConfig, plan: Plan, speed: Speed) -> Plan:
     return Plan(plan.strategy, plan.budget, plan.networks, images, calibration)
 
 
-def _told(plan: Plan, published: Plan, speed: Speed, search_images: int) -> str:
-    networks = f"{plan.budget} networks" if plan.budget else "all steps"
+def _told(plan: Plan, published: Plan, speed: Speed, search_images: int, each: str) -> str:
+    networks = (f"{plan.budget} networks" if plan.budget else "all steps") + each
     count = f"{plan.num_images:,}" + (f" of {search_images:,}" if plan.num_images < search_images else "")
     norms = f", norms recalibrated on {plan.calibration_images:,}" if plan.calibration_images else ""
     told = f"{plan.strategy}, {networks} on {count} search images{norms}: about {duration(plan.seconds(speed))}"
