@@ -227,7 +227,7 @@ def _each(function: Callable[[Any], Any], arg: Any) -> Any:
 def _moved(arithmetic: _Arithmetic, operator: Any, *args: Any, **kwargs: Any) -> Any:
     """It only moves numbers: they stay on the grid that they are on, if they are."""
     args = tuple(_each(arithmetic.settled, arg) for arg in args)
-    (activation,) = (arithmetic.activations[a] for a in args[:1])
+    activation = arithmetic.activations.get(args[0], Activation())  # a constant may be moved by an activation
     return arithmetic.gives(operator(*args, **kwargs), activation)
 
 
