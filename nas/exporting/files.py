@@ -28,6 +28,7 @@ from nas.exporting.timm import check_timm, write_timm
 from nas.exporting.winner import Exportable, Winner
 from nas.networks.inherit import calibration_images
 from nas.objective.precisions import RANGE_IMAGES, Precision
+from nas.runs.results import several_units
 from search_spaces import UserError
 from search_spaces.command import Flags, check_idle, flag
 
@@ -253,13 +254,15 @@ def say(path: Path, facts: dict[str, Any], max_drop: float) -> None:
     says.append("logits equal bit for bit" if exact else f"{what} within {facts['max_abs_diff']:.1e} of PyTorch's")
     if executed := facts.get("executed_by"):
         says.append(f"executed by {executed}")
+    if units := several_units(facts):
+        says.append(f"operators: {units}")
+    if memory := facts.get("peak_memory_bytes"):
+        says.append(f"{memory / 1e6:.1f} MB of memory")
     if latency := facts.get("latency_ms"):
         threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
         says.append(f"{latency['min']:.3f} ms ({threads})")
         if latency["busy"]:
             says.append("WARNING: the machine was busy, measure again when it is quiet")
-    if memory := facts.get("peak_memory_bytes"):
-        says.append(f"{memory / 1e6:.1f} MB of memory")
     if _lost(facts, max_drop):
         says.append(f"WARNING: it loses more than {max_drop:g} points")
     print(f"  {path.name:22}{facts['bytes'] / 1e6:7.2f} MB  {'; '.join(says)}", flush=True)

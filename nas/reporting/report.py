@@ -23,7 +23,7 @@ from nas.reporting.recommended import closer, look_closer, preparation
 from nas.reporting.verdict import as_text, verdict
 from nas.reporting.winners import heading_of, size_columns, winner_table, winners
 from nas.runs.next_step import next_command
-from nas.runs.results import lasted
+from nas.runs.results import lasted, several_units
 from nas.searching.result import points_of
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
@@ -200,7 +200,7 @@ def _exports(a: Artifacts) -> Iterator[Markup]:
             f"{part['latency_ms']['min']:.3f}" if "latency_ms" in part else "–",
             f"{part['peak_memory_bytes'] / 1e6:.1f}" if "peak_memory_bytes" in part else "–",
             _difference(part),
-            part.get("executed_by", EXECUTED_BY.get(part["format"], "")),
+            _executed_by(part),
         ]
         for name, result in a.exported.items()
         for part in result["files"].values()
@@ -225,6 +225,11 @@ def _exports(a: Artifacts) -> Iterator[Markup]:
 
 
 EXECUTED_BY = {"onnx": "ONNX Runtime", "timm": "timm", "litert": "LiteRT", "executorch": "ExecuTorch"}
+
+
+def _executed_by(part: Json) -> str:
+    by = part.get("executed_by", EXECUTED_BY.get(part["format"], ""))
+    return f"{by} ({units})" if (units := several_units(part)) else by
 
 
 def _difference(part: Json) -> str:

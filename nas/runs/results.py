@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
+from latency_lut.tables.placement import shares_text
 from nas.objective.precisions import Precision
 from search_spaces.command.folders import Name
 from search_spaces.command.typed import Amount, Count, Fraction, Positive
@@ -100,6 +101,7 @@ class ExportedFile(TypedDict):
     max_abs_diff: Amount
     executed_by: NotRequired[str]
     latency_ms: NotRequired[ExportedLatency]
+    units: NotRequired[dict[str, Fraction]]
     peak_memory_bytes: NotRequired[Count]
     test_accuracy: NotRequired[Fraction]
     test_images: NotRequired[Count]
@@ -111,6 +113,12 @@ class ExportedResult(TypedDict):
 
     command: str
     files: dict[str, ExportedFile]
+
+
+def several_units(file: Mapping[str, Any]) -> str:
+    """Which units run an exported file's operators, "xnnpack 97%, portable 3%"; empty where there is but one."""
+    text = shares_text(file.get("units", {}))
+    return text if ", " in text else ""
 
 
 def onnx_latency(exported: Mapping[str, Any], precision: Precision = "float32") -> Mapping[str, Any]:

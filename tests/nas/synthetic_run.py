@@ -254,6 +254,8 @@ def add_export(folder: Path) -> None:
                         "batch_sizes": [1, 3],
                         "max_abs_diff": 3.1e-6,
                         "latency_ms": {"min": latency, "median": 1.03 * latency, "threads": 1, "busy": False},
+                        "units": {"cpu": 0.97, "elsewhere": 0.03},
+                        "peak_memory_bytes": 9_100_000,
                         "test_accuracy": 0.75,
                         "test_images": 300,
                         "drop": 0.25,

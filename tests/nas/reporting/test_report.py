@@ -220,6 +220,11 @@ def test_the_largest_network_is_there_to_compare_with(run_folder: Path, page: Pa
     assert page.rows[4][:7] == ["largest", "float32", *accuracies, f"{largest['latency_ms']:.3f}", "–"]
 
 
+def test_exported_files_say_what_they_take_and_which_units_run_them(page: Page) -> None:
+    cells = {cell for row in page.rows for cell in row}
+    assert "9.1" in cells and "ONNX Runtime (cpu 97%, elsewhere 3%)" in cells and "timm" in cells
+
+
 def test_the_supernets_recipe_is_named(page: Page) -> None:
     assert any("kl loss, sandwich sampling, norms for each width · 30 epochs" in text for text in page.words["p"])
 
