@@ -32,7 +32,7 @@ FORMATS: dict[Format, Kind] = {
     "coreml": Kind(".mlpackage", ("float16", "float32", "int8")),
     "timm": Kind(".safetensors", ("float32",), "timm's files are weights to train further, which need float32"),
     "litert": Kind(".tflite", ("float32", "int8"), "LiteRT's GPU delegate computes float32 files in float16"),
-    "executorch": Kind(".pte", ("float32", "int8"), "XNNPACK is given float32 or int8 here, as for latency tables"),
+    "executorch": Kind(".pte", ("float32", "float16", "int8")),
 }
 DEFAULT_FORMATS: tuple[Format, ...] = ("onnx", "coreml", "timm")
 

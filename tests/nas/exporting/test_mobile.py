@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from nas.data import Data
-from nas.exporting import files
+from nas.exporting import files, mobile
 from nas.exporting.files import Exporter, FileConfig
 from nas.exporting.matrix import Cell, Precision, cells
 from nas.exporting.mobile import Mobile, answers
 from nas.exporting.parity import example_images, normalized_first
+from search_spaces import UserError
 from tests.nas.exporting.small import SIZE, Network
 
 PACKAGE: dict[Mobile, str] = {"litert": "litert_torch", "executorch": "executorch"}
 CELLS = cells(get_args(Mobile), get_args(Precision))[0]
-TOLERANCE = {"float32": 1e-4, "int8": 0.2}  # of the spread of the logits
+TOLERANCE = {"float32": 1e-4, "float16": 0.01, "int8": 0.2}  # of the spread of the logits
 
 
 def config(cell: Cell) -> FileConfig:
@@ -60,4 +61,14 @@ def test_a_file_answers_as_the_network_in_its_precision(
     got: Any = answers(cell.format, tmp_path / cell.file, network.info)(images)
     error = np.abs(got - wanted).max() / np.ptp(wanted)
     assert error < TOLERANCE[cell.precision]
-    assert cell.precision == "float32" or error > 1e-4, "the precision that is asked for"
+    assert cell.precision == "float32" or error > 1e-5, "the precision that is asked for"
+
+
+def test_numbers_beyond_float16_are_named(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflowing(*_: Any) -> Any:
+        return lambda images: np.full((len(images), network.info.num_classes), np.inf, np.float32)
+
+    monkeypatch.setattr(mobile, "answers", overflowing)
+    with pytest.raises(UserError, match=r"differ from PyTorch's by inf, .* activations or weights are beyond float16"):
+        mobile.check_mobile("executorch", Path(), network, "float16")
+    assert mobile.check_mobile("executorch", Path(), network, "int8").max_abs_diff == np.inf
