@@ -29,23 +29,35 @@ from search_spaces.command import quiet
 
 UNKNOWN = (torch.ops.aten.addcmul.default,)  # to coremltools 9: what it is made of is converted instead
 NUM_IMAGES = 8
+LICENSE = "Architecture: Apache-2.0 (timm). Weights: the terms of the data they were trained on."
 TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.004
 
 
-class Classifier(nn.Module):
-    """RGB in 0..1, (batch, 3, R, R), to probabilities (batch, classes)."""
+class Normalized(nn.Module):
+    """RGB in 0..1, (batch, 3, R, R), to what `model` makes of it with `mean` taken off and divided by `std`."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, info: RunInfo) -> None:
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(info.mean).reshape(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(info.std).reshape(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model((x - self.mean) / self.std)
+
+
+class Classifier(Normalized):
+    """RGB in 0..1, (batch, 3, R, R), to probabilities (batch, classes)."""
+
+    def __init__(self, model: nn.Module, info: RunInfo) -> None:
+        super().__init__(model, info.mean, info.std)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model((x - self.mean) / self.std).softmax(dim=-1)
+        logits: Tensor = super().forward(x)
+        return logits.softmax(dim=-1)
 
 
 def write_coreml(
@@ -65,14 +77,9 @@ def write_coreml(
     with quiet():
         import coremltools as ct
 
-        size = (1, 3, info.image_size, info.image_size)
-        program = torch.export.export(Classifier(model, info).eval(), (torch.zeros(size),))
-        program = program.run_decompositions(get_decompositions(UNKNOWN))
-        _remove_aliases(program.graph)
-        package = ct.convert(
-            program,
-            convert_to="mlprogram",
-            inputs=[ct.ImageType(name="image", shape=size, scale=1 / 255, color_layout=ct.colorlayout.RGB)],
+        package = convert(
+            Classifier(model, info),
+            info.image_size,
             classifier_config=ct.ClassifierConfig(list(info.classes)),
             compute_precision=ct.precision.FLOAT32 if precision == "float32" else ct.precision.FLOAT16,
             minimum_deployment_target=ct.target.iOS17 if precision == "int8" else ct.target.iOS16,
@@ -81,13 +88,34 @@ def write_coreml(
             package = _quantized(package, images)
         package.short_description = description
         package.author = "nas.export"
-        package.license = "Architecture: Apache-2.0 (timm). Weights: the terms of the data they were trained on."
+        package.license = LICENSE
         package.version = metadata["name"]
         package.user_defined_metadata.update(metadata)
         package.input_description["image"] = preprocessing(info.image_size)
         package.output_description["classLabel"] = "the most probable class"
         package.output_description["classLabel_probs"] = "the probability of each class"
-        package.save(str(path))
+        save(package, path)
+
+
+def convert(model: nn.Module, image_size: int, **options: Any) -> Any:
+    """The ML program of a network that takes RGB in 0..1; it has the input `image`.
+
+    Args:
+        options: of `coremltools.convert`.
+    """
+    import coremltools as ct
+
+    size = (1, 3, image_size, image_size)
+    program = torch.export.export(model.eval(), (torch.zeros(size),))
+    program = program.run_decompositions(get_decompositions(UNKNOWN))
+    _remove_aliases(program.graph)
+    image = ct.ImageType(name="image", shape=size, scale=1 / 255, color_layout=ct.colorlayout.RGB)
+    return ct.convert(program, convert_to="mlprogram", inputs=[image], **options)
+
+
+def save(package: Any, path: Path) -> None:
+    """Writes the folder `path` (.mlpackage)."""
+    package.save(str(path))
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # a trace of torch.export, no part of it
 
 
@@ -116,7 +144,7 @@ def _remove_aliases(graph: torch.fx.Graph) -> None:
 
 def answers(path: Path, info: RunInfo) -> Answers:
     """What the package answers: in Core ML, or executed by PyTorch."""
-    package = _load(path)
+    package = load_package(path)
     return _core_ml(package, info.classes) if on_apple() else _interpreted(package)
 
 
@@ -124,7 +152,7 @@ def on_apple() -> bool:
     return sys.platform == "darwin"
 
 
-def _load(path: Path) -> Any:
+def load_package(path: Path) -> Any:
     with quiet():
         import coremltools as ct
 
@@ -148,7 +176,7 @@ def check_coreml(
             f"{TOLERANCE}: activations or weights are beyond float16"
         )
     return parity, {
-        **describe(_load(path)),
+        **describe(load_package(path)),
         "executed_by": "Core ML" if on_apple() else "PyTorch, operator by operator",
     }
 
@@ -177,11 +205,14 @@ def _interpreted(package: Any) -> Answers:
 
 
 def load_program(package: Any) -> Any:
-    """The saved package's MIL program, its weights read from the package's file."""
+    """The saved package's MIL program, its weights read from the package's file; of a pipeline that of its first
+    model."""
     with quiet():
         from coremltools.converters.mil.frontend.milproto.load import load
 
         spec = package.get_spec()
+        if spec.WhichOneof("Type") == "pipeline":
+            spec = spec.pipeline.models[0]
         return load(spec, spec.specificationVersion, package.weights_dir)
 
 

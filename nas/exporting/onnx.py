@@ -46,18 +46,29 @@ def write_onnx(model: nn.Module, path: Path, image_size: int, metadata: Mapping[
     Raises:
         UserError: the network cannot be expressed in that operator set.
     """
-    import onnx
-
     images = torch.zeros(2, 3, image_size, image_size)  # a batch of 1 would be taken for a constant
-    batch = {0: torch.export.Dim("batch")}
+    save_onnx(to_onnx(model, images, ["logits"], {0: torch.export.Dim("batch")}, opset), path, metadata)
+
+
+def to_onnx(
+    model: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: Mapping[int, Any] | None, opset: int | None
+) -> Any:
+    """The ONNX model of a network in evaluation mode; its nodes are named after the modules that they are of.
+
+    Args:
+        images: an example of the input, which is called `images`.
+        outputs: their names.
+        dynamic: axes of the input that may have any length; None if none may.
+        opset: as `write_onnx` has it, errors too.
+    """
     with quiet():
         program = torch.onnx.export(
             model,
             (images,),
             dynamo=True,
             input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=(batch,),
+            output_names=list(outputs),
+            dynamic_shapes=(dynamic,),
             opset_version=opset,
             verbose=False,
         )
@@ -68,6 +79,13 @@ def write_onnx(model: nn.Module, path: Path, image_size: int, metadata: Mapping[
         raise UserError(f"--opset is {opset}, which the exporter cannot do; leave the flag out or give {version}")
     _name_after_modules(proto.graph)
     _strip(proto)
+    return proto
+
+
+def save_onnx(proto: Any, path: Path, metadata: Mapping[str, str]) -> None:
+    """Checks the model and writes it, with `metadata` as properties of the file."""
+    import onnx
+
     images_are = "pixels of 0 to 1, less mean, over std; preprocessing says which"
     onnx.helper.set_model_props(proto, {**metadata, "input": images_are})
     onnx.checker.check_model(proto, full_check=True)

@@ -114,7 +114,7 @@ def test_core_ml_int8_has_int8_weights_and_nearly_the_answers(network: Network, 
     coreml.write_coreml(network.model(), path, replace_classes(network), "", network.metadata, "int8")
     parity, facts = coreml.check_coreml(path, network.model(), replace_classes(network), "int8")
     assert 0 < parity.max_abs_diff < 0.02
-    kinds = [op.op_type for op in coreml.load_program(coreml._load(path)).functions["main"].operations]
+    kinds = [op.op_type for op in coreml.load_program(coreml.load_package(path)).functions["main"].operations]
     assert "constexpr_affine_dequantize" in kinds
     assert facts["executed_by"] == "PyTorch, operator by operator"
 
