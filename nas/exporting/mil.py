@@ -193,6 +193,7 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "concat": lambda a: torch.cat(a["values"], dim=a["axis"]),
     "constexpr_affine_dequantize": _dequantized,
     "conv": _conv,
+    "exp": lambda a: a["x"].exp(),
     "expand_dims": _expand_dims,
     "gather": _gather,
     "gelu": _gelu,

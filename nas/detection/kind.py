@@ -1,0 +1,95 @@
+"""Boxes, as a kind of what is learned over backbones: SSDLite's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from nas.data.batches import EpochSteps, normalize
+from nas.dense.kind import Figures, Kind
+from nas.dense.result import DenseResult
+from nas.detection import metric
+from nas.detection.config import Config, suited
+from nas.detection.ssdlite import SSDLite
+from nas.distributed import process
+from nas.networks.backbone import Backbone
+from nas.scenes import BoxScenes, SceneData, load_boxes
+from nas.scenes.batches import TrainBoxes, eval_box_batches, train_box_batches
+from nas.scenes.transforms import box_train_transform
+from search_spaces import Arch, SearchSpace, UserError
+
+BATCH_SIZE = 32  # of an evaluation
+
+
+class Detection(Kind[BoxScenes, Config]):
+    stage = "detect"
+    metric = "ap"
+    metric_label = "AP"
+    may_move = ("data", "annotations", "test_data", "test_annotations")
+    config = Config
+
+    def suited(self, config: Config) -> Config:
+        return suited(config)
+
+    def load(self, config: Config) -> SceneData[BoxScenes]:
+        """Also raises UserError if a split has no object: nothing would be learned, or measured."""
+        data = load_boxes(config.data_config())
+        for name, part in (("training", data.train), ("search", data.search), ("test", data.test)):
+            if not part.present.any():
+                raise UserError(
+                    f"{config.data}: none of the {len(part)} images of the {name} split has an object (crowds do not "
+                    "count); give more images, or another --split-seed"
+                )
+        return data
+
+    def network(self, space: SearchSpace, arch: Arch, num_classes: int) -> SSDLite:
+        return SSDLite(Backbone(space, arch), num_classes)
+
+    def batches(
+        self, scenes: BoxScenes, config: Config, steps: EpochSteps, start: int
+    ) -> Iterator[tuple[Tensor, list[TrainBoxes]]]:
+        @cache
+        def transform(_: int, size: int) -> Any:
+            return box_train_transform(size, config.augment)
+
+        return train_box_batches(
+            scenes,
+            transform,
+            steps=steps,
+            epochs=config.epochs,
+            seed=config.seed,
+            start=start,
+            num_workers=config.num_workers,
+            share=(process.rank(), process.world_size()),
+        )
+
+    def prepared(self, target: list[Mapping[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
+        return [{name: tensor.to(device, non_blocking=True) for name, tensor in one.items()} for one in target]
+
+    @torch.inference_mode()
+    def figures(
+        self, network: nn.Module, scenes: BoxScenes, image_size: int, device: torch.device, num_workers: int
+    ) -> Figures:
+        detector = cast(SSDLite, network)
+        found: list[metric.Seen] = []
+        share = (process.rank(), process.world_size())
+        for images, targets in eval_box_batches(scenes, image_size, BATCH_SIZE, num_workers, share):
+            answers = detector.predict(normalize(images, device, scenes.normalization))
+            found += [metric.seen(*pair, image_size) for pair in zip(targets, answers, strict=True)]
+        return dict(metric.figures(metric.of_all_processes(found), len(scenes.classes)))
+
+    def said(self, figures: Figures) -> str:
+        return ", ".join(f"{label} {100 * figures[name]:.1f} %" for name, label in SAID.items())
+
+    def show(
+        self, config: Config, folder: Path, network: nn.Module, data: SceneData[BoxScenes], result: DenseResult
+    ) -> None:
+        pass
+
+
+SAID = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
