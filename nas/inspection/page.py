@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from nas.evaluation.confusion_plot import class_ticks, confusion_matrix, shares, short
 from nas.inspection.confusion import mistakes
 from nas.inspection.text import Json, origin, percent, worst_first
 from nas.objective.metrics import latency_metrics, shown
 from search_spaces.command.page import (
-    BLUE,
     CYCLE,
     ORANGE,
     Markup,
@@ -30,8 +30,6 @@ from search_spaces.command.page import (
 
 MAX_CLASSES = 60  # in a plot; of more, this many of the worst and of the most frequent mistakes:
 MOST = 30
-NUMBERED = 15  # classes up to which the matrix has its figures written in it
-LABEL = 24  # characters of a class's name
 NOTE = (
     "Brackets and whiskers are 95 % intervals (Wilson’s): chance in the choice of images alone moves an accuracy that "
     "far. All networks see the same images, so the difference between two of them is surer than each of them."
@@ -104,12 +102,14 @@ def _classes(result: Json) -> Iterator[Markup]:
 def _mistakes(result: Json) -> Iterator[Markup]:
     names, counts = result["classes"], [np.array(network["confusion"]) for network in result["networks"]]
     matrix = len(names) <= MAX_CLASSES
-    top = max(float(_shares(c)[~np.eye(len(names), dtype=bool)].max()) for c in counts)
+    top = max(float(shares(c)[~np.eye(len(names), dtype=bool)].max()) for c in counts)
     note = MATRIX_NOTE if matrix else BARS_NOTE
     yield html('<h2>What is taken for what</h2>\n<p class="soft">{}</p>\n', note)
     for i, (network, count) in enumerate(zip(result["networks"], counts, strict=True)):
         yield html("<h3>{}</h3>\n", network["name"])
-        yield embed(f"mistakes-{i}", confusion_matrix(names, count, top) if matrix else mistake_bars(names, count))
+        yield embed(
+            f"mistakes-{i}", confusion_matrix(names, count, top, "images") if matrix else mistake_bars(names, count)
+        )
 
 
 def _examples(result: Json) -> Iterator[Markup]:
@@ -192,7 +192,7 @@ def class_bars(result: Json) -> Any:
             )
         )
     height = 90 + len(shown) * (10 + 12 * len(networks))
-    ticks = _class_ticks([_short(names[i]) for i in shown])
+    ticks = class_ticks([short(names[i]) for i in shown])
     return figure(
         traces,
         "accuracy, %",
@@ -204,54 +204,6 @@ def class_bars(result: Json) -> Any:
         showlegend=len(networks) > 1,
         legend={"y": 1, "yref": "container", "yanchor": "top"},
     )
-
-
-def confusion_matrix(names: Sequence[str], counts: np.ndarray, top: float) -> Any:
-    """Shares of each row's images; what is right and what is wrong in two scales, so that mistakes are seen at all.
-
-    Args:
-        top: end of the scale of mistakes, in %.
-    """
-    import plotly.graph_objects as go
-
-    shares, right = _shares(counts), np.eye(len(counts), dtype=bool)
-    sizes = counts.sum(axis=1)
-    hover = [["" for _ in names] for _ in names]
-    for i, j in np.argwhere(counts):
-        hover[i][j] = f"{escape(names[i])} taken for {escape(names[j])}<br>{counts[i, j]:,} of {sizes[i]:,} images"
-    traces = [
-        go.Heatmap(
-            z=np.where(part & (counts > 0), shares, np.nan),  # what is not a number is not drawn
-            zmin=0,
-            zmax=end,
-            colorscale=[[0, tint], [1, color]],
-            xgap=1,
-            ygap=1,
-            texttemplate="%{z:.1f}" if len(counts) <= NUMBERED else None,
-            customdata=hover,
-            hovertemplate="%{customdata} (%{z:.1f} %)<extra></extra>",
-            showscale=color == ORANGE and len(counts) > NUMBERED,
-            colorbar={"ticksuffix": " %", "thickness": 12, "outlinewidth": 0},
-        )
-        for part, tint, color, end in ((right, "#e8effc", BLUE, 100.0), (~right, "#fdeede", ORANGE, top or 1.0))
-    ]
-    labels = [_short(name) for name in names]
-    ticks, ends = _class_ticks(labels), [-0.5, len(counts) - 0.5]
-    room = 7 * max(map(len, labels))  # pixels of the longest label
-    upright = room * len(counts) > 900
-    return figure(
-        traces,
-        "taken for",
-        "class",
-        height=100 + (44 if len(counts) <= NUMBERED else 17) * len(counts) + (room if upright else 0),
-        xaxis={**ticks, "tickangle": -90 if upright else 0, "range": ends},
-        yaxis={**ticks, "range": ends[::-1]},
-    )
-
-
-def _shares(counts: np.ndarray) -> np.ndarray:
-    """In % of each row's images."""
-    return np.asarray(100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
 def mistake_bars(names: Sequence[str], counts: np.ndarray) -> Any:
@@ -271,7 +223,7 @@ def mistake_bars(names: Sequence[str], counts: np.ndarray) -> Any:
         hovertemplate="%{customdata}<extra></extra>",
         marker={"color": ORANGE},
     )
-    ticks = _class_ticks([f"{_short(names[a])} → {_short(names[b])}" for a, b, _ in found])
+    ticks = class_ticks([f"{short(names[a])} → {short(names[b])}" for a, b, _ in found])
     most = max((images for _, _, images in found), default=1)
     return figure(
         [bars],
@@ -280,13 +232,3 @@ def mistake_bars(names: Sequence[str], counts: np.ndarray) -> Any:
         xaxis={"dtick": ceil(most / 10)},
         yaxis={**ticks, "range": [len(found) - 0.4, -0.6]},
     )
-
-
-def _class_ticks(labels: Sequence[str]) -> Json:
-    """Ticks at 0, 1, …, which carry the labels: as categories, equal ones would become one."""
-    text = [escape(label) for label in labels]
-    return {"tickvals": list(range(len(text))), "ticktext": text, "showgrid": False}
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"
