@@ -39,14 +39,13 @@ Writer = Callable[[Path], Facts]  # writes the file, checks it, and says what `r
 
 def write_files(
     folder: Path, formats: Iterable[Format], writers: Mapping[Format, Writer], classes: Sequence[str]
-) -> Facts:
-    """Writes the files, and classes.txt, in place of those that `folder` has; returns what is known of each by its
-    format.
+) -> tuple[dict[str, Facts], dict[str, str]]:
+    """Writes the files, and classes.txt, in place of those that `folder` has.
 
     Of what a writer says, `differences` by output, `executed_by` and `latency_ms` are printed.
 
-    Raises:
-        UserError: some could not be written, when all others are.
+    Returns:
+        What is known of each by its format, and why others could not be written.
     """
     found: dict[str, Facts] = {}
     failed: dict[str, str] = {}
@@ -61,10 +60,14 @@ def write_files(
                 failed[format_] = " ".join(str(error).split())[:300] or type(error).__name__
             else:
                 print(_line(found[format_]), flush=True)
+    return found, failed
+
+
+def check_written(failed: Mapping[str, str]) -> None:
+    """UserError if some files could not be written, which all others are."""
     if failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise UserError(f"not exported: {reasons}; all else is written, leave these out of --formats")
-    return found
 
 
 def _line(facts: Facts) -> str:

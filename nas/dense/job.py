@@ -23,6 +23,7 @@ from nas.runs.results import lasted
 from nas.scenes import SceneData
 from nas.training.recipe import check_alike, check_used
 from nas.training.trainer import Backward, Trainer
+from search_spaces import UserError
 from search_spaces.command import amend, fill
 from search_spaces.command.files import slug, write_json
 
@@ -55,6 +56,8 @@ def train(kind: Kind[Any, Any], config: Any) -> Path:
     start = find_start(config.backbone, config.init, config.image_size)
     data = kind.load(config).normalized(start.space.mean, start.space.std)
     facts = {"data_digest": data.splits.digest, "weights_digest": start.digest}
+    if config.resume:
+        _check_same(folder, config.data, data.splits.digest)
     finished = (folder / "result.json").exists()
     may_change = (*kind.may_move, *(() if finished else ("epochs",)))
     changed = runs.reopen(folder, config, FREE, may_change, **facts) if config.resume else {}
@@ -69,6 +72,15 @@ def train(kind: Kind[Any, Any], config: Any) -> Path:
         network, result = load_trained(kind, folder)
         kind.show(config, folder, network, data, result)
     return run_folder
+
+
+def _check_same(folder: Path, data: str, digest: str) -> None:
+    """UserError if the images, or what is on them, are others than when the training was begun."""
+    if digest != runs.fact(folder, "data_digest", str):
+        raise UserError(
+            f"{data} is not as it was when {folder} was begun: it has other images, or others of what is on them; "
+            "restore it, say where it is now, or train a new run"
+        )
 
 
 def fresh(kind: Kind[Any, Any], config: DenseConfig, start: Start, num_classes: int) -> nn.Module:

@@ -9,7 +9,7 @@ image's sides), and a NonMaximumSuppression model that gives `confidence` and `c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +22,11 @@ from nas.dense import export as files
 from nas.dense.config import Format
 from nas.dense.export import Facts, Outputs
 from nas.dense.result import DenseResult
-from nas.detection.ssdlite import CANDIDATES, DETECTIONS, IOU, SCORE, SSDLite
 from nas.exporting import onnx
 from nas.exporting.parity import example_images, normalized
 from search_spaces import UserError
 from search_spaces.command import quiet
+from search_spaces.dense.ssdlite import CANDIDATES, DETECTIONS, IOU, SCORE, SSDLite
 from search_spaces.deployed import deployed
 
 RAW = ("raw_boxes", "raw_scores")  # before NMS, in ONNX
@@ -52,7 +52,7 @@ class DetectorFiles:
     score: float
     threads: int
 
-    def write(self, folder: Path, formats: tuple[Format, ...]) -> Facts:
+    def write(self, folder: Path, formats: tuple[Format, ...]) -> tuple[dict[str, Facts], dict[str, str]]:
         """As `nas.dense.export.write_files`."""
         return files.write_files(folder, formats, {"onnx": self._onnx, "coreml": self._coreml}, self.result["classes"])
 
@@ -256,15 +256,15 @@ def check_coreml(path: Path, detector: SSDLite, result: DenseResult) -> Facts:
     """
     images = example_images(NUM_IMAGES, result["image_size"])
     inputs = normalized(images, result["mean"], result["std"]).split(1)
-    answers: Callable[[Tensor], Outputs] = files.core_ml_answers(path)
     with torch.inference_mode():
-        one = [ForVision(detector)(image) for image in inputs]
-    expected = {f"raw_{name}": torch.stack(tensors) for name, tensors in zip(VISION, zip(*one, strict=True), strict=True)}
-    found = files.differences(answers(images), expected)
+        answered = [ForVision(detector)(image) for image in inputs]
+    names = [f"raw_{name}" for name in VISION]
+    expected = {name: torch.stack(one) for name, one in zip(names, zip(*answered, strict=True), strict=True)}
+    found = files.differences(files.core_ml_answers(path)(images), expected)
     largest = {name.removeprefix("raw_"): value for name, value in found.items()}
     if max(largest.values()) > ROUNDED:
         raise UserError(
-            f"the Core ML program's confidences differ from PyTorch's by {largest[CONFIDENCE]:.2g} and its coordinates "
-            f"by {largest[COORDINATES]:.2g} of the sides, allowed is {ROUNDED}: activations or weights are beyond float16"
+            f"the Core ML program's confidences differ from PyTorch's by {largest[CONFIDENCE]:.2g}, its coordinates by "
+            f"{largest[COORDINATES]:.2g} of the sides, allowed is {ROUNDED}: numbers are beyond float16"
         )
     return {"differences": largest}

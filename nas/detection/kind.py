@@ -5,25 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from nas.data.batches import EpochSteps, normalize
+from nas.dense.export import FOLDER, check_written
 from nas.dense.kind import Figures, Kind
-from nas.dense.result import DenseResult
+from nas.dense.result import REMEDY, DenseResult
 from nas.detection import metric
 from nas.detection.config import Config, suited
-from nas.detection.ssdlite import SSDLite
+from nas.detection.examples import examples
+from nas.detection.export import DetectorFiles
+from nas.detection.page import report_page
 from nas.distributed import process
-from nas.networks.backbone import Backbone
 from nas.scenes import BoxScenes, SceneData, load_boxes
 from nas.scenes.batches import TrainBoxes, eval_box_batches, train_box_batches
 from nas.scenes.transforms import box_train_transform
 from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command.files import write_json, write_text
+from search_spaces.command.typed import read_typed
+from search_spaces.dense.backbone import Backbone
+from search_spaces.dense.ssdlite import SSDLite
 
 BATCH_SIZE = 32  # of an evaluation
+PAGE = "report.html"
 
 
 class Detection(Kind[BoxScenes, Config]):
@@ -89,7 +96,29 @@ class Detection(Kind[BoxScenes, Config]):
     def show(
         self, config: Config, folder: Path, network: nn.Module, data: SceneData[BoxScenes], result: DenseResult
     ) -> None:
-        pass
+        detector, path = cast(SSDLite, network), folder / "result.json"
+        search, test = (read_figures(result, split, path) for split in ("search", "test"))
+        files, failed = DetectorFiles(detector, result, search["score"], config.threads).write(
+            folder / FOLDER, config.formats
+        )
+        result = {**result, "files": files}
+        write_json(path, result)
+        shown = examples(detector, data.test, result["image_size"])
+        write_text(folder / PAGE, report_page(folder.parent.name, result, search, test, shown))
+        print(f"wrote {folder / PAGE}")
+        check_written(failed)
+
+
+def read_figures(result: DenseResult, split: Literal["search", "test"], path: Path) -> metric.BoxFigures:
+    """UserError if these are none, of as many classes as there are."""
+    try:
+        found = read_typed(metric.BoxFigures, result[split], f"{path.name}: {split}")
+    except ValueError as error:
+        raise UserError(f"{path} has no figures of boxes ({error}); {REMEDY}") from None
+    count = len(result["classes"])
+    if {len(found["per_class"]), len(found["confusion"]) - 1} != {count}:
+        raise UserError(f"{path} has figures of other classes than its {count}; {REMEDY}")
+    return found
 
 
 SAID = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}

@@ -1,4 +1,4 @@
-"""How well objects are found, as COCO counts: average precision, by pycocotools, and what is taken for what.
+"""How well objects are found, as COCO counts: average precision, by faster-coco-eval, and what is taken for what.
 
 https://cocodataset.org/#detection-eval: of each image the 100 surest boxes count; crowds, and what is found in them,
 do not.
@@ -7,13 +7,12 @@ do not.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
-from pycocotools import mask as coco_masks
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import mask as coco_masks
 from torch import Tensor
 
 from nas.distributed import collectives, process
@@ -23,7 +22,7 @@ from search_spaces.command.typed import Count, Fraction
 
 IOU = 0.5  # from which on a box is where an object is, for curves and confusion
 RECALLS = 101  # of the curves, from 0 to 1
-ALL, MOST = 0, 2  # COCO's places of objects of any size, and of 100 boxes an image
+ALL, MOST, RECALL = 0, 2, 8  # COCO's places of objects of any size, of 100 boxes an image, and of their recall
 
 
 class ClassFigures(TypedDict):
@@ -46,9 +45,9 @@ class BoxFigures(TypedDict):
         ap: mean over classes and the IoUs 0.50, 0.55, … 0.95; `ap50` and `ap75` at these alone.
         ap_small, ap_medium, ap_large: of objects of less than 32² pixels, up to 96², and more.
         recall: mean share of the objects that are found, over the same IoUs.
-        score: from which on boxes are best shown: at an IoU of 0.5 the F1 of all classes together, `f1`, is highest.
-        confusion: boxes of that score or more by the class of their object (rows) and their own (columns), whatever
-            that is; the last row is of boxes on no object, the last column of objects without a box.
+        score: from which on boxes are best shown: `f1`, that of all classes together at an IoU of 0.5, is highest.
+        confusion: boxes of that score or more by the class of the object that they are on (`located`; rows) and their
+            own (columns); the last row is of boxes on no object, the last column of objects without a box.
     """
 
     ap: Fraction
@@ -115,17 +114,17 @@ def of_all_processes(images: list[Seen]) -> list[Seen]:
 def figures(images: Sequence[Seen], num_classes: int) -> BoxFigures:
     """Of images of which one at least has an object, crowds aside."""
     with quiet():
-        evaluation = COCOeval(_coco(images, num_classes, "objects"), _coco(images, num_classes, "found"), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    ap, ap50, ap75, small, medium, large, _, _, recall, *_ = (None if s < 0 else float(s) for s in evaluation.stats)
-    assert ap is not None and ap50 is not None and ap75 is not None and recall is not None, "there are no objects"
-    counts = np.bincount(
-        [one["category_id"] for image in images for one in image["objects"] if not one["iscrowd"]],
-        minlength=num_classes,
+        evaluation = COCOeval_faster(_coco(images, num_classes, "objects"), _coco(images, num_classes, "found"), "bbox")
+        evaluation.run()
+    ap, ap50, ap75, small, medium, large, _, _, recall = (
+        None if s < 0 else float(s) for s in evaluation.stats[: RECALL + 1]
     )
-    score, f1 = _best_score(evaluation)
+    assert ap is not None and ap50 is not None and ap75 is not None and recall is not None, "there are no objects"
+    counts = np.zeros(num_classes, dtype=np.int64)
+    np.add.at(counts, [one["category_id"] for image in images for one in _counted(image)], 1)
+    where = located(images, num_classes)
+    score, f1 = _best_score(where, int(counts.sum()))
+    precision = np.asarray(evaluation.eval["precision"])[..., ALL, MOST]  # (IoUs, recalls, classes)
     return {
         "ap": ap,
         "ap50": ap50,
@@ -136,77 +135,108 @@ def figures(images: Sequence[Seen], num_classes: int) -> BoxFigures:
         "recall": recall,
         "score": score,
         "f1": f1,
-        "per_class": [_of_class(evaluation, i, int(count)) for i, count in enumerate(counts)],
-        "confusion": confusion(images, num_classes, score).tolist(),
+        "per_class": [_of_class(precision[..., i], int(count)) for i, count in enumerate(counts)],
+        "confusion": _confusion(where, counts, score).tolist(),
         "num_images": len(images),
         "num_objects": int(counts.sum()),
     }
 
 
-def _coco(images: Sequence[Seen], num_classes: int, what: str) -> COCO:
-    """The objects or what was found, as pycocotools reads them out of files; ids are from 1, since 0 means none."""
-    every = [(i, one) for i, image in enumerate(images) for one in image[what]]  # type: ignore[literal-required]
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": i, "height": image["size"][0], "width": image["size"][1]} for i, image in enumerate(images)],
-        "annotations": [{"iscrowd": 0, **one, "id": n, "image_id": i} for n, (i, one) in enumerate(every, 1)],
-        "categories": [{"id": i, "name": str(i)} for i in range(num_classes)],
-    }
-    coco.createIndex()
-    return coco
+def _counted(image: Seen) -> list[dict[str, Any]]:
+    """Objects but crowds."""
+    return [one for one in image["objects"] if not one["iscrowd"]]
 
 
-def _of_class(evaluation: COCOeval, number: int, objects: int) -> ClassFigures:
-    precision = evaluation.eval["precision"][:, :, number, ALL, MOST]  # (IoUs, recalls)
+def _coco(images: Sequence[Seen], num_classes: int, what: Literal["objects", "found"]) -> COCO:
+    """The objects or what was found, as they are read out of files; ids are from 1, since 0 means none."""
+    every = [(i, one) for i, image in enumerate(images) for one in image[what]]
+    return COCO(
+        {
+            "images": [{"id": i, "height": one["size"][0], "width": one["size"][1]} for i, one in enumerate(images)],
+            "annotations": [{"iscrowd": 0, **one, "id": n, "image_id": i} for n, (i, one) in enumerate(every, 1)],
+            "categories": [{"id": i, "name": str(i)} for i in range(num_classes)],
+        }
+    )
+
+
+def _of_class(precision: np.ndarray, objects: int) -> ClassFigures:
+    """
+    Args:
+        precision: (IoUs, recalls).
+    """
     if not objects:
         return {"objects": 0, "ap": None, "ap50": None, "precision": None}
-    curve = precision[0]
-    return {"objects": objects, "ap": float(precision.mean()), "ap50": float(curve.mean()), "precision": curve.tolist()}
+    ap, curve = float(precision.mean()), precision[0]
+    return {"objects": objects, "ap": ap, "ap50": float(curve.mean()), "precision": curve.tolist()}
 
 
-def _best_score(evaluation: COCOeval) -> tuple[float, float]:
-    """The score from which on F1 is highest at an IoU of 0.5, and that F1."""
-    everywhere = evaluation.params.areaRng[ALL]
-    parts = [part for part in evaluation.evalImgs if part is not None and part["aRng"] == everywhere]
-    objects = sum(int((1 - np.asarray(part["gtIgnore"])).sum()) for part in parts)
-    counted = [~part["dtIgnore"][0].astype(bool) for part in parts]
-    scores = np.concatenate([np.asarray(part["dtScores"])[c] for part, c in zip(parts, counted, strict=True)])
-    right = np.concatenate([part["dtMatches"][0][c] > 0 for part, c in zip(parts, counted, strict=True)])
-    if not len(scores):
-        return 1.0, 0.0
+# ---- what is taken for what
+
+
+class Located(NamedTuple):
+    """Boxes of all images, the surest first: their scores, classes, and those of the objects that they are on.
+
+    On no object is the number of classes.
+    """
+
+    scores: np.ndarray
+    classes: np.ndarray
+    objects: np.ndarray
+
+
+def located(images: Sequence[Seen], num_classes: int) -> Located:
+    """Which object each box is on: of an image the surest first, of the objects that are left the one with the highest
+    IoU, from 0.5 on, whatever its class. One that is on none, but lies in a crowd, is left out."""
+    rows = [row for image in images for row in _rows(image, num_classes)]
+    scores, classes, objects = np.array(rows, dtype=np.float64).reshape(-1, 3).T
     order = np.argsort(-scores, kind="stable")
-    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + objects)
-    f1[:-1][scores[order][:-1] == scores[order][1:]] = 0  # of equal scores all are shown
-    best = int(f1.argmax())
-    return float(scores[order][best]), float(f1[best])
+    return Located(scores[order], classes[order].astype(np.int64), objects[order].astype(np.int64))
 
 
-def confusion(images: Sequence[Seen], num_classes: int, score: float) -> np.ndarray:
-    """(num_classes + 1, num_classes + 1) as `BoxFigures` has it: each box, the surest first, takes of the objects that
-    are left the one with the highest IoU, from 0.5 on; one that takes none, but lies in a crowd, is not counted."""
-    counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    for image in images:
-        objects = image["objects"]
-        shown = sorted((one for one in image["found"] if one["score"] >= score), key=lambda one: -one["score"])
-        crowds = np.array([one["iscrowd"] for one in objects], dtype=bool)
-        left = ~crowds
-        overlaps = _overlaps(shown, objects)
-        for box, overlap in zip(shown, overlaps, strict=True):
-            free = np.where(left, overlap, 0.0)
-            if len(objects) and free.max() >= IOU:
-                best = int(free.argmax())
-                left[best] = False
-                counts[objects[best]["category_id"], box["category_id"]] += 1
-            elif not (overlap[crowds] >= IOU).any():
-                counts[num_classes, box["category_id"]] += 1
-        for i in np.flatnonzero(left):
-            counts[objects[i]["category_id"], num_classes] += 1
-    return counts
+def _rows(image: Seen, num_classes: int) -> Iterator[tuple[float, int, int]]:
+    """(score, class, class of the object) of each box."""
+    objects, found = image["objects"], sorted(image["found"], key=lambda one: -one["score"])
+    if not found:
+        return
+    crowds = np.array([one["iscrowd"] for one in objects], dtype=bool)
+    left = ~crowds
+    for box, overlap in zip(found, _overlaps(found, objects), strict=True):
+        free = np.where(left, overlap, 0.0)
+        if len(objects) and free.max() >= IOU:
+            best = int(free.argmax())
+            left[best] = False
+            yield box["score"], box["category_id"], objects[best]["category_id"]
+        elif not (overlap[crowds] >= IOU).any():
+            yield box["score"], box["category_id"], num_classes
 
 
-def _overlaps(found: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def _overlaps(found: Sequence[dict[str, Any]], objects: Sequence[dict[str, Any]]) -> np.ndarray:
     """(found, objects) IoU; with a crowd, the share of the box that lies in it."""
-    if not found or not objects:
-        return np.zeros((len(found), len(objects)))
-    boxes = ([one["bbox"] for one in ones] for ones in (found, objects))
+    if not objects:
+        return np.zeros((len(found), 0))
+    boxes = (np.array([one["bbox"] for one in ones], dtype=np.float64) for ones in (found, objects))
     return np.asarray(coco_masks.iou(*boxes, [one["iscrowd"] for one in objects]))
+
+
+def _best_score(where: Located, num_objects: int) -> tuple[float, float]:
+    """The score from which on F1 is highest, and that F1."""
+    if not len(where.scores):
+        return 1.0, 0.0
+    right = np.cumsum(where.classes == where.objects)
+    f1 = 2 * right / (np.arange(1, len(right) + 1) + num_objects)
+    f1[:-1][where.scores[:-1] == where.scores[1:]] = 0  # of equal scores all are shown
+    best = int(f1.argmax())
+    return float(where.scores[best]), float(f1[best])
+
+
+def _confusion(where: Located, counts: np.ndarray, score: float) -> np.ndarray:
+    """(num_classes + 1, num_classes + 1) as `BoxFigures` has it.
+
+    Args:
+        counts: (num_classes,) objects.
+    """
+    shown = where.scores >= score
+    found = np.zeros(2 * (len(counts) + 1,), dtype=np.int64)
+    np.add.at(found, (where.objects[shown], where.classes[shown]), 1)
+    found[:-1, -1] = counts - found[:-1].sum(axis=1)
+    return found

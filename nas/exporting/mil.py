@@ -148,6 +148,14 @@ def _split(a: Values) -> tuple[Tensor, ...]:
     return tuple(a["x"].split(list(sizes), dim=axis))
 
 
+def _concat(a: Values) -> Tensor:
+    """One after another, or, `interleave`, the first of each, then the second of each, and so on."""
+    axis = a["axis"] % a["values"][0].ndim
+    if a.get("interleave"):
+        return torch.stack(a["values"], dim=axis + 1).flatten(axis, axis + 1)
+    return torch.cat(a["values"], dim=axis)
+
+
 def _slice(a: Values) -> Tensor:
     x, rank = a["x"], a["x"].ndim
     none = [False] * rank
@@ -190,7 +198,7 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "batch_norm": _batch_norm,
     "cast": lambda a: a["x"].to({"fp16": torch.float16, "fp32": torch.float32}[a["dtype"]]),
     "clip": lambda a: a["x"].clamp(float(a["alpha"]), float(a["beta"])),
-    "concat": lambda a: torch.cat(a["values"], dim=a["axis"]),
+    "concat": _concat,
     "constexpr_affine_dequantize": _dequantized,
     "conv": _conv,
     "exp": lambda a: a["x"].exp(),
