@@ -142,7 +142,11 @@ def test_boxes_are_in_pixels_of_the_image_as_it_was() -> None:
         "area": torch.tensor([77.0]),
         "size": torch.tensor([32, 128]),  # height, width
     }
-    found = {"boxes": torch.tensor([[0.0, 0.0, 64.0, 32.0]]), "scores": torch.tensor([0.5]), "labels": torch.tensor([0])}
+    found = {
+        "boxes": torch.tensor([[0.0, 0.0, 64.0, 32.0]]),
+        "scores": torch.tensor([0.5]),
+        "labels": torch.tensor([0]),
+    }
     one = seen(target, found, 64)
     assert one["objects"] == [{"bbox": [32, 4, 32, 8], "category_id": 1, "area": 77, "iscrowd": 0}]
     assert one["found"] == [{"bbox": [0, 0, 128, 16], "category_id": 0, "score": 0.5, "area": 128 * 16}]
