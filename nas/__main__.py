@@ -27,6 +27,7 @@ COMMANDS = {
     "python -m nas.prune": "part of a network taken away: a winner's, or one of timm's",
     "python -m nas.export": "ONNX, Core ML and timm files of the winners",
     "python -m nas.report": "one page with everything a run has found",
+    "python -m nas.detect": "boxes of objects, by a detector over any of these networks",
 }
 
 

@@ -20,7 +20,7 @@ def detector() -> SSDLite:
     network = SSDLite(Backbone(space, space.smallest), len(CLASSES))
     with torch.no_grad():
         for parameter in network.heads.parameters():
-            parameter *= 3
+            parameter.mul_(3)
     return network.eval()
 
 

@@ -130,7 +130,7 @@ def test_files_of_another_network_are_refused(written: Any) -> None:
     folder, facts, other = written[0], result(), detector()
     with torch.no_grad():
         for parameter in other.heads.parameters():
-            parameter *= 0.5
+            parameter.mul_(0.5)
     with pytest.raises(UserError, match=r"^ONNX Runtime's boxes differ from PyTorch's by .* of PyTorch's remain after"):
         check_onnx(folder / "model.onnx", folder.with_name("raw.onnx"), other, facts)
     with pytest.raises(UserError, match=r"^the Core ML program's confidences differ from PyTorch's by .*float16$"):
