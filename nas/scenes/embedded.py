@@ -27,9 +27,9 @@ CLASSES = tuple("012345")
 NUM_TRAIN, NUM_TEST = 800, 300  # scenes
 TEST_DIGITS = 500  # of 1,797, the last
 SIDE = 128  # of a scene, in pixels
-SIDES = (18, 96)  # of a plate
+SIDES = (28, 96)  # of a plate
 MIN_VISIBLE = 0.5  # of a plate, whatever hides it
-MOST_DEGREES = 25  # that a plate is turned
+MOST_DEGREES = 15  # that a plate is turned
 ATTEMPTS = 8  # at a place for a plate
 
 
@@ -127,7 +127,7 @@ def draw_scene(rng: np.random.Generator, grey: np.ndarray, digits: np.ndarray) -
             labels.append(plate.label)
             areas.append(int(hides.sum()))
             objects[window][hides] = len(labels)
-    noise = rng.standard_normal((SIDE, SIDE, 3), dtype=np.float32) * rng.uniform(3, 14)
+    noise = rng.standard_normal((SIDE, SIDE, 3), dtype=np.float32) * rng.uniform(2, 8)
     noisy = np.asarray(image) + noise
     return Scene(noisy.clip(0, 255).astype(np.uint8), objects, tuple(labels))
 
@@ -155,12 +155,11 @@ def _hides(plate: _Plate, place: tuple[int, int]) -> tuple[tuple[slice, slice], 
 
 def _plate(rng: np.random.Generator, grey: np.ndarray, digits: np.ndarray, is_object: bool) -> _Plate:
     side = round(float(np.exp(rng.uniform(*np.log(SIDES)))))
-    colour = rng.integers(0, 256, 3)
-    ink = (colour + rng.integers(90, 166, 3)) % 256  # differs by 90 or more in red, green and blue
-    image = _textured(rng, side, colour, spread=25, stripes=15)
+    colour, ink = rng.integers(0, 110, 3), rng.integers(150, 256, 3)
+    image = _textured(rng, side, colour, spread=20, stripes=10)
     label, strokes = _strokes(rng, grey, digits, is_object)
-    size = round(side * rng.uniform(0.52, 0.68))
-    left, top = (int(n) for n in (side - size) * rng.uniform(0.35, 0.65, 2))
+    size = round(side * rng.uniform(0.65, 0.8))
+    left, top = (int(n) for n in (side - size) * rng.uniform(0.4, 0.6, 2))
     mask = Image.fromarray(strokes).resize((size, size), Image.Resampling.BICUBIC)
     image.paste(Image.new("RGB", (size, size), tuple(ink.tolist())), (left, top), mask)
     image.putalpha(_outline(rng, side))
