@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from nas.data.splits import IMAGENET
 from nas.scenes.masks import IGNORED
 
-BoxAugment = Literal["ssd", "ssdlite", "hflip", "none"]
+BoxAugment = Literal["ssd", "ssdlite", "light", "hflip", "none"]
 MaskAugment = Literal["published", "hflip", "none"]
 Joint = Callable[..., Any]  # (image, what is on it) to both
 
@@ -28,8 +28,12 @@ def box_train_transform(image_size: int, augment: BoxAugment) -> Joint:
     """(image, {"boxes", "labels"}) to a uint8 image (3, image_size, image_size) and its boxes there.
 
     `ssd` distorts colours, zooms out, crops around boxes and flips, each by chance; `ssdlite` crops and flips; `hflip`
-    flips. Boxes whose centre is cropped away are left out.
+    flips. Boxes whose centre is cropped away are left out. `light` only crops, 70 % or more of the image, whatever is
+    there: it is quick.
     """
+    if augment == "light":
+        crop = v2.RandomResizedCrop(image_size, scale=(0.7, 1.0), ratio=(0.8, 1.25), antialias=True)
+        return v2.Compose([v2.ToImage(), crop, v2.SanitizeBoundingBoxes()])
     zoom = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=FILL)] if augment == "ssd" else []
     crop = [_CropAroundBoxes()] if augment in ("ssd", "ssdlite") else []
     flip = [] if augment == "none" else [v2.RandomHorizontalFlip()]

@@ -9,6 +9,7 @@ _INTERVAL = (
     "figures whose ends overlap widely may not differ at all"
 )
 WORDS = {
+    "AP": "average precision, of boxes: 100 if every object is found, exactly where it is, and nothing else",
     "95 % interval": _INTERVAL,
     "95 %:": _INTERVAL,
     "as reported": "with the time that profiling itself adds to each operator",
@@ -27,6 +28,7 @@ WORDS = {
     "against efficiency (the logarithm of MES); more is better, and 0 is no better than guessing",
     "inherited": "with the weights that the supernet has for it, before a training of its own",
     "interleaved": "networks take turns, so that a change of the machine’s speed meets all alike",
+    "IoU": "how far two boxes overlap: the area that both cover as a share of the area that either covers",
     "Kendall": "rank correlation: 1 if all pairs of networks are in the right order, 0 if that is chance",
     "kl loss": "networks learn to give the probabilities that the largest one gives",
     "logits": "the scores of the classes, before they become probabilities",

@@ -50,7 +50,7 @@ def equal(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("augment", ["ssd", "ssdlite", "hflip", "none"])
+@pytest.mark.parametrize("augment", ["ssd", "ssdlite", "light", "hflip", "none"])
 def test_training_batches_of_boxes(boxes: BoxScenes, augment: str) -> None:
     batches = train(boxes, augment)
     assert len(batches) == 2 * (len(boxes) // 4)

@@ -52,7 +52,7 @@ def test_scenes_have_what_tells_networks_apart() -> None:
     boxes = drawn_boxes(False, Skipped(False)).boxes
     assert set(boxes.labels.tolist()) == set(range(len(CLASSES)))
     sides = np.sqrt((boxes.boxes[:, 2:] - boxes.boxes[:, :2]).prod(axis=1))
-    assert sides.min() < 20 and sides.max() > 60
+    assert sides.min() < 26 and sides.max() > 60
     assert boxes.area.min() > MIN_VISIBLE * 0.2 * SIDES[0] ** 2
     assert 2 < np.mean([len(scene.labels) for scene in found]) < 7
     assert not {scene.pixels.tobytes() for scene in found} & {s.pixels.tobytes() for s in embedded.scenes(test=True)}
