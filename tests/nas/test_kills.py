@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from nas import baselines, finetune, prune, retrain, search, train_supernet
+from nas import baselines, detect, finetune, prune, retrain, search, train_supernet
+from nas.detection.export import DetectorFiles
 from nas.evaluation.evaluator import Evaluator
 from search_spaces import SPACES, Arch, num_params
 from tests.killing import assert_kills_change_nothing
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.conftest import SPLITS, TRAIN
+from tests.nas.scenes.folders import coco_of, write_coco
 from tests.nas.tiny import PUBLISHED, QuickSpace, export_nothing, make_table, tiny_space
 from tests.test_pretrained import NAME, weights
 
@@ -112,6 +114,17 @@ def test_pruning(seed: int, trained: Path, tmp_path: Path, monkeypatch: pytest.M
     export_nothing(monkeypatch)  # a thread of torch's exporter; has its own test
     flags = (*PRUNE, "--formats", "onnx")
     assert_equal_after_kills(trained, tmp_path, prune.main, flags, "runs/*/prune/*/config.json", seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_a_detector(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DetectorFiles, "write", lambda *_: ({}, {}))  # a thread of torch's exporter; has its own tests
+    write_coco(tmp_path / "start/images", coco_of(24, per_image=2))
+    of = ("--data", "images", "--backbone", "mobileone-nano:smallest", "--image-size", "32", "--run", "new")
+    flags = (*of, "--batch-size", "4", "--amp", "off", "--epochs", "2", *OFTEN)
+    config = "runs/new/detect/config.json"
+    assert_equal_after_kills(tmp_path / "start", tmp_path, detect.main, flags, config, seed)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,10 @@ OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]
         lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
     ),
     "clip": (lambda mb, x: mb.clip(x=x, alpha=-0.25, beta=0.5), lambda x: x.clamp(-0.25, 0.5)),
+    "concat, interleaved": (
+        lambda mb, x: mb.concat(values=(x, mb.square(x=x)), axis=1, interleave=True),
+        lambda x: torch.stack((x, x**2), dim=2).flatten(1, 2),
+    ),
     "conv, one axis": (
         lambda mb, x: mb.conv(
             x=mb.reshape(x=x, shape=[1, 1, 140]), weight=KERNEL, pad_type="custom", pad=[13, 13], strides=[1]
@@ -38,6 +42,7 @@ OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]
         lambda mb, x: mb.conv(x=x, weight=KERNEL.reshape(1, 1, 3, 9).repeat(4, 1), pad_type="same"),
         lambda x: F.conv2d(x, torch.from_numpy(KERNEL).reshape(1, 1, 3, 9).repeat(1, 4, 1, 1), padding="same"),
     ),
+    "exp": (lambda mb, x: mb.exp(x=x), Tensor.exp),
     "max_pool": (lambda mb, x: mb.max_pool(x=x, **PADDED), lambda x: F.max_pool2d(x, 3, 2, 1)),
     "max_pool, ceil": (
         lambda mb, x: mb.max_pool(x=x, **POOL, pad_type="valid", ceil_mode=True),
