@@ -64,7 +64,7 @@ def _of_space(name: str, arch: str, init: str | None) -> Network:
     chosen = space.load_arch(arch)
     if init is None:
         return Network(space, chosen, None)
-    of, network, _ = load_start(space, init)
+    of, network, _ = load_start(space, init, {arch: chosen})
     if of != chosen:
         raise UserError(
             f"--init {init} has the weights of {arch_label(space, of)}, not of {arch}; give --backbone "

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import clean_state_dict, model_entrypoint
+from timm.models import clean_state_dict, is_model, model_entrypoint
 from torch import Tensor, nn
 
 from nas.data.classes import shown
@@ -181,6 +181,8 @@ def _converted(network: nn.Module, name: str, state: State) -> State:
 
 
 def _timm_filter(name: str) -> Callable[..., Any] | None:
+    if not is_model(name):
+        return None
     module = modules[model_entrypoint(name).__module__]
     found = next((getattr(module, attribute) for attribute in FILTERS if hasattr(module, attribute)), None)
     if found is not None and "adapt_layer_scale" in signature(found).parameters:

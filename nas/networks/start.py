@@ -7,7 +7,7 @@ that matter; the network computes what it did.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -47,11 +47,13 @@ ORDER_IMAGES = 256
 UNCHANGED = 1e-4  # of the largest logit: what another order of summation may change
 
 
-def load_start(space: SearchSpace, init: str) -> tuple[Arch, nn.Module, bool]:
+def load_start(space: SearchSpace, init: str, archs: Mapping[str, Arch] | None = None) -> tuple[Arch, nn.Module, bool]:
     """The network that a supernet starts from, which one of the space it is, and whether its classifier is a new one.
 
     Args:
-        init: `pretrained`, timm's own weights; a file of weights; or a folder of ours that has some.
+        init: `pretrained`, timm's own weights, which are the largest's; a file of weights; or a folder of ours that has
+            some.
+        archs: which networks the weights may be of, by name; None for the largest and those that are published.
 
     Raises:
         UserError: no such weights, or of no network of the space that has a name.
@@ -64,7 +66,7 @@ def load_start(space: SearchSpace, init: str) -> tuple[Arch, nn.Module, bool]:
         raise UserError(f"--init {init}: there is no {file}; give a file of weights, a folder of ours, or pretrained")
     state = read_state(file)
     problems = []
-    for name, arch in {"largest": space.largest, **space.published}.items():
+    for name, arch in (archs or {"largest": space.largest, **space.published}).items():
         network: Any = space.build(arch)
         found = fitted(network, _timm_name(space, name), dict(state), file)
         is_new = num_classes_of(network, found) not in (None, space.num_classes)
