@@ -85,6 +85,16 @@ def test_of_boxes_that_overlap_one_of_each_class_remains(
     assert np.array_equal(found[0], boxes[0, [place for _, _, place in kept]])
 
 
+def test_what_nms_leaves_is_what_decode_leaves() -> None:
+    """Of PyTorch's own numbers, on which files are compared."""
+    network, images = detector(), torch.randn(1, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        found = export.after_nms(dict(zip(export.RAW, export.Scored(network)(images), strict=True)))
+        (expected,) = network.predict(images)
+    assert len(found["scores"]) > 10 and found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_onnx_says_how_it_is_used(written: Any) -> None:
     import onnx
 
