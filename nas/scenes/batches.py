@@ -40,6 +40,7 @@ class EvalBoxes(TrainBoxes):
 BoxBatch = tuple[Tensor, list[TrainBoxes]]
 EvalBoxBatch = tuple[Tensor, list[EvalBoxes]]
 MaskBatch = tuple[Tensor, Tensor]
+EvalMaskBatch = tuple[Tensor, list[Tensor]]
 
 
 def train_box_batches(
@@ -97,22 +98,22 @@ def train_mask_batches(
     Arguments and errors as `train_box_batches`.
     """
     keys = TrainKeys(len(scenes), steps, epochs, seed, start, share)
-    yield from load_batches(_Masks(scenes, transform, seed, replace=True), keys, num_workers, _stacked)
+    yield from load_batches(_TrainMasks(scenes, transform, seed, replace=True), keys, num_workers, _stacked)
 
 
 def eval_mask_batches(
     scenes: MaskScenes, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
-) -> Iterator[MaskBatch]:
-    """(uint8 images (B, 3, H, W), uint8 masks (B, H, W)) of the whole split in order.
+) -> Iterator[EvalMaskBatch]:
+    """(uint8 images (B, 3, S, S), the uint8 mask (H, W) of each) of the whole split in order.
 
-    Of a corrupt image no pixel counts: its mask is 255.
+    Masks have the size that they were given with. Of a corrupt image no pixel counts: its mask is 255.
 
     Args:
         share: (first, step): only every so many-th image.
     """
     keys = eval_keys(len(scenes), image_size, batch_size, share)
-    samples = _Masks(scenes, lambda _, size: eval_transform(size), 0, replace=False)
-    yield from load_batches(samples, keys, num_workers, _stacked)
+    samples = _EvalMasks(scenes, lambda _, size: eval_transform(size), 0, replace=False)
+    yield from load_batches(samples, keys, num_workers, _listed)
 
 
 class _Boxes(Samples[tuple[Image.Image, BoxTarget], tuple[Tensor, Any]]):
@@ -165,7 +166,7 @@ class _EvalBoxes(_Boxes):
         return torch.zeros(3, size, size, dtype=torch.uint8), crowds
 
 
-class _Masks(Samples[tuple[Image.Image, np.ndarray], tuple[Tensor, Tensor]]):
+class _TrainMasks(Samples[tuple[Image.Image, np.ndarray], tuple[Tensor, Tensor]]):
     images: MaskScenes
 
     def __init__(self, scenes: MaskScenes, transform: EpochJoint, seed: int, replace: bool) -> None:
@@ -184,6 +185,13 @@ class _Masks(Samples[tuple[Image.Image, np.ndarray], tuple[Tensor, Tensor]]):
         size = key[1]
         black = torch.zeros(3, size, size, dtype=torch.uint8)
         return black, torch.full((size, size), IGNORED, dtype=torch.uint8)
+
+
+class _EvalMasks(_TrainMasks):
+    def sample(self, raw: tuple[Image.Image, np.ndarray], key: Key) -> tuple[Tensor, Tensor]:
+        image, mask = raw
+        pixels: Tensor = self.transform(*key[:2])(image)
+        return pixels.as_subclass(Tensor), torch.from_numpy(mask)
 
 
 def _listed(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
