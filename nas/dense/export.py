@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ def write_files(
 ) -> tuple[dict[str, Facts], dict[str, str]]:
     """Writes the files, and classes.txt, in place of those that `folder` has.
 
-    Of what a writer says, `differences` by output, `executed_by` and `latency_ms` are printed.
+    Of what a writer says, `differences` by output, `same` (shares of the answers), `executed_by` and `latency_ms` are
+    printed.
 
     Returns:
         What is known of each by its format, and why others could not be written.
@@ -74,6 +75,7 @@ def _line(facts: Facts) -> str:
     """What the terminal says of a file."""
     differences = ", ".join(f"{name} within {value:.1e}" for name, value in facts["differences"].items())
     says = [f"{differences} of PyTorch's"]
+    says += [f"{100 * share:.2f} % of {what} the same" for what, share in facts.get("same", {}).items()]
     if executed := facts.get("executed_by"):
         says.append(f"executed by {executed}")
     if latency := facts.get("latency_ms"):
@@ -143,16 +145,22 @@ def onnx_latency(path: Path, threads: int) -> Facts:
 # ---- Core ML
 
 
-def core_ml_package(network: nn.Module, result: DenseResult, outputs: Sequence[str]) -> Any:
-    """The ML program, in float16, of a network that makes a tuple of outputs of one normalized image; these are
-    float32, as all that may follow it in a pipeline takes them."""
+def core_ml_package(
+    network: nn.Module, result: DenseResult, outputs: Sequence[str], integers: Collection[str] = ()
+) -> Any:
+    """The ML program, in float16, of a network that makes a tuple of outputs of one normalized image.
+
+    Args:
+        outputs: their names; they are float32, as all that may follow it in a pipeline takes them.
+        integers: those that are int32 instead.
+    """
     with quiet():
         import coremltools as ct
 
         return coreml.convert(
             coreml.Normalized(network, result["mean"], result["std"]),
             result["image_size"],
-            outputs=[ct.TensorType(name=name, dtype=np.float32) for name in outputs],
+            outputs=[ct.TensorType(name=name, dtype=np.int32 if name in integers else np.float32) for name in outputs],
             compute_precision=ct.precision.FLOAT16,
             minimum_deployment_target=ct.target.iOS16,
         )

@@ -121,7 +121,9 @@ def _fit(
     begin: Callable[[], None],
 ) -> None:
     """Trains the network and tests its average; writes weights and `result.json`."""
-    trainer = make_trainer(kind, config, folder, data, fresh(kind, config, start, len(data.classes)))
+    network = fresh(kind, config, start, len(data.classes))
+    print(f"{start.space.name}: {kind.told(network)}, {num_parameters(network) / 1e6:.2f} M parameters")
+    trainer = make_trainer(kind, config, folder, data, network)
     if config.resume:
         trainer.resume()
     begin()
@@ -140,7 +142,7 @@ def _fit(
         "std": list(start.space.std),
         **trainer.ending,
         "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
-        "num_params": sum(parameter.numel() for parameter in average.parameters()),
+        "num_params": num_parameters(average),
         "search": search,
         "test": test,
         "files": {},
@@ -148,3 +150,7 @@ def _fit(
     save_tensors(folder / WEIGHTS, average.state_dict(), {"space": start.space.name})
     write_json(folder / "result.json", result)
     print(f"{kind.said(test)} of {len(data.test):,} test images after {lasted(result)}; wrote {folder}")
+
+
+def num_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

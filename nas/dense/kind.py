@@ -57,6 +57,10 @@ class Kind(ABC, Generic[S, Config]):
             space: of the backbone, for the images.
         """
 
+    def told(self, network: nn.Module) -> str:
+        """The network in a few words, before it is trained."""
+        return type(network).__name__
+
     @abstractmethod
     def batches(self, scenes: S, config: Config, steps: EpochSteps, start: int) -> Iterator[tuple[Tensor, Any]]:
         """This process's share of the augmented batch of every step from `start` on."""

@@ -1,0 +1,56 @@
+"""Flags of nas.segment, and which settings suit which images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from nas.dense.config import DenseConfig
+from nas.scenes import MasksConfig
+from nas.scenes.embedded import EMBEDDED
+from search_spaces.command import flag
+
+
+@dataclass(frozen=True)
+class Config(DenseConfig, MasksConfig):
+    batch_size: int = flag(32, "images of a step, of all processes together: two at least are normalized", minimum=2)
+    augment: Literal["published", "hflip", "none"] = flag(
+        "published",
+        "published: crops of images of 0.5 to 2 times the size, and mirror images; hflip: mirror images (not of "
+        "digits, letters, signs)",
+    )
+
+
+# MobileViT in DeepLabv3 (Mehta and Rastegari, 2022, Appendix D; apple/ml-cvnets,
+# config/segmentation/deeplabv3_mobilevit_small.yaml), on each of 4 GPUs.
+_PUBLISHED: dict[str, Any] = {
+    "image_size": 512,
+    "epochs": 50,
+    "batch_size": 32,
+    "lr": 7.2e-3,  # 9e-4 at a batch of 128
+    "lr_ends": 0.1,
+    "weight_decay": 0.01,
+    "warmup_epochs": 0.6,  # 500 steps of PASCAL VOC's and COCO's images
+    "clip_grad": 0.0,
+    "ema_decay": 0.9995,
+    "augment": "published",
+}
+# The embedded scenes: fresh weights, 600 images, digits.
+_EMBEDDED: dict[str, Any] = {
+    "image_size": 128,
+    "epochs": 12,
+    "batch_size": 16,
+    "lr": 0.12,
+    "lr_ends": 0.01,
+    "weight_decay": 0.05,
+    "warmup_epochs": 1.0,
+    "clip_grad": 1.0,
+    "clip_mode": "norm",
+    "ema_decay": 0.99,
+    "augment": "none",
+}
+
+
+def suited(config: Config) -> Config:
+    """The config with the recipe that suits its images, whatever it has been given."""
+    return replace(config, **(_EMBEDDED if config.data == EMBEDDED else _PUBLISHED))
