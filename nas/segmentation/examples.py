@@ -52,9 +52,10 @@ def examples(network: nn.Module, scenes: MaskScenes, image_size: int) -> list[Ex
         counts.add(predicted, mask)
         if not counts.counts.any():
             continue
-        photo = Image.fromarray(images[0].permute(1, 2, 0).numpy()).resize(mask.shape[::-1])
-        maps = (_coloured(one.numpy().astype(np.uint8), len(scenes.classes)) for one in (mask, predicted))
-        found.append(Example(chosen.name(i), *map(_png, (photo, *maps)), counts.pixel_accuracy))
+        photo = Image.fromarray(images[0].permute(1, 2, 0).numpy()).resize((mask.shape[1], mask.shape[0]))
+        maps = [_coloured(one.numpy().astype(np.uint8), len(scenes.classes)) for one in (mask, predicted)]
+        photo_png, truth, answer = (_png(image) for image in (photo, *maps))
+        found.append(Example(chosen.name(i), photo_png, truth, answer, counts.pixel_accuracy))
     return found
 
 

@@ -33,7 +33,7 @@ FILES_NOTE = (
 )
 STYLE = """
 .legend-of-classes { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 10px 0; font-size: 13.5px; }
-.legend-of-classes i { display: inline-block; width: 14px; height: 14px; border: 1px solid var(--line);
+i.swatch { display: inline-block; width: 14px; height: 14px; border: 1px solid var(--line);
   border-radius: 3px; margin-right: 6px; vertical-align: -2px; }
 .scenes { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 500px), 1fr)); gap: 14px 24px; }
 .scenes figure { margin: 0; }
@@ -131,14 +131,14 @@ def _examples(classes: Sequence[str], shown: Sequence[Example]) -> Iterator[Mark
 
 def _swatch(colour: Sequence[int]) -> Markup:
     red, green, blue = (int(part) for part in colour)
-    return html('<i style="background: rgb({}, {}, {})"></i>', red, green, blue)
+    return html('<i class="swatch" style="background: rgb({}, {}, {})"></i>', red, green, blue)
 
 
 def _scene(example: Example) -> Markup:
     pictures = (("photo", example.photo), ("mask", example.truth), ("prediction", example.predicted))
     images = (html('<img src="data:image/png;base64,{}" alt="{} of {}">', p, n, example.name) for n, p in pictures)
     return html(
-        "<figure><div>{}</div><figcaption>{}: {} of the pixels</figcaption></figure>\n",
+        "<figure><div>{}</div><figcaption>{}: {} right</figcaption></figure>\n",
         joined(images),
         example.name,
         PERCENT.format(100 * example.correct),
