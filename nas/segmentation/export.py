@@ -52,7 +52,7 @@ class SegmenterFiles:
     images: Tensor
     threads: int
 
-    def write(self, folder: Path, formats: Sequence[Format]) -> Facts:
+    def write(self, folder: Path, formats: Sequence[Format]) -> tuple[dict[str, Facts], dict[str, str]]:
         """As `nas.dense.export.write_files`."""
         return files.write_files(folder, formats, {"onnx": self._onnx, "coreml": self._coreml}, self.result["classes"])
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from nas.data.batches import EpochSteps
-from nas.dense.export import FOLDER
+from nas.dense.export import FOLDER, check_written
 from nas.dense.kind import Figures, Kind
-from nas.dense.result import DenseResult
+from nas.dense.result import REMEDY, DenseResult
 from nas.distributed import process
 from nas.scenes import MaskScenes, SceneData, load_masks
 from nas.scenes.batches import MaskBatch, eval_mask_batches, train_mask_batches
@@ -21,10 +21,11 @@ from nas.scenes.transforms import mask_train_transform
 from nas.segmentation.config import Config, suited
 from nas.segmentation.examples import examples
 from nas.segmentation.export import SegmenterFiles
-from nas.segmentation.metric import confusion
+from nas.segmentation.metric import MaskFigures, confusion
 from nas.segmentation.page import segment_page
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command.files import write_json, write_text
+from search_spaces.command.typed import read_typed
 from search_spaces.dense.backbone import Backbone
 from search_spaces.dense.deeplab import DeepLabV3
 from search_spaces.dense.plans import OUTPUT_STRIDE
@@ -70,13 +71,7 @@ class Segmentation(Kind[MaskScenes, Config]):
     def figures(
         self, network: nn.Module, scenes: MaskScenes, image_size: int, device: torch.device, num_workers: int
     ) -> Figures:
-        found = confusion(network, scenes, image_size, device, num_workers)
-        return {
-            "miou": found.miou,
-            "pixel_accuracy": found.pixel_accuracy,
-            "iou": found.iou,
-            "confusion": found.counts.tolist(),
-        }
+        return dict(confusion(network, scenes, image_size, device, num_workers).figures)
 
     def said(self, figures: Figures) -> str:
         return f"mIoU {100 * figures['miou']:.1f} %, {100 * figures['pixel_accuracy']:.1f} % of the pixels"
@@ -84,18 +79,32 @@ class Segmentation(Kind[MaskScenes, Config]):
     def show(
         self, config: Config, folder: Path, network: nn.Module, data: SceneData[MaskScenes], result: DenseResult
     ) -> None:
-        assert isinstance(network, DeepLabV3)
+        segmenter, path = cast(DeepLabV3, network), folder / "result.json"
+        search, test = (read_figures(result, split, path) for split in ("search", "test"))
         pairs = eval_mask_batches(data.test.spread(NUM_COMPARED), result["image_size"], NUM_COMPARED)
         images = torch.cat([images for images, _ in pairs])
-        writer = SegmenterFiles(network, result, images, config.threads)
-        result["files"] = writer.write(folder / FOLDER, config.formats)
-        write_json(folder / "result.json", result)
-        shown = examples(network, data.test, result["image_size"])
-        write_text(folder / "report.html", segment_page(folder.parent.name, self.told(network), result, shown))
+        files, failed = SegmenterFiles(segmenter, result, images, config.threads).write(folder / FOLDER, config.formats)
+        result = {**result, "files": files}
+        write_json(path, result)
+        shown = examples(segmenter, data.test, result["image_size"])
+        page = segment_page(folder.parent.name, self.told(segmenter), result, search, test, shown)
+        write_text(folder / "report.html", page)
+        check_written(failed)
 
     def told(self, network: nn.Module) -> str:
-        assert isinstance(network, DeepLabV3)
-        return f"DeepLabv3 on maps of stride {network.backbone.strides[-1]}"
+        return f"DeepLabv3 on maps of stride {cast(DeepLabV3, network).backbone.strides[-1]}"
+
+
+def read_figures(result: DenseResult, split: Literal["search", "test"], path: Path) -> MaskFigures:
+    """UserError if these are none, of as many classes as there are."""
+    try:
+        found = read_typed(MaskFigures, result[split], f"{path.name}: {split}")
+    except ValueError as error:
+        raise UserError(f"{path} has no figures of masks ({error}); {REMEDY}") from None
+    count = len(result["classes"])
+    if {len(found["iou"]), len(found["confusion"]), *map(len, found["confusion"])} != {count}:
+        raise UserError(f"{path} has figures of other classes than its {count}; {REMEDY}")
+    return found
 
 
 def dense_backbone(space: SearchSpace, arch: Arch) -> Backbone:

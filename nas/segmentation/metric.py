@@ -6,6 +6,8 @@ that of the images as a network takes them.
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,24 @@ from nas.distributed import collectives, process
 from nas.scenes import MaskScenes
 from nas.scenes.batches import eval_mask_batches
 from nas.scenes.masks import IGNORED
+from search_spaces.command.typed import Count, Fraction
 
 BATCH_SIZE = 16
 MAX_NUMBERS = 2**25  # held at once while logits are resized
+
+
+class MaskFigures(TypedDict):
+    """What a segmenter reaches on a split.
+
+    Args:
+        iou: of each class, None of one that occurs neither in masks nor in predictions; `miou` is their mean.
+        confusion: pixels of the class of the row that were taken for that of the column.
+    """
+
+    miou: Fraction
+    pixel_accuracy: Fraction
+    iou: list[Fraction | None]
+    confusion: list[list[Count]]
 
 
 class PixelConfusion:
@@ -56,6 +73,15 @@ class PixelConfusion:
     def pixel_accuracy(self) -> float:
         """Share of the pixels that have their class; 0 if there are none."""
         return float(np.trace(self.counts) / max(self.counts.sum(), 1))
+
+    @property
+    def figures(self) -> MaskFigures:
+        return {
+            "miou": self.miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "iou": self.iou,
+            "confusion": self.counts.tolist(),
+        }
 
 
 def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:

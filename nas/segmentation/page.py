@@ -12,11 +12,11 @@ from nas.evaluation.confusion_plot import confusion_matrix, shares
 from nas.runs.results import lasted
 from nas.segmentation.colours import BORDER, colours
 from nas.segmentation.examples import Example
+from nas.segmentation.metric import MaskFigures
 from search_spaces.command.page import Markup, commands, embed, html, joined, link, page, table
 
 MAX_CLASSES = 60  # in a matrix; of more, this many of the most frequent mistakes:
 MOST = 30
-PERCENT = "{:.1f} %"
 IOU_NOTE = (
     "Intersection over union (IoU): the pixels that are of a class in both mask and prediction, over those that are in "
     "either; mIoU is the mean over the classes that occur. Predictions are compared at each mask’s own size, ignored "
@@ -43,16 +43,19 @@ i.swatch { display: inline-block; width: 14px; height: 14px; border: 1px solid v
 """
 
 
-def segment_page(run: str, network: str, result: DenseResult, shown: Sequence[Example]) -> str:
+def segment_page(
+    run: str, network: str, result: DenseResult, search: MaskFigures, test: MaskFigures, shown: Sequence[Example]
+) -> str:
     """The whole document.
 
     Args:
         network: in a few words.
+        shown: test images.
     """
     parts = [
-        *_summary(run, network, result),
-        *_classes(result),
-        *_mistakes(result),
+        *_summary(run, network, result, search, test),
+        *_classes(result["classes"], search, test),
+        *_mistakes(result["classes"], np.array(test["confusion"])),
         *_examples(result["classes"], shown),
         *_files(result),
         html("<h2>Command</h2>\n{}", commands([result["command"]])),
@@ -60,8 +63,8 @@ def segment_page(run: str, network: str, result: DenseResult, shown: Sequence[Ex
     return page(f"{run}: {network}", parts, style=STYLE)
 
 
-def _summary(run: str, network: str, result: DenseResult) -> Iterator[Markup]:
-    yield html("<h1>{}: mIoU {}</h1>\n", run, PERCENT.format(100 * result["test"]["miou"]))
+def _summary(run: str, network: str, result: DenseResult, search: MaskFigures, test: MaskFigures) -> Iterator[Markup]:
+    yield html("<h1>{}: mIoU {}</h1>\n", run, _percent(test["miou"]))
     yield html(
         '<p class="soft">{}, {:.2f} M parameters, {} px, {} classes; trained for {} in {:.0f} minutes.</p>\n',
         network,
@@ -72,39 +75,25 @@ def _summary(run: str, network: str, result: DenseResult) -> Iterator[Markup]:
         result["minutes"],
     )
     rows = [
-        [
-            name,
-            f"{result['num_images'][name]:,}",
-            *(PERCENT.format(100 * found[what]) for what in ("miou", "pixel_accuracy")),
-        ]
-        for name, found in (("test", result["test"]), ("search", result["search"]))
+        [name, f"{result['num_images'][name]:,}", _percent(found["miou"]), _percent(found["pixel_accuracy"])]
+        for name, found in (("test", test), ("search", search))
     ]
     yield table(["Images", "Number", "mIoU", "Pixels\nthat are right"], rows)
     yield html('<p class="soft">{}</p>\n', IOU_NOTE)
 
 
-def _classes(result: DenseResult) -> Iterator[Markup]:
-    counts = np.array(result["test"]["confusion"])
-    pixels = counts.sum(axis=1)
+def _classes(names: Sequence[str], search: MaskFigures, test: MaskFigures) -> Iterator[Markup]:
+    pixels = np.array(test["confusion"]).sum(axis=1)
+    columns = zip(names, colours(len(names)), pixels / max(1, pixels.sum()), test["iou"], search["iou"], strict=True)
     rows = [
-        [
-            joined((_swatch(colour), name)),
-            PERCENT.format(100 * pixels[i] / max(1, pixels.sum())),
-            *(_iou(result[split]["iou"][i]) for split in ("test", "search")),
-        ]
-        for i, (name, colour) in enumerate(zip(result["classes"], colours(len(pixels)), strict=True))
+        [joined((_swatch(colour), name)), _percent(share), _percent(tested), _percent(searched)]
+        for name, colour, share, tested, searched in columns
     ]
-    yield html(
-        "<h2>IoU of each class</h2>\n{}", table(["Class", "Of the test pixels", "IoU, test", "IoU, search"], rows)
-    )
+    yield html("<h2>IoU of each class</h2>\n")
+    yield table(["Class", "Of the test pixels", "IoU, test", "IoU, search"], rows)
 
 
-def _iou(value: float | None) -> str:
-    return "–" if value is None else PERCENT.format(100 * value)
-
-
-def _mistakes(result: DenseResult) -> Iterator[Markup]:
-    names, counts = result["classes"], np.array(result["test"]["confusion"])
+def _mistakes(names: Sequence[str], counts: np.ndarray) -> Iterator[Markup]:
     wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
     yield html("<h2>What is taken for what</h2>\n")
     if len(names) <= MAX_CLASSES:
@@ -114,7 +103,7 @@ def _mistakes(result: DenseResult) -> Iterator[Markup]:
         return
     most = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
     places = [(int(i // len(names)), int(i % len(names))) for i in most]
-    rows = [[names[i], names[j], PERCENT.format(shares(counts)[i, j])] for i, j in places if wrong[i, j]]
+    rows = [[names[i], names[j], _percent(shares(counts)[i, j] / 100)] for i, j in places if wrong[i, j]]
     yield table(["Class", "taken for", "Of its pixels"], rows, text=(0, 1))
 
 
@@ -141,7 +130,7 @@ def _scene(example: Example) -> Markup:
         "<figure><div>{}</div><figcaption>{}: {} right</figcaption></figure>\n",
         joined(images),
         example.name,
-        PERCENT.format(100 * example.correct),
+        _percent(example.correct),
     )
 
 
@@ -163,3 +152,7 @@ def _file(facts: Mapping[str, Any]) -> list[str]:
         f"{latency['min']:.2f}{busy}" if latency else "–",
         facts.get("executed_by", "ONNX Runtime"),
     ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"

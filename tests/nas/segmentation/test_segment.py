@@ -56,7 +56,7 @@ def trained(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is exported: that takes longer than a short training."""
-    monkeypatch.setattr(SegmenterFiles, "write", lambda *_: {})
+    monkeypatch.setattr(SegmenterFiles, "write", lambda *_: ({}, {}))
 
 
 def test_a_run_has_figures_files_events_and_a_page(trained: Path) -> None:
@@ -164,6 +164,18 @@ def test_a_damaged_result_is_one_line(trained: Path, damage: str) -> None:
     ) as error:
         segment.main(["--resume", "--run", "r"])
     assert "\n" not in str(error.value)
+
+
+def test_figures_of_something_else_are_one_line(trained: Path) -> None:
+    result = json.loads((SEGMENT / "result.json").read_text())
+    result["test"]["confusion"].pop()
+    (SEGMENT / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match=r"result.json has figures of other classes than its 3; restore it"):
+        segment.main(["--resume", "--run", "r"])
+    del result["search"]["miou"]
+    (SEGMENT / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match=r"result.json has no figures of masks \(.*miou"):
+        segment.main(["--resume", "--run", "r"])
 
 
 def test_other_settings_are_refused_on_resume(trained: Path) -> None:
