@@ -13,8 +13,8 @@ report.html: IoU of each class, what is taken for what, and test images with wha
 Ended earlier than planned, from where it is:
     python -m nas.segment --resume --epochs 30
 
-The defaults below are those of the recipe for photos, as published for MobileViT (512 px, 50 epochs); the embedded
-scenes have a short one.
+Photos have the recipe published for MobileViT (512 px, 50 epochs), the embedded scenes a short one; the defaults below
+are for what neither says.
 """
 
 from __future__ import annotations
