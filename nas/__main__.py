@@ -28,6 +28,7 @@ COMMANDS = {
     "python -m nas.export": "ONNX, Core ML and timm files of the winners",
     "python -m nas.report": "one page with everything a run has found",
     "python -m nas.detect": "boxes of objects, by a detector over any of these networks",
+    "python -m nas.segment": "the class of each pixel, by a segmenter over any of these networks",
 }
 
 

@@ -17,7 +17,7 @@ from nas.data.splits import IMAGENET
 from nas.scenes.masks import IGNORED
 
 BoxAugment = Literal["ssd", "ssdlite", "light", "hflip", "none"]
-MaskAugment = Literal["published", "hflip", "none"]
+MaskAugment = Literal["published", "light", "hflip", "none"]
 Joint = Callable[..., Any]  # (image, what is on it) to both
 
 FILL = [round(255 * mean) for mean in IMAGENET.mean]  # beside the image
@@ -32,8 +32,7 @@ def box_train_transform(image_size: int, augment: BoxAugment) -> Joint:
     there: it is quick.
     """
     if augment == "light":
-        crop = v2.RandomResizedCrop(image_size, scale=(0.7, 1.0), ratio=(0.8, 1.25), antialias=True)
-        return v2.Compose([v2.ToImage(), crop, v2.SanitizeBoundingBoxes()])
+        return v2.Compose([v2.ToImage(), _light_crop(image_size), v2.SanitizeBoundingBoxes()])
     zoom = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=FILL)] if augment == "ssd" else []
     crop = [_CropAroundBoxes()] if augment in ("ssd", "ssdlite") else []
     flip = [] if augment == "none" else [v2.RandomHorizontalFlip()]
@@ -44,10 +43,12 @@ def mask_train_transform(image_size: int, augment: MaskAugment) -> Joint:
     """(image, mask) to a uint8 image (3, image_size, image_size) and its mask.
 
     `published` resizes the shorter side to 0.5 to 2 times `image_size`, flips and crops; what is beside the image does
-    not count. `hflip` resizes to the square, and flips.
+    not count. `light` crops 70 % or more of the image; `hflip` resizes to the square, and flips.
     """
     if augment == "none":
         return eval_transform(image_size)
+    if augment == "light":
+        return v2.Compose([v2.ToImage(), _light_crop(image_size)])
     flip = v2.RandomHorizontalFlip()
     if augment == "hflip":
         return v2.Compose([v2.ToImage(), flip, _square(image_size)])
@@ -60,6 +61,11 @@ def mask_train_transform(image_size: int, augment: MaskAugment) -> Joint:
 def eval_transform(image_size: int) -> Joint:
     """(image, what is on it) to a uint8 image (3, image_size, image_size) and what is on it, resized alike."""
     return v2.Compose([v2.ToImage(), _square(image_size)])
+
+
+def _light_crop(image_size: int) -> v2.Transform:
+    """70 % of an image or more, whatever is there, to the square."""
+    return v2.RandomResizedCrop(image_size, scale=(0.7, 1.0), ratio=(0.8, 1.25), antialias=True)
 
 
 def _square(image_size: int) -> v2.Transform:

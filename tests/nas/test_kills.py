@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from nas import baselines, detect, finetune, prune, retrain, search, train_supernet
+from nas import baselines, detect, finetune, prune, retrain, search, segment, train_supernet
 from nas.detection.export import DetectorFiles
 from nas.evaluation.evaluator import Evaluator
 from search_spaces import SPACES, Arch, num_params
 from tests.killing import assert_kills_change_nothing
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.conftest import SPLITS, TRAIN
-from tests.nas.scenes.folders import coco_of, write_coco
+from tests.nas.scenes.folders import coco_of, write_coco, write_masks
 from tests.nas.tiny import PUBLISHED, QuickSpace, export_nothing, make_table, tiny_space
 from tests.test_pretrained import NAME, weights
 
@@ -99,6 +99,17 @@ def test_fine_tuning(seed: int, trained: Path, tmp_path: Path) -> None:
         finetune.main(["--resume", "--run", "new"] if Path(config).exists() else [*flags])
 
     assert_kills_change_nothing(start, tmp_path, lambda: finetune.main([*flags]), go_on, seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_training_a_segmenter(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.segmentation.export.SegmenterFiles.write", lambda *_: ({}, {}))
+    write_masks((start := tmp_path / "start") / "photos", 20)
+    of = ("--data", "photos", "--backbone", "mobileone-nano:smallest", "--image-size", "32", "--augment", "light")
+    flags = (*of, "--run", "new", "--batch-size", "4", "--epochs", "2", "--amp", "off", *OFTEN)
+    config = "runs/new/segment/config.json"
+    assert_equal_after_kills(start, tmp_path, segment.main, flags, config, seed)
 
 
 @pytest.mark.heavy

@@ -64,7 +64,7 @@ def test_training_batches_of_boxes(boxes: BoxScenes, augment: str) -> None:
     assert any(not len(target["boxes"]) for _, targets in batches for target in targets)  # negatives are trained on
 
 
-@pytest.mark.parametrize("augment", ["published", "hflip", "none"])
+@pytest.mark.parametrize("augment", ["published", "light", "hflip", "none"])
 def test_training_batches_of_masks(masks: MaskScenes, augment: str) -> None:
     for images, found in train(masks, augment):
         assert images.dtype == found.dtype == torch.uint8 and type(found) is torch.Tensor
