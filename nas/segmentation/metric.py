@@ -20,7 +20,7 @@ from nas.scenes.batches import eval_mask_batches
 from nas.scenes.masks import IGNORED
 from search_spaces.command.typed import Count, Fraction
 
-BATCH_SIZE = 16
+BATCH_SIZE = 8
 MAX_NUMBERS = 2**25  # held at once while logits are resized
 
 

@@ -27,6 +27,7 @@ OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]
         lambda mb, x: mb.avg_pool(x=x, kernel_sizes=[2, 2], strides=[2, 2], pad_type="valid", ceil_mode=True),
         lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
     ),
+    "cast, whole numbers": (lambda mb, x: mb.cast(x=x, dtype="int32"), lambda x: x.to(torch.int32)),
     "clip": (lambda mb, x: mb.clip(x=x, alpha=-0.25, beta=0.5), lambda x: x.clamp(-0.25, 0.5)),
     "concat, interleaved": (
         lambda mb, x: mb.concat(values=(x, mb.square(x=x)), axis=1, interleave=True),
@@ -50,6 +51,7 @@ OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]
     ),
     "maximum": (lambda mb, x: mb.maximum(x=x, y=0.1), lambda x: x.clamp(min=0.1)),
     "real_div": (lambda mb, x: mb.real_div(x=x, y=3.0), lambda x: x / 3),
+    "reduce_argmax": (lambda mb, x: mb.reduce_argmax(x=x, axis=1, keep_dims=False), lambda x: x.argmax(dim=1)),
     "reduce_l2_norm": (
         lambda mb, x: mb.reduce_l2_norm(x=x, axes=[1], keep_dims=True),
         lambda x: x.norm(dim=1, keepdim=True),
