@@ -13,6 +13,7 @@ import pytest
 from nas import baselines, detect, finetune, prune, retrain, search, segment, train_supernet
 from nas.detection.export import DetectorFiles
 from nas.evaluation.evaluator import Evaluator
+from nas.segmentation.export import SegmenterFiles
 from search_spaces import SPACES, Arch, num_params
 from tests.killing import assert_kills_change_nothing
 from tests.latency_lut.fake import SizedMachine
@@ -103,17 +104,6 @@ def test_fine_tuning(seed: int, trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 @SEEDS
-def test_training_a_segmenter(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.segmentation.export.SegmenterFiles.write", lambda *_: ({}, {}))
-    write_masks((start := tmp_path / "start") / "photos", 20)
-    of = ("--data", "photos", "--backbone", "mobileone-nano:smallest", "--image-size", "32", "--augment", "light")
-    flags = (*of, "--run", "new", "--batch-size", "4", "--epochs", "2", "--amp", "off", *OFTEN)
-    config = "runs/new/segment/config.json"
-    assert_equal_after_kills(start, tmp_path, segment.main, flags, config, seed)
-
-
-@pytest.mark.heavy
-@SEEDS
 def test_retraining(seed: int, searched: Path, tmp_path: Path) -> None:
     config = "runs/r/retrain/*/config.json"
     assert_equal_after_kills(searched, tmp_path, retrain.main, SHORT, config, seed)
@@ -136,6 +126,17 @@ def test_a_detector(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     flags = (*of, "--batch-size", "4", "--amp", "off", "--epochs", "2", *OFTEN)
     config = "runs/new/detect/config.json"
     assert_equal_after_kills(tmp_path / "start", tmp_path, detect.main, flags, config, seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_a_segmenter(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmenterFiles, "write", lambda *_: ({}, {}))
+    write_masks(tmp_path / "start/photos", 20)
+    of = ("--data", "photos", "--backbone", "mobileone-nano:smallest", "--image-size", "32", "--run", "new")
+    flags = (*of, "--batch-size", "4", "--amp", "off", "--epochs", "2", *OFTEN)
+    config = "runs/new/segment/config.json"
+    assert_equal_after_kills(tmp_path / "start", tmp_path, segment.main, flags, config, seed)
 
 
 @pytest.fixture(scope="module")
