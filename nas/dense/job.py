@@ -15,12 +15,13 @@ from nas import runs
 from nas.dense.config import FREE, DenseConfig
 from nas.dense.kind import Kind, load_trained
 from nas.dense.result import WEIGHTS, DenseResult
-from nas.dense.start import Start, find_start
+from nas.dense.start import Start, begun_start, find_start
 from nas.dense.task import DenseTask
 from nas.distributed import collectives, process
 from nas.runs.checkpoint import save_tensors
 from nas.runs.results import lasted
 from nas.scenes import SceneData
+from nas.training.progress import CHECKPOINT
 from nas.training.recipe import check_alike, check_used
 from nas.training.trainer import Backward, Trainer
 from search_spaces import UserError
@@ -53,12 +54,17 @@ def train(kind: Kind[Any, Any], config: Any) -> Path:
     folder = run_folder / kind.stage
     if not config.resume:
         runs.check_new(folder, "--run")
-    start = find_start(config.backbone, config.init, config.image_size)
+    finished = (folder / "result.json").exists()
+    facts: dict[str, Any] = {}
+    if config.resume and (finished or (folder / CHECKPOINT).exists()):
+        start = begun_start(folder, config.image_size)
+    else:
+        start = find_start(config.backbone, config.init, config.image_size)
+        facts["weights_digest"] = start.digest
     data = kind.load(config).normalized(start.space.mean, start.space.std)
-    facts = {"data_digest": data.splits.digest, "weights_digest": start.digest}
+    facts |= {"data_digest": data.splits.digest, "space": start.space.name, "arch": start.space.to_json(start.arch)}
     if config.resume:
         _check_same(folder, config.data, data.splits.digest)
-    finished = (folder / "result.json").exists()
     may_change = (*kind.may_move, *(() if finished else ("epochs",)))
     changed = runs.reopen(folder, config, FREE, may_change, **facts) if config.resume else {}
     check_alike(config, data.splits.digest)

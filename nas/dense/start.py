@@ -55,6 +55,16 @@ def find_start(backbone: str, init: str | None, image_size: int) -> Start:
     return Start(space, space.from_json(found.space.to_json(found.arch)), found.state)
 
 
+def begun_start(folder: Path, image_size: int) -> Start:
+    """What a training began with; its checkpoint has the weights, so those of --backbone and --init may be gone.
+
+    Args:
+        folder: of its stage.
+    """
+    space = get_space(runs.fact(folder, "space", str), image_size)
+    return Start(space, space.from_json(runs.fact(folder, "arch", dict)), None)
+
+
 def _is_run(place: str) -> bool:
     return (runs.run_folder(place) / "run.json").exists()
 
