@@ -38,9 +38,9 @@ Writer = Callable[[Path], Facts]  # writes the file, checks it, and says what `r
 
 
 def write_files(
-    folder: Path, formats: Iterable[Format], writers: Mapping[Format, Writer], classes: Sequence[str]
+    folder: Path, formats: Iterable[Format], writers: Mapping[Format, Writer], result: DenseResult
 ) -> tuple[dict[str, Facts], dict[str, str]]:
-    """Writes the files, and classes.txt, in place of those that `folder` has.
+    """Writes the files, and classes.txt; those of other formats that `folder` has stay.
 
     Of what a writer says, `differences` by output, `same` (shares of the answers), `executed_by` and `latency_ms` are
     printed.
@@ -50,9 +50,14 @@ def write_files(
     """
     found: dict[str, Facts] = {}
     failed: dict[str, str] = {}
+    asked = tuple(dict.fromkeys(formats))
     with atomic_folder(folder) as target:
-        write_text(target / "classes.txt", "".join(f"{name}\n" for name in classes))
-        for format_ in dict.fromkeys(formats):
+        write_text(target / "classes.txt", "".join(f"{name}\n" for name in result["classes"]))
+        for name, file in FILES.items():
+            if name not in asked and name in result["files"] and (path := folder / file).exists():
+                found[name] = result["files"][name]
+                (shutil.copytree if path.is_dir() else shutil.copy)(path, target / file)
+        for format_ in asked:
             path = target / FILES[format_]
             try:
                 found[format_] = {"file": path.name, **writers[format_](path), "bytes": size_of(path)}

@@ -55,7 +55,7 @@ class DetectorFiles:
 
     def write(self, folder: Path, formats: tuple[Format, ...]) -> tuple[dict[str, Facts], dict[str, str]]:
         """As `nas.dense.export.write_files`."""
-        return files.write_files(folder, formats, {"onnx": self._onnx, "coreml": self._coreml}, self.result["classes"])
+        return files.write_files(folder, formats, {"onnx": self._onnx, "coreml": self._coreml}, self.result)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -54,7 +54,7 @@ class SegmenterFiles:
 
     def write(self, folder: Path, formats: Sequence[Format]) -> tuple[dict[str, Facts], dict[str, str]]:
         """As `nas.dense.export.write_files`."""
-        return files.write_files(folder, formats, {"onnx": self._onnx, "coreml": self._coreml}, self.result["classes"])
+        return files.write_files(folder, formats, {"onnx": self._onnx, "coreml": self._coreml}, self.result)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -35,4 +35,5 @@ def result(ap: float = 0.5) -> Any:
         "space": space.name,
         "arch": space.to_json(space.smallest),
         "test": {"ap": ap},
+        "files": {},
     }

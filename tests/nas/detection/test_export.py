@@ -155,12 +155,30 @@ def test_a_file_that_cannot_be_written_leaves_the_others(tmp_path: Path, capsys:
         path.write_text("x")
         return {"differences": {"boxes": 1e-5}}
 
-    found, failed = files.write_files(tmp_path / "e", ("onnx", "coreml"), {"onnx": fine, "coreml": broken}, CLASSES)
+    writers: Any = {"onnx": fine, "coreml": broken}
+    found, failed = files.write_files(tmp_path / "e", ("onnx", "coreml"), writers, result())
     assert set(found) == {"onnx"} and failed == {"coreml": "no such operator"}
     assert "model.onnx" in capsys.readouterr().out and (tmp_path / "e" / "model.onnx").exists()
     with pytest.raises(UserError, match=r"^not exported: coreml: no such operator; all else is written, leave these"):
         files.check_written(failed)
     files.check_written({})
+
+
+def test_files_of_other_formats_stay(tmp_path: Path) -> None:
+    def folder(path: Path) -> Any:
+        path.mkdir()
+        return {"differences": {}}
+
+    def file(path: Path) -> Any:
+        path.write_text("x")
+        return {"differences": {}}
+
+    writers: Any = {"onnx": file, "coreml": folder}
+    first, _ = files.write_files(tmp_path / "e", ("coreml",), writers, result())
+    then = result() | {"files": first}
+    both, _ = files.write_files(tmp_path / "e", ("onnx",), writers, then)
+    assert set(both) == {"onnx", "coreml"} and both["coreml"] == first["coreml"]
+    assert (tmp_path / "e" / "model.mlpackage").is_dir() and (tmp_path / "e" / "model.onnx").exists()
 
 
 def test_what_is_no_number_differs() -> None:

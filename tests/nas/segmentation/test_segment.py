@@ -127,9 +127,11 @@ def test_a_finished_run_writes_other_files(trained: Path, capsys: pytest.Capture
     segment.main(["--resume", "--run", "r", "--formats", "coreml"])
     printed = capsys.readouterr().out
     assert "is trained" in printed and printed.endswith("next: open runs/r/segment/report.html\n")
-    (facts,) = read_result(SEGMENT)["files"].values()
+    files = read_result(SEGMENT)["files"]
+    facts = files["coreml"]
+    assert set(files) == {"onnx", "coreml"}, "what was there stays"
     assert facts["outputs"] == ["classes"] and facts["same"]["pixels"] > 0.98
-    assert (SEGMENT / "report.html").exists() and not (SEGMENT / "export/model.onnx").exists()
+    assert (SEGMENT / "report.html").exists() and (SEGMENT / "export/model.onnx").exists()
     import coremltools as ct
 
     spec = ct.models.MLModel(str(SEGMENT / "export/model.mlpackage"), skip_model_load=True).get_spec()
