@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.dense.job import configure, train
-from nas.distributed import collectives, process
+from nas.distributed import collectives
 from nas.segmentation.kind import Segmentation
 from search_spaces.command import parse, run
 
@@ -30,9 +30,7 @@ from search_spaces.command import parse, run
 def main(argv: Sequence[str] | None = None) -> None:
     kind = Segmentation()
     with collectives.job():
-        folder = train(kind, configure(kind, parse(kind.config, argv, "python -m nas.segment", __doc__ or "")))
-        if process.is_primary():
-            print(f"next: open {folder / kind.stage / 'report.html'}")
+        train(kind, configure(kind, parse(kind.config, argv, "python -m nas.segment", __doc__ or "")))
 
 
 if __name__ == "__main__":

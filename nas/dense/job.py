@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas import runs
 from nas.dense.config import FREE, DenseConfig
-from nas.dense.kind import Kind, load_trained
+from nas.dense.kind import PAGE, Kind, load_trained
 from nas.dense.result import WEIGHTS, DenseResult
 from nas.dense.start import Start, begun_start, find_start
 from nas.dense.task import DenseTask
@@ -77,6 +77,7 @@ def train(kind: Kind[Any, Any], config: Any) -> Path:
     if process.is_primary():
         network, result = load_trained(kind, folder)
         kind.show(config, folder, network, data, result)
+        print(f"next: open {folder / PAGE}")
     return run_folder
 
 

@@ -20,6 +20,7 @@ from search_spaces import Arch, SearchSpace
 S = TypeVar("S", bound=Scenes)
 Config = TypeVar("Config", bound=DenseConfig)
 Figures = dict[str, Any]
+PAGE = "report.html"  # in the folder of a stage
 
 
 class Kind(ABC, Generic[S, Config]):
@@ -81,8 +82,11 @@ class Kind(ABC, Generic[S, Config]):
 
     @abstractmethod
     def show(self, config: Config, folder: Path, network: nn.Module, data: SceneData[S], result: DenseResult) -> None:
-        """Writes the files of a trained network and its page into its folder, and notes in `result.json` what they
-        reach."""
+        """Writes the files of a trained network and its page into its folder; `result.json` says what they reach.
+
+        Raises:
+            UserError: a file could not be written; all else is.
+        """
 
 
 def load_trained(kind: Kind[Any, Any], folder: Path) -> tuple[nn.Module, DenseResult]:

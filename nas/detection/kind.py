@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.data.batches import EpochSteps, normalize
 from nas.dense.export import FOLDER, check_written
-from nas.dense.kind import Figures, Kind
+from nas.dense.kind import PAGE, Figures, Kind
 from nas.dense.result import REMEDY, DenseResult
 from nas.detection import metric
 from nas.detection.config import Config, suited
@@ -30,7 +30,6 @@ from search_spaces.dense.backbone import Backbone
 from search_spaces.dense.ssdlite import SSDLite
 
 BATCH_SIZE = 32  # of an evaluation
-PAGE = "report.html"
 
 
 class Detection(Kind[BoxScenes, Config]):
@@ -105,7 +104,6 @@ class Detection(Kind[BoxScenes, Config]):
         write_json(path, result)
         shown = examples(detector, data.test, result["image_size"])
         write_text(folder / PAGE, report_page(folder.parent.name, result, search, test, shown))
-        print(f"wrote {folder / PAGE}")
         check_written(failed)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.data.batches import EpochSteps
 from nas.dense.export import FOLDER, check_written
-from nas.dense.kind import Figures, Kind
+from nas.dense.kind import PAGE, Figures, Kind
 from nas.dense.result import REMEDY, DenseResult
 from nas.distributed import process
 from nas.scenes import MaskScenes, SceneData, load_masks
@@ -88,7 +88,7 @@ class Segmentation(Kind[MaskScenes, Config]):
         write_json(path, result)
         shown = examples(segmenter, data.test, result["image_size"])
         page = segment_page(folder.parent.name, self.told(segmenter), result, search, test, shown)
-        write_text(folder / "report.html", page)
+        write_text(folder / PAGE, page)
         check_written(failed)
 
     def told(self, network: nn.Module) -> str:

@@ -435,6 +435,7 @@ def test_the_commands_name_is_the_modules(module: ModuleType) -> None:
     assert f"python -m {module.MODULE}" in str(module.__doc__)
 
 
+@pytest.mark.heavy
 def test_study_models(device: FakeDevice, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["mobilenetv2_100", "mobilenetv3_small_100", "mobileone_s0", "torchvision/shufflenet_v2_x1_0", "lcnet_050"]
     study_models.main(["--samples", "2", "--models", *names])
@@ -456,6 +457,7 @@ def test_other_networks_have_another_file(device: FakeDevice) -> None:
     assert len(list(studies.STUDIES.glob("models-3-*.json"))) == 2
 
 
+@pytest.mark.heavy
 def test_study_blocks(device: FakeDevice, capsys: pytest.CaptureFixture[str]) -> None:
     study_blocks.main(["--samples", "2", "--image-size", "32"])
     rows = {r["name"]: r for r in result_of("blocks-32px")["networks"]}

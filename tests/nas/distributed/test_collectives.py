@@ -235,6 +235,7 @@ def test_retraining_by_two_processes(whole: Path) -> None:
     assert lines[0] == pytest.approx(lines[1], rel=1e-4)
 
 
+@pytest.mark.heavy
 def test_torchrun(folder: Path) -> None:
     """As users start it; what survives a killed process is told by torchrun to stop."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]

@@ -301,7 +301,7 @@ def test_one_calibration_image_is_refused() -> None:
 # ---- strategies
 
 
-@pytest.mark.parametrize("strategy", ["random", "tpe"])
+@pytest.mark.parametrize("strategy", [pytest.param("random", marks=pytest.mark.heavy), "tpe"])
 def test_a_strategy_evaluates_its_budget_within_the_limits(strategy: str) -> None:
     make_table(SPACE).save(Path("runs/tables/tiny.json"))
     flags = ("--strategy", strategy, "--budget", "20", "--max-params", "60000")

@@ -24,7 +24,7 @@ from tests.contracts.supernet import drawn, images, lively, shaken
 from tests.toy_family import Bottleneck
 
 BASES = ("mobileone-nano", "mobilevit-nano", "efficientvit-nano", "efficientformerv2-nano")
-TIMM = "timm/mobilenetv3_small_050@2x8"
+TIMM = "timm/test_efficientnet@2x8"
 SPACES = [f"{base}+ssdlite" for base in (*BASES, TIMM)] + ["mobilevit-nano+deeplabv3"]
 
 
