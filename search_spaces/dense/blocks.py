@@ -82,11 +82,25 @@ class Passing(BlockSpec):
 
 
 @dataclass(frozen=True)
-class Predictor(BlockSpec):
+class _OfMap(BlockSpec):
+    """A part of a head that takes a map (`in_chs`, `resolution`, `resolution`)."""
+
+    in_chs: int
+    resolution: int
+
+    @property
+    def variant(self) -> str:
+        return f"w{self.in_chs}"
+
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.in_chs, self.resolution, self.resolution
+
+
+@dataclass(frozen=True)
+class Predictor(_OfMap):
     """SSDLite's head on a map: what it predicts is handed on, beside the map itself.
 
     Args:
-        in_chs: of the map.
         width: that it is projected to.
         columns: it predicts at each position, for all its default boxes.
         held: elements that are handed on to it.
@@ -94,9 +108,7 @@ class Predictor(BlockSpec):
 
     untimed = frozenset({"held"})
 
-    in_chs: int
     width: int
-    resolution: int
     columns: int
     held: int
 
@@ -105,19 +117,12 @@ class Predictor(BlockSpec):
     residual = False
 
     @property
-    def variant(self) -> str:
-        return f"w{self.in_chs}"
-
-    @property
     def elements_held(self) -> int:
         return self.held
 
     @property
     def keeps_input(self) -> bool:
         return True
-
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.in_chs, self.resolution, self.resolution
 
     def output_shape(self) -> tuple[int, int, int]:
         return self.input_shape()
@@ -149,26 +154,17 @@ class Predictor(BlockSpec):
 
 
 @dataclass(frozen=True)
-class Extra(BlockSpec):
+class Extra(_OfMap):
     """SSDLite's further map, of half the size, made of the one before."""
 
-    in_chs: int
     out_chs: int
-    resolution: int
 
     kind = "extra_map"
     chainable = False
 
     @property
-    def variant(self) -> str:
-        return f"w{self.in_chs}"
-
-    @property
     def _out_size(self) -> int:
         return -(-self.resolution // 2)
-
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.in_chs, self.resolution, self.resolution
 
     def output_shape(self) -> tuple[int, int, int]:
         return self.out_chs, self._out_size, self._out_size
@@ -193,22 +189,13 @@ class Extra(BlockSpec):
 
 
 @dataclass(frozen=True)
-class Pooled(BlockSpec):
+class Pooled(_OfMap):
     """The whole image as SSDLite's last map: the mean of the one before, and a 1x1 convolution."""
 
-    in_chs: int
     out_chs: int
-    resolution: int
 
     kind = "pooled_map"
     chainable = False
-
-    @property
-    def variant(self) -> str:
-        return f"w{self.in_chs}"
-
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.in_chs, self.resolution, self.resolution
 
     def output_shape(self) -> tuple[int, int, int]:
         return self.out_chs, 1, 1
@@ -226,22 +213,13 @@ class Pooled(BlockSpec):
 
 
 @dataclass(frozen=True)
-class Pyramid(BlockSpec):
+class Pyramid(_OfMap):
     """DeepLabv3's atrous spatial pyramid pooling."""
 
-    in_chs: int
-    resolution: int
     rates: tuple[int, ...]
 
     kind = "aspp"
     chainable = False
-
-    @property
-    def variant(self) -> str:
-        return f"w{self.in_chs}"
-
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.in_chs, self.resolution, self.resolution
 
     def output_shape(self) -> tuple[int, int, int]:
         return PYRAMID_CHANNELS, self.resolution, self.resolution

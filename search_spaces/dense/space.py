@@ -165,11 +165,11 @@ def _passing(slot: Slot, held: int, *values: int) -> BlockSpec | None:
 
 
 def _predictor(name: str, width: int, columns: int, held: int, channels: int, resolution: int) -> BlockSpec:
-    return Predictor(name, channels, width, resolution, columns, held)
+    return Predictor(name, channels, resolution, width, columns, held)
 
 
 def _further(name: str, after: int, is_pooled: bool, held: int, channels: int, resolution: int) -> BlockSpec:
-    block = (Pooled if is_pooled else Extra)(name, channels, after, resolution)
+    block = (Pooled if is_pooled else Extra)(name, channels, resolution, after)
     return Passing.of(block, held)
 
 
