@@ -29,7 +29,26 @@ from search_spaces.command.typed import Count
 
 
 @dataclass(frozen=True)
-class DataConfig(Flags):
+class SplitConfig(Flags):
+    """How images are read and splits drawn, whatever is on them; which `data` there may be says who inherits it."""
+
+    data: str = flag("", "folder or .tar of images")
+    test_fraction: float = flag(0.2, "part of the data held out for a test if there is none", above=0, below=1)
+    split_seed: int = flag(0, "seed of the splits", minimum=0)
+    group_by: str | None = flag(
+        None,
+        "regular expression on an image's path: images with equal groups, or equal matches if it has no groups, "
+        "stay on one side of every split (several photographs of one object)",
+    )
+    allow_duplicates: bool = flag(False, "let copies of one image lie on two sides of a split")
+    white_level: float | None = flag(
+        None, "value of white in images of more than 8 bits (default: as the files say)", above=0
+    )
+    strict_images: bool = flag(False, "refuse a corrupt image instead of skipping it")
+
+
+@dataclass(frozen=True)
+class DataConfig(SplitConfig):
     data: str = flag(
         "digits",
         "image folder, .tar, a timm dataset name (torch/…, hfds/…, wds/…), or embedded images: digits or clutter",
@@ -41,24 +60,12 @@ class DataConfig(Flags):
         None, "folder or .tar to test on (default: test, val, … beside train, or else carved); none always carves"
     )
     search_fraction: float = flag(0.15, "part of the training data held out for the search", above=0, below=1)
-    test_fraction: float = flag(0.2, "part of the data held out for a test if there is none", above=0, below=1)
-    split_seed: int = flag(0, "seed of the splits", minimum=0)
-    group_by: str | None = flag(
-        None,
-        "regular expression on an image's path: images with equal groups, or equal matches if it has no groups, "
-        "stay on one side of every split (several photographs of one object)",
-    )
-    allow_duplicates: bool = flag(False, "let copies of one image lie on two sides of a split")
     classes: str | None = flag(
         None, "file with the classes in the order of a network's outputs: one a line, or JSON (default: sorted)"
     )
     class_depth: int | None = flag(
         None, "of folders within folders, those that are classes: 1 the outermost, 2 those in them", minimum=1
     )
-    white_level: float | None = flag(
-        None, "value of white in images of more than 8 bits (default: as the files say)", above=0
-    )
-    strict_images: bool = flag(False, "refuse a corrupt image instead of skipping it")
 
     def data_config(self) -> DataConfig:
         """These settings alone, of a command that has others too."""

@@ -17,19 +17,19 @@ from nas.data.classes import read_classes
 from nas.data.drawing import Drawn, draw, sizes
 from nas.data.grouping import groups_of
 from nas.data.sources import Skipped
-from nas.data.splits import USES, Normalization, Splits, tell_missing
+from nas.data.splits import USES, Normalization, SplitConfig, Splits, tell_missing
 from nas.scenes.embedded import EMBEDDED, drawn_boxes, drawn_masks
 from nas.scenes.reading import Place, read_boxes, read_masks
 from nas.scenes.views import BoxScenes, MaskScenes, Scenes
 from search_spaces import UserError
-from search_spaces.command import Flags, flag
+from search_spaces.command import flag
 
 S = TypeVar("S", bound=Scenes)
 Config = TypeVar("Config", bound="ScenesConfig")
 
 
 @dataclass(frozen=True)
-class ScenesConfig(Flags):
+class ScenesConfig(SplitConfig):
     data: str = flag(EMBEDDED, f"folder or .tar of images, or embedded images: {EMBEDDED}")
     annotations: str | None = flag(
         None, "COCO's JSON with what is on the images (default: the one in the folder, or Pascal VOC's XML files there)"
@@ -39,18 +39,6 @@ class ScenesConfig(Flags):
         None, "COCO's JSON of the images to test on, of --data if --test-data is not given"
     )
     search_fraction: float = flag(0.25, "part of the training data held out for the search", above=0, below=1)
-    test_fraction: float = flag(0.2, "part of the data held out for a test if there is none", above=0, below=1)
-    split_seed: int = flag(0, "seed of the splits", minimum=0)
-    group_by: str | None = flag(
-        None,
-        "regular expression on an image's path: images with equal groups, or equal matches if it has no groups, "
-        "stay on one side of every split (several photographs of one scene)",
-    )
-    allow_duplicates: bool = flag(False, "let copies of one image lie on two sides of a split")
-    white_level: float | None = flag(
-        None, "value of white in images of more than 8 bits (default: as the files say)", above=0
-    )
-    strict_images: bool = flag(False, "refuse a corrupt image instead of skipping it")
 
 
 @dataclass(frozen=True)
