@@ -10,6 +10,7 @@ from nas import runs
 from nas.networks.backbones import Network, State, network_of
 from nas.networks.start import load_start
 from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
+from search_spaces.dense.space import HeadedSpace
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def find_start(backbone: str, init: str | None, image_size: int) -> Start:
     else:
         place, _, name = backbone.rpartition(":") if ":" in backbone else (backbone, "", "largest")
         found = network_of(place, name, init) if _is_run(place) else _of_space(place, name, init)
+    if isinstance(found.space, HeadedSpace):
+        raise UserError(f"--backbone {backbone} has a head of its own; give a network of {found.space.base.name}")
     space = get_space(found.space.name, image_size, found.space.num_classes)
     return Start(space, space.from_json(found.space.to_json(found.arch)), found.state)
 
@@ -66,7 +69,7 @@ def begun_start(folder: Path, image_size: int) -> Start:
 
 
 def _is_run(place: str) -> bool:
-    return (runs.run_folder(place) / "run.json").exists()
+    return any((folder / place / "run.json").exists() for folder in (Path(), runs.RUNS))
 
 
 def _of_space(name: str, arch: str, init: str | None) -> Network:

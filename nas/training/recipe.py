@@ -15,6 +15,7 @@ from nas.distributed.device import pick_device
 from nas.runs.checkpoint import code_digest
 from search_spaces import SearchSpace, UserError
 from search_spaces.command import Flags, check_idle, flag
+from search_spaces.dense.space import HeadedSpace
 
 # Mehta and Rastegari (MobileViT, 2022), Sections 3.2 and 4.1: 320, 288, 256, 192 and 160 px around 256; and images of a
 # step in eighths of those of the largest, so that all steps have about as many pixels.
@@ -270,9 +271,11 @@ def check_used(config: LoopConfig) -> None:
 
 
 def check_fits(config: TrainConfig, space: SearchSpace) -> None:
-    """UserError if images of several sizes are to be trained on but the space's networks take one, or if blocks are to
-    be dropped of networks that have none to drop.
+    """UserError if the space's networks do not classify, if images of several sizes are to be trained on but they take
+    one, or if blocks are to be dropped of networks that have none to drop.
     """
+    if isinstance(space, HeadedSpace):
+        raise UserError(f"networks of {space.name} have no classifier; give {space.base.name}")
     if config.drop_path and not any(block.residual for block in space.lower(space.largest)):
         raise UserError(f"--drop-path: {space.name} has no blocks that can be dropped; leave it out")
     for name, given in (("progressive", config.progressive), ("multi-scale", config.multi_scale)):

@@ -96,6 +96,13 @@ def test_blocks_are_dropped_where_there_are_some() -> None:
     check_fits(TrainConfig(drop_path=0.1), get_space("efficientformerv2-nano"))
 
 
+def test_networks_without_a_classifier_are_not_trained_as_one() -> None:
+    with pytest.raises(
+        UserError, match=r"of mobileone-nano\+ssdlite have no classifier; give mobileone-nano$"
+    ):
+        check_fits(TrainConfig(), get_space("mobileone-nano+ssdlite", 64))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -53,3 +53,10 @@ def test_a_network_of_a_space_has_fresh_weights_or_those_of_a_file(run: Path) ->
 def test_what_is_not_there_is_one_line(backbone: str, message: str, run: Path) -> None:
     with pytest.raises(UserError, match=message):
         find_start(backbone, None, 64)
+
+
+def test_a_network_with_a_head_is_no_backbone() -> None:
+    with pytest.raises(
+        UserError, match=r"--backbone .*\+ssdlite:smallest has a head .* network of mobileone-nano$"
+    ):
+        find_start("mobileone-nano+ssdlite:smallest", None, 64)
