@@ -11,9 +11,10 @@ import io
 import math
 import struct
 import zlib
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -235,3 +236,20 @@ def resized_side(image_size: int) -> int:
 def crop_share(image_size: int) -> float:
     """What of the resized image's shorter side remains: small images keep their borders."""
     return 0.95 if image_size >= 128 else 1.0
+
+
+# How pictures in pages are saved: small images have fine colours.
+_SAVED: dict[str, dict[str, Any]] = {"JPEG": {"quality": 85, "subsampling": 0}, "PNG": {"optimize": True}}
+
+
+def as_base64(
+    image: Image.Image,
+    side: int,
+    kind: Literal["JPEG", "PNG"] = "JPEG",
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> str:
+    """The picture in base64, made smaller, in place, where it is longer than `side` pixels."""
+    image.thumbnail((side, side), resample)
+    file = io.BytesIO()
+    image.save(file, kind, **_SAVED[kind])
+    return b64encode(file.getvalue()).decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nas.training.recipe import FREE_ON_RESUME, LoopConfig
 from search_spaces.command import flag
@@ -31,5 +31,18 @@ class DenseConfig(LoopConfig):
     resume: bool = flag(False, "go on with the run named, or the newest")
 
 
+# The embedded scenes: fresh weights, 600 images of 128 px, digits; a few minutes on two cores.
+EMBEDDED_RECIPE: dict[str, Any] = {
+    "backbone": "mobileone-nano:smallest",
+    "image_size": 96,
+    "batch_size": 8,
+    "lr_ends": 0.01,
+    "weight_decay": 0.05,
+    "warmup_epochs": 2.0,
+    "clip_grad": 5.0,
+    "clip_mode": "norm",
+    "ema_decay": 0.99,
+    "augment": "light",
+}
 # What a resumed training may be given anew: how fast it goes, and what is made of its network.
 FREE = (*FREE_ON_RESUME, "threads", "formats", "run", "resume")

@@ -21,7 +21,7 @@ from latency_lut.measurement.networks import measure_file
 from nas.dense.config import Format
 from nas.dense.result import DenseResult
 from nas.exporting import coreml, onnx
-from nas.exporting.files import CONVERTER_ERRORS, size_of
+from nas.exporting.files import CONVERTER_ERRORS, latency_said, size_of
 from nas.exporting.mil import Interpreter
 from nas.exporting.parity import normalized
 from search_spaces import UserError
@@ -83,11 +83,7 @@ def _line(facts: Facts) -> str:
     says += [f"{100 * share:.2f} % of {what} the same" for what, share in facts.get("same", {}).items()]
     if executed := facts.get("executed_by"):
         says.append(f"executed by {executed}")
-    if latency := facts.get("latency_ms"):
-        threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
-        says.append(f"{latency['min']:.3f} ms ({threads})")
-        if latency["busy"]:
-            says.append("WARNING: the machine was busy, measure again when it is quiet")
+    says += latency_said(facts)
     return f"  {facts['file']:16}{facts['bytes'] / 1e6:7.2f} MB  {'; '.join(says)}"
 
 

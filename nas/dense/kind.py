@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from nas.data.batches import EpochSteps
 from nas.dense.config import DenseConfig
 from nas.dense.result import WEIGHTS, DenseResult, read_result, space_of
 from nas.runs.checkpoint import load_module, load_tensors
 from nas.scenes import SceneData, Scenes
+from nas.scenes.batches import EpochJoint
+from nas.scenes.embedded import EMBEDDED
+from nas.scenes.transforms import Joint
 from search_spaces import Arch, SearchSpace
 
 S = TypeVar("S", bound=Scenes)
@@ -30,6 +33,7 @@ class Kind(ABC, Generic[S, Config]):
         metric: the figure by which its networks are compared, a fraction; for a reader `metric_label`.
         config: its flags.
         may_move: those that say where the data lies.
+        published, embedded: settings that suit photos, and the embedded scenes.
     """
 
     stage: ClassVar[str]
@@ -37,14 +41,17 @@ class Kind(ABC, Generic[S, Config]):
     metric_label: ClassVar[str]
     may_move: ClassVar[tuple[str, ...]]
     config: type[Config]
+    published: ClassVar[Mapping[str, Any]]
+    embedded: ClassVar[Mapping[str, Any]]
 
     @property
     def command(self) -> str:
         return f"nas.{self.stage}"
 
-    @abstractmethod
     def suited(self, config: Config) -> Config:
-        """The config with the recipe that suits its images and backbone, whatever it has been given."""
+        """The config with the recipe that suits its images, whatever it has been given."""
+        data: Any = config
+        return replace(config, **(self.embedded if data.data == EMBEDDED else self.published))
 
     @abstractmethod
     def load(self, config: Config) -> SceneData[S]:
@@ -63,8 +70,12 @@ class Kind(ABC, Generic[S, Config]):
         return type(network).__name__
 
     @abstractmethod
-    def batches(self, scenes: S, config: Config, steps: EpochSteps, start: int) -> Iterator[tuple[Tensor, Any]]:
-        """This process's share of the augmented batch of every step from `start` on."""
+    def transform(self, config: Config, image_size: int) -> Joint:
+        """How an image and what is on it are augmented, to so many pixels a side."""
+
+    @abstractmethod
+    def batches(self, scenes: S, transform: EpochJoint, **plan: Any) -> Iterator[tuple[Tensor, Any]]:
+        """Augmented batches, as `nas.scenes.batches` has them: of a `plan` of steps, from one of them on."""
 
     @abstractmethod
     def prepared(self, target: Any, device: torch.device) -> Any:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from nas.runs import Mean, Std
 from nas.runs.results import Ending
-from search_spaces import SearchSpace, get_space
-from search_spaces.command.typed import Count, load_typed
+from search_spaces import SearchSpace, UserError, get_space
+from search_spaces.command.typed import Count, load_typed, read_typed
 
 WEIGHTS = "model.safetensors"
 REMEDY = "restore it, or train again"
+
+Split = Literal["search", "test"]
+Figures = TypeVar("Figures")
 
 
 class DenseResult(Ending):
@@ -38,6 +42,28 @@ class DenseResult(Ending):
 
 def read_result(folder: Path) -> DenseResult:
     return load_typed(DenseResult, folder / "result.json", REMEDY)
+
+
+def typed_figures(kind: type[Figures], of: str, result: DenseResult, split: Split, path: Path) -> Figures:
+    """What `result.json`, at that path, says of a split.
+
+    Args:
+        of: what the figures are of, for the message.
+
+    Raises:
+        UserError: it is none of that kind.
+    """
+    try:
+        return read_typed(kind, result[split], f"{path.name}: {split}")
+    except ValueError as error:
+        raise UserError(f"{path} has no figures of {of} ({error}); {REMEDY}") from None
+
+
+def check_classes(counts: Iterable[int], result: DenseResult, path: Path) -> None:
+    """UserError unless figures have as many entries each as there are classes."""
+    count = len(result["classes"])
+    if {*counts} != {count}:
+        raise UserError(f"{path} has figures of other classes than its {count}; {REMEDY}")
 
 
 def space_of(result: DenseResult) -> SearchSpace:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nas.data.batches import StepImages, normalize
 from nas.dense.config import DenseConfig
 from nas.dense.kind import Kind
+from nas.distributed import process
 from nas.scenes import SceneData
 from nas.training.task import Task
 from search_spaces import UserError
@@ -38,8 +39,17 @@ class DenseTask(Task):
         self.steps_per_epoch = self.num_images // config.batch_size
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Any]]:
-        steps = [StepImages(self.image_size, self.config.batch_size)] * self.steps_per_epoch
-        return self.kind.batches(self.train, self.config, lambda _: steps, start)
+        config, steps = self.config, [StepImages(self.image_size, self.config.batch_size)] * self.steps_per_epoch
+        return self.kind.batches(
+            self.train,
+            lambda _, size: self.kind.transform(config, size),
+            steps=lambda _: steps,
+            epochs=config.epochs,
+            seed=config.seed,
+            start=start,
+            num_workers=config.num_workers,
+            share=(process.rank(), process.world_size()),
+        )
 
     def prepared(self, images: Tensor, target: Any, device: torch.device) -> tuple[Tensor, Any]:
         return normalize(images, device, self.train.normalization), self.kind.prepared(target, device)

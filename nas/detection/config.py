@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from nas.dense.config import DenseConfig
+from nas.dense.config import EMBEDDED_RECIPE, DenseConfig
 from nas.scenes import BoxesConfig
-from nas.scenes.embedded import EMBEDDED
 from search_spaces.command import flag
 
 
@@ -21,7 +20,7 @@ class Config(DenseConfig, BoxesConfig):
 
 
 # MobileViT in SSDLite: apple/ml-cvnets, config/detection/ssd_coco/mobilevit.yaml, on each of 4 GPUs.
-_PUBLISHED: dict[str, Any] = {
+PUBLISHED: dict[str, Any] = {
     "epochs": 200,
     "batch_size": 32,
     "lr": 7.2e-3,  # 9e-4 at a batch of 128
@@ -32,23 +31,7 @@ _PUBLISHED: dict[str, Any] = {
     "ema_decay": 0.9995,
     "augment": "ssd",
 }
-# The embedded scenes: fresh weights, 600 images of 128 px, digits; a few minutes on two cores.
-_EMBEDDED: dict[str, Any] = {
-    "backbone": "mobileone-nano:smallest",
-    "image_size": 96,
+EMBEDDED: dict[str, Any] = EMBEDDED_RECIPE | {
     "epochs": 20,
-    "batch_size": 8,
     "lr": 0.512,  # 4e-3 at a batch of 8
-    "lr_ends": 0.01,
-    "weight_decay": 0.05,
-    "warmup_epochs": 2.0,
-    "clip_grad": 5.0,
-    "clip_mode": "norm",
-    "ema_decay": 0.99,
-    "augment": "light",
 }
-
-
-def suited(config: Config) -> Config:
-    """The config with the recipe that suits its images, whatever it has been given."""
-    return replace(config, **(_EMBEDDED if config.data == EMBEDDED else _PUBLISHED))

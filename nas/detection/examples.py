@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from PIL import Image
 
 from nas.data.batches import normalize
-from nas.data.pixels import CORRUPT
+from nas.data.pixels import CORRUPT, as_base64
 from nas.detection.metric import Seen, seen
 from nas.scenes import BoxScenes
 from nas.scenes.batches import eval_box_batches
@@ -50,7 +48,4 @@ def _jpeg(scenes: BoxScenes, position: int) -> str:
         image: Any = scenes.image(position).convert("RGB")
     except CORRUPT:
         return ""
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85, subsampling=0)
-    return b64encode(file.getvalue()).decode()
+    return as_base64(image, SIDE, resample=Image.Resampling.LANCZOS)

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from nas.data.batches import EpochSteps, normalize
+from nas.data.batches import normalize
 from nas.dense.export import FOLDER, check_written
 from nas.dense.kind import PAGE, Figures, Kind
-from nas.dense.result import REMEDY, DenseResult
+from nas.dense.result import DenseResult, Split, check_classes, typed_figures
 from nas.detection import metric
-from nas.detection.config import Config, suited
+from nas.detection.config import EMBEDDED, PUBLISHED, Config
 from nas.detection.examples import examples
 from nas.detection.export import DetectorFiles
 from nas.detection.page import report_page
 from nas.distributed import process
 from nas.scenes import BoxScenes, SceneData, load_boxes
-from nas.scenes.batches import TrainBoxes, eval_box_batches, train_box_batches
-from nas.scenes.transforms import box_train_transform
+from nas.scenes.batches import EpochJoint, TrainBoxes, eval_box_batches, train_box_batches
+from nas.scenes.transforms import Joint, box_train_transform
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command.files import write_json, write_text
-from search_spaces.command.typed import read_typed
 from search_spaces.dense.backbone import Backbone
 from search_spaces.dense.ssdlite import SSDLite
 
@@ -38,9 +36,7 @@ class Detection(Kind[BoxScenes, Config]):
     metric_label = "AP"
     may_move = ("data", "annotations", "test_data", "test_annotations")
     config = Config
-
-    def suited(self, config: Config) -> Config:
-        return suited(config)
+    published, embedded = PUBLISHED, EMBEDDED
 
     def load(self, config: Config) -> SceneData[BoxScenes]:
         """Also raises UserError if a split has no object: nothing would be learned, or measured."""
@@ -56,23 +52,13 @@ class Detection(Kind[BoxScenes, Config]):
     def network(self, space: SearchSpace, arch: Arch, num_classes: int) -> SSDLite:
         return SSDLite(Backbone(space, arch), num_classes)
 
-    def batches(
-        self, scenes: BoxScenes, config: Config, steps: EpochSteps, start: int
-    ) -> Iterator[tuple[Tensor, list[TrainBoxes]]]:
-        @cache
-        def transform(_: int, size: int) -> Any:
-            return box_train_transform(size, config.augment)
+    def transform(self, config: Config, image_size: int) -> Joint:
+        return box_train_transform(image_size, config.augment)
 
-        return train_box_batches(
-            scenes,
-            transform,
-            steps=steps,
-            epochs=config.epochs,
-            seed=config.seed,
-            start=start,
-            num_workers=config.num_workers,
-            share=(process.rank(), process.world_size()),
-        )
+    def batches(
+        self, scenes: BoxScenes, transform: EpochJoint, **plan: Any
+    ) -> Iterator[tuple[Tensor, list[TrainBoxes]]]:
+        return train_box_batches(scenes, transform, **plan)
 
     def prepared(self, target: list[Mapping[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
         return [{name: tensor.to(device, non_blocking=True) for name, tensor in one.items()} for one in target]
@@ -107,15 +93,10 @@ class Detection(Kind[BoxScenes, Config]):
         check_written(failed)
 
 
-def read_figures(result: DenseResult, split: Literal["search", "test"], path: Path) -> metric.BoxFigures:
+def read_figures(result: DenseResult, split: Split, path: Path) -> metric.BoxFigures:
     """UserError if these are none, of as many classes as there are."""
-    try:
-        found = read_typed(metric.BoxFigures, result[split], f"{path.name}: {split}")
-    except ValueError as error:
-        raise UserError(f"{path} has no figures of boxes ({error}); {REMEDY}") from None
-    count = len(result["classes"])
-    if {len(found["per_class"]), len(found["confusion"]) - 1} != {count}:
-        raise UserError(f"{path} has figures of other classes than its {count}; {REMEDY}")
+    found = typed_figures(metric.BoxFigures, "boxes", result, split, path)
+    check_classes((len(found["per_class"]), len(found["confusion"]) - 1), result, path)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -243,6 +243,15 @@ def _move(source: Path, target: Path) -> None:
         path.rename(target / path.name)
 
 
+def latency_said(facts: Mapping[str, Any]) -> list[str]:
+    """What a line in the terminal says of a file's `latency_ms`, if it has one."""
+    if not (latency := facts.get("latency_ms")):
+        return []
+    threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
+    busy = ["WARNING: the machine was busy, measure again when it is quiet"] if latency["busy"] else []
+    return [f"{latency['min']:.3f} ms ({threads})", *busy]
+
+
 def say(path: Path, facts: dict[str, Any], max_drop: float) -> None:
     """A line in the terminal of what is known of a file."""
     says: list[str] = []
@@ -258,11 +267,7 @@ def say(path: Path, facts: dict[str, Any], max_drop: float) -> None:
         says.append(f"operators: {units}")
     if memory := facts.get("peak_memory_bytes"):
         says.append(f"{memory / 1e6:.1f} MB of memory")
-    if latency := facts.get("latency_ms"):
-        threads = f"{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}"
-        says.append(f"{latency['min']:.3f} ms ({threads})")
-        if latency["busy"]:
-            says.append("WARNING: the machine was busy, measure again when it is quiet")
+    says += latency_said(facts)
     if _lost(facts, max_drop):
         says.append(f"WARNING: it loses more than {max_drop:g} points")
     print(f"  {path.name:22}{facts['bytes'] / 1e6:7.2f} MB  {'; '.join(says)}", flush=True)

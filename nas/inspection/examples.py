@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from nas.data import Images
 from nas.data.batches import eval_batches
+from nas.data.pixels import as_base64
 from nas.runs.results import Example
 
 COUNT, SIDE = 6, 128  # of each kind; pixels at most
@@ -46,8 +45,4 @@ class Answers:
 
 def _jpeg(pixels: Tensor) -> str:
     """(3, height, width) uint8 as the network sees it, in base64."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    image.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=85, subsampling=0)  # small images have fine colours
-    return b64encode(file.getvalue()).decode()
+    return as_base64(Image.fromarray(pixels.permute(1, 2, 0).numpy()), SIDE)

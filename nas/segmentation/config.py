@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from nas.dense.config import DenseConfig
+from nas.dense.config import EMBEDDED_RECIPE, DenseConfig
 from nas.scenes import MasksConfig
-from nas.scenes.embedded import EMBEDDED
 from search_spaces.command import flag
 
 
@@ -23,7 +22,7 @@ class Config(DenseConfig, MasksConfig):
 
 # MobileViT in DeepLabv3 (Mehta and Rastegari, 2022, Appendix D; apple/ml-cvnets,
 # config/segmentation/deeplabv3_mobilevit_small.yaml), on each of 4 GPUs.
-_PUBLISHED: dict[str, Any] = {
+PUBLISHED: dict[str, Any] = {
     "image_size": 512,
     "epochs": 50,
     "batch_size": 32,
@@ -35,23 +34,7 @@ _PUBLISHED: dict[str, Any] = {
     "ema_decay": 0.9995,
     "augment": "published",
 }
-# The embedded scenes: fresh weights, 600 images of 128 px, digits; a few minutes on two cores.
-_EMBEDDED: dict[str, Any] = {
-    "backbone": "mobileone-nano:smallest",
-    "image_size": 96,
+EMBEDDED: dict[str, Any] = EMBEDDED_RECIPE | {
     "epochs": 24,
-    "batch_size": 8,
     "lr": 0.384,  # 3e-3 at a batch of 8
-    "lr_ends": 0.01,
-    "weight_decay": 0.05,
-    "warmup_epochs": 2.0,
-    "clip_grad": 5.0,
-    "clip_mode": "norm",
-    "ema_decay": 0.99,
-    "augment": "light",
 }
-
-
-def suited(config: Config) -> Config:
-    """The config with the recipe that suits its images, whatever it has been given."""
-    return replace(config, **(_EMBEDDED if config.data == EMBEDDED else _PUBLISHED))

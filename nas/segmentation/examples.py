@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from nas.data.batches import normalize
+from nas.data.pixels import as_base64
 from nas.scenes import MaskScenes
 from nas.scenes.batches import eval_mask_batches
 from nas.segmentation.colours import palette
@@ -68,7 +67,4 @@ def _coloured(classes: np.ndarray, num_classes: int) -> Image.Image:
 
 def _png(image: Image.Image) -> str:
     """In base64; classes keep theirs where the picture is made smaller."""
-    image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST if image.mode == "P" else Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return b64encode(file.getvalue()).decode()
+    return as_base64(image, SIDE, "PNG", Image.Resampling.NEAREST if image.mode == "P" else Image.Resampling.BICUBIC)

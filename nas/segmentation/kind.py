@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from nas.data.batches import EpochSteps
 from nas.dense.export import FOLDER, check_written
 from nas.dense.kind import PAGE, Figures, Kind
-from nas.dense.result import REMEDY, DenseResult
-from nas.distributed import process
+from nas.dense.result import DenseResult, Split, check_classes, typed_figures
 from nas.scenes import MaskScenes, SceneData, load_masks
-from nas.scenes.batches import MaskBatch, eval_mask_batches, train_mask_batches
-from nas.scenes.transforms import mask_train_transform
-from nas.segmentation.config import Config, suited
+from nas.scenes.batches import EpochJoint, MaskBatch, eval_mask_batches, train_mask_batches
+from nas.scenes.transforms import Joint, mask_train_transform
+from nas.segmentation.config import EMBEDDED, PUBLISHED, Config
 from nas.segmentation.examples import examples
 from nas.segmentation.export import SegmenterFiles
 from nas.segmentation.metric import MaskFigures, confusion
 from nas.segmentation.page import segment_page
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command.files import write_json, write_text
-from search_spaces.command.typed import read_typed
 from search_spaces.dense.backbone import Backbone
 from search_spaces.dense.deeplab import DeepLabV3
 from search_spaces.dense.plans import OUTPUT_STRIDE
@@ -39,9 +35,7 @@ class Segmentation(Kind[MaskScenes, Config]):
     metric_label = "mIoU"
     may_move = ("data", "masks", "annotations", "test_data", "test_masks", "test_annotations", "classes")
     config = Config
-
-    def suited(self, config: Config) -> Config:
-        return suited(config)
+    published, embedded = PUBLISHED, EMBEDDED
 
     def load(self, config: Config) -> SceneData[MaskScenes]:
         return load_masks(config.data_config())
@@ -49,21 +43,11 @@ class Segmentation(Kind[MaskScenes, Config]):
     def network(self, space: SearchSpace, arch: Arch, num_classes: int) -> DeepLabV3:
         return DeepLabV3(dense_backbone(space, arch), num_classes)
 
-    def batches(self, scenes: MaskScenes, config: Config, steps: EpochSteps, start: int) -> Iterator[MaskBatch]:
-        @cache
-        def transform(_: int, size: int) -> Any:
-            return mask_train_transform(size, config.augment)
+    def transform(self, config: Config, image_size: int) -> Joint:
+        return mask_train_transform(image_size, config.augment)
 
-        return train_mask_batches(
-            scenes,
-            transform,
-            steps=steps,
-            epochs=config.epochs,
-            seed=config.seed,
-            start=start,
-            num_workers=config.num_workers,
-            share=(process.rank(), process.world_size()),
-        )
+    def batches(self, scenes: MaskScenes, transform: EpochJoint, **plan: Any) -> Iterator[MaskBatch]:
+        return train_mask_batches(scenes, transform, **plan)
 
     def prepared(self, target: Tensor, device: torch.device) -> Tensor:
         return target.to(device, non_blocking=True).long()
@@ -95,15 +79,10 @@ class Segmentation(Kind[MaskScenes, Config]):
         return f"DeepLabv3 on maps of stride {cast(DeepLabV3, network).backbone.strides[-1]}"
 
 
-def read_figures(result: DenseResult, split: Literal["search", "test"], path: Path) -> MaskFigures:
+def read_figures(result: DenseResult, split: Split, path: Path) -> MaskFigures:
     """UserError if these are none, of as many classes as there are."""
-    try:
-        found = read_typed(MaskFigures, result[split], f"{path.name}: {split}")
-    except ValueError as error:
-        raise UserError(f"{path} has no figures of masks ({error}); {REMEDY}") from None
-    count = len(result["classes"])
-    if {len(found["iou"]), len(found["confusion"]), *map(len, found["confusion"])} != {count}:
-        raise UserError(f"{path} has figures of other classes than its {count}; {REMEDY}")
+    found = typed_figures(MaskFigures, "masks", result, split, path)
+    check_classes((len(found["iou"]), len(found["confusion"]), *map(len, found["confusion"])), result, path)
     return found
 
 
