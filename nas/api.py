@@ -39,8 +39,9 @@ from nas.reporting import report as reporting
 from nas.runs.baselines import Baselines, read_baselines
 from nas.searching import search as searching
 from nas.searching.result import evaluations, frame, read_result
+from nas.supernets import classification
 from nas.training import finetune as finetuning
-from nas.training import supernet, winners
+from nas.training import winners
 from nas.training.winner import Config as WinnerConfig
 from search_spaces import UserError
 from search_spaces.command import Flags, settings, spell
@@ -62,8 +63,8 @@ def finetune(**flags: Any) -> Run:
 
 def train_supernet(**flags: Any) -> Run:
     """One set of weights for every network of a space, on your images: `python -m nas.train_supernet`."""
-    with _settings("nas.train_supernet", supernet.Config, flags) as config:
-        return Run(supernet.train_supernet(supernet.configure(config)))
+    with _settings("nas.train_supernet", classification.Config, flags) as config:
+        return Run(classification.train_supernet(classification.configure(config)))
 
 
 def prune(**flags: Any) -> Path:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from nas.distributed import collectives
 from nas.runs.next_step import say_next
-from nas.training.supernet import Config, configure, train_supernet
+from nas.supernets.classification import Config, configure, train_supernet
 from search_spaces.command import parse, run
 
 

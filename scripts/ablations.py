@@ -134,7 +134,7 @@ def ablations(config: Config) -> Path:
 
 def _open(config: Config, folder: Path, run_folder: Path) -> Ablations:
     """Runs the searches, and loads what their networks are evaluated with."""
-    info = runs.load_run_info(run_folder)
+    info = runs.load_classes_info(run_folder)
     space = info.search_space()
     searches = {name: _searched(config, run_folder, folder, name, of) for name, of in _searches(space).items()}
     costs = Costs(space, load_tables(recorded(searches["joint"]["tables"]), space), objective_of(searches["joint"]))

@@ -26,7 +26,7 @@ import numpy as np
 from nas.data import Data, Images, Splits
 from nas.data.sources import Decoded, Skipped
 from nas.distributed import collectives, process
-from nas.training.supernet import Config, make_trainer
+from nas.supernets.classification import Config, make_trainer
 from search_spaces import DEFAULT_SPACE, SearchSpace, get_space
 from search_spaces.command import Flags, flag, parse, run
 

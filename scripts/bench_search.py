@@ -244,7 +244,7 @@ def bench_strategies(config: Config) -> None:
 def _bench(config: Config) -> Bench:
     assert config.run is not None
     run_folder = runs.find_trained(config.run)
-    space = runs.load_run_info(run_folder).search_space()
+    space = runs.load_classes_info(run_folder).search_space()
     table = find_table(config.table)
     costs = Costs(space, {LATENCY: LatencyTable.load(table)}, PUBLISHED)
     evaluator = make_evaluator(_evaluator(config, run_folder))
@@ -267,7 +267,7 @@ def _evaluator(config: Config, run_folder: Path) -> EvaluatorConfig:
 def bench_workers(config: Config) -> None:
     assert config.run is not None
     run_folder = runs.find_trained(config.run)
-    space, rng = runs.load_run_info(run_folder).search_space(), random.Random(0)
+    space, rng = runs.load_classes_info(run_folder).search_space(), random.Random(0)
     make = partial(make_evaluator, _evaluator(config, run_folder))
     torch.set_num_threads(1)
     here, frontier = LocalEvaluator(make), [action.arch for action in space.slim(space.largest)]

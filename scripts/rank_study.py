@@ -41,8 +41,8 @@ from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.measurement.sessions import now
 from nas import runs
 from nas.distributed.device import pick_device
+from nas.supernets.classification import train_supernet
 from nas.training.recipe import with_recipe
-from nas.training.supernet import train_supernet
 from nas.training.winner import DIGITS_EPOCHS
 from scripts.ranking.networks import Config, Study, open_study, scratch_minutes, study_folder, train_all
 from scripts.ranking.report import markdown, study_page, text

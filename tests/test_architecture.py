@@ -29,6 +29,7 @@ LAYERS: dict[str, Sequence[set[str]]] = {
         {"comparison", "pruning", "reporting"},
         {"inspection"},
         {"searching"},
+        {"supernets"},
         {"detection", "segmentation"},
         {"dense"},
         {"exporting"},

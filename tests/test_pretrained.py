@@ -69,7 +69,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         found.extend((macs(supernet.space, arch), len(images)) for arch in archs)
         return train_step(supernet, images, target, archs, *rest)
 
-    monkeypatch.setattr("nas.training.supernet.train_step", spied)
+    monkeypatch.setattr("nas.supernets.elastic.train_step", spied)
     return found
 
 

@@ -148,7 +148,7 @@ def read_search(folder: Path) -> Search:
     """Raises UserError if a file is missing or is not of this version."""
     path, run_folder = folder / "result.json", folder.parent
     result, config = read_result(folder), runs.begun_with(SearchFacts, folder)
-    info = runs.load_run_info(run_folder)
+    info = runs.load_classes_info(run_folder)
     try:
         points, evaluations = _points(result, info.search_space())
         if not points:
@@ -299,7 +299,7 @@ def reference_of(searches: Sequence[Search]) -> Reference:
         UserError: no search evaluated the largest network, and the table that tells its MES is gone or is another.
     """
     run_folder = searches[0].folder.parent
-    info = runs.load_run_info(run_folder)
+    info = runs.load_classes_info(run_folder)
     space = info.search_space()
     largest = space.to_json(space.largest)
     known = (p["mes"] for search in searches for p in search.points if p["arch"] == largest)
@@ -309,7 +309,7 @@ def reference_of(searches: Sequence[Search]) -> Reference:
 
 def _costs(search: Search) -> dict[str, Costs]:
     """By precision. UserError if a table is gone, or is not the one that the search was made with."""
-    space = runs.load_run_info(search.folder.parent).search_space()
+    space = runs.load_classes_info(search.folder.parent).search_space()
     try:
         paths = {precision: recorded(tables) for precision, tables in search.tables.items()}
         tables = {p: {metric: LatencyTable.load(path) for metric, path in own.items()} for p, own in paths.items()}

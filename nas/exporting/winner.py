@@ -124,7 +124,7 @@ def load_winners(folder: Path, names: tuple[str, ...]) -> list[Winner]:
     Raises:
         UserError: one was not retrained.
     """
-    info = runs.load_run_info(folder)
+    info = runs.load_classes_info(folder)
     space = info.search_space()
     found = sorted(path.parent.name for path in folder.glob("retrain/*/result.json"))
     if missing := [name for name in names if name not in found]:

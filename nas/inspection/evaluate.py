@@ -77,7 +77,7 @@ def evaluate(config: Config) -> Path:
     if config.retrained and not config.arch:
         check_idle(config, ("calibration_images",), "networks with the supernet's weights (--arch)")
     folder = runs.find_trained(config.run)
-    space = runs.load_run_info(folder).search_space()
+    space = runs.load_classes_info(folder).search_space()
     archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))
     objective, paths = _objective(config, folder, space)
     latencies = tables.load_tables(paths, space)

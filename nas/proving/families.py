@@ -50,7 +50,7 @@ def compare_families(config: CompareConfig) -> Path:
 
 def _check_images(searches: Sequence[Search]) -> None:
     """UserError unless all runs have the same test images."""
-    first, *others = ((s.run_folder, runs.load_run_info(s.run_folder).splits.digest) for s in searches)
+    first, *others = ((s.run_folder, runs.load_classes_info(s.run_folder).splits.digest) for s in searches)
     for folder, digest in others:
         if digest != first[1]:
             raise UserError(

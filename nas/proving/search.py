@@ -84,7 +84,7 @@ def find_search(config: Config) -> Search:
     file = runs.newest(run_folder, f"{config.search or 'search*'}/result.json")
     if file is None:
         raise UserError(f"{run_folder} has no finished {config.search or 'search'}; make one with python -m nas.search")
-    result, space = read_result(file.parent), runs.load_run_info(run_folder).search_space()
+    result, space = read_result(file.parent), runs.load_classes_info(run_folder).search_space()
     metric = _metric(config, file, result)
     precision, known = _in_one_precision(config, result)
     of = tables_of(result)[precision]

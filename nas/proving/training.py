@@ -47,7 +47,7 @@ def say_how_long(search: Search) -> None:
     folders = {"retrain": narrowed_name} | ({"prune": pruned_name} if search.whole else {})
     left = [w for stage, name in folders.items() for w in search.winners if not _is_there(search, stage, name(w))]
     minutes = [load_typed(TrainedResult, search.trained(w) / "result.json", REMEDY)["minutes"] for w in left]
-    images = runs.load_run_info(search.run_folder).splits.train
+    images = runs.load_classes_info(search.run_folder).splits.train
     say_time(
         f"{len(left)} networks to compare with, trained on {images:,} images as the winners were", 60 * sum(minutes)
     )
@@ -71,7 +71,7 @@ def train_narrowed(config: Config, search: Search) -> Missing:
             missing[narrowed_name(winner)] = found
     networks: dict[str, dict[str, Any]]
     networks = {w: {"name": narrowed_name(w), "arch": search.space.to_json(arch)} for w, arch in archs.items()}
-    file, splits = search.run_folder / ARCHS, runs.load_run_info(search.run_folder).splits
+    file, splits = search.run_folder / ARCHS, runs.load_classes_info(search.run_folder).splits
     write_json(file, list(networks.values()))
     jobs = [
         job_like(search.trained(winner), network, file, splits, _local(config))

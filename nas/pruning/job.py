@@ -49,7 +49,7 @@ from search_spaces.structure.layouts import Layouts
 
 FREE = (*FREE_ON_RESUME, "run", "name", "resume")
 # Where the images and the network lie, of which digests are kept, and what is written beside the network.
-AMENDABLE = (*runs.MAY_MOVE, "model", "checkpoint", "formats", *(f.name for f in fields(PrecisionConfig)))
+AMENDABLE = (*runs.ClassesRun.may_move, "model", "checkpoint", "formats", *(f.name for f in fields(PrecisionConfig)))
 FEW_IMAGES = 64
 OTHER_ORDER = (
     "was it trained on these classes, in this order, on images normalized like this? --classes FILE gives its order of "
@@ -154,7 +154,7 @@ def _check_exported(folder: Path, exported: dict[str, Any]) -> None:
 
 def _run_info(recipe: Recipe, config: Config, data: Data) -> runs.RunInfo:
     count, where = len(recipe.classes), config.data_config()
-    return runs.RunInfo(
+    return runs.ClassesRun(
         recipe.name, recipe.image_size, count, recipe.classes, recipe.mean, recipe.std, where, data.splits
     )
 

@@ -212,7 +212,7 @@ def _run_of(path: Path) -> tuple[Path | None, DataConfig | None, str | None]:
     """The run that a network lies in, the data of that run and the digest of its splits."""
     for folder in path.resolve().parents:
         if (folder / "run.json").exists():
-            info = runs.load_run_info(folder)
+            info = runs.load_classes_info(folder)
             return folder, info.data, info.splits.digest
         if folder.name == "prune":  # of a network of timm: no run.json
             if not (path / "config.json").exists():

@@ -1,11 +1,7 @@
 """Runs on disk: their folders, checkpoints and metrics."""
 
 from nas.runs.folders import (
-    MAY_MOVE,
     WHOLE,
-    Mean,
-    RunInfo,
-    Std,
     begin,
     begun,
     begun_with,
@@ -18,22 +14,36 @@ from nas.runs.folders import (
     find_run,
     find_trained,
     follow,
-    has_moved,
-    load_run_data,
-    load_run_info,
     newest,
     record,
-    record_place,
     reopen,
     restore,
+)
+from nas.runs.info import (
+    AnyData,
+    BoxesRun,
+    ClassesRun,
+    MasksRun,
+    Mean,
+    RunInfo,
+    Std,
+    has_moved,
+    load_classes_info,
+    load_run_data,
+    load_run_images,
+    load_run_info,
+    record_place,
     save_run_info,
 )
 from search_spaces.command.folders import RUNS, Name, check_name, run_folder
 
 __all__ = [
-    "MAY_MOVE",
     "RUNS",
     "WHOLE",
+    "AnyData",
+    "BoxesRun",
+    "ClassesRun",
+    "MasksRun",
     "Mean",
     "Name",
     "RunInfo",
@@ -52,7 +62,9 @@ __all__ = [
     "find_trained",
     "follow",
     "has_moved",
+    "load_classes_info",
     "load_run_data",
+    "load_run_images",
     "load_run_info",
     "newest",
     "record",

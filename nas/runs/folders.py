@@ -1,6 +1,6 @@
 """Run folders: `runs/<name>/` holds everything of one run, a folder for each stage.
 
-run.json     what all stages share: the space, the data and its splits
+run.json     what all stages share: the space, the data and its splits (nas.runs.info)
 supernet/ search/ retrain/<winner>/ export/<winner>/     config.json, weights, metrics.jsonl, result.json
 prune/<name>/ dense/<model>/     pruned networks, and timm's that were trained first: nas.pruning.recipe
 baselines/   winners beside what would have been picked without a search: nas.runs.baselines
@@ -17,20 +17,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from nas.data import Data, DataConfig, Splits, load_data
-from nas.data.classes import check_class_names
-from nas.data.embedded import EMBEDDED
-from nas.data.named import is_named
-from nas.data.places import NO_TEST
 from nas.distributed import process
-from search_spaces import SearchSpace, UserError, get_space
-from search_spaces.command.files import drop_leftovers, read_json, try_lock, write_json
+from search_spaces import UserError
+from search_spaces.command.files import drop_leftovers, try_lock, write_json
 from search_spaces.command.folders import RUNS, run_folder
-from search_spaces.command.typed import Within, load_typed, read_typed
+from search_spaces.command.typed import load_typed, read_typed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -42,108 +37,6 @@ Json = dict[str, Any]
 Facts = TypeVar("Facts")
 
 WHOLE = "whole"  # the folder in retrain/, beside those of winners, of a network that nas.finetune has trained
-MAY_MOVE = ("data", "data_dir", "test_data", "classes")  # where the images of a run lie, not which they are
-
-
-Mean = Annotated[float, Within(0, 1)]  # of pixels from 0 to 1
-Std = Annotated[float, Within(1e-4, 1)]
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """`run.json`: written when a run begins, read by every later stage."""
-
-    space: str
-    image_size: int
-    num_classes: int
-    classes: tuple[str, ...]
-    mean: tuple[Mean, ...]
-    std: tuple[Std, ...]
-    data: DataConfig
-    splits: Splits
-
-    @classmethod
-    def of(cls, space: SearchSpace, data: Data, config: DataConfig) -> RunInfo:
-        """That of a run that begins with this space on these images; `config` says where they lie."""
-        size, classes = space.image_size, space.num_classes
-        return cls(space.name, size, classes, data.classes, space.mean, space.std, config, data.splits)
-
-    def is_like(self, other: RunInfo) -> bool:
-        """Whether both are of the same networks on the same splits, wherever the images lie."""
-        ours, theirs = ((i.space, i.image_size, i.classes, i.splits.digest) for i in (self, other))
-        return ours == theirs
-
-    def search_space(self) -> SearchSpace:
-        return get_space(self.space, self.image_size, self.num_classes)
-
-
-def save_run_info(folder: Path, info: RunInfo) -> None:
-    if process.is_primary():
-        write_json(folder / "run.json", asdict(info))
-
-
-def load_run_info(folder: Path) -> RunInfo:
-    path = folder / "run.json"
-    remedy = "restore it, or train again with nas.train_supernet"
-    raw = read_json(path)
-    if isinstance(raw, dict) and isinstance(raw.get("data"), dict):
-        raw["data"] = {**asdict(DataConfig()), **raw["data"]}  # flags that are newer than the run
-    try:
-        info = read_typed(RunInfo, raw, path.name)
-    except ValueError as error:
-        raise UserError(f"{path} is not a run of this version ({error}); {remedy}") from None
-    if info.num_classes != len(info.classes) or len(info.mean) != 3 or len(info.std) != 3:
-        raise UserError(f"{path} has not as many names as classes, or no mean and std of R, G, B; {remedy}")
-    check_class_names(info.classes, str(path))
-    return info
-
-
-def load_run_data(folder: Path, moved: DataConfig | None = None) -> Data:
-    """The data of a run.
-
-    Args:
-        moved: where the images lie now, if not where the run says; `record_place` takes it down.
-
-    Raises:
-        UserError: they are others, or are not where they were.
-    """
-    info = load_run_info(folder)
-    config = _moved(info.data, moved) if moved else info.data
-    _check_there(folder, config)
-    data = load_data(config, info.classes if config.classes else None)
-    if data.splits.digest != info.splits.digest:
-        if config != info.data:
-            raise UserError(f"the images of {config.data} are not those that {folder} was begun with; give these")
-        raise UserError(f"{config.data} has changed since {folder} was begun; restore it, or train a new run")
-    return data.normalized(info.mean, info.std)
-
-
-def has_moved(folder: Path, config: DataConfig) -> bool:
-    """Whether the config says another place of the images than the run."""
-    before = load_run_info(folder).data
-    return _moved(before, config) != before
-
-
-def record_place(folder: Path, config: DataConfig) -> None:
-    """Takes down where the images of the run lie now, once `load_run_data` has found that they are the same."""
-    if has_moved(folder, config):
-        info = load_run_info(folder)
-        save_run_info(folder, replace(info, data=_moved(info.data, config)))
-
-
-def _moved(before: DataConfig, now: DataConfig) -> DataConfig:
-    return replace(before, **{name: getattr(now, name) for name in MAY_MOVE})
-
-
-def _check_there(folder: Path, config: DataConfig) -> None:
-    for flag, place in (("--data", config.data), ("--test-data", config.test_data)):
-        if place is None or place in (*EMBEDDED, NO_TEST) or is_named(place):
-            continue
-        if not Path(place).expanduser().exists():
-            raise UserError(
-                f"the images of {folder} are no longer at {place}; say where they are now: "
-                f"python -m nas.train_supernet --resume --run {folder} {flag} PATH"
-            )
 
 
 def find_run(run: str | None, needs: str, remedy: str) -> Path:

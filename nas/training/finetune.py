@@ -79,7 +79,7 @@ def finetune(config: Config) -> Path:
     changed: dict[str, Any] = {}
     if config.resume:
         finished = (folder / "result.json").exists()
-        changed = runs.reopen(folder, config, FREE, (*runs.MAY_MOVE, *(() if finished else ("epochs",))))
+        changed = runs.reopen(folder, config, FREE, (*runs.ClassesRun.may_move, *(() if finished else ("epochs",))))
         if finished:
             if runs.has_moved(run_folder, config):
                 runs.load_run_data(run_folder, config)  # UserError if these are others
@@ -96,8 +96,8 @@ def finetune(config: Config) -> Path:
     space = get_space(PREFIX + config.model, config.image_size, len(data.classes))
     check_fits(config, space)
     data = data.normalized(space.mean, space.std)
-    info = runs.RunInfo.of(space, data, config.data_config())
-    if (run_folder / "run.json").exists() and not runs.load_run_info(run_folder).is_like(info):
+    info = runs.ClassesRun.of(space, data, config.data_config())
+    if (run_folder / "run.json").exists() and not runs.load_classes_info(run_folder).is_like(info):
         raise UserError(f"{run_folder} is of other images or another network; give another --run")
 
     def begin() -> None:

@@ -107,7 +107,7 @@ def train_winner(
     """
     check_alike(config, data.splits.digest)
     folder = run_folder / "retrain" / name
-    space = runs.load_run_info(run_folder).search_space()
+    space = runs.load_classes_info(run_folder).search_space()
     arch = space.from_json(winner["arch"])
     teacher = load_teacher(config, data.classes, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}

@@ -98,7 +98,7 @@ def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[
     of_run = path.parent.parent if path.name == "result.json" and (path.parent.parent / "run.json").exists() else None
     run = config.run or (str(of_run.resolve()) if of_run else None)
     run_folder = runs.find_trained(run)
-    space = runs.load_run_info(run_folder).search_space()
+    space = runs.load_classes_info(run_folder).search_space()
     networks = _read_networks(path)
     if not networks:
         raise UserError(f"{path} {NO_NETWORKS}")
@@ -187,7 +187,7 @@ def make_jobs(config: Config) -> tuple[Path, list[Job]]:
     What was not given is as the winner was begun with, or suits the images.
     """
     run_folder, search, winners = _begun_winners(config) or find_winners(config)
-    info = runs.load_run_info(run_folder)
+    info = runs.load_classes_info(run_folder)
     space = info.search_space()
     if config.init == "pretrained-slice":
         check_start(run_folder)
@@ -268,7 +268,7 @@ def train_all(config: Config, run_folder: Path, jobs: Sequence[Job]) -> None:
         return
     data, begin = runs.load_run_data(run_folder), partial(_begin, jobs)
     left = [job for job in jobs if job.test_accuracy is None]
-    space = runs.load_run_info(run_folder).search_space()
+    space = runs.load_classes_info(run_folder).search_space()
     costs = [macs(space, space.from_json(job.winner["arch"])) for job in left]
     for number, job in enumerate(left):
         after = [cost / costs[number] for cost in costs[number + 1 :]]

@@ -69,7 +69,7 @@ def study(config: Config) -> Path:
         check_fits(_settings(config, arm, seed), arm.space)
     facts = {"data_digest": data.splits.digest}
     if (folder / "config.json").exists():
-        runs.record(folder, runs.reopen(folder, config, FREE, (*AMEND, *runs.MAY_MOVE), **facts))
+        runs.record(folder, runs.reopen(folder, config, FREE, (*AMEND, *runs.ClassesRun.may_move), **facts))
     else:
         runs.begin(folder, config, **facts)
     found = [_trained(config, folder, arm, seed, data, f"{i} of {len(jobs)}") for i, (arm, seed) in enumerate(jobs, 1)]

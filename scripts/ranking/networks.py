@@ -113,10 +113,10 @@ def open_study(config: Config) -> Study:
     config.check_workers()
     folder = study_folder(config)
     if (folder / "config.json").exists():
-        changed = runs.reopen(folder, config, FREE, (*AMEND, *runs.MAY_MOVE))
+        changed = runs.reopen(folder, config, FREE, (*AMEND, *runs.ClassesRun.may_move))
         if runs.has_moved(folder, config):
             runs.load_run_data(folder, config)
-        info = runs.load_run_info(folder)
+        info = runs.load_classes_info(folder)
         space = info.search_space()
         networks = [Network(space.from_json(n["arch"]), n["costs"]) for n in read_json(folder / "networks.json")]
         runs.record_place(folder, config)
@@ -132,7 +132,7 @@ def open_study(config: Config) -> Study:
     else:
         archs = pick_in_band(space, costs, config.count, config.band, config.seed)
     networks = [Network(arch, costs.one(arch)) for arch in archs]
-    info = runs.RunInfo.of(space, data, config.data_config())
+    info = runs.ClassesRun.of(space, data, config.data_config())
     runs.save_run_info(folder, info)
     write_json(folder / "networks.json", [{"arch": space.to_json(n.arch), "costs": n.costs} for n in networks])
     runs.begin(folder, config)

@@ -22,7 +22,7 @@ from nas.data import DataConfig
 from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
-from nas.training import supernet as training
+from nas.supernets import classification as training
 from nas.training.recipe import TrainConfig
 from scripts.ranking.networks import Study
 from search_spaces import UserError
@@ -87,7 +87,7 @@ def check_runs(study: Study) -> list[Path]:
 
 def _check_run(study: Study, name: str) -> Path:
     folder = runs.find_trained(name)
-    info = runs.load_run_info(folder)
+    info = runs.load_classes_info(folder)
     for what, own, its in (
         ("space", study.info.space, info.space),
         ("image size", study.info.image_size, info.image_size),

@@ -9,7 +9,8 @@ import numpy as np
 from nas import runs
 from nas.proving.search import Search
 from nas.runs.results import REMEDY, Ending
-from nas.training import supernet
+from nas.supernets.classification import Config
+from nas.supernets.elastic import step_archs
 from nas.training.recipe import TrainConfig
 from search_spaces import CostTable, macs
 from search_spaces.command.typed import load_typed
@@ -30,8 +31,8 @@ def winner_compute(search: Search, winner: str, num_images: int) -> float:
 def supernet_compute(search: Search, num_images: int) -> float:
     """Of all networks that its training drew; best-up and worst-up are counted with the first that they compare."""
     folder = search.run_folder / "supernet"
-    config = runs.begun(folder, supernet.Config)
-    archs_of_step = supernet.step_archs(config, search.space, num_images)
+    config = runs.begun(folder, Config)
+    archs_of_step = step_archs(config, search.space, config.steps_per_epoch(num_images))
     steps = _steps(folder, config, num_images)
     archs = [arch for number in range(steps) for arch in archs_of_step(number, lambda _: 0.0)]
     costs = CostTable(search.space, lambda block: block.macs)(search.space.encode(archs))

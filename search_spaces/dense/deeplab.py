@@ -22,11 +22,32 @@ DROPOUT = 0.1
 IGNORED: Final = 255  # of masks: pixels that count nowhere
 
 
-class DeepLabV3(nn.Module):
-    """(B, 3, S, S) images to raw outputs, logits (B, num_classes, S, S) of each pixel.
+class Pixels(nn.Module):
+    """What DeepLabv3's raw outputs, logits (B, num_classes, S, S) of each pixel, mean: their loss, and class maps."""
 
-    `loss` is of these, `decode` makes class maps of them. While it trains, a batch has two images or more: the pooled
-    image is normalized.
+    def raw(self, state: Tensor) -> Tensor:
+        """Raw outputs of what the last block of a network's chain gives: these."""
+        return state
+
+    def loss(self, outputs: Tensor, masks: Tensor) -> Tensor:
+        """Mean cross-entropy of the pixels that are not ignored; 0 if all are.
+
+        Args:
+            masks: (B, S, S) classes from 0 as int64, or 255.
+        """
+        total = F.cross_entropy(outputs.float(), masks, ignore_index=IGNORED, reduction="sum")
+        return total / (masks != IGNORED).sum().clamp(min=1)
+
+    @torch.no_grad()
+    def decode(self, outputs: Tensor) -> Tensor:
+        """(B, S, S) the class of each pixel, from 0."""
+        return outputs.argmax(dim=1)
+
+
+class DeepLabV3(Pixels):
+    """(B, 3, S, S) images to raw outputs, of which it is asked what they mean.
+
+    While it trains, a batch has two images or more: the pooled image is normalized.
 
     Args:
         backbone: best of output stride 16, as published. Its last map is taken; where that is coarser or finer, the
@@ -42,20 +63,6 @@ class DeepLabV3(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.aspp(self.backbone(images)[-1]))
         return logits
-
-    def loss(self, outputs: Tensor, masks: Tensor) -> Tensor:
-        """Mean cross-entropy of the pixels that are not ignored; 0 if all are.
-
-        Args:
-            masks: (B, S, S) classes from 0 as int64, or 255.
-        """
-        total = F.cross_entropy(outputs.float(), masks, ignore_index=IGNORED, reduction="sum")
-        return total / (masks != IGNORED).sum().clamp(min=1)
-
-    @torch.no_grad()
-    def decode(self, outputs: Tensor) -> Tensor:
-        """(B, S, S) the class of each pixel, from 0."""
-        return outputs.argmax(dim=1)
 
     def predict(self, images: Tensor) -> Tensor:
         """As `decode`, of images."""

@@ -19,7 +19,7 @@ from search_spaces.block import BlockSpec, Slot
 from search_spaces.command import UserError
 from search_spaces.dense.blocks import Extra, Passing, PixelClassifier, Pooled, Predictor, Pyramid
 from search_spaces.dense.cuts import Cut, cuts
-from search_spaces.dense.plans import plan, rates
+from search_spaces.dense.plans import Plan, plan, rates
 
 if TYPE_CHECKING:
     from torch import nn
@@ -97,7 +97,11 @@ class HeadedSpace(SearchSpace):
 
     @abstractmethod
     def build(self, arch: Arch, drop_path_rate: float = 0.0) -> nn.Module:
-        """Images to raw outputs: it has a `backbone`, a `loss` of such outputs, and `decode`s them."""
+        """Images to raw outputs: it has a `backbone`, and all that `meaning` has."""
+
+    @abstractmethod
+    def meaning(self) -> nn.Module:
+        """Of raw outputs: their `loss`, and what they `decode` to; `raw` makes them of what a chain of blocks gives."""
 
     def _backbone(self, arch: Arch) -> Any:
         from search_spaces.dense.backbone import Backbone
@@ -128,7 +132,7 @@ class DetectionSpace(HeadedSpace):
     head = "ssdlite"
 
     def _slots(self) -> Iterator[Slot]:
-        planned = plan(self.image_size, [cut.stride for cut in self.cuts])
+        planned = self._plan
         columns = [number * (5 + self.num_classes) for number in planned.boxes]
         tapped = {self._place(cut): i for i, cut in enumerate(self.cuts[-planned.num_maps :])}
         held = 0
@@ -157,6 +161,15 @@ class DetectionSpace(HeadedSpace):
         from search_spaces.dense.ssdlite import SSDLite
 
         return SSDLite(self._backbone(arch), self.num_classes)
+
+    def meaning(self) -> nn.Module:
+        from search_spaces.dense.ssdlite import Boxes
+
+        return Boxes(self.image_size, self._plan, self.num_classes)
+
+    @property
+    def _plan(self) -> Plan:
+        return plan(self.image_size, [cut.stride for cut in self.cuts])
 
 
 def _passing(slot: Slot, held: int, *values: int) -> BlockSpec | None:
@@ -194,6 +207,11 @@ class SegmentationSpace(HeadedSpace):
         from search_spaces.dense.deeplab import DeepLabV3
 
         return DeepLabV3(self._backbone(arch), self.num_classes)
+
+    def meaning(self) -> nn.Module:
+        from search_spaces.dense.deeplab import Pixels
+
+        return Pixels()
 
 
 def _pyramid(dilations: tuple[int, ...], channels: int, resolution: int) -> BlockSpec:

@@ -70,6 +70,10 @@ class Boxes(nn.Module):
         """By timm's protocol: a module made without memory is given its default boxes."""
         self.anchors.copy_(self._placed())
 
+    def raw(self, state: Passed) -> Outputs:
+        """Raw outputs of what the last block of a network's chain gives."""
+        return self.gathered(state.found)
+
     def gathered(self, found: Sequence[Tensor]) -> Outputs:
         """Raw outputs of what predictors make of each map, finest first."""
         columns = 5 + self.num_classes

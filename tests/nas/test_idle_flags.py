@@ -24,7 +24,7 @@ from nas.inspection.evaluate import evaluate
 from nas.proving.families import compare_families
 from nas.pruning import configure as pruning
 from nas.pruning.config import Config as PruneConfig
-from nas.training import supernet
+from nas.supernets import classification as supernet
 from nas.training.recipe import TrainConfig, check_fits, check_used
 from search_spaces import UserError, get_space
 from search_spaces.command import Flags, settings
@@ -97,9 +97,7 @@ def test_blocks_are_dropped_where_there_are_some() -> None:
 
 
 def test_networks_without_a_classifier_are_not_trained_as_one() -> None:
-    with pytest.raises(
-        UserError, match=r"of mobileone-nano\+ssdlite have no classifier; give mobileone-nano$"
-    ):
+    with pytest.raises(UserError, match=r"of mobileone-nano\+ssdlite have no classifier; give mobileone-nano$"):
         check_fits(TrainConfig(), get_space("mobileone-nano+ssdlite", 64))
 
 

@@ -21,7 +21,7 @@ from nas import compare, report
 from nas.inspection.page import evaluation_page
 from nas.pruning import recipe as recipes
 from nas.pruning.page import write_page
-from nas.runs import RunInfo
+from nas.runs import ClassesRun
 from nas.runs.baselines import Baselines
 from nas.runs.results import Evaluation, ExportedResult, PrunedResult, SupernetResult, TrainedResult
 from nas.searching.result import SearchResult, check_whole
@@ -32,7 +32,7 @@ from tests.nas.sent_files import use
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)><a href='javascript:alert(1)'>x</a>"
 SEARCH = Annotated[SearchResult, check_whole]
 FILES: dict[str, Any] = {
-    "runs/r/run.json": RunInfo,
+    "runs/r/run.json": ClassesRun,
     "runs/r/supernet/result.json": SupernetResult,
     "runs/r/search*/result.json": SEARCH,
     "runs/r/retrain/*/result.json": TrainedResult,

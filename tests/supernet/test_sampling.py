@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 
-from nas.training.supernet import Config
+from nas.supernets.classification import Config
 from search_spaces import Arch, CostTable, SearchSpace, get_space, macs
 from supernet import LOSSES, SAMPLERS, middle, shrunk
 from supernet.sampling import CANDIDATES

@@ -56,7 +56,5 @@ def test_what_is_not_there_is_one_line(backbone: str, message: str, run: Path) -
 
 
 def test_a_network_with_a_head_is_no_backbone() -> None:
-    with pytest.raises(
-        UserError, match=r"--backbone .*\+ssdlite:smallest has a head .* network of mobileone-nano$"
-    ):
+    with pytest.raises(UserError, match=r"--backbone .*\+ssdlite:smallest has a head .* network of mobileone-nano$"):
         find_start("mobileone-nano+ssdlite:smallest", None, 64)

@@ -17,8 +17,8 @@ from torch import Tensor
 from nas import retrain, train_supernet
 from nas.distributed import collectives, process
 from nas.runs.checkpoint import load_tensors
+from nas.supernets import elastic as training
 from nas.training import recipe
-from nas.training import supernet as training
 from nas.training.patience import Best
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError

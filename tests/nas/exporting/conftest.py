@@ -23,7 +23,7 @@ def data() -> Data:
 @pytest.fixture(scope="session")
 def network(data: Data) -> Network:
     half = (0.5, 0.5, 0.5)
-    return Network(runs.RunInfo("net", SIZE, 10, data.classes, half, half, DataConfig(), data.splits))
+    return Network(runs.ClassesRun("net", SIZE, 10, data.classes, half, half, DataConfig(), data.splits))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import torch
 
 from nas.data import DataConfig, Splits
 from nas.exporting.coreml import check_coreml, write_coreml
-from nas.runs import RunInfo
+from nas.runs import ClassesRun
 from search_spaces.deployed import deployed
 from search_spaces.structure.families.registry import prepare
 from search_spaces.structure.slicing import prune
@@ -43,7 +43,7 @@ def test_a_pruned_network_becomes_a_core_ml_program(
     structure = prepare(model)
     prune(model, structure, split(structure, lambda _: True)[0])
     splits = Splits(1, 1, 1, (), "")
-    info = RunInfo(name, size, 3, ("a", "b", "c"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), DataConfig(), splits)
+    info = ClassesRun(name, size, 3, ("a", "b", "c"), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), DataConfig(), splits)
     path = tmp_path / "model.mlpackage"
     write_coreml(deployed(model), path, info, "", {"name": name})
     parity, facts = check_coreml(path, deployed(model), info)

@@ -88,7 +88,7 @@ def info(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ([], "not a valid RunInfo"),
+        ([], "not a valid ClassesRun"),
         ({"space": 3}, "run.json.space is 3, not a valid str"),
         ({"classes": "ab"}, "run.json.classes is 'ab'"),
         ({"num_classes": 10**9}, "not as many names as classes"),
@@ -110,7 +110,7 @@ def test_a_run_of_other_types_is_named(changed: Any, message: str, tmp_path: Pat
 def test_flags_that_are_newer_than_the_run_have_their_defaults(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", info())
     assert read_json(tmp_path / "run.json")["data"] == {"data": "digits"}
-    assert runs.load_run_info(tmp_path).data.search_fraction == 0.15
+    assert runs.load_classes_info(tmp_path).data.search_fraction == 0.15
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from nas.evaluation.accuracy import accuracy
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
 from nas.runs import load_run_data
 from nas.runs.checkpoint import load_tensors
+from nas.supernets import elastic as core
 from nas.train_supernet import main
-from nas.training import supernet as core
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, Arch, UserError
 from supernet import SAMPLERS
 from supernet.sampling import Estimate, Sampler
+from tests.nas.supernets.test_classification import ARGS, RUN, assert_equal_runs
 from tests.nas.tiny import PUBLISHED, QuickSpace, json_lines, make_images
-from tests.nas.training.test_supernet import ARGS, RUN, assert_equal_runs
 
 SPACE = QuickSpace()
 CPU = torch.device("cpu")

@@ -28,8 +28,8 @@ from nas.runs.checkpoint import load_tensors
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError, macs, num_params
 from search_spaces.command.files import read_json, write_json
+from tests.nas.supernets.test_classification import timeless
 from tests.nas.tiny import QuickSpace, interrupt_at, json_lines, move_run, run_killed, tiny_space
-from tests.nas.training.test_supernet import timeless
 
 SPACE = QuickSpace()
 COMMON = ("--batch-size", "8", "--lr", "0.3", "--clip-grad", "0", "--amp", "off")

@@ -1,12 +1,9 @@
-"""Trains the supernet of a search space, in the folder `supernet/` of a new run."""
+"""Trains the supernet of a space of classifiers, in the folder `supernet/` of a new run."""
 
 from __future__ import annotations
 
 import json
-import math
-import random
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,8 +23,8 @@ from nas.networks.inherit import default_calibration, inherited
 from nas.networks.start import ordered_start, take_over
 from nas.runs.checkpoint import save_tensors
 from nas.runs.results import lasted
+from nas.supernets.elastic import FREE, ElasticConfig, check_elastic, check_sampling, step_archs, step_of, watched
 from nas.training.recipe import (
-    FREE_ON_RESUME,
     TrainConfig,
     check_alike,
     check_fits,
@@ -46,17 +43,16 @@ from nas.training.teacher import (
     use_both_classifiers,
 )
 from nas.training.trainer import Backward, Trainer
-from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, arch_label, get_space
+from search_spaces import DEFAULT_SPACE, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import amend, check_idle, fill, flag, given
 from search_spaces.command.files import slug, write_json
-from supernet import LOSSES, SAMPLERS, Supernet, middle, shrunk, train_step
-from supernet.sampling import Estimate
+from supernet import LOSSES, Supernet
 
 
 @dataclass(frozen=True)
-class Config(TeacherConfig, TrainConfig, DataConfig):
+class Config(TeacherConfig, ElasticConfig, TrainConfig, DataConfig):
+    task: Literal["classify"] = flag("classify", "what networks learn: classify, detect (boxes) or segment (masks)")
     space: str = flag(DEFAULT_SPACE, "search space; `python -m search_spaces` lists them")
-    image_size: int | None = flag(None, "height and width of the images (default: the space's)")
     init: str | None = flag(
         None,
         "weights to start from: a file of a timm network of the space, a folder of ours that has one, or pretrained "
@@ -68,26 +64,8 @@ class Config(TeacherConfig, TrainConfig, DataConfig):
     loss: Literal["ce", "kl", "alpha"] = flag(
         "kl", "what all but the largest learn from: the labels (ce) or the largest's predictions (kl, alpha)"
     )
-    sampling: Literal["sandwich", "balanced", "best-up", "worst-up", "uniform", "largest"] = flag(
-        "sandwich",
-        "networks of a step: the largest, the smallest and random ones (sandwich), the best or worst of three of these "
-        "(best-up, worst-up); the largest and random ones of all costs alike (balanced); only random ones (uniform); "
-        "only the largest",
-    )
-    num_random: int = flag(2, "random networks of a step; balanced has one more, for the smallest", minimum=0)
-    norm: Literal["width", "shared"] = flag(
-        "width", "normalization: for each width its own, or shared, its statistics recalibrated for each network"
-    )
-    largest_epochs: float = flag(0.0, "epochs at the beginning that train only the largest network", minimum=0)
-    shrink_epochs: float = flag(0.0, "epochs after these in which smaller options join, step by step", minimum=0)
-    checkpoint_activations: bool = flag(
-        False, "compute activations again in the backward pass, for larger networks and batches: slower"
-    )
-    run: str | None = flag(None, "name of the run under runs/ (default: made of space, data and time)")
-    resume: bool = flag(False, "go on with the run named, or the newest")
 
 
-FREE = (*FREE_ON_RESUME, "checkpoint_activations", "resume", "run")
 DIGITS_EPOCHS = 10
 BATCHES_ON_THE_WAY = 2
 WARM: dict[str, Any] = {"loss": "kl", "sampling": "balanced", "norm": "shared"}
@@ -134,7 +112,7 @@ def train_supernet(config: Config) -> Path:
     if config.resume:
         _record(config, folder, changed)
     else:
-        runs.save_run_info(folder, runs.RunInfo.of(space, data, config.data_config()))
+        runs.save_run_info(folder, runs.ClassesRun.of(space, data, config.data_config()))
         runs.begin(stage, config, **teacher_facts(config))
     trainer.fit(f"supernet {space.name}")
     if process.is_primary():
@@ -162,7 +140,7 @@ def _resume(config: Config, folder: Path) -> tuple[Data | None, dict[str, Any]]:
     """The run's data, wherever it lies now, and the settings to record; of a finished run None, all recorded."""
     stage = folder / "supernet"
     finished = (stage / "result.json").exists()
-    may_change = (*may_move(config), *runs.MAY_MOVE, *(() if finished else ("epochs",)))
+    may_change = (*may_move(config), *runs.ClassesRun.may_move, *(() if finished else ("epochs",)))
     changed = runs.reopen(stage, config, FREE, may_change, **teacher_facts(config))
     data = runs.load_run_data(folder, config) if not finished or runs.has_moved(folder, config) else None
     if finished:
@@ -182,22 +160,12 @@ def make_trainer(
     supernet = Supernet(space, config.drop_path or 0.0, config.norm, config.checkpoint_activations)
     if teacher is not None:
         use_both_classifiers(supernet)
-    archs_of_step, distillation = step_archs(config, space, len(data.train)), LOSSES[config.loss]
+    archs = step_archs(config, space, config.steps_per_epoch(len(data.train)))
+    passes = step_of(supernet, archs, LOSSES[config.loss], lambda: trainer.parts)
 
     def step(images: Tensor, target: Tensor, number: int, criterion: Criterion, backward: Backward) -> Tensor:
-        if teacher is not None:
-            criterion = teacher.distil(criterion, images)
-
-        def estimate(arch: Arch) -> float:
-            with torch.no_grad(), supernet.frozen_statistics():
-                loss = trainer.parts.decide(lambda: float(criterion(supernet(images, arch), target)))
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss of {arch_label(space, arch)} is {loss}")
-            return loss
-
-        archs = archs_of_step(number, estimate)
-        torch.clear_autocast_cache()  # older torch would train with the estimate's weights, cast without gradient
-        return train_step(supernet, images, target, archs, criterion, distillation, backward).mean()
+        learned = teacher.distil(criterion, images) if teacher is not None else criterion
+        return passes(images, target, number, learned, backward)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         found = accuracies(trainer, data.search, None if trainer.step == trainer.total else BATCHES_ON_THE_WAY)
@@ -206,28 +174,6 @@ def make_trainer(
     task = Classification(data, config, space.image_size, pick_device(config.device))
     trainer = Trainer(supernet, task, config, folder, step, evaluate)
     return trainer
-
-
-def step_archs(config: Config, space: SearchSpace, num_images: int) -> Callable[[int, Estimate], tuple[Arch, ...]]:
-    """Which networks each step of a training trains: a function of its number, and of an estimate of their loss.
-
-    Args:
-        num_images: of the training split.
-    """
-    sampler, steps_per_epoch = SAMPLERS[config.sampling](space, config.num_random), config.steps_per_epoch(num_images)
-
-    def archs(number: int, estimate: Estimate) -> tuple[Arch, ...]:
-        progress = _progress(config, number / steps_per_epoch)
-        if progress == 0:
-            return (space.largest,)
-
-        def opened(arch: Arch) -> Arch:
-            return shrunk(space, arch, progress)
-
-        drawn = sampler(random.Random(f"{config.seed}/{number}"), lambda arch: estimate(opened(arch)))
-        return tuple(dict.fromkeys(map(opened, drawn)))
-
-    return archs
 
 
 def suited(config: Config) -> Config:
@@ -257,10 +203,10 @@ def of_run(config: Config) -> Config:
     if not (folder / "retrain" / runs.WHOLE / "result.json").exists():
         resume = shlex.join(["python", "-m", "nas.finetune", "--resume", "--run", str(config.run)])
         raise UserError(f"{folder} is not fine-tuned to its end; go on with: {resume}")
-    info = runs.load_run_info(folder)
+    info = runs.load_classes_info(folder)
     start = str(folder / "retrain" / runs.WHOLE)
     begun = replace(config, **vars(info.data), space=info.space, image_size=info.image_size, init=start)
-    fixed = {*vars(info.data), "space", "image_size"} - {*runs.MAY_MOVE}
+    fixed = {*vars(info.data), "space", "image_size"} - {*runs.ClassesRun.may_move}
     for name in sorted(fixed & given(config)):
         if (value := getattr(config, name)) != (before := getattr(begun, name)):
             spelled = f"--{name.replace('_', '-')}"
@@ -275,41 +221,17 @@ def check_flags(config: Config) -> None:
     check_used(config)
     if config.init is None:
         check_idle(config, ("order",), "--init")
-    if config.sampling == "largest":
-        others = ("num_random", "largest_epochs", "shrink_epochs")
-        learned = () if config.loss == "ce" else ("loss",)  # the largest learns from the labels anyhow
-        check_idle(config, (*learned, *others), "other networks than --sampling largest trains")
+    check_sampling(config, () if config.loss == "ce" else ("loss",))  # the largest learns from the labels anyhow
 
 
 def check_recipe(config: Config) -> None:
     """UserError if the settings cannot go together."""
-    if config.sampling == "uniform":
-        if config.loss != "ce":
-            raise UserError(
-                f"--loss {config.loss} learns from the largest network, which --sampling uniform does not train; "
-                "give --loss ce or another --sampling"
-            )
-        if config.num_random == 0:
-            raise UserError("--num-random 0 leaves --sampling uniform nothing to train; give at least 1")
-    largest_alone = config.sampling == "largest" or config.largest_epochs == config.epochs
-    if config.norm == "width" and (largest_alone or (config.num_random == 0 and config.sampling != "balanced")):
-        trained = "the largest network" if largest_alone else "the largest and the smallest network"
+    if config.sampling == "uniform" and config.loss != "ce":
         raise UserError(
-            f"only {trained} would be trained, and no other width's normalization, so no other network could be "
-            "searched for; give --norm shared, or another --sampling, fewer --largest-epochs or --num-random 1"
+            f"--loss {config.loss} learns from the largest network, which --sampling uniform does not train; "
+            "give --loss ce or another --sampling"
         )
-    if config.largest_epochs + config.shrink_epochs > config.epochs:
-        raise UserError(
-            f"--largest-epochs {config.largest_epochs} and --shrink-epochs {config.shrink_epochs} are more than the "
-            f"{config.epochs} epochs; give less of them, or more --epochs"
-        )
-
-
-def _progress(config: Config, epoch: float) -> float:
-    """Of the shrinking: 0 while only the largest network is trained, 1 when all are."""
-    if epoch < config.largest_epochs:
-        return 0.0
-    return min(1.0, (epoch - config.largest_epochs) / config.shrink_epochs) if config.shrink_epochs else 1.0
+    check_elastic(config, config.epochs)
 
 
 def accuracies(trainer: Trainer, images: Images, batches: int | None = None) -> dict[str, float]:
@@ -328,8 +250,7 @@ def accuracies(trainer: Trainer, images: Images, batches: int | None = None) -> 
         if default_calibration(supernet)
         else []
     )
-    archs = {"largest": space.largest, "middle": middle(space), "smallest": space.smallest}
-    networks = {name: inherited(supernet, arch, calibration) for name, arch in archs.items()}
+    networks = {name: inherited(supernet, arch, calibration) for name, arch in watched(space).items()}
     return {name: accuracy(net, images, size, trainer.device, workers) for name, net in networks.items()}
 
 
@@ -364,7 +285,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
         "test_accuracy": test,
         **facts,
     }
-    info = runs.load_run_info(folder)
+    info = runs.load_classes_info(folder)
     runs.save_run_info(folder, replace(info, splits=replace(info.splits, skipped=skipped)))
     write_json(stage / "result.json", result)
     if skipped:

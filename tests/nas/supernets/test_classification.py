@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from nas.networks.inherit import calibration_batches, calibration_images, inherited, load_supernet
 from nas.runs import RunInfo, load_run_data, load_run_info
 from nas.runs.checkpoint import load_tensors
+from nas.supernets import classification as core
+from nas.supernets.classification import Config, configure
 from nas.train_supernet import main
-from nas.training import supernet as core
-from nas.training.supernet import Config, configure
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
 from search_spaces.command import settings
@@ -125,7 +125,7 @@ def assert_equal_runs(run: Path, whole: Path) -> None:
     [
         "nas.training.trainer:Trainer._one:7",
         pytest.param("safetensors.torch:serialize_file:8", marks=pytest.mark.heavy),  # while a checkpoint is written
-        pytest.param("nas.training.supernet:accuracies:3", marks=pytest.mark.heavy),  # trained, not yet tested
+        pytest.param("nas.supernets.classification:accuracies:3", marks=pytest.mark.heavy),  # trained, not yet tested
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(folder: Path, whole: Path, kill_at: str) -> None:
