@@ -39,7 +39,7 @@ from nas.reporting import report as reporting
 from nas.runs.baselines import Baselines, read_baselines
 from nas.searching import search as searching
 from nas.searching.result import evaluations, frame, read_result
-from nas.supernets import classification
+from nas.supernets import tasks
 from nas.training import finetune as finetuning
 from nas.training import winners
 from nas.training.winner import Config as WinnerConfig
@@ -62,9 +62,13 @@ def finetune(**flags: Any) -> Run:
 
 
 def train_supernet(**flags: Any) -> Run:
-    """One set of weights for every network of a space, on your images: `python -m nas.train_supernet`."""
-    with _settings("nas.train_supernet", classification.Config, flags) as config:
-        return Run(classification.train_supernet(classification.configure(config)))
+    """One set of weights for every network of a space, on your images: `python -m nas.train_supernet`.
+
+    With `task="detect"` of networks that find objects, `task="segment"` of such that classify pixels.
+    """
+    kind: type[Any] = tasks.config_of(flags.get("task"), flags.get("resume", False), flags.get("run"))
+    with _settings("nas.train_supernet", kind, flags) as config:
+        return Run(tasks.train_supernet(config))
 
 
 def prune(**flags: Any) -> Path:

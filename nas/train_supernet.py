@@ -7,6 +7,10 @@ The parts of a pretrained network, in the run in which nas.finetune has trained 
 On several GPUs or machines, with torchrun's own flags before the dashes:
     torchrun --nproc-per-node 8 -m -- nas.train_supernet --space efficientformerv2 --data imagenet --num-workers 16
 
+Of networks that find objects (SSDLite) or classify pixels (DeepLabv3), searched by AP or mIoU, with flags of their own:
+    python -m nas.train_supernet --task detect --data photos --space timm/tf_efficientnet_lite0 --init lite0.safetensors
+    python -m nas.train_supernet --task segment --help
+
 Ended earlier than planned, from where it is:
     python -m nas.train_supernet --resume --epochs 18
 
@@ -23,13 +27,14 @@ from collections.abc import Sequence
 
 from nas.distributed import collectives
 from nas.runs.next_step import say_next
-from nas.supernets.classification import Config, configure, train_supernet
+from nas.supernets.tasks import config_of_command, train_supernet
 from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     with collectives.job():
-        folder = train_supernet(configure(parse(Config, argv, "python -m nas.train_supernet", __doc__ or "")))
+        flags = config_of_command(argv)
+        folder = train_supernet(parse(flags, argv, "python -m nas.train_supernet", __doc__ or ""))
         say_next("nas.search", folder)
 
 

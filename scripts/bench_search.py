@@ -14,9 +14,8 @@ The second runs each strategy from several seeds. An arch is evaluated once for 
 guessing and of the logarithm of MES above that of the largest network. Overhead is all that a search computes beside
 forward passes, with what recording an evaluation takes; both are CPU seconds.
 
-The third slims with races and without (`--exact`), and compares what both choose from the states of the second.
-
-The fourth evaluates the same archs in one process and in Ray's workers, each with one thread, by turns: the frontier of
+The third slims with races and without (`--exact`), and compares what both choose from the states of the second. The
+fourth evaluates the same archs in one process and in Ray's workers, each with one thread, by turns: the frontier of
 the largest network, as slimming does, and random archs one by one, as the other strategies do.
 """
 
@@ -47,11 +46,13 @@ from nas.data import DataConfig, load_data
 from nas.distributed.ray import RayConfig, cluster
 from nas.evaluation.evaluator import Evaluator
 from nas.evaluation.forwards import Forwards
-from nas.evaluation.workers import Done, EvaluatorConfig, Job, LocalEvaluator, RayEvaluator, make_evaluator, split
+from nas.evaluation.judge import ClassJudge
+from nas.evaluation.workers import Done, Job, LocalEvaluator, RayEvaluator, split
 from nas.objective.costs import Costs
 from nas.objective.hypervolume import hypervolume_history
 from nas.objective.mes import PUBLISHED, Objective
 from nas.objective.metrics import LATENCY
+from nas.searching.evaluators import EvaluatorConfig, make_evaluator
 from nas.searching.slimming import Step, next_step, slim
 from nas.searching.strategies import explore
 from nas.searching.study import Study
@@ -62,7 +63,7 @@ from supernet import Supernet
 
 STRATEGIES = ("slimming", "random", "nsga2", "tpe", "gp", "predictor")
 AT = (50, 100, 150, 250, 500)  # evaluations
-EARLY = 150  # evaluations with which `predictor` must have NSGA-II's last hypervolume
+EARLY = 150  # with which `predictor` must have NSGA-II's last hypervolume
 MAX_OVERHEAD = 0.05
 MAX_FORWARDS = 0.35  # image-forwards of slimming with races, by those of evaluating each action alone
 MIN_SAME = 0.95  # part of the steps in which a race chooses what all images choose
@@ -85,11 +86,10 @@ class Config(RayConfig):
 
 
 def bench(config: Config) -> None:
-    space = get_space(config.space, num_classes=10)
+    space, rng = get_space(config.space, num_classes=10), random.Random(0)
     torch.manual_seed(0)
     supernet = Supernet(space).to(memory_format=torch.channels_last).eval()
-    evaluator = Evaluator(supernet, load_data(DataConfig()).search, space.image_size)
-    rng = random.Random(0)
+    evaluator = Evaluator(supernet, ClassJudge(load_data(DataConfig()).search, space.image_size))
     bases = {"largest": space.largest, **{f"random {i}": space.sample(rng) for i in range(config.num_archs)}}
     print(f"{space.name}, {evaluator.num_images} images, {torch.get_num_threads()} threads")
     print(f"{'step from':10} {'actions':>8} {'shared / alone':>15} {'blocks run':>11} {'same figures':>13}")
@@ -378,8 +378,8 @@ def _print_racing(
     print(f"CPU seconds (of what an interrupted run left): exact {seconds['exact']:.0f}, races {seconds['racing']:.0f}")
     print(f"same action in {sum(same)} of {len(same)} steps, {share:.3f}{'' if share >= MIN_SAME else '  MISSED'}")
     print(f"hypervolume of the trajectory: exact {volumes[0]:.4f}, with races {volumes[1]:.4f}")
-    result = {"image_forwards": forwards, "same": share, "steps": len(same), "hypervolumes": volumes}
-    write_json(Path(bench.study.place).with_name("racing.json"), result)
+    found = {"image_forwards": forwards, "same": share, "steps": len(same), "hypervolumes": volumes}
+    write_json(Path(bench.study.place).with_name("racing.json"), found)
 
 
 def main() -> None:

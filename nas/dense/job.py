@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from nas import runs
 from nas.dense.config import FREE, DenseConfig
 from nas.dense.kind import PAGE, Kind, load_trained
 from nas.dense.result import WEIGHTS, DenseResult
-from nas.dense.start import Start, begun_start, find_start
+from nas.dense.start import Start, begun_start, find_start, searched_in
 from nas.dense.task import DenseTask
 from nas.distributed import collectives, process
 from nas.runs.checkpoint import save_tensors
@@ -25,8 +26,9 @@ from nas.training.progress import CHECKPOINT
 from nas.training.recipe import check_alike, check_used
 from nas.training.trainer import Backward, Trainer
 from search_spaces import UserError
-from search_spaces.command import amend, fill
+from search_spaces.command import amend, fill, given
 from search_spaces.command.files import slug, write_json
+from search_spaces.dense.space import HeadedSpace
 
 
 def configure(kind: Kind[Any, Any], config: Any) -> Any:
@@ -34,9 +36,31 @@ def configure(kind: Kind[Any, Any], config: Any) -> Any:
     if config.resume:
         folder = run_of(kind, config)
         return amend(fill(config, runs.begun(folder / kind.stage, kind.config)), run=str(folder))
-    config = fill(config, kind.suited(config))
+    config = of_run(kind, config)
+    config = fill(config, replace(config, **kind.recipe(config.data)))
     check_used(config)
     return config
+
+
+def of_run(kind: Kind[Any, Any], config: Any) -> Any:
+    """With the images and their size of the run in which --backbone was searched with its head, if it was.
+
+    Raises:
+        UserError: it was for another task; flags that say something else.
+    """
+    folder = searched_in(config.backbone)
+    if folder is None:
+        return config
+    info = runs.load_run_info(folder)
+    if (subject := kind.runs.subject) != info.subject:
+        raise UserError(f"--backbone {config.backbone} was searched for {info.subject}, not for {subject}")
+    before = replace(config, **vars(info.data), image_size=info.image_size)
+    fixed = {*vars(info.data), "image_size"} - {*kind.may_move}
+    for name in sorted(fixed & given(config)):
+        if getattr(config, name) != (value := getattr(before, name)):
+            spelled = f"--{name.replace('_', '-')}"
+            raise UserError(f"{spelled} was {value} when {folder} was begun; leave it out, or give another --backbone")
+    return amend(config, **{name: getattr(before, name) for name in {*vars(info.data), "image_size"} - given(config)})
 
 
 def run_of(kind: Kind[Any, Any], config: Any) -> Path:
@@ -56,12 +80,13 @@ def train(kind: Kind[Any, Any], config: Any) -> Path:
         runs.check_new(folder, "--run")
     finished = (folder / "result.json").exists()
     facts: dict[str, Any] = {}
+    data = kind.load(config)
     if config.resume and (finished or (folder / CHECKPOINT).exists()):
-        start = begun_start(folder, config.image_size)
+        start = begun_start(folder, config.image_size, len(data.classes))
     else:
         start = find_start(config.backbone, config.init, config.image_size)
         facts["weights_digest"] = start.digest
-    data = kind.load(config).normalized(start.space.mean, start.space.std)
+    data = data.normalized(start.space.mean, start.space.std)
     facts |= {"data_digest": data.splits.digest, "space": start.space.name, "arch": start.space.to_json(start.arch)}
     if config.resume:
         _check_same(folder, config.data, data.splits.digest)
@@ -91,11 +116,11 @@ def _check_same(folder: Path, data: str, digest: str) -> None:
 
 
 def fresh(kind: Kind[Any, Any], config: DenseConfig, start: Start, num_classes: int) -> nn.Module:
-    """The network to train: a fresh head, drawn by the seed, on the weights that it starts from."""
+    """The network to train: a fresh head, drawn by the seed, on the weights that it starts from, or all as searched."""
     torch.manual_seed(config.seed)
-    network: Any = kind.network(start.space, start.arch, num_classes)
+    network: Any = kind.made(start.space, start.arch, num_classes)
     if start.state is not None:
-        network.backbone.load(start.state)
+        (network.load_state_dict if isinstance(start.space, HeadedSpace) else network.backbone.load)(start.state)
     return network
 
 
@@ -110,7 +135,8 @@ def make_trainer(
     def evaluate(average: nn.Module) -> dict[str, float]:
         return {kind.metric: _figures(kind, trainer, average, data.search)[kind.metric]}
 
-    trainer = Trainer(network, DenseTask(kind, data, config, network), config, folder, step, evaluate)
+    loss: Any = network.loss
+    trainer = Trainer(network, DenseTask(kind, data, config, loss), config, folder, step, evaluate)
     return trainer
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -13,12 +12,14 @@ from torch import Tensor, nn
 
 from nas.dense.config import DenseConfig
 from nas.dense.result import WEIGHTS, DenseResult, read_result, space_of
+from nas.runs import RunInfo
 from nas.runs.checkpoint import load_module, load_tensors
 from nas.scenes import SceneData, Scenes
 from nas.scenes.batches import EpochJoint
 from nas.scenes.embedded import EMBEDDED
 from nas.scenes.transforms import Joint
 from search_spaces import Arch, SearchSpace
+from search_spaces.dense.space import HeadedSpace
 
 S = TypeVar("S", bound=Scenes)
 Config = TypeVar("Config", bound=DenseConfig)
@@ -32,29 +33,33 @@ class Kind(ABC, Generic[S, Config]):
         stage: its folder in a run, and its command, `nas.stage`.
         metric: the figure by which its networks are compared, a fraction; for a reader `metric_label`.
         config: its flags.
-        may_move: those that say where the data lies.
+        runs: what `run.json` of a run of its images is.
         published, embedded: settings that suit photos, and the embedded scenes.
     """
 
     stage: ClassVar[str]
     metric: ClassVar[str]
     metric_label: ClassVar[str]
-    may_move: ClassVar[tuple[str, ...]]
+    runs: ClassVar[type[RunInfo]]
     config: type[Config]
     published: ClassVar[Mapping[str, Any]]
     embedded: ClassVar[Mapping[str, Any]]
 
     @property
+    def may_move(self) -> tuple[str, ...]:
+        """Settings that say where the images lie, and what is on them."""
+        return self.runs.may_move
+
+    @property
     def command(self) -> str:
         return f"nas.{self.stage}"
 
-    def suited(self, config: Config) -> Config:
-        """The config with the recipe that suits its images, whatever it has been given."""
-        data: Any = config
-        return replace(config, **(self.embedded if data.data == EMBEDDED else self.published))
+    def recipe(self, data: str) -> Mapping[str, Any]:
+        """The settings that suit these images."""
+        return self.embedded if data == EMBEDDED else self.published
 
     @abstractmethod
-    def load(self, config: Config) -> SceneData[S]:
+    def load(self, config: Any) -> SceneData[S]:
         """The images that the config names, in three splits; UserError on bad ones."""
 
     @abstractmethod
@@ -65,12 +70,16 @@ class Kind(ABC, Generic[S, Config]):
             space: of the backbone, for the images.
         """
 
+    def made(self, space: SearchSpace, arch: Arch, num_classes: int) -> nn.Module:
+        """The same; where networks of the space have the head, it is theirs."""
+        return space.build(arch) if isinstance(space, HeadedSpace) else self.network(space, arch, num_classes)
+
     def told(self, network: nn.Module) -> str:
         """The network in a few words, before it is trained."""
         return type(network).__name__
 
     @abstractmethod
-    def transform(self, config: Config, image_size: int) -> Joint:
+    def transform(self, config: Any, image_size: int) -> Joint:
         """How an image and what is on it are augmented, to so many pixels a side."""
 
     @abstractmethod
@@ -80,6 +89,25 @@ class Kind(ABC, Generic[S, Config]):
     @abstractmethod
     def prepared(self, target: Any, device: torch.device) -> Any:
         """The target of a batch as the network's loss takes it."""
+
+    @abstractmethod
+    def eval_batches(
+        self, scenes: S, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Tensor, Sequence[Any]]]:
+        """The whole split in order, as `nas.scenes.batches` has it: uint8 images, and the target of each."""
+
+    @abstractmethod
+    def compared(self, network: Any, outputs: Any, targets: Sequence[Any]) -> list[Any]:
+        """Of each image what is there and what was found, as `of_parts` wants it.
+
+        Args:
+            network: or what else knows what its raw `outputs` mean.
+            targets: of these images.
+        """
+
+    @abstractmethod
+    def of_parts(self, compared: Sequence[Any], num_classes: int, parts: Iterable[Sequence[int]]) -> list[float]:
+        """`metric` of each of some parts of the images, by their positions among `compared`."""
 
     @abstractmethod
     def figures(
@@ -110,8 +138,8 @@ def load_trained(kind: Kind[Any, Any], folder: Path) -> tuple[nn.Module, DenseRe
         UserError: one of its files is damaged.
     """
     result = read_result(folder)
-    space = space_of(result)
-    network = kind.network(space, space.from_json(result["arch"]), len(result["classes"]))
+    space = space_of(result["space"], result["image_size"], len(result["classes"]))
+    network = kind.made(space, space.from_json(result["arch"]), len(result["classes"]))
     tensors, _ = load_tensors(folder / WEIGHTS)
     load_module(network, tensors, folder / WEIGHTS)
     return network.eval(), result

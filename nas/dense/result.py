@@ -66,5 +66,6 @@ def check_classes(counts: Iterable[int], result: DenseResult, path: Path) -> Non
         raise UserError(f"{path} has figures of other classes than its {count}; {REMEDY}")
 
 
-def space_of(result: DenseResult) -> SearchSpace:
-    return get_space(result["space"], result["image_size"])
+def space_of(name: str, image_size: int, num_classes: int) -> SearchSpace:
+    """The space of a network: of backbones, or of networks with a head for so many classes."""
+    return get_space(name, image_size, num_classes if "+" in name else None)

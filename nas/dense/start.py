@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas import runs
+from nas.dense.result import space_of
 from nas.networks.backbones import Network, State, network_of
 from nas.networks.start import load_start
 from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
@@ -17,7 +18,7 @@ from search_spaces.dense.space import HeadedSpace
 class Start:
     """
     Args:
-        space: for the images of the task.
+        space: for the images of the task; one with a head, if the network has been searched with it.
         state: tensors by the names that `space.build(arch)` has; None for fresh ones.
     """
 
@@ -34,6 +35,15 @@ class Start:
         for name, tensor in sorted(self.state.items()):
             sha.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
+
+
+def searched_in(backbone: str) -> Path | None:
+    """The run of networks with a head that `RUN:NAME` names one of; None if it names something else."""
+    place, sign, _ = backbone.rpartition(":")
+    if not sign or not _is_run(place):
+        return None
+    folder = runs.find_run(place, "run.json", "python -m nas.train_supernet")
+    return None if isinstance(runs.load_run_info(folder), runs.ClassesRun) else folder
 
 
 def find_start(backbone: str, init: str | None, image_size: int) -> Start:
@@ -53,18 +63,21 @@ def find_start(backbone: str, init: str | None, image_size: int) -> Start:
         place, _, name = backbone.rpartition(":") if ":" in backbone else (backbone, "", "largest")
         found = network_of(place, name, init) if _is_run(place) else _of_space(place, name, init)
     if isinstance(found.space, HeadedSpace):
+        if searched_in(backbone):
+            return Start(*found)
         raise UserError(f"--backbone {backbone} has a head of its own; give a network of {found.space.base.name}")
     space = get_space(found.space.name, image_size, found.space.num_classes)
     return Start(space, space.from_json(found.space.to_json(found.arch)), found.state)
 
 
-def begun_start(folder: Path, image_size: int) -> Start:
+def begun_start(folder: Path, image_size: int, num_classes: int) -> Start:
     """What a training began with; its checkpoint has the weights, so those of --backbone and --init may be gone.
 
     Args:
         folder: of its stage.
+        num_classes: of the images.
     """
-    space = get_space(runs.fact(folder, "space", str), image_size)
+    space = space_of(runs.fact(folder, "space", str), image_size, num_classes)
     return Start(space, space.from_json(runs.fact(folder, "arch", dict)), None)
 
 

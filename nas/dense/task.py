@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.data.batches import StepImages, normalize
-from nas.dense.config import DenseConfig
 from nas.dense.kind import Kind
 from nas.distributed import process
 from nas.scenes import SceneData
-from nas.training.task import Task
+from nas.training.task import Criterion, Task
 from search_spaces import UserError
 
 
@@ -21,15 +20,16 @@ class DenseTask(Task):
     """All steps have as many images of the same size.
 
     Args:
-        network: whose `loss` is the criterion.
+        config: of the loop, with `image_size` and `epochs`.
+        loss: of what a network says of images, and a prepared target.
 
     Raises:
         UserError: a batch of more images than there are.
     """
 
-    def __init__(self, kind: Kind[Any, Any], data: SceneData[Any], config: DenseConfig, network: nn.Module) -> None:
+    def __init__(self, kind: Kind[Any, Any], data: SceneData[Any], config: Any, loss: Criterion) -> None:
         self.kind, self.train, self.config = kind, data.train, config
-        self.criterion: Any = network.loss
+        self.criterion: Any = loss
         self.num_images, self.num_search_images = len(data.train), len(data.search)
         if config.batch_size > self.num_images:
             raise UserError(

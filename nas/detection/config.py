@@ -11,12 +11,19 @@ from search_spaces.command import flag
 
 
 @dataclass(frozen=True)
-class Config(DenseConfig, BoxesConfig):
+class BoxTraining(BoxesConfig):
+    """Flags of images with boxes that are trained on."""
+
     augment: Literal["ssd", "ssdlite", "light", "hflip", "none"] = flag(
         "ssd",
         "ssd: colours, images that shrink, crops around boxes, mirror images; ssdlite: crops and mirror images; light: "
         "crops of at least 70 %; hflip: mirror images (not of digits, letters, signs)",
     )
+
+
+@dataclass(frozen=True)
+class Config(DenseConfig, BoxTraining):
+    pass
 
 
 # MobileViT in SSDLite: apple/ml-cvnets, config/detection/ssd_coco/mobilevit.yaml, on each of 4 GPUs.

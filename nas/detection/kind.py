@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +17,17 @@ from nas.detection import metric
 from nas.detection.config import EMBEDDED, PUBLISHED, Config
 from nas.detection.examples import examples
 from nas.detection.export import DetectorFiles
+from nas.detection.metric import Pair, average_precisions
 from nas.detection.page import report_page
 from nas.distributed import process
+from nas.runs import BoxesRun
 from nas.scenes import BoxScenes, SceneData, load_boxes
-from nas.scenes.batches import EpochJoint, TrainBoxes, eval_box_batches, train_box_batches
+from nas.scenes.batches import EpochJoint, EvalBoxes, TrainBoxes, eval_box_batches, train_box_batches
 from nas.scenes.transforms import Joint, box_train_transform
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command.files import write_json, write_text
 from search_spaces.dense.backbone import Backbone
-from search_spaces.dense.ssdlite import SSDLite
+from search_spaces.dense.ssdlite import Boxes, SSDLite
 
 BATCH_SIZE = 32  # of an evaluation
 
@@ -34,11 +36,11 @@ class Detection(Kind[BoxScenes, Config]):
     stage = "detect"
     metric = "ap"
     metric_label = "AP"
-    may_move = ("data", "annotations", "test_data", "test_annotations")
+    runs = BoxesRun
     config = Config
     published, embedded = PUBLISHED, EMBEDDED
 
-    def load(self, config: Config) -> SceneData[BoxScenes]:
+    def load(self, config: Any) -> SceneData[BoxScenes]:
         """Also raises UserError if a split has no object: nothing would be learned, or measured."""
         data = load_boxes(config.data_config())
         for name, part in (("training", data.train), ("search", data.search), ("test", data.test)):
@@ -52,7 +54,7 @@ class Detection(Kind[BoxScenes, Config]):
     def network(self, space: SearchSpace, arch: Arch, num_classes: int) -> SSDLite:
         return SSDLite(Backbone(space, arch), num_classes)
 
-    def transform(self, config: Config, image_size: int) -> Joint:
+    def transform(self, config: Any, image_size: int) -> Joint:
         return box_train_transform(image_size, config.augment)
 
     def batches(
@@ -63,6 +65,16 @@ class Detection(Kind[BoxScenes, Config]):
     def prepared(self, target: list[Mapping[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
         return [{name: tensor.to(device, non_blocking=True) for name, tensor in one.items()} for one in target]
 
+    def eval_batches(self, scenes: BoxScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[EvalBoxes]]]:
+        return eval_box_batches(scenes, *sizes)
+
+    def compared(self, network: Boxes, outputs: Any, targets: Sequence[EvalBoxes]) -> list[Pair]:
+        size = network.image_size
+        return [Pair(*pair, size) for pair in zip(targets, network.decode(outputs), strict=True)]
+
+    def of_parts(self, compared: Sequence[Pair], num_classes: int, parts: Iterable[Sequence[int]]) -> list[float]:
+        return average_precisions([pair.seen() for pair in compared], num_classes, parts)
+
     @torch.inference_mode()
     def figures(
         self, network: nn.Module, scenes: BoxScenes, image_size: int, device: torch.device, num_workers: int
@@ -70,9 +82,9 @@ class Detection(Kind[BoxScenes, Config]):
         detector = cast(SSDLite, network)
         found: list[metric.Seen] = []
         share = (process.rank(), process.world_size())
-        for images, targets in eval_box_batches(scenes, image_size, BATCH_SIZE, num_workers, share):
-            answers = detector.predict(normalize(images, device, scenes.normalization))
-            found += [metric.seen(*pair, image_size) for pair in zip(targets, answers, strict=True)]
+        for images, targets in self.eval_batches(scenes, image_size, BATCH_SIZE, num_workers, share):
+            outputs = detector(normalize(images, device, scenes.normalization))
+            found += [pair.seen() for pair in self.compared(detector, outputs, targets)]
         return dict(metric.figures(metric.of_all_processes(found), len(scenes.classes)))
 
     def said(self, figures: Figures) -> str:

@@ -7,7 +7,7 @@ do not.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -21,6 +21,7 @@ from search_spaces.command import quiet
 from search_spaces.command.typed import Count, Fraction
 
 IOU = 0.5  # from which on a box is where an object is, for curves and confusion
+BOXES = 100  # of an image and a class that count, the surest
 RECALLS = 101  # of the curves, from 0 to 1
 ALL, MOST, RECALL = 0, 2, 8  # COCO's places of objects of any size, of 100 boxes an image, and of their recall
 
@@ -96,6 +97,17 @@ def seen(target: EvalBoxes, found: Mapping[str, Tensor], image_size: int) -> See
     return {"size": [height, width], "objects": objects, "found": results}
 
 
+class Pair(NamedTuple):
+    """An image's objects and what was found on it, both with boxes in an image of `image_size` pixels each way."""
+
+    target: EvalBoxes
+    found: Mapping[str, Tensor]
+    image_size: int
+
+    def seen(self) -> Seen:
+        return seen(*self)
+
+
 def _boxes(boxes: Tensor, scale: np.ndarray) -> list[list[float]]:
     """(n, 4) left, top, right, bottom to left, top, width, height in the image's own pixels."""
     scaled = boxes.cpu().numpy().astype(np.float64) * scale
@@ -140,6 +152,25 @@ def figures(images: Sequence[Seen], num_classes: int) -> BoxFigures:
         "num_images": len(images),
         "num_objects": int(counts.sum()),
     }
+
+
+def average_precisions(images: Sequence[Seen], num_classes: int, parts: Iterable[Sequence[int]]) -> list[float]:
+    """`ap` alone, of each of some parts of the images, by their positions; 0 of one without objects.
+
+    In a third of the time of `figures`: without COCO's other sizes and numbers of boxes.
+    """
+    found = []
+    with quiet():
+        objects, boxes = _coco(images, num_classes, "objects"), _coco(images, num_classes, "found")
+        for part in parts:
+            evaluation = COCOeval_faster(objects, boxes, "bbox")
+            evaluation.params.imgIds = list(part)
+            evaluation.params.areaRng, evaluation.params.maxDets = evaluation.params.areaRng[:1], [BOXES]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            precision = np.asarray(evaluation.eval["precision"])
+            found.append(float(precision[precision > -1].mean()) if (precision > -1).any() else 0.0)
+    return found
 
 
 def _counted(image: Seen) -> list[dict[str, Any]]:

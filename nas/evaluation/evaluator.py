@@ -1,4 +1,4 @@
-"""Accuracy of many archs with the weights of one supernet, on the search split.
+"""Accuracy of many archs with the weights of one supernet, on the search split: what a `Judge` makes of their answers.
 
 A frontier action leaves all blocks before the one it touches as they are, so each batch runs once through the
 current network, and each action runs only its own suffix from there. The blocks and their inputs are those that
@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from nas.data import Images
-from nas.data.batches import eval_batches, normalize
+from nas.data.batches import normalize
 from nas.evaluation.forwards import first_difference
+from nas.evaluation.judge import Judge
 from nas.evaluation.quantized import Quantized, as_deployed
 from nas.evaluation.racing import Finish, Outcomes, Race, joined
 from nas.objective.precisions import Precision
@@ -51,7 +51,7 @@ class Evaluator:
     """
     Args:
         supernet: in evaluation mode, on the device to use.
-        images: the search split; decoded and resized once, kept as uint8.
+        judge: has the images, and knows what networks are to answer.
         calibration: normalized images, in batches, on which each network's norms are recalibrated before it is
             evaluated; none: the norms are the supernet's.
         range_images: likewise, those on which int8 finds the ranges of each network's activations.
@@ -60,67 +60,67 @@ class Evaluator:
     def __init__(
         self,
         supernet: Supernet,
-        images: Images,
-        image_size: int,
+        judge: Judge[Any],
         batch_size: int = 256,
-        num_workers: int = 0,
         calibration: Sequence[Tensor] = (),
         range_images: Sequence[Tensor] = (),
     ) -> None:
-        self.supernet = supernet
+        self.supernet, self.judge = supernet, judge
         self.space = supernet.space
-        batches = eval_batches(images, image_size, batch_size, num_workers)
-        read = [(batch[labels >= 0], labels[labels >= 0]) for batch, labels in batches]  # corrupt ones have no label
-        self.images = torch.cat([batch for batch, _ in read])  # uint8, decoded and resized once
-        self.labels = torch.cat([labels for _, labels in read])
-        self._normalization = images.normalization
-        self.num_images, self.batch_size = len(self.labels), batch_size
+        self.num_images, self.batch_size = len(judge.images), batch_size
         self.calibration, self.range_images = list(calibration), list(range_images)
         self.num_calibration_images = sum(map(len, calibration))
         self.block_forwards = 0  # blocks run, times images: what sharing the prefix saves
         self._modules: dict[BlockSpec, nn.Module] = {}
         self._finished: dict[Candidate, _Finished] = {}  # by the last call
-        self._right: dict[Candidate, np.ndarray] = {}  # by all calls
+        self._scores: dict[Candidate, np.ndarray] = {}  # by all calls
 
     def accuracy(self, arch: Arch, precision: Precision = "float32") -> float:
-        """Top-1 accuracy, a fraction."""
+        """A fraction."""
         return self.accuracies(arch, [arch], precision)[0]
 
     def accuracies(self, base: Arch, archs: Sequence[Arch], precision: Precision = "float32") -> list[float]:
-        """Top-1 accuracy of each arch; what it shares with `base` from the input on runs once for all."""
+        """Accuracy of each arch; what it shares with `base` from the input on runs once for all."""
         self._evaluate(base, archs, precision)
-        return [int(self._right[arch, precision].sum()) / max(self.num_images, 1) for arch in archs]
+        return [self.judge.accuracy(self._finished[arch, precision].answers) for arch in archs]
 
-    def right_answers(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
-        """(archs, images) which images each arch classifies correctly; those known from before are not run again."""
+    def scores(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
+        """(archs, parts) what each part of the images says of each accuracy; those known from before are not run
+        again."""
         for arch in archs:
-            if (arch, precision) not in self._right:
+            if (candidate := (arch, precision)) not in self._scores:
                 self._evaluate(arch, [arch], precision)
-        return np.stack([self._right[arch, precision] for arch in archs])
+                self._scores[candidate] = self.judge.scores(self._finished[candidate].answers)
+        return np.stack([self._scores[arch, precision] for arch in archs])
 
     @torch.inference_mode()
     def _evaluate(self, base: Arch, archs: Sequence[Arch], precision: Precision) -> None:
         frontier = self._frontier(base, archs)
         self._calibrate(frontier)
         running = self._as_run(frontier, precision)
-        found: list[list[Outcomes]] = [[] for _ in archs]
+        found: list[list[Any]] = [[] for _ in archs]
         for positions in torch.arange(self.num_images).split(self.batch_size):
-            for i, outcomes in self._outcomes(running, positions):
-                found[i].append(outcomes)
-        self._finish({(a, precision): self._finished_as(frontier, i, joined(found[i])) for i, a in enumerate(archs)})
+            for i, answers in self._answers(running, positions):
+                found[i].append(answers)
+        join = self.judge.joined
+        self._finish({(a, precision): self._finished_as(frontier, i, join(found[i])) for i, a in enumerate(archs)})
 
     @torch.inference_mode()
     def race(
         self, base: Arch, archs: Sequence[Arch], gains: Sequence[float], precision: Precision = "float32"
     ) -> list[Finish]:
-        """How each arch ends; the action that loses least accuracy per gain has seen all images, but for `DELTA`."""
+        """How each arch ends; the action that loses least accuracy per gain has seen all images, but for `DELTA`.
+
+        Of networks that classify.
+        """
         if (base, precision) not in self._finished:
             self._evaluate(base, [base], precision)
         before = self._finished[base, precision]
-        order = np.argsort(np.abs(before.outcomes.margins), kind="stable")
+        outcomes: Outcomes = before.answers
+        order = np.argsort(np.abs(outcomes.margins), kind="stable")
         enough = len(archs) >= ROUGH_ACTIONS and self.num_images >= ROUGH_IMAGES
         rough = enough and len(self.calibration) > 1 and precision != "int8"
-        race = Race(before.outcomes[order], gains, rough)
+        race = Race(outcomes[order], gains, rough)
         frontier = self._frontier(base, [*archs, base] if rough else archs)
         found: dict[int, list[Outcomes]] = {}
         if rough:
@@ -150,7 +150,7 @@ class Evaluator:
         while images := race.ahead():
             frontier.keep(race.running)
             for positions in torch.from_numpy(order[images]).split(self.batch_size):
-                for i, outcomes in self._outcomes(frontier, positions):
+                for i, outcomes in self._answers(frontier, positions):
                     race.see(i, outcomes)
                     found[i].append(outcomes)
             race.drop()
@@ -203,21 +203,19 @@ class Evaluator:
                     mean += (of_all - of_first)[: len(mean)]
                     var *= (var_of_all / var_of_first.clamp_min(1e-12))[: len(var)]
 
-    def _outcomes(self, frontier: _Frontier, positions: Tensor) -> Iterator[tuple[int, Outcomes]]:
-        """(number, outcomes) of each network for the images at these positions."""
-        labels = self.labels[positions].to(self.supernet.device)
-        x = normalize(self.images[positions], self.supernet.device, self._normalization)
-        for i, logits in frontier.outputs(self._run, x):
-            right = logits.gather(1, labels[:, None])[:, 0]
-            others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-            yield i, Outcomes((logits.argmax(dim=1) == labels).cpu().numpy(), (right - others).cpu().numpy())
+    def _answers(self, frontier: _Frontier, positions: Tensor) -> Iterator[tuple[int, Any]]:
+        """(number, answers) of each network to the images at these positions."""
+        x = normalize(self.judge.images[positions], self.supernet.device, self.judge.normalization)
+        for i, outputs in frontier.outputs(self._run, x):
+            yield i, self.judge.answers(outputs, positions)
 
     def _finish(self, finished: dict[Candidate, _Finished]) -> None:
         self._finished = finished
-        self._right |= {candidate: one.outcomes.correct for candidate, one in finished.items()}
+        if self.judge.additive:
+            self._scores |= {candidate: self.judge.scores(one.answers) for candidate, one in finished.items()}
 
-    def _finished_as(self, frontier: _Frontier, i: int, outcomes: Outcomes) -> _Finished:
-        return _Finished(outcomes, _statistics(frontier.network(i)) if self.calibration else {})
+    def _finished_as(self, frontier: _Frontier, i: int, answers: Any) -> _Finished:
+        return _Finished(answers, _statistics(frontier.network(i)) if self.calibration else {})
 
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
         self.block_forwards += _num_images(x)
@@ -244,7 +242,7 @@ class Evaluator:
 class _Finished:
     """What a network that has seen all images leaves for the next step, whose base it may be."""
 
-    outcomes: Outcomes
+    answers: Any
     statistics: Statistics
 
 
@@ -284,9 +282,9 @@ class _Frontier:
                 yield i, y
 
 
-def _num_images(x: Tensor | tuple[Tensor, ...]) -> int:
-    """Of what a block takes: a tensor, or one with another that is handed on."""
-    return len(x[0] if isinstance(x, tuple) else x)
+def _num_images(x: Any) -> int:
+    """Of what a block takes: a tensor, or one with others that are handed on."""
+    return _num_images(x[0]) if isinstance(x, tuple) else len(x)
 
 
 def _live_statistics(parts: Sequence[Part]) -> Statistics:

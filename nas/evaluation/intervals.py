@@ -28,10 +28,8 @@ def wilson(correct: ArrayLike, count: ArrayLike) -> tuple[np.ndarray, np.ndarray
 
 
 def with_interval(accuracy: float, count: int, decimals: int = 2) -> str:
-    """'81.64 % (80.1–83.1)': an accuracy, a fraction of so many images, and its 95 % interval."""
-    low, high = wilson(accuracy * count, count)
-    ends = max(0, decimals - 1)
-    return f"{100 * accuracy:.{decimals}f} % ({100 * low:.{ends}f}–{100 * high:.{ends}f})"
+    """An accuracy, a fraction of so many images, `as_text` with its 95 % interval."""
+    return as_text(accuracy, interval(accuracy, count), decimals)
 
 
 def interval(accuracy: float, count: int) -> list[float]:
@@ -40,13 +38,36 @@ def interval(accuracy: float, count: int) -> list[float]:
     return [float(low), float(high)]
 
 
-def paired_error(one: np.ndarray, other: np.ndarray) -> float:
-    """Standard error of the difference of two accuracies on the same images, were both equally good (McNemar 1947).
+def interval_of(scores: np.ndarray) -> list[float]:
+    """Ends of the 95 % interval of a figure.
 
     Args:
-        one, other: (images,) whether the network is right.
+        scores: (images,) bool, whether the network is right; or (parts,), what each part of the images says of a figure
+            that is their mean (`nas.evaluation.judge.Judge.scores`), whose interval is the normal one.
     """
-    return float(np.sqrt(np.sum(one != other)) / len(one))
+    value, count = float(scores.mean()), len(scores)
+    if scores.dtype == bool:
+        return interval(value, count)
+    half = Z * float(scores.std(ddof=1)) / np.sqrt(count) if count > 1 else 1.0
+    return [max(0.0, value - half), min(1.0, value + half)]
+
+
+def as_text(value: float, ends: Sequence[float], decimals: int = 2) -> str:
+    """'81.64 % (80.1–83.1)': a figure, a fraction, and its 95 % interval."""
+    low, high = ends
+    fewer = max(0, decimals - 1)
+    return f"{100 * value:.{decimals}f} % ({100 * low:.{fewer}f}–{100 * high:.{fewer}f})"
+
+
+def paired_error(one: np.ndarray, other: np.ndarray) -> float:
+    """Standard error of the difference of two figures on the same images, were both equally good: of accuracies
+    McNemar's (1947).
+
+    Args:
+        one, other: as `interval_of` has scores.
+    """
+    difference = one.astype(np.float64) - other.astype(np.float64)
+    return float(np.sqrt(np.sum(difference**2)) / len(one))
 
 
 def error_bars(found: Sequence[tuple[float, int]]) -> dict[str, Any]:
@@ -72,15 +93,19 @@ def paired_bootstrap(
 ) -> tuple[float, float]:
     """Ends of the 95 % percentile interval (Efron 1979) of the accuracy of `one` less that of `other`.
 
-    Images are drawn with replacement, each with both of its answers, so what makes an image hard for either network
-    does not widen the interval. An image adds 1, 0 or -1 to the difference: how many of each a draw has is multinomial.
+    Images, or parts of them, are drawn with replacement, each with what both networks have there, so what makes it hard
+    for either does not widen the interval. Of right answers an image adds 1, 0 or -1 to the difference: how many of
+    each a draw has is multinomial.
 
     Args:
-        one, other: (images,) whether the network is right.
+        one, other: as `interval_of` has scores.
     """
-    difference = one.astype(np.int64) - other.astype(np.int64)
-    count = len(difference)
-    shares = [np.mean(difference == value) for value in (1, 0, -1)]
-    drawn = np.random.default_rng(seed).multinomial(count, shares, size=resamples)
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 2]) / count, [2.5, 97.5])
+    rng, count = np.random.default_rng(seed), len(one)
+    if one.dtype == bool:
+        difference = one.astype(np.int64) - other.astype(np.int64)
+        drawn = rng.multinomial(count, [np.mean(difference == value) for value in (1, 0, -1)], size=resamples)
+        means = (drawn[:, 0] - drawn[:, 2]) / count
+    else:
+        means = (one - other)[rng.integers(count, size=(resamples, count))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.distributed.ray import TRIES, RayConfig, cluster
+from nas.distributed.ray import TRIES
 from nas.objective.precisions import RANGE_IMAGES, Precision
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 
@@ -28,37 +27,6 @@ if TYPE_CHECKING:
 
 Job = tuple[Arch, Sequence[Arch]]  # archs, and what they share the beginnings with
 Done = tuple[Sequence[Arch], Sequence[float]]  # archs with their accuracies
-
-
-@dataclass(frozen=True)
-class EvaluatorConfig:
-    """What an `Evaluator` is made of, the flags of nas.search."""
-
-    run_folder: Path
-    num_images: int | None = None
-    calibration_images: int | None = None
-    batch_size: int = 256
-    device: str = "auto"
-    num_workers: int = 0
-    precisions: tuple[Precision, ...] = ("float32",)
-
-
-def make_evaluator(config: EvaluatorConfig) -> Evaluator:
-    """Loads the supernet and the images of a run."""
-    from nas import runs
-    from nas.distributed.device import pick_device
-    from nas.evaluation.evaluator import Evaluator
-    from nas.networks.inherit import calibration_batches, calibration_count, load_supernet
-
-    data = runs.load_run_data(config.run_folder)
-    supernet = load_supernet(config.run_folder, pick_device(config.device))
-    size = supernet.space.image_size
-    count = calibration_count(supernet, config.calibration_images)
-    calibration = calibration_batches(data.train, size, count, supernet.device, config.num_workers)
-    of_ranges = RANGE_IMAGES if "int8" in config.precisions else 0
-    ranges = calibration_batches(data.train, size, of_ranges, supernet.device, config.num_workers)
-    images = data.search.spread(config.num_images or len(data.search))
-    return Evaluator(supernet, images, size, config.batch_size, config.num_workers, calibration, ranges)
 
 
 class LocalEvaluator:
@@ -82,9 +50,9 @@ class LocalEvaluator:
         """`Evaluator.race`: its actions wait for one another."""
         return self._evaluator.race(base, archs, gains, precision)
 
-    def right_answers(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
-        """`Evaluator.right_answers`."""
-        return self._evaluator.right_answers(archs, precision)
+    def scores(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
+        """`Evaluator.scores`."""
+        return self._evaluator.scores(archs, precision)
 
     def evaluate(self, jobs: Sequence[Job], precision: Precision = "float32") -> Iterator[Done]:
         """One job after another."""
@@ -122,22 +90,11 @@ class RayEvaluator:
             for i, accuracies in self._pool.map_unordered(_evaluate, numbered):
                 yield jobs[i][1], accuracies
 
-    def right_answers(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
-        """`Evaluator.right_answers`, an arch at a time."""
+    def scores(self, archs: Sequence[Arch], precision: Precision = "float32") -> np.ndarray:
+        """`Evaluator.scores`, an arch at a time."""
         with _mendable():
             asked = [([arch], precision) for arch in archs]
-            return np.concatenate(list(self._pool.map(_right_answers, asked)))
-
-
-@contextmanager
-def evaluators(config: RayConfig, evaluator: EvaluatorConfig) -> Iterator[LocalEvaluator | RayEvaluator]:
-    """This process, or as many actors as there are to be workers."""
-    make = partial(make_evaluator, evaluator)
-    if not config.ray_workers:
-        yield LocalEvaluator(make)
-        return
-    with cluster(config, evaluator.device) as resources:
-        yield RayEvaluator(make, config.ray_workers, resources)
+            return np.concatenate(list(self._pool.map(_scores, asked)))
 
 
 class _Actor:
@@ -159,12 +116,12 @@ class _Actor:
     def evaluate(self, number: int, job: Job, precision: Precision) -> tuple[int, list[float]]:
         return number, self._evaluator.accuracies(*job, precision)
 
-    def right_answers(self, archs: Sequence[Arch], precision: Precision) -> np.ndarray:
-        return self._evaluator.right_answers(archs, precision)
+    def scores(self, archs: Sequence[Arch], precision: Precision) -> np.ndarray:
+        return self._evaluator.scores(archs, precision)
 
 
-def _right_answers(actor: Any, asked: tuple[Sequence[Arch], Precision]) -> Any:
-    return actor.right_answers.remote(*asked)
+def _scores(actor: Any, asked: tuple[Sequence[Arch], Precision]) -> Any:
+    return actor.scores.remote(*asked)
 
 
 def _evaluate(actor: Any, numbered: tuple[int, Job, Precision]) -> Any:

@@ -157,6 +157,6 @@ def _inherited(folder: Path, arch: Arch) -> State:
     """Of the run's supernet, its norms recalibrated on the run's images where they are shared."""
     supernet = load_supernet(runs.find_trained(str(folder)), CPU)
     count = default_calibration(supernet)
-    images = runs.load_run_data(folder).train if count else None
+    images = runs.load_run_images(folder).train if count else None
     batches = () if images is None else calibration_batches(images, supernet.space.image_size, count, CPU)
     return inherited(supernet, arch, batches).state_dict()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.networks.checkpoints import check_finite
 from nas.runs.checkpoint import load_module, load_tensors
+from nas.scenes import BoxScenes, Scenes
+from nas.scenes.batches import eval_box_batches, eval_mask_batches
 from search_spaces import Arch, UserError
 from search_spaces.command.typed import read_typed
 from supernet import Supernet, recalibrate
@@ -62,14 +64,16 @@ def calibration_count(supernet: Supernet, wanted: int | None) -> int:
 
 
 def calibration_batches(
-    images: Images, image_size: int, count: int, device: torch.device, num_workers: int = 0
+    images: Images | Scenes, image_size: int, count: int, device: torch.device, num_workers: int = 0
 ) -> tuple[Tensor, ...]:
     """`calibration_images` on the device, normalized, channels last."""
     found = calibration_images(images, image_size, count, num_workers)
     return tuple(normalize(batch, device, images.normalization) for batch in found)
 
 
-def calibration_images(images: Images, image_size: int, count: int, num_workers: int = 0) -> tuple[Tensor, ...]:
+def calibration_images(
+    images: Images | Scenes, image_size: int, count: int, num_workers: int = 0
+) -> tuple[Tensor, ...]:
     """`count` of the (training) images, or all if there are fewer, without the corrupt ones: uint8, on the CPU.
 
     In whole batches of 256 (or one smaller): all count alike in the mean of their statistics.
@@ -84,11 +88,21 @@ def calibration_images(images: Images, image_size: int, count: int, num_workers:
     count = min(count, len(images))
     if count > BATCH_SIZE:
         count -= count % BATCH_SIZE
-    batches = eval_batches(images.spread(count), image_size, BATCH_SIZE, num_workers)
-    read = [batch[labels >= 0] for batch, labels in batches]
+    read = list(_readable(images.spread(count), image_size, num_workers))
     if not any(len(batch) > 1 for batch in read):
         raise UserError(f"none of {count} training images to recalibrate norms on can be read; see the warnings")
     return tuple(batch for batch in read if len(batch) > 1)
+
+
+def _readable(images: Images | Scenes, image_size: int, num_workers: int) -> Iterator[Tensor]:
+    """The images in batches of at most 256, without the corrupt ones."""
+    if isinstance(images, Images):
+        for batch, labels in eval_batches(images, image_size, BATCH_SIZE, num_workers):
+            yield batch[labels >= 0]
+        return
+    batches: Any = eval_box_batches if isinstance(images, BoxScenes) else eval_mask_batches
+    for batch, _ in batches(images, image_size, BATCH_SIZE, num_workers):
+        yield batch[batch.flatten(1).amax(dim=1) > 0]  # corrupt ones are black
 
 
 def inherited(supernet: Supernet, arch: Arch, calibration: Sequence[Tensor] = ()) -> nn.Module:

@@ -167,13 +167,23 @@ def order_units(
     space: SearchSpace, network: nn.Module, order: Order, images: Images, device: torch.device, num_workers: int = 0
 ) -> None:
     """Brings the units of every dimension into the order of their importance, the most important first, in place."""
+    if order == "magnitude":
+        order_by_magnitude(space, network)
+        return
     copied = copy.deepcopy(network)
     structure = _structure(space, copied)
-    if order == "magnitude":
-        scores = importance.magnitude(copied, structure)
-    else:
-        batches = _batches(images, space.image_size, device, num_workers)
-        scores = importance.taylor(copied.to(device), structure, batches)
+    batches = _batches(images, space.image_size, device, num_workers)
+    _permute(network, structure, importance.taylor(copied.to(device), structure, batches))
+
+
+def order_by_magnitude(space: SearchSpace, network: nn.Module) -> None:
+    """The same by their weights alone, which needs no images."""
+    copied = copy.deepcopy(network)
+    structure = _structure(space, copied)
+    _permute(network, structure, importance.magnitude(copied, structure))
+
+
+def _permute(network: nn.Module, structure: Structure, scores: importance.Scores) -> None:
     orders = {name: torch.argsort(score, descending=True, stable=True).numpy() for name, score in scores.items()}
     permute(network, structure, orders)
 
@@ -244,6 +254,8 @@ def take_over(supernet: Supernet, arch: Arch, network: nn.Module) -> None:
     supernet.load_network(arch, network.state_dict())
     size = supernet.space.image_size
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, size, size), dtype=np.float32))
-    expected, found = network(x), supernet.extract(arch).cpu()(x)  # a GPU rounds more coarsely
-    error = float((found - expected).abs().max() / expected.abs().max())
+    of_network, of_supernet = network(x), supernet.extract(arch).cpu()(x)  # a GPU rounds more coarsely
+    several = isinstance(of_network, tuple)
+    pairs = zip(of_network, of_supernet, strict=True) if several else [(of_network, of_supernet)]
+    error = max(float((found - expected).abs().max() / expected.abs().max()) for expected, found in pairs)
     assert error <= UNCHANGED, f"the supernet's network differs from the one it starts from by {error:.1e}"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nas import runs
-from nas.evaluation.intervals import interval
+from nas.evaluation.intervals import interval_of
+from nas.objective.figure import classifies
 from nas.objective.goals import LIMITS
 from nas.searching.result import Json, as_text, evaluations, frame, objective_of, read_result
 from nas.searching.winners import Answers, name_winners, pick_winners, recommend
@@ -67,18 +68,19 @@ def pick(config: Any, folder: Path, space: SearchSpace, result: Json, answers: A
         config.min_accuracy,
         config.winners,
         answers,
-        1 / space.num_classes,
+        1 / space.num_classes if classifies(space.name) else 0.0,
         _beside(folder, space),
     )
     prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
     winners = name_winners(chosen, earlier, prefix)
+    ends = [interval_of(scores) for scores in answers(winners)]
     names = [winner["name"] for winner in winners]
     others = [winner for winner in earlier if winner["name"] not in names]
     result |= {
         "command": runs.command_of(folder),
-        "winners": [{**w, "accuracy_interval": interval(w["accuracy"], result["num_images"])} for w in winners],
+        "winners": [{**w, "accuracy_interval": of} for w, of in zip(winners, ends, strict=True)],
         "earlier_winners": others,
-        "recommended": recommend(winners, points, objective, answers),
+        "recommended": recommend(winners, points, objective, answers, result["num_images"]),
         "settings": {name: getattr(config, name) for name in AMENDABLE},
     }
     _write(folder, result)

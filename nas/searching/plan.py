@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from nas import runs
 from nas.objective.costs import Costs
+from nas.objective.figure import classifies
 from nas.objective.precisions import Precision
 from nas.searching.samplers import draw
 from nas.searching.strategies import default_budget
@@ -158,6 +159,11 @@ def suited(config: PlanConfig, space: SearchSpace) -> tuple[str, ...]:
     return ("slimming", "predictor")
 
 
+def races(config: PlanConfig, space: SearchSpace) -> bool:
+    """Whether the actions of a slimming step do: AP and mIoU are known only once all images have been seen."""
+    return not config.exact and classifies(space.name)
+
+
 def slimmed(config: PlanConfig, space: SearchSpace) -> float:
     """About how many networks slimming evaluates until nothing can be taken away."""
     shrinkable = [len(c.options) - 1 for c in space.choices if not config.only or c.field in config.only]
@@ -171,7 +177,7 @@ def _networks(config: PlanConfig, strategy: str, space: SearchSpace) -> tuple[in
         budget = config.budget or default_budget(strategy)
         return budget, float(budget)
     actions = slimmed(config, space)
-    return config.budget, min(actions, config.budget or actions) * (SHARED if config.exact else RACED)
+    return config.budget, min(actions, config.budget or actions) * (RACED if races(config, space) else SHARED)
 
 
 def _smaller(config: PlanConfig, plan: Plan, speed: Speed) -> Plan:

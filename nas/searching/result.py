@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 import numpy as np
 
 from nas import runs
-from nas.evaluation.intervals import with_interval
+from nas.evaluation.intervals import as_text as interval_text
 from nas.objective.costs import Costs
+from nas.objective.figure import figure_name
 from nas.objective.mes import Objective, pareto
 from nas.objective.metrics import columns, latency_metrics, metric_of, shown
 from nas.objective.precisions import Precision, precision_of
@@ -275,12 +276,20 @@ def as_text(result: Json, folder: Path) -> str:
     """How much was evaluated, a line a winner, and which to take."""
     steps = f"{len(result['trajectory'])} steps, " if "trajectory" in result else ""
     costs = columns(result["tables"], result["winners"])
-    rows = [("", "precision", "search accuracy, 95 %", *(shown(metric).title for metric in costs), "MES")]
+    rows = [
+        (
+            "",
+            "precision",
+            f"search {figure_name(result['space'])}, 95 %",
+            *(shown(metric).title for metric in costs),
+            "MES",
+        )
+    ]
     rows += [
         (
             w["name"],
             precision_of(w),
-            with_interval(w["accuracy"], result["num_images"]),
+            interval_text(w["accuracy"], w["accuracy_interval"]),
             *(shown(metric).cell(w[metric]) for metric in costs),
             f"{w['mes']:.4g}",
         )
@@ -298,6 +307,6 @@ def _fewer(result: Json) -> str:
     count, wanted = len(result["winners"]), result["settings"]["winners"]
     if count == wanted:
         return ""
-    noise = f"a standard error of accuracy on {result['num_images']:,} search images"
+    noise = f"a standard error of {figure_name(result['space'])} on {result['num_images']:,} search images"
     winners = f"{count} winner" if count == 1 else f"{count} winners"
     return f"{winners}, not {wanted}: no other network differs by more than {noise} and {100 * APART:.0f} % of MES\n"

@@ -15,12 +15,14 @@ from tqdm import tqdm
 from nas import runs
 from nas.distributed.ray import RayConfig
 from nas.evaluation.forwards import Forwards
-from nas.evaluation.workers import Done, EvaluatorConfig, LocalEvaluator, RayEvaluator, evaluators, split
+from nas.evaluation.workers import Done, LocalEvaluator, RayEvaluator, split
 from nas.objective.costs import Costs
+from nas.objective.figure import classifies, figure_name
 from nas.objective.goals import Goals
 from nas.objective.precisions import Precision, precision_of
+from nas.searching.evaluators import EvaluatorConfig, evaluators
 from nas.searching.picking import AMENDABLE, is_finished, pick, put_back
-from nas.searching.plan import PlanConfig, as_planned, forecast, suited, with_plan
+from nas.searching.plan import PlanConfig, as_planned, forecast, races, suited, with_plan
 from nas.searching.precisions import Part, parts_of, recorded_tables
 from nas.searching.result import Json, found, read_result, together
 from nas.searching.samplers import SEQUENTIAL
@@ -132,7 +134,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
             print(f"to watch it, beside this: optuna-dashboard {place}{remedy}", flush=True)
 
         def answers(points: Sequence[Json]) -> np.ndarray:
-            return np.stack([evaluator.right_answers([space.from_json(q["arch"])], precision_of(q))[0] for q in points])
+            return np.stack([evaluator.scores([space.from_json(q["arch"])], precision_of(q))[0] for q in points])
 
         with put_back(folder):
             evaluated = [_evaluated(config, p, part.costs, evaluator, studies[p], start) for p, part in parts.items()]
@@ -211,7 +213,7 @@ def _slim(
         return costs.batch(archs)["mes"].tolist()
 
     def accuracies(base: Arch, archs: Sequence[Arch], gains: Sequence[float]) -> Sequence[float | None]:
-        if gains and not config.exact:
+        if gains and races(config, space):
             assert isinstance(evaluator, LocalEvaluator)
             run = partial(evaluator.race, precision=precision)
             race = study.race(base, archs, gains, run, len(steps))
@@ -276,12 +278,15 @@ def _at_once(config: Config) -> int:
 
 def _check_flags(config: Config, space: SearchSpace) -> None:
     config.check_workers()
+    if "int8" in config.precision and not classifies(space.name):
+        figure = figure_name(space.name)
+        raise UserError(f"--precision int8 is for networks that classify; leave it out to search by {figure}")
     is_slimming = config.strategy in (None, "slimming")
     if config.strategy == "slimming":
         check_idle(config, ("seed",), "strategies with randomness, slimming has none")
     if config.exact and not is_slimming:
         raise UserError(f"--exact is for --strategy slimming, {config.strategy} has no races; leave it out")
-    if config.strategy == "slimming" and config.ray_workers and not config.exact:
+    if config.strategy == "slimming" and config.ray_workers and races(config, space):
         raise UserError(
             f"--ray-workers is {config.ray_workers}, but the actions of a race wait for one another; add --exact"
         )

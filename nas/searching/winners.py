@@ -17,7 +17,9 @@ from nas.objective.precisions import precision_of
 from search_spaces import UserError
 
 Json = dict[str, Any]
-Answers = Callable[[Sequence[Json]], np.ndarray]  # (networks, images) which search images each classifies correctly
+# (networks, images) which search images each classifies correctly, or (networks, parts) what each part of the images
+# says of its AP or mIoU: `nas.evaluation.judge.Judge.scores`.
+Answers = Callable[[Sequence[Json]], np.ndarray]
 
 APART = 0.05  # of MES: networks nearer than that cost the same
 
@@ -117,7 +119,7 @@ def _dominating(front: Sequence[Json], count: int, chance: float) -> list[Json]:
 
 
 def recommend(
-    winners: Sequence[Json], points: Sequence[Json], objective: Objective, answers: Answers
+    winners: Sequence[Json], points: Sequence[Json], objective: Objective, answers: Answers, num_images: int
 ) -> Recommendation:
     """Under limits the most accurate winner; else the cheapest that is not told (95 %, on the same images) to be less
     accurate than the most accurate network found, or the most accurate winner if all are.
@@ -125,6 +127,7 @@ def recommend(
     Args:
         winners: named, the most accurate first.
         points: all that was found.
+        num_images: that figures are of.
     """
     best = max((p for p in points if objective.feasible(p)), key=lambda p: (p["accuracy"], p["mes"]))
     best_right, *right = answers([best, *winners])
@@ -141,15 +144,15 @@ def recommend(
         return {"name": name, "sentence": f"Take {called}: it is the most accurate network found{within}."}
     metric = objective.terms[0].metric
     cost = f"it has {winner[metric] / best[metric]:.2f} of the {shown(metric).name} of the most accurate network found"
-    return {"name": name, "sentence": f"Take {called}: {cost}, and {_beside(right[chosen], best_right)}."}
+    return {"name": name, "sentence": f"Take {called}: {cost}, and {_beside(right[chosen], best_right, num_images)}."}
 
 
-def _beside(right: np.ndarray, best: np.ndarray) -> str:
+def _beside(right: np.ndarray, best: np.ndarray, num_images: int) -> str:
     """How accurate a network is beside the best, on the same images."""
     low, high = paired_bootstrap(best, right)
     points = f"{100 * (best.mean() - right.mean()):.1f} points (95 %: {100 * low:.1f} to {100 * high:.1f}"
     told = "loses" if low > 0 else "is not told to be less accurate: it loses"
-    return f"{told} {points}, on the same {len(best):,} search images)"
+    return f"{told} {points}, on the same {num_images:,} search images)"
 
 
 def name_winners(chosen: Sequence[Json], earlier: Sequence[Json], prefix: str) -> list[Json]:

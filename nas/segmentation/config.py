@@ -11,13 +11,19 @@ from search_spaces.command import flag
 
 
 @dataclass(frozen=True)
-class Config(DenseConfig, MasksConfig):
-    batch_size: int = flag(32, "images of a step, of all processes together: two at least are normalized", minimum=2)
+class MaskTraining(MasksConfig):
+    """Flags of images with masks that are trained on."""
+
     augment: Literal["published", "light", "hflip", "none"] = flag(
         "published",
         "published: crops of images of 0.5 to 2 times the size, and mirror images; light: crops of at least 70 %; "
         "hflip: mirror images (not of digits, letters, signs)",
     )
+
+
+@dataclass(frozen=True)
+class Config(DenseConfig, MaskTraining):
+    batch_size: int = flag(32, "images of a step, of all processes together: two at least are normalized", minimum=2)
 
 
 # MobileViT in DeepLabv3 (Mehta and Rastegari, 2022, Appendix D; apple/ml-cvnets,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from nas.dense.export import FOLDER, check_written
 from nas.dense.kind import PAGE, Figures, Kind
 from nas.dense.result import DenseResult, Split, check_classes, typed_figures
+from nas.runs import MasksRun
 from nas.scenes import MaskScenes, SceneData, load_masks
 from nas.scenes.batches import EpochJoint, MaskBatch, eval_mask_batches, train_mask_batches
 from nas.scenes.transforms import Joint, mask_train_transform
 from nas.segmentation.config import EMBEDDED, PUBLISHED, Config
 from nas.segmentation.examples import examples
 from nas.segmentation.export import SegmenterFiles
-from nas.segmentation.metric import MaskFigures, confusion
+from nas.segmentation.metric import MaskFigures, PixelConfusion, confusion, of_image, together
 from nas.segmentation.page import segment_page
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command.files import write_json, write_text
 from search_spaces.dense.backbone import Backbone
-from search_spaces.dense.deeplab import DeepLabV3
+from search_spaces.dense.deeplab import DeepLabV3, Pixels
 from search_spaces.dense.plans import OUTPUT_STRIDE
 
 NUM_COMPARED = 8  # test images that files are compared with PyTorch on
@@ -33,17 +34,17 @@ class Segmentation(Kind[MaskScenes, Config]):
     stage = "segment"
     metric = "miou"
     metric_label = "mIoU"
-    may_move = ("data", "masks", "annotations", "test_data", "test_masks", "test_annotations", "classes")
+    runs = MasksRun
     config = Config
     published, embedded = PUBLISHED, EMBEDDED
 
-    def load(self, config: Config) -> SceneData[MaskScenes]:
+    def load(self, config: Any) -> SceneData[MaskScenes]:
         return load_masks(config.data_config())
 
     def network(self, space: SearchSpace, arch: Arch, num_classes: int) -> DeepLabV3:
         return DeepLabV3(dense_backbone(space, arch), num_classes)
 
-    def transform(self, config: Config, image_size: int) -> Joint:
+    def transform(self, config: Any, image_size: int) -> Joint:
         return mask_train_transform(image_size, config.augment)
 
     def batches(self, scenes: MaskScenes, transform: EpochJoint, **plan: Any) -> Iterator[MaskBatch]:
@@ -51,6 +52,17 @@ class Segmentation(Kind[MaskScenes, Config]):
 
     def prepared(self, target: Tensor, device: torch.device) -> Tensor:
         return target.to(device, non_blocking=True).long()
+
+    def eval_batches(self, scenes: MaskScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
+        return eval_mask_batches(scenes, *sizes)
+
+    def compared(self, network: Pixels, outputs: Tensor, targets: Sequence[Tensor]) -> list[PixelConfusion]:
+        return [of_image(*pair) for pair in zip(outputs, targets, strict=True)]
+
+    def of_parts(
+        self, compared: Sequence[PixelConfusion], num_classes: int, parts: Iterable[Sequence[int]]
+    ) -> list[float]:
+        return [together([compared[i] for i in part], num_classes).miou for part in parts]
 
     def figures(
         self, network: nn.Module, scenes: MaskScenes, image_size: int, device: torch.device, num_workers: int

@@ -6,6 +6,7 @@ that of the images as a network takes them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -100,6 +101,24 @@ def class_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return found
 
 
+def of_image(logits: Tensor, mask: Tensor) -> PixelConfusion:
+    """
+    Args:
+        logits: (num_classes, H, W), of an image whose mask may have another size.
+    """
+    found = PixelConfusion(len(logits))
+    found.add(class_map(logits, (mask.shape[0], mask.shape[1])).cpu(), mask)
+    return found
+
+
+def together(images: Sequence[PixelConfusion], num_classes: int) -> PixelConfusion:
+    """Of the pixels of all images."""
+    found = PixelConfusion(num_classes)
+    for image in images:
+        found.counts += image.counts
+    return found
+
+
 @torch.inference_mode()
 def confusion(
     network: nn.Module, scenes: MaskScenes, image_size: int, device: torch.device, num_workers: int = 0
@@ -115,8 +134,8 @@ def confusion(
     share = (process.rank(), process.world_size())
     for images, masks in eval_mask_batches(scenes, image_size, BATCH_SIZE, num_workers, share):
         outputs = network(normalize(images, device, scenes.normalization))
-        for logits, mask in zip(outputs, masks, strict=True):
-            found.add(class_map(logits, (mask.shape[0], mask.shape[1])).cpu(), mask)
+        for pair in zip(outputs, masks, strict=True):
+            found.counts += of_image(*pair).counts
     total = collectives.total(*found.counts.ravel().tolist())
     found.counts = np.array(total).astype(np.int64).reshape(found.counts.shape)
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +20,20 @@ from nas.evaluation.accuracy import accuracy
 from nas.evaluation.intervals import with_interval
 from nas.networks.inherit import default_calibration, inherited
 from nas.networks.start import ordered_start, take_over
-from nas.runs.checkpoint import save_tensors
-from nas.runs.results import lasted
-from nas.supernets.elastic import FREE, ElasticConfig, check_elastic, check_sampling, step_archs, step_of, watched
+from nas.supernets.elastic import (
+    ElasticConfig,
+    check_elastic,
+    check_sampling,
+    ended,
+    record,
+    result_of,
+    resume,
+    run_of,
+    save_weights,
+    step_archs,
+    step_of,
+    watched,
+)
 from nas.training.recipe import (
     TrainConfig,
     check_alike,
@@ -45,7 +55,7 @@ from nas.training.teacher import (
 from nas.training.trainer import Backward, Trainer
 from search_spaces import DEFAULT_SPACE, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import amend, check_idle, fill, flag, given
-from search_spaces.command.files import slug, write_json
+from search_spaces.command.files import write_json
 from supernet import LOSSES, Supernet
 
 
@@ -90,10 +100,12 @@ def train_supernet(config: Config) -> Path:
     stage = folder / "supernet"
     changed: dict[str, Any] = {}
     if config.resume:
-        found, changed = _resume(config, folder)
+        may_change = (*may_move(config), *runs.ClassesRun.may_move)
+        found, changed = resume(config, folder, may_change, **teacher_facts(config))
         if found is None:
             print(f"{folder} is finished: nothing to train")
             return folder
+        assert isinstance(found, Data)
         data = found
     else:
         runs.check_new(stage, "--run")
@@ -110,15 +122,12 @@ def train_supernet(config: Config) -> Path:
     if not (config.resume and trainer.resume()) and config.init:
         _warm_start(config, folder, trainer, data)
     if config.resume:
-        _record(config, folder, changed)
+        record(config, folder, changed)
     else:
         runs.save_run_info(folder, runs.ClassesRun.of(space, data, config.data_config()))
         runs.begin(stage, config, **teacher_facts(config))
     trainer.fit(f"supernet {space.name}")
-    if process.is_primary():
-        save_tensors(
-            stage / "supernet.safetensors", trainer.ema.module.state_dict(), {"space": space.name, "norm": config.norm}
-        )
+    save_weights(stage, trainer, config.norm)
     _finish(config, folder, trainer, data, taught)
     return folder
 
@@ -134,23 +143,6 @@ def _warm_start(config: Config, folder: Path, trainer: Trainer, data: Data) -> N
         take_over(store, arch, network)
     start = accuracy(network.to(device), data.search, space.image_size, device, workers)
     print(f"{arch_label(space, arch)} starts with {100 * start:.2f} % on the search split", flush=True)
-
-
-def _resume(config: Config, folder: Path) -> tuple[Data | None, dict[str, Any]]:
-    """The run's data, wherever it lies now, and the settings to record; of a finished run None, all recorded."""
-    stage = folder / "supernet"
-    finished = (stage / "result.json").exists()
-    may_change = (*may_move(config), *runs.ClassesRun.may_move, *(() if finished else ("epochs",)))
-    changed = runs.reopen(stage, config, FREE, may_change, **teacher_facts(config))
-    data = runs.load_run_data(folder, config) if not finished or runs.has_moved(folder, config) else None
-    if finished:
-        _record(config, folder, changed)
-    return None if finished else data, changed
-
-
-def _record(config: Config, folder: Path, changed: dict[str, Any]) -> None:
-    runs.record_place(folder, config)
-    runs.record(folder / "supernet", changed)
 
 
 def make_trainer(
@@ -254,15 +246,6 @@ def accuracies(trainer: Trainer, images: Images, batches: int | None = None) -> 
     return {name: accuracy(net, images, size, trainer.device, workers) for name, net in networks.items()}
 
 
-def run_of(config: Config) -> Path:
-    """The run's folder: the one to go on with on `resume`, else a new one, the same for all processes."""
-    if config.resume:
-        return runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
-    stem = Path(config.data).name.removesuffix(".tar") or "data"
-    name = config.run or f"{slug(config.space)}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
-    return runs.run_folder(collectives.gather(name)[0])
-
-
 def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: dict[str, Any]) -> None:
     stage = folder / "supernet"
     search, test = accuracies(trainer, data.search), accuracies(trainer, data.test)
@@ -270,19 +253,8 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
     if not process.is_primary():
         return
     result: dict[str, Any] = {
-        "command": runs.command_of(stage),
+        **result_of(config, stage, trainer, data, search, test),
         "loss": config.loss,
-        "sampling": config.sampling,
-        "norm": config.norm,
-        **trainer.ending,
-        "steps": trainer.step,
-        "images_per_s": trainer.step * trainer.task.images_per_step / trainer.seconds,
-        "amp": trainer.amp,
-        "processes": process.world_size(),
-        "accumulation_steps": config.accumulation_steps,
-        "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
-        "search_accuracy": search,
-        "test_accuracy": test,
         **facts,
     }
     info = runs.load_classes_info(folder)
@@ -296,8 +268,7 @@ def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: d
             for n, a, c in (("search", search, len(data.search)), ("test", test, len(data.test)))
         )
         print(f"{name:8}  {'  '.join(splits)}")
-    speed = f"{trainer.seconds / 60:.1f} minutes, {result['images_per_s']:.0f} images/s"
-    print(f"{lasted(result)} in {speed}; wrote {folder}")
+    print(f"{ended(result)}; wrote {folder}")
 
 
 def _skipped(data: Data) -> tuple[str, ...]:

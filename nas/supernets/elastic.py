@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from nas import runs
+from nas.distributed import collectives, process
 from nas.distributed.accumulation import Parts
+from nas.runs.checkpoint import save_tensors
+from nas.runs.results import lasted
 from nas.training.recipe import FREE_ON_RESUME, LoopConfig
 from nas.training.task import Criterion
-from nas.training.trainer import Backward, Step
+from nas.training.trainer import Backward, Step, Trainer
 from search_spaces import Arch, SearchSpace, UserError, arch_label
 from search_spaces.command import check_idle, flag
+from search_spaces.command.files import slug
 from supernet import SAMPLERS, Supernet, middle, shrunk, train_step
 from supernet.losses import Distillation
 from supernet.sampling import Estimate
+from supernet.store import Norm
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,78 @@ def step_of(
         return train_step(supernet, images, target, archs, criterion, distillation, backward).mean()
 
     return step
+
+
+def run_of(config: Any) -> Path:
+    """The run's folder: the one to go on with on `resume`, else a new one, the same for all processes."""
+    if config.resume:
+        return runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
+    stem = Path(config.data).name.removesuffix(".tar") or "data"
+    name = config.run or f"{slug(config.space)}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
+    return runs.run_folder(collectives.gather(name)[0])
+
+
+def resume(
+    config: Any, folder: Path, may_change: tuple[str, ...], **facts: Any
+) -> tuple[runs.AnyData | None, dict[str, Any]]:
+    """The run's data, wherever it lies now, and the settings to record; of a finished run None, all recorded.
+
+    Args:
+        may_change: settings that say where something lies.
+    """
+    stage = folder / "supernet"
+    finished = (stage / "result.json").exists()
+    changed = runs.reopen(stage, config, FREE, (*may_change, *(() if finished else ("epochs",))), **facts)
+    data = runs.load_run_images(folder, config) if not finished or runs.has_moved(folder, config) else None
+    if finished:
+        record(config, folder, changed)
+    return None if finished else data, changed
+
+
+def record(config: Any, folder: Path, changed: dict[str, Any]) -> None:
+    runs.record_place(folder, config)
+    runs.record(folder / "supernet", changed)
+
+
+def save_weights(stage: Path, trainer: Trainer, norm: Norm) -> None:
+    """The averaged supernet's."""
+    store: Any = trainer.ema.module
+    if process.is_primary():
+        save_tensors(stage / "supernet.safetensors", store.state_dict(), {"space": store.space.name, "norm": norm})
+
+
+def result_of(
+    config: ElasticConfig,
+    stage: Path,
+    trainer: Trainer,
+    data: runs.AnyData,
+    search: Mapping[str, float],
+    test: Mapping[str, float],
+) -> dict[str, Any]:
+    """`result.json` of a supernet.
+
+    Args:
+        search, test: what the watched networks reach on these splits.
+    """
+    return {
+        "command": runs.command_of(stage),
+        "sampling": config.sampling,
+        "norm": config.norm,
+        **trainer.ending,
+        "steps": trainer.step,
+        "images_per_s": trainer.step * trainer.task.images_per_step / trainer.seconds,
+        "amp": trainer.amp,
+        "processes": process.world_size(),
+        "accumulation_steps": config.accumulation_steps,
+        "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
+        "search_accuracy": dict(search),
+        "test_accuracy": dict(test),
+    }
+
+
+def ended(result: Mapping[str, Any]) -> str:
+    """How long a training lasted, for the terminal."""
+    return f"{lasted(result)} in {result['minutes']:.1f} minutes, {result['images_per_s']:.0f} images/s"
 
 
 def watched(space: SearchSpace) -> dict[str, Arch]:

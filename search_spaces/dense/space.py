@@ -73,25 +73,26 @@ class HeadedSpace(SearchSpace):
     def _of_base(self, arch: Arch) -> Arch:
         return Arch(self.base.name, arch.values)
 
-    def _own(self, arch: Arch) -> Arch:
+    def with_head(self, arch: Arch) -> Arch:
+        """The network of this space that is that one of the base, with the head."""
         return Arch(self.name, arch.values)
 
     def canonical(self, values: Sequence[int]) -> tuple[int, ...]:
         return self.base.canonical(values)
 
     def sample(self, rng: random.Random) -> Arch:
-        return self._own(self.base.sample(rng))
+        return self.with_head(self.base.sample(rng))
 
     def size(self) -> int:
         return self.base.size()
 
     @property
     def smallest(self) -> Arch:
-        return self._own(self.base.smallest)
+        return self.with_head(self.base.smallest)
 
     @property
     def published(self) -> Mapping[str, Arch]:
-        return {name: self._own(arch) for name, arch in self.base.published.items()}
+        return {name: self.with_head(arch) for name, arch in self.base.published.items()}
 
     # ---- models
 

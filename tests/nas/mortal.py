@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.evaluation import workers
 from nas.evaluation.evaluator import Evaluator
+from nas.searching import evaluators
 from nas.training import parallel
 from nas.training.trainer import Trainer
 from search_spaces import SPACES
 from tests.nas.tiny import QuickSpace
 
-make_evaluator, train = workers.make_evaluator, parallel._train
+make_evaluator, train = evaluators.make_evaluator, parallel._train
 
 
 def die_at(calls: int) -> None:
@@ -27,7 +27,7 @@ def die_at(calls: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def mortal_evaluator(config: workers.EvaluatorConfig) -> Evaluator:
+def mortal_evaluator(config: evaluators.EvaluatorConfig) -> Evaluator:
     SPACES["tiny"] = QuickSpace
     evaluator, calls = make_evaluator(config), 0
     accuracies = evaluator.accuracies

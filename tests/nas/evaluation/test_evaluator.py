@@ -16,6 +16,7 @@ from nas.data.batches import eval_batches, normalize
 from nas.data.sources import Decoded, Skipped
 from nas.evaluation.evaluator import Evaluator, Statistics, _Frontier, _statistics
 from nas.evaluation.forwards import Forwards
+from nas.evaluation.judge import ClassJudge
 from nas.evaluation.quantized import quantized
 from nas.networks.inherit import calibration_batches, inherited
 from search_spaces import Arch, macs
@@ -65,7 +66,7 @@ def logits_alone(
 def test_a_shared_prefix_changes_nothing(supernet: Supernet, images: Images, base: str, batch_size: int) -> None:
     arch = SPACE.largest if base == "largest" else SPACE.sample(random.Random(3))
     archs = [action.arch for action in SPACE.slim(arch)]
-    evaluator = Evaluator(supernet, images, SPACE.image_size, batch_size)
+    evaluator = Evaluator(supernet, ClassJudge(images, SPACE.image_size), batch_size)
 
     together = evaluator.accuracies(arch, archs)
     shared = evaluator.block_forwards
@@ -100,7 +101,7 @@ def logits_of_each(evaluator: Evaluator, base: Arch, archs: Sequence[Arch]) -> l
 
 def test_logits_are_those_of_the_extracted_network(supernet: Supernet, images: Images) -> None:
     archs = [action.arch for action in SPACE.slim(SPACE.largest)]
-    found = logits_of_each(Evaluator(supernet, images, SPACE.image_size, 8), SPACE.largest, archs)
+    found = logits_of_each(Evaluator(supernet, ClassJudge(images, SPACE.image_size), 8), SPACE.largest, archs)
     for arch, logits in zip(archs, found, strict=True):
         assert torch.equal(logits, logits_alone(supernet, arch, images, 8))
     assert len({tuple(logits[0].tolist()) for logits in found}) == len(archs)
@@ -114,7 +115,7 @@ def test_each_network_is_recalibrated_as_if_alone(images: Images, norm: Norm) ->
     supernet, base = random_supernet(norm), SPACE.sample(random.Random(3))
     archs = [base, *(action.arch for action in SPACE.slim(base)[::2])]
     calibration = calibration_batches(images, SPACE.image_size, 19, CPU)[0].split(8)  # batches of 8, 8 and 3
-    evaluator = Evaluator(supernet, images, SPACE.image_size, 8, calibration=calibration)
+    evaluator = Evaluator(supernet, ClassJudge(images, SPACE.image_size), 8, calibration=calibration)
     labels = torch.tensor(images.labels)
 
     together = evaluator.accuracies(base, archs)
@@ -146,11 +147,13 @@ def test_a_corrupt_image_does_not_count(supernet: Supernet, images: Images) -> N
 
     assert isinstance(images.source, Decoded)
     source = Broken(images.source.pixels, images.labels, ("a", "b", "c"), "")
-    evaluator = Evaluator(supernet, Images(source, images.indices, images.labels, Skipped(strict=False)), 16, 8)
+    evaluator = Evaluator(
+        supernet, ClassJudge(Images(source, images.indices, images.labels, Skipped(strict=False)), 16), 8
+    )
     assert evaluator.num_images == 22
     rest = np.delete(np.arange(23), 5)
     without = Images(images.source, rest, images.labels[rest], Skipped(strict=False))
-    assert evaluator.accuracy(SPACE.largest) == Evaluator(supernet, without, 16, 8).accuracy(SPACE.largest)
+    assert evaluator.accuracy(SPACE.largest) == Evaluator(supernet, ClassJudge(without, 16), 8).accuracy(SPACE.largest)
 
 
 # ---- races
@@ -178,7 +181,7 @@ def racing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> E
     unknown = labelled(np.zeros(160, np.int64))
     batches = calibration_batches(unknown, SPACE.image_size, 64, CPU)[0].split(request.param)
     labels = logits_alone(supernet, BASE, unknown, 32, batches).argmax(dim=1).numpy()
-    return Evaluator(supernet, labelled(labels), SPACE.image_size, 32, calibration=batches)
+    return Evaluator(supernet, ClassJudge(labelled(labels), SPACE.image_size), 32, calibration=batches)
 
 
 def test_what_a_race_finishes_is_what_evaluating_alone_gives(racing: Evaluator) -> None:
@@ -250,9 +253,11 @@ def test_in_int8_each_network_answers_as_if_alone(images: Images, norm: Norm) ->
     archs = [base, *(action.arch for action in SPACE.slim(base)[::3])]
     batches = calibration_batches(images, SPACE.image_size, 16, CPU)[0].split(8)
     calibration = batches if norm == "shared" else ()
-    evaluator = Evaluator(supernet, images, SPACE.image_size, 8, calibration=calibration, range_images=batches[:1])
+    evaluator = Evaluator(
+        supernet, ClassJudge(images, SPACE.image_size), 8, calibration=calibration, range_images=batches[:1]
+    )
     evaluator.accuracies(base, archs, "int8")
-    together = [evaluator._finished[arch, "int8"].outcomes.margins for arch in archs]
+    together = [evaluator._finished[arch, "int8"].answers.margins for arch in archs]
     for arch, margins in zip(archs, together, strict=True):
         model = quantized(inherited(supernet, arch, calibration), batches[:1])
         assert np.array_equal(margins, margins_alone(model, images))

@@ -22,7 +22,7 @@ from nas.evaluation.accuracy import accuracy
 from nas.evaluation.evaluator import Evaluator
 from nas.evaluation.intervals import interval
 from nas.evaluation.racing import Finish
-from nas.evaluation.workers import LocalEvaluator, make_evaluator
+from nas.evaluation.workers import LocalEvaluator
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
 from nas.objective.mes import PUBLISHED as PUBLISHED_MES
 from nas.objective.mes import Objective, Term, pareto
@@ -30,6 +30,7 @@ from nas.reporting.report import write_report
 from nas.runs import load_run_data
 from nas.search import main
 from nas.searching import search as core
+from nas.searching.evaluators import make_evaluator
 from nas.searching.result import objective_of
 from nas.searching.storage import open_storage
 from nas.searching.study import Evaluation, Study

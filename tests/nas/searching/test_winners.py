@@ -89,7 +89,9 @@ def named(*numbers: int) -> list[dict[str, Any]]:
 
 def test_the_cheapest_that_is_not_told_to_be_less_accurate_is_recommended() -> None:
     same = [{**p, "accuracy": 0.899} if p["step"] == 3 else p for p in TRAJECTORY]
-    found = recommend([{**same[1], "name": "w1"}, {**same[3], "name": "w3"}, *named(8)], same, objective(), nested)
+    found = recommend(
+        [{**same[1], "name": "w1"}, {**same[3], "name": "w3"}, *named(8)], same, objective(), nested, 1000
+    )
     assert found["name"] == "w3"
     assert found["sentence"] == (
         "Take w3: it has 0.70 of the parameters of the most accurate network found, and is not told to be less "
@@ -98,12 +100,12 @@ def test_the_cheapest_that_is_not_told_to_be_less_accurate_is_recommended() -> N
 
 
 def test_all_winners_may_be_told_to_be_less_accurate() -> None:
-    found = recommend(named(1, 8), TRAJECTORY, objective(), nested)
+    found = recommend(named(1, 8), TRAJECTORY, objective(), nested, 1000)
     assert found["name"] == "w1" and "and loses 5.0 points (95 %: 3.7 to 6.4" in found["sentence"]
 
 
 def test_under_limits_the_most_accurate_winner_is_recommended() -> None:
-    found = recommend(named(2, 8), TRAJECTORY, objective(num_params=850), nested)
+    found = recommend(named(2, 8), TRAJECTORY, objective(num_params=850), nested, 1000)
     assert found == {"name": "w2", "sentence": "Take w2: it is the most accurate network found within the limits."}
 
 

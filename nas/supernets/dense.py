@@ -1,0 +1,237 @@
+"""Trains the supernet of networks with a head for boxes or masks, in the folder `supernet/` of a new run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nas import runs
+from nas.data.batches import normalize
+from nas.dense.config import DenseConfig
+from nas.dense.kind import Kind
+from nas.dense.task import DenseTask
+from nas.detection.config import BoxTraining
+from nas.distributed import process
+from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images, default_calibration, inherited, load_supernet
+from nas.networks.start import load_start, order_by_magnitude, take_over
+from nas.scenes import SceneData
+from nas.segmentation.config import MaskTraining
+from nas.supernets.elastic import (
+    ElasticConfig,
+    check_elastic,
+    check_sampling,
+    ended,
+    record,
+    result_of,
+    resume,
+    run_of,
+    save_weights,
+    step_archs,
+    step_of,
+    watched,
+)
+from nas.supernets.kinds import KINDS
+from nas.training.recipe import check_alike, check_used
+from nas.training.trainer import Trainer
+from search_spaces import SearchSpace, UserError, arch_label, get_space
+from search_spaces.command import amend, fill, flag
+from search_spaces.command.files import write_json
+from search_spaces.dense.space import HeadedSpace
+from supernet import Supernet
+
+
+@dataclass(frozen=True)
+class DenseSupernetConfig(ElasticConfig):
+    space: str = flag("mobileone-nano", "search space of the networks below the head; `python -m search_spaces`")
+    init: str | None = flag(
+        None,
+        "weights to start from: folder of a run with a supernet of classifiers of the space; a file of a timm network "
+        "of it, a folder of ours that has one, or pretrained (default: fresh weights)",
+    )
+    epochs: int = flag(200, "passes over the training split", minimum=1)
+
+
+@dataclass(frozen=True)
+class DetectConfig(DenseSupernetConfig, BoxTraining):
+    task: Literal["detect"] = flag("detect", "boxes, by SSDLite")
+
+    head = "ssdlite"
+
+
+@dataclass(frozen=True)
+class SegmentConfig(DenseSupernetConfig, MaskTraining):
+    task: Literal["segment"] = flag("segment", "masks, by DeepLabv3")
+    batch_size: int = flag(32, "images of a step, of all processes together: two at least are normalized", minimum=2)
+
+    head = "deeplabv3"
+
+
+Config = DetectConfig | SegmentConfig
+CONFIGS: dict[str, type[Config]] = {"ssdlite": DetectConfig, "deeplabv3": SegmentConfig}  # by the head
+SHARING: dict[str, Any] = {"sampling": "balanced", "norm": "shared"}
+CALIBRATION_ON_THE_WAY = 512  # images
+
+
+def configure(config: Config) -> Config:
+    """The config; what was not given is as the run was begun with, or what suits the images."""
+    if config.resume:
+        folder = run_of(config)
+        return amend(fill(config, runs.begun(folder / "supernet", type(config))), run=str(folder))
+    config = fill(config, _suited(config))
+    base, _, head = config.space.partition("+")
+    if head not in ("", config.head):
+        raise UserError(f"--task {config.task} has the head {config.head}; give --space {base}")
+    check_used(config)
+    check_sampling(config)
+    return amend(config, space=f"{base}+{config.head}")
+
+
+def _suited(config: Config) -> Config:
+    kind = KINDS[config.head]
+    recipe = {"image_size": DenseConfig.image_size, **kind.recipe(config.data), **SHARING}
+    known = {field.name for field in fields(config)}
+    return replace(config, **{name: value for name, value in recipe.items() if name in known})
+
+
+def train_supernet(config: Config) -> Path:
+    """Trains, evaluates on the search and test splits and returns the run's folder; goes on with it on `resume`."""
+    check_elastic(config, config.epochs)
+    kind, folder = KINDS[config.head], run_of(config)
+    stage, changed = folder / "supernet", dict[str, Any]()
+    data: Any
+    if config.resume:
+        data, changed = resume(config, folder, kind.may_move)
+        if data is None:
+            print(f"{folder} is finished: nothing to train")
+            return folder
+    else:
+        runs.check_new(stage, "--run")
+        data = kind.load(config)
+    check_alike(config, data.splits.digest)
+    space = get_space(config.space, config.image_size, len(data.classes))
+    data = data.normalized(space.mean, space.std)
+    trainer = make_trainer(kind, config, stage, space, data)
+    if not (config.resume and trainer.resume()) and config.init:
+        _warm_start(config.init, folder, trainer)
+    if config.resume:
+        record(config, folder, changed)
+    else:
+        runs.save_run_info(folder, kind.runs.of(space, data, config.data_config()))
+        runs.begin(stage, config)
+    trainer.fit(f"supernet {space.name}")
+    save_weights(stage, trainer, config.norm)
+    _finish(kind, config, folder, trainer, data)
+    return folder
+
+
+def make_trainer(
+    kind: Kind[Any, Any], config: Config, folder: Path, space: SearchSpace, data: SceneData[Any]
+) -> Trainer:
+    assert isinstance(space, HeadedSpace)
+    torch.manual_seed(config.seed)
+    supernet = Supernet(space, norm=config.norm, checkpoint_activations=config.checkpoint_activations)
+    found = _figure(kind, data, config.num_workers)
+
+    def evaluate(_: nn.Module) -> dict[str, float]:
+        is_last = trainer.step == trainer.total
+        count = CALIBRATION_IMAGES if is_last else CALIBRATION_ON_THE_WAY
+        return {f"{name}_accuracy": value for name, value in found(trainer, data.search, count).items()}
+
+    task = DenseTask(kind, data, config, _loss(space))
+    steps = step_archs(config, space, task.steps_per_epoch)
+    trainer = Trainer(supernet, task, config, folder, step_of(supernet, steps, None, lambda: trainer.parts), evaluate)
+    return trainer
+
+
+def _loss(space: HeadedSpace) -> Callable[[Any, Any], Tensor]:
+    """Of what a network's last block gives, and a target; on the device of the former."""
+    on_device: Callable[[torch.device], Any] = cache(lambda device: space.meaning().to(device))
+
+    def loss(state: Any, target: Any) -> Tensor:
+        meaning = on_device(_device(state))
+        found: Tensor = meaning.loss(meaning.raw(state), target)
+        return found
+
+    return loss
+
+
+def _device(state: Any) -> torch.device:
+    while not isinstance(state, Tensor):
+        state = state[0]
+    return state.device
+
+
+def _figure(
+    kind: Kind[Any, Any], data: SceneData[Any], num_workers: int
+) -> Callable[[Trainer, Any, int], dict[str, float]]:
+    """What the watched networks reach on a split, with norms recalibrated on so many images if they are shared."""
+
+    @cache
+    def calibration(size: int, count: int) -> tuple[Tensor, ...]:
+        return calibration_images(data.train, size, count, num_workers)
+
+    def found(trainer: Trainer, scenes: Any, count: int) -> dict[str, float]:
+        supernet: Any = trainer.ema.module
+        space, device = supernet.space, trainer.device
+        images = calibration(space.image_size, min(count, default_calibration(supernet)))
+        batches = [normalize(batch, device, data.train.normalization) for batch in images]
+        networks = {name: inherited(supernet, arch, batches) for name, arch in watched(space).items()}
+        return {
+            name: kind.figures(network, scenes, space.image_size, device, num_workers)[kind.metric]
+            for name, network in networks.items()
+        }
+
+    return found
+
+
+def _warm_start(init: str, folder: Path, trainer: Trainer) -> None:
+    """Puts the weights that --init names into the supernet and its average; heads stay fresh."""
+    supernet: Any = trainer.model
+    space: HeadedSpace = supernet.space
+    place = Path(runs.follow(init, folder)).expanduser()
+    if (place / "supernet" / "supernet.safetensors").exists():
+        _take_supernet(place, trainer)
+        return
+    arch, network, _ = load_start(space.base, str(place) if place.exists() else init)
+    order_by_magnitude(space.base, network)
+    whole: Any = space.build(own := space.with_head(arch))
+    whole.backbone.load(network.state_dict())
+    for store in (supernet, trainer.ema.module):
+        take_over(store, own, whole)
+    print(f"{arch_label(space, own)} starts with the weights of {init}", flush=True)
+
+
+@torch.no_grad()
+def _take_supernet(place: Path, trainer: Trainer) -> None:
+    """Those of a run's supernet of classifiers, by their names."""
+    supernet: Any = trainer.model
+    space: HeadedSpace = supernet.space
+    info = runs.load_run_info(place)
+    if info.space != space.base.name:
+        raise UserError(f"--init {place} has a supernet of {info.space}, not of {space.base.name}; give --space of it")
+    given = load_supernet(place, torch.device("cpu")).state_dict()
+    for store in (supernet, trainer.ema.module):
+        own = store.state_dict()
+        alike = [name for name, tensor in own.items() if name in given and given[name].shape == tensor.shape]
+        for name in alike:
+            own[name].copy_(given[name])
+    print(f"starts with {len(alike)} of the {len(own)} tensors from the supernet of {place}", flush=True)
+
+
+def _finish(kind: Kind[Any, Any], config: Config, folder: Path, trainer: Trainer, data: SceneData[Any]) -> None:
+    stage, figure = folder / "supernet", _figure(kind, data, config.num_workers)
+    search, test = (figure(trainer, scenes, CALIBRATION_IMAGES) for scenes in (data.search, data.test))
+    if not process.is_primary():
+        return
+    result = result_of(config, stage, trainer, data, search, test) | {"loss": "ce"}
+    write_json(stage / "result.json", result)
+    for name in search:
+        label = kind.metric_label
+        print(f"{name:8}  search split {label} {100 * search[name]:.1f} %  test split {label} {100 * test[name]:.1f} %")
+    print(f"{ended(result)}; wrote {folder}")
