@@ -12,14 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.runs.next_step import say_next
+from nas.objective.figure import classifies
+from nas.runs import load_run_info
+from nas.runs.next_step import say_next, train_searched
+from nas.searching.result import read_result
 from nas.searching.search import Config, configure, search
 from search_spaces.command import parse, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     folder = search(configure(parse(Config, argv, "python -m nas.search", __doc__ or "")))
-    say_next("nas.retrain", folder.parent, "--search", folder.name)
+    space = load_run_info(folder.parent).space
+    if classifies(space):
+        say_next("nas.retrain", folder.parent, "--search", folder.name)
+    else:
+        print(f"next: {train_searched(folder.parent, space, read_result(folder)['recommended']['name'])}")
 
 
 if __name__ == "__main__":

@@ -36,31 +36,32 @@ def configure(kind: Kind[Any, Any], config: Any) -> Any:
     if config.resume:
         folder = run_of(kind, config)
         return amend(fill(config, runs.begun(folder / kind.stage, kind.config)), run=str(folder))
-    config = of_run(kind, config)
-    config = fill(config, replace(config, **kind.recipe(config.data)))
+    searched = as_searched(kind, config)
+    config = fill(config, replace(config, **{**kind.recipe(searched.get("data", config.data)), **searched}))
     check_used(config)
     return config
 
 
-def of_run(kind: Kind[Any, Any], config: Any) -> Any:
-    """With the images and their size of the run in which --backbone was searched with its head, if it was.
+def as_searched(kind: Kind[Any, Any], config: Any) -> dict[str, Any]:
+    """The images and their size of the run in which --backbone was searched with its head, if it was, as settings.
 
     Raises:
         UserError: it was for another task; flags that say something else.
     """
     folder = searched_in(config.backbone)
     if folder is None:
-        return config
+        return {}
     info = runs.load_run_info(folder)
     if (subject := kind.runs.subject) != info.subject:
         raise UserError(f"--backbone {config.backbone} was searched for {info.subject}, not for {subject}")
-    before = replace(config, **vars(info.data), image_size=info.image_size)
-    fixed = {*vars(info.data), "image_size"} - {*kind.may_move}
-    for name in sorted(fixed & given(config)):
-        if getattr(config, name) != (value := getattr(before, name)):
+    before = {**vars(info.data), "image_size": info.image_size}
+    for name in sorted(({*before} - {*kind.may_move}) & given(config)):
+        if getattr(config, name) != before[name]:
             spelled = f"--{name.replace('_', '-')}"
-            raise UserError(f"{spelled} was {value} when {folder} was begun; leave it out, or give another --backbone")
-    return amend(config, **{name: getattr(before, name) for name in {*vars(info.data), "image_size"} - given(config)})
+            raise UserError(
+                f"{spelled} was {before[name]} when {folder} was begun; leave it out, or give another --backbone"
+            )
+    return before
 
 
 def run_of(kind: Kind[Any, Any], config: Any) -> Path:

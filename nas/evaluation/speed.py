@@ -14,6 +14,7 @@ from torch import nn
 from nas.evaluation.quantized import quantized
 from nas.objective.precisions import RANGE_IMAGES, Precision
 from search_spaces import Arch
+from search_spaces.dense.space import HeadedSpace
 from supernet import Supernet, measure_statistics
 
 IMAGES = 32
@@ -37,8 +38,9 @@ class Speed:
 def measure_speed(supernet: Supernet, archs: Sequence[Arch], precision: Precision = "float32") -> Speed:
     """Mean of the archs, on noise, as time does not depend on images; on the supernet's device.
 
-    Finding ranges is taken to last as long as classifying.
+    Finding ranges is taken to last as long as classifying. Of networks with a head, what decodes their outputs counts.
     """
+    decode = _decoder(supernet)
     size = (IMAGES, 3, supernet.space.image_size, supernet.space.image_size)
     x = torch.randn(size, generator=torch.Generator().manual_seed(0))
     x = x.to(supernet.device, memory_format=torch.channels_last)
@@ -47,9 +49,23 @@ def measure_speed(supernet: Supernet, archs: Sequence[Arch], precision: Precisio
         blocks = supernet.space.lower(arch)
         network = nn.Sequential(*(supernet.block_module(b).to(memory_format=torch.channels_last) for b in blocks))
         calibration_s += _fastest(partial(measure_statistics, network, [x]))
-        evaluation_s += _fastest(partial(quantized(network, [x]) if precision == "int8" else network, x))
+        run = quantized(network, [x]) if precision == "int8" else network
+        evaluation_s += _fastest(partial(_decoded, decode, run, x))
     count, range_images = IMAGES * len(archs), RANGE_IMAGES if precision == "int8" else 0
     return Speed(evaluation_s / count, calibration_s / count, range_images * evaluation_s / count)
+
+
+def _decoder(supernet: Supernet) -> Callable[[Any], Any]:
+    """What is made of a network's outputs before they are judged."""
+    space = supernet.space
+    if not isinstance(space, HeadedSpace):
+        return lambda outputs: outputs
+    meaning: Any = space.meaning().to(supernet.device)
+    return lambda state: meaning.decode(meaning.raw(state))
+
+
+def _decoded(decode: Callable[[Any], Any], network: Callable[[Any], Any], x: Any) -> Any:
+    return decode(network(x))
 
 
 def _fastest(run: Callable[[], Any]) -> float:

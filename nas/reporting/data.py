@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 
 from latency_lut.tables.table import LatencyTable
 from latency_lut.tables.validation import Validation, read_validation
+from nas.evaluation.intervals import as_text, interval
 from nas.objective import tables
+from nas.objective.figure import classifies, figure_name
 from nas.objective.mes import Objective
 from nas.objective.metrics import latency_metrics
 from nas.objective.precisions import precision_of
@@ -104,6 +106,17 @@ class Artifacts:
     @cached_property
     def space(self) -> SearchSpace:
         return self.info.search_space()
+
+    @property
+    def figure(self) -> str:
+        """What networks are compared by: accuracy, AP, mIoU."""
+        return figure_name(self.info.space)
+
+    def said(self, value: float, count: int, ends: Sequence[float] = ()) -> str:
+        """That figure of so many images, with its 95 % interval if that is known: `ends`, or of an accuracy."""
+        if ends or classifies(self.info.space):
+            return as_text(value, ends or interval(value, count))
+        return f"{100 * value:.1f} %"
 
     @cached_property
     def winners(self) -> dict[str, Json]:

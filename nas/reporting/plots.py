@@ -8,7 +8,7 @@ from html import escape
 from math import sqrt
 from typing import Any
 
-from nas.evaluation.intervals import error_bars, whiskers
+from nas.evaluation.intervals import interval, whiskers
 from nas.objective.metrics import latency_metrics, shown
 from nas.objective.precisions import precision_of
 from nas.reporting.data import Artifacts, Group, Json
@@ -49,7 +49,7 @@ def curve(run: Artifacts, group: Group) -> Any:
     stars.update(error_y=_whiskers(winners, num_searched), cliponaxis=False)
     traces.append(stars.update(text=_labels(winners), textposition=_sides(winners, sqrt(min(scores) * max(scores)))))
     tested = [
-        {**group.networks[n], "name": n, "accuracy": r["test_accuracy"]}
+        {**_alone(group.networks[n]), "name": n, "accuracy": r["test_accuracy"]}
         for n, r in run.retrained.items()
         if n in group.networks and n != WHOLE
     ]
@@ -59,7 +59,12 @@ def curve(run: Artifacts, group: Group) -> Any:
         traces.append(marks.update(error_y=_whiskers(tested, num_tested)))
     if run.baselines and run.baselines.search in group.searches:
         traces += _baselines(run.baselines)
-    return figure(traces, "MES (log scale, more is better)", "accuracy, %", xaxis=log_axis(scores))
+    return figure(traces, "MES (log scale, more is better)", f"{run.figure}, %", xaxis=log_axis(scores))
+
+
+def _alone(network: Json) -> Json:
+    """Without the interval of its figure on the search split."""
+    return {name: value for name, value in network.items() if name != "accuracy_interval"}
 
 
 def _labels(winners: Sequence[Json]) -> list[str]:
@@ -75,7 +80,8 @@ def _sides(winners: Sequence[Json], middle: float) -> list[str]:
 
 
 def _whiskers(points: Sequence[Json], count: int) -> Json:
-    return error_bars([(p["accuracy"], count) for p in points])
+    """Of accuracies on so many images, or as the intervals say that were found with the points."""
+    return whiskers([(p["accuracy"], *p.get("accuracy_interval", interval(p["accuracy"], count))) for p in points])
 
 
 def _baselines(found: Baselines) -> list[Any]:
@@ -128,7 +134,7 @@ def _hover(label: str, p: Json) -> str:
     latencies = ((shown(metric), p[metric]) for metric in latency_metrics(p))
     latency = "".join(f"{escape(metric.name)} {metric.text(value, '.3f')}<br>" for metric, value in latencies)
     return (
-        f"<b>{escape(label)}</b><br>{precision_of(p)}<br>accuracy {100 * p['accuracy']:.2f} %<br>{latency}"
+        f"<b>{escape(label)}</b><br>{precision_of(p)}<br>{100 * p['accuracy']:.2f} %<br>{latency}"
         f"{p['num_params'] / 1e6:.3f} M parameters<br>{p['macs'] / 1e6:.1f} M MACs<br>MES {p['mes']:.4g}"
     )
 

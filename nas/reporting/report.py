@@ -12,6 +12,7 @@ from typing import Any
 from nas import runs
 from nas.evaluation.intervals import with_interval
 from nas.inspection.page import STYLE as PHOTOS
+from nas.objective.figure import classifies
 from nas.objective.metrics import latency_metrics, shown
 from nas.objective.precisions import precision_of
 from nas.reporting import plots
@@ -22,7 +23,7 @@ from nas.reporting.latency import latency_tables
 from nas.reporting.recommended import closer, look_closer, preparation
 from nas.reporting.verdict import as_text, verdict
 from nas.reporting.winners import heading_of, size_columns, winner_table, winners
-from nas.runs.next_step import next_command
+from nas.runs.next_step import next_command, train_searched
 from nas.runs.results import lasted, several_units
 from nas.searching.result import points_of
 from search_spaces import UserError
@@ -76,22 +77,26 @@ def _summary(a: Artifacts) -> Iterator[Markup]:
         for group in a.groups:
             yield from winners(a, group)
         yield html(
-            '<p class="soft">Search accuracy is on the search split, with the weights inherited from the supernet; it '
-            "flatters winners, which were picked by it. Test accuracy is on the test split. In brackets: 95 % "
-            "intervals. Predicted latency is the table’s, on its device; measured is the exported file’s in ONNX "
-            "Runtime, on the machine that exported it.</p>\n"
+            '<p class="soft">Search {} is on the search split, with the weights inherited from the supernet; it '
+            "flatters winners, which were picked by it. {}In brackets: 95 % intervals. Predicted latency is the "
+            "table’s, on its device{}.</p>\n",
+            a.figure,
+            f"Test {a.figure} is on the test split. " if a.retrained else "",
+            "; measured is the exported file’s in ONNX Runtime, on the machine that exported it" if a.exported else "",
         )
     elif a.supernet:
         search, test = a.supernet["search_accuracy"], a.supernet["test_accuracy"]
         rows = [
-            [name, *(with_interval(*found) for found in ((search[name], splits.search), (test[name], splits.test)))]
+            [name, *(a.said(*found) for found in ((search[name], splits.search), (test[name], splits.test)))]
             for name in search
         ]
-        yield table(
-            ["Supernet’s network", "Accuracy, 95 % interval\nsearch split", "Accuracy, 95 % interval\ntest split"], rows
-        )
+        of = f"{a.figure}, 95 % interval" if classifies(a.info.space) else a.figure
+        yield table(["Supernet’s network", f"Search {of}", f"Test {of}"], rows)
     if missing := next_stage(a):
         yield html("<p>Next: <code>{}</code></p>\n", next_command(missing[0], a.folder, *missing[1:]))
+    elif a.winners and not classifies(a.info.space):
+        name = a.searches[next(reversed(a.searches))]["recommended"]["name"]
+        yield html("<p>Next: <code>{}</code></p>\n", train_searched(a.folder, a.info.space, name))
 
 
 def next_stage(a: Artifacts) -> list[str] | None:
@@ -102,6 +107,8 @@ def next_stage(a: Artifacts) -> list[str] | None:
         stage, flags = "train_supernet", ["--resume"]
     elif not a.searches:
         stage = "search"
+    elif not classifies(a.info.space):
+        return None
     elif to_retrain is not None:
         stage, flags = "retrain", to_retrain
     elif a.baselines is None and runs.WHOLE in a.retrained:
@@ -161,8 +168,9 @@ def _training(a: Artifacts) -> Iterator[Markup]:
             shortened = f" ({s['planned_epochs']} were planned)" if s["planned_epochs"] != s["epochs"] else ""
             yield html(
                 '<p class="soft">{s[loss]} loss, {s[sampling]} sampling, {norms} · {lasted}{shortened} in '
-                "{s[minutes]:.1f} minutes, {s[images_per_s]:.0f} images/s; accuracy on the search split</p>\n",
+                "{s[minutes]:.1f} minutes, {s[images_per_s]:.0f} images/s; {figure} on the search split</p>\n",
                 s=s,
+                figure=a.figure,
                 norms=norms[s["norm"]],
                 lasted=lasted(s),
                 shortened=shortened,
@@ -171,18 +179,19 @@ def _training(a: Artifacts) -> Iterator[Markup]:
             name: plots.column(a.supernet_metrics, f"{name}_accuracy", 100)
             for name in ("largest", "middle", "smallest")
         }
-        yield from _pair("supernet", {"loss": plots.column(a.supernet_metrics, "loss")}, accuracies)
+        yield from _pair("supernet", {"loss": plots.column(a.supernet_metrics, "loss")}, accuracies, a.figure)
     metrics = {name: rows for name, rows in a.retrain_metrics.items() if len(rows) > 1}
     if metrics:
         yield html('<h3>Retraining</h3>\n<p class="soft">accuracy on the search split</p>\n')
         losses = {name: plots.column(rows, "loss") for name, rows in metrics.items()}
-        yield from _pair("retrain", losses, {n: plots.column(rows, "accuracy", 100) for n, rows in metrics.items()})
+        accuracies = {n: plots.column(rows, "accuracy", 100) for n, rows in metrics.items()}
+        yield from _pair("retrain", losses, accuracies, a.figure)
 
 
-def _pair(name: str, losses: dict[str, Any], accuracies: dict[str, Any]) -> Iterator[Markup]:
+def _pair(name: str, losses: dict[str, Any], accuracies: dict[str, Any], figure: str) -> Iterator[Markup]:
     yield html('<div class="pair">\n')
     yield embed(f"{name}-loss", plots.lines(losses, "loss", log=True), "low")
-    yield embed(f"{name}-accuracy", plots.lines(accuracies, "accuracy, %"), "low")
+    yield embed(f"{name}-accuracy", plots.lines(accuracies, f"{figure}, %"), "low")
     yield html("</div>\n")
 
 
@@ -290,7 +299,8 @@ def _trajectories(a: Artifacts) -> Iterator[Markup]:
             s=search,
         )
         heads = (shown(metric).title.capitalize() for metric in latencies)
-        head = ["Step", "Action", "Precision", "Accuracy", *heads, "Parameters, M", "MACs, M", "Memory, MB", "MES", ""]
+        figure = "Accuracy" if classifies(a.info.space) else a.figure
+        head = ["Step", "Action", "Precision", figure, *heads, "Parameters, M", "MACs, M", "Memory, MB", "MES", ""]
         yield html("{}</details>\n", table(head, rows, text=(0, 1, 2, len(head) - 1)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nas.evaluation.intervals import with_interval
 from nas.objective.metrics import shown
 from nas.objective.precisions import precision_of
 from nas.reporting.data import Artifacts, Group, Json
@@ -48,17 +47,17 @@ def winner_table(a: Artifacts, group: Group) -> tuple[list[str], list[list[str]]
     columns: dict[str, Sequence[str]] = {
         "Network": ["whole (fine-tuned)" if name == WHOLE else name for name in names],
         "Precision": precisions,
-        "Search accuracy\ninherited": [
-            _interval(None if name == WHOLE else w["accuracy"], searched)
+        f"Search {a.figure}\ninherited": [
+            _interval(a, None if name == WHOLE else w["accuracy"], searched, w.get("accuracy_interval", ()))
             for name, w in zip(names, winners, strict=True)
         ],
         **{
-            f"Test accuracy\n{word}": [
-                _interval(r["start_test_accuracy"] if r.get("init") == init else None, tested) for r in retrained
+            f"Test {a.figure}\n{word}": [
+                _interval(a, r["start_test_accuracy"] if r.get("init") == init else None, tested) for r in retrained
             ]
             for init, word in STARTS.items()
         },
-        "Test accuracy\nretrained": [_interval(r.get("test_accuracy"), tested) for r in retrained],
+        f"Test {a.figure}\nretrained": [_interval(a, r.get("test_accuracy"), tested) for r in retrained],
         **{
             f"{shown(metric).title.capitalize()}\npredicted": numbers([w.get(metric) for w in winners])
             for metric in group.latencies
@@ -86,6 +85,6 @@ def _score(group: Group) -> Markup:
     return html("MES = 100{}", joined(html(factor, m.name, m.text(term.unit), term.alpha) for m, term in terms))
 
 
-def _interval(accuracy: float | None, count: int) -> str:
+def _interval(a: Artifacts, value: float | None, count: int, ends: Sequence[float] = ()) -> str:
     """Of so many images; its interval in a second line."""
-    return "–" if accuracy is None else with_interval(accuracy, count).replace(" (", "\n(")
+    return "–" if value is None else a.said(value, count, ends).replace(" (", "\n(")

@@ -15,6 +15,18 @@ def next_command(module: str, run_folder: Path, *flags: str) -> str:
     return shlex.join(["python", "-m", module, "--run", name, *flags])
 
 
+def train_searched(run_folder: Path, space: str, network: str) -> str:
+    """The command that trains a network with a head, which a search has found.
+
+    Args:
+        space: its name.
+        network: its name.
+    """
+    command = {"ssdlite": "nas.detect", "deeplabv3": "nas.segment"}[space.partition("+")[2]]
+    name = run_folder.name if run_folder.parent == RUNS else str(run_folder)
+    return shlex.join(["python", "-m", command, "--backbone", f"{name}:{network}"])
+
+
 def say_next(module: str, run_folder: Path, *flags: str) -> None:
     """One line, by the first process of a job."""
     if process.is_primary():
