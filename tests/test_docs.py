@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_every_command_line_can_be_parsed(name: str, flags: list[str], monkeypat
         raise _ParsedError
 
     monkeypatch.setattr(module, "parse", parse)
+    monkeypatch.setattr(sys, "argv", [name, *flags])
     with pytest.raises(_ParsedError):
         module.main()
 

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from nas.detection import metric
-from nas.detection.metric import Seen, figures, located, of_all_processes, seen
+from nas.detection.metric import Seen, average_precisions, figures, located, of_all_processes, seen
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
@@ -158,3 +158,13 @@ def test_images_of_all_processes_are_in_the_order_of_the_split(monkeypatch: pyte
     monkeypatch.setattr(metric.process, "world_size", lambda: 2)
     monkeypatch.setattr(metric.collectives, "gather", lambda _: shares)
     assert of_all_processes(images[::2]) == images
+
+
+def test_ap_alone_is_that_of_the_figures() -> None:
+    """Also of parts of the images, as if there were no others, and of one without objects."""
+    images = [*random_images(3), image([], [box(A, 0, 0.9)])]
+    parts = [range(13), range(0, 13, 2), [12]]
+    found = average_precisions(images, 4, parts)
+    assert found[0] == pytest.approx(figures(images, 4)["ap"], abs=1e-12)
+    assert found[1] == pytest.approx(figures(images[::2], 4)["ap"], abs=1e-12)
+    assert found[2] == 0.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from nas.evaluation.intervals import interval, paired_bootstrap, paired_error, wilson
+from nas.evaluation.intervals import as_text, interval, interval_of, paired_bootstrap, paired_error, wilson
 
 
 @pytest.mark.parametrize(("correct", "count"), [(0, 1), (0, 9), (1, 1), (7, 7), (3, 10), (940, 1000), (1, 3)])
@@ -47,3 +47,26 @@ def test_the_error_of_a_paired_difference_is_of_the_images_on_which_one_alone_is
     one, other = np.zeros((2, 100), bool)
     one[:9], other[9:16] = True, True  # McNemar's statistic is (9 - 7)² / 16
     assert (0.09 - 0.07) ** 2 / paired_error(one, other) ** 2 == pytest.approx(4 / 16)
+
+
+def test_the_interval_of_scores_is_that_of_what_they_are() -> None:
+    """Of right answers Wilson's, of parts of a figure that of their mean."""
+    right = np.arange(40) < 30
+    assert interval_of(right) == interval(0.75, 40)
+    scores = np.random.default_rng(0).normal(0.4, 0.05, 20)
+    low, high = interval_of(scores)
+    error = scores.std(ddof=1) / 20**0.5
+    assert (low + high) / 2 == pytest.approx(scores.mean()) and high - low == pytest.approx(2 * 1.959964 * error)
+    assert interval_of(np.array([0.3])) == [0.0, 1.0]
+    assert as_text(0.4, (0.375, 0.425)) == "40.00 % (37.5–42.5)"
+
+
+def test_what_makes_a_part_of_the_images_hard_for_both_is_no_difference() -> None:
+    hard = np.random.default_rng(1).normal(0, 0.2, 20)
+    one, other = 0.5 + hard, 0.45 + hard
+    assert paired_bootstrap(one, other) == pytest.approx((0.05, 0.05))
+    assert paired_error(one, other) == pytest.approx(0.05 / 20**0.5)
+    rng = np.random.default_rng(2)
+    noisy = one + rng.normal(0, 0.02, 20)
+    low, high = paired_bootstrap(noisy, other)
+    assert 0.03 < low < float((noisy - other).mean()) < high < 0.07

@@ -1,0 +1,253 @@
+"""Supernets of detectors and segmenters: trained, searched by AP and mIoU, and what was found trained with its head."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nas import detect, report, retrain, runs, search, segment, train_supernet
+from nas.api import Run
+from nas.dense.judge import DenseJudge
+from nas.dense.start import find_start
+from nas.detection import kind as boxes
+from nas.networks.inherit import calibration_batches, inherited, load_supernet
+from nas.runs.checkpoint import load_tensors, save_tensors
+from nas.searching.evaluators import EvaluatorConfig, make_evaluator
+from nas.searching.result import read_result
+from nas.segmentation import kind as masks
+from nas.supernets.kinds import kind_of
+from nas.supernets.tasks import config_of_command
+from search_spaces import UserError, get_space
+from search_spaces.command.files import read_json
+from supernet import Supernet
+from tests.nas.scenes.folders import NAMES, coco_of, write_coco, write_masks
+from tests.nas.synthetic_run import make_run
+from tests.nas.tiny import interrupt_at
+
+CPU = torch.device("cpu")
+FLAGS = (
+    *("--space", "mobileone-nano", "--image-size", "32", "--epochs", "1", "--batch-size", "4", "--num-random", "0"),
+    *("--augment", "hflip", "--amp", "off", "--run", "r"),
+)
+SEARCH = ("--strategy", "random", "--budget", "4", "--metrics", "size", "--calibration-images", "8")
+DATA = {"detect": "images", "segment": "scenes-with-masks"}
+TRAIN = {"detect": detect, "segment": segment}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `detect` and `segment`, in each images and a run `r` that was trained and searched."""
+    folder = tmp_path_factory.mktemp("supernets")
+    for task in DATA:
+        (folder / task).mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder / task)
+            write_images()
+            train_supernet.main(["--task", task, "--data", DATA[task], *FLAGS])
+            search.main(["--run", "r", *SEARCH])
+    return folder
+
+
+def write_images() -> None:
+    """Those of the task whose folder this is."""
+    if Path.cwd().name == "detect":
+        write_coco(Path(DATA["detect"]), coco_of(24, per_image=2))
+    else:
+        write_masks(Path(DATA["segment"]), 24)
+
+
+@pytest.fixture(params=DATA)
+def task(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def here(task: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the task's folder, in which the test runs; returns its run."""
+    shutil.copytree(trained / task, tmp_path / task, ignore=shutil.ignore_patterns(".lock"))
+    monkeypatch.chdir(tmp_path / task)
+    monkeypatch.setattr(boxes.DetectorFiles, "write", lambda *_: ({}, {}))
+    monkeypatch.setattr(masks.SegmenterFiles, "write", lambda *_: ({}, {}))
+    return Path("runs/r")
+
+
+def test_a_run_says_what_is_on_its_images(here: Path, task: str) -> None:
+    info = runs.load_run_info(here)
+    assert type(info) is {"detect": runs.BoxesRun, "segment": runs.MasksRun}[task]
+    assert info.space == {"detect": "mobileone-nano+ssdlite", "segment": "mobileone-nano+deeplabv3"}[task]
+    assert (info.image_size, info.num_classes) == (32, {"detect": 2, "segment": 3}[task])
+    assert info.data.data == DATA[task]
+    assert Run.open("r").info == info
+    data: Any = runs.load_run_images(here)
+    assert (len(data.train), len(data.search), len(data.test)) == (14, 5, 5)
+    result = read_json(here / "supernet/result.json")
+    assert set(result["search_accuracy"]) == set(result["test_accuracy"]) == {"largest", "middle", "smallest"}
+    assert result["norm"] == "shared" and result["sampling"] == "balanced" and result["epochs"] == 1
+
+
+def test_a_search_is_by_the_figure_of_the_network_itself(here: Path, task: str) -> None:
+    """Evaluated block by block with others, a network has the figure that it has alone."""
+    info, found = runs.load_run_info(here), read_result(here / "search")
+    kind, space = kind_of(info.space), info.search_space()
+    data: Any = runs.load_run_images(here)
+    supernet = load_supernet(here, CPU)
+    assert kind is not None and found["num_images"] == 5
+    batches = calibration_batches(data.train, 32, 8, CPU)
+    for point in found["evaluations"][:2]:
+        network = inherited(supernet, space.from_json(point["arch"]), batches)
+        alone = kind.figures(network, data.search, 32, CPU, 0)[kind.metric]
+        assert point["accuracy"] == pytest.approx(alone, abs=1e-6)
+    evaluator = make_evaluator(EvaluatorConfig(here, calibration_images=8))
+    archs = [space.largest, space.smallest]
+    together = evaluator.accuracies(space.largest, archs)
+    assert evaluator.scores(archs).mean(axis=1) == pytest.approx(together)
+    network = inherited(supernet, space.largest, batches)
+    found = read_json(here / "supernet/result.json")
+    assert kind.figures(network, data.test, 32, CPU, 0)[kind.metric] == pytest.approx(
+        found["test_accuracy"]["largest"], abs=0.5
+    )
+
+
+def test_slimming_evaluates_every_action(here: Path) -> None:
+    search.main(["--run", "r", "--name", "slim", *SEARCH[4:], "--strategy", "slimming", "--only", "width"])
+    found = read_result(here / "search-slim")
+    assert found["trajectory"] and found["num_dropped"] == 0
+
+
+def test_what_was_found_is_trained_with_its_head(here: Path, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    winner = read_result(here / "search")["winners"][0]
+    start = find_start("r:winner-1", None, 32)
+    space = runs.load_run_info(here).search_space()
+    assert start.space.name == space.name and start.space.to_json(start.arch) == winner["arch"]
+    flags = ("--epochs", "1", "--batch-size", "4", "--augment", "hflip", "--run", "w")
+    TRAIN[task].main(["--backbone", "r:winner-1", *flags])
+    begun, result = (read_json(Path("runs/w") / task / f"{name}.json") for name in ("config", "result"))
+    assert (begun["data"], begun["image_size"]) == (DATA[task], 32)
+    assert result["space"] == space.name and result["arch"] == winner["arch"]
+    assert result["num_images"] == {"train": 14, "search": 5, "test": 5}
+    TRAIN[task].main(["--resume", "--run", "w"])
+    assert "is trained" in capsys.readouterr().out
+
+
+def test_the_report_says_by_what(here: Path, task: str) -> None:
+    report.main(["--run", "r"])
+    page = (here / "report.html").read_text()
+    figure = {"detect": "AP", "segment": "mIoU"}[task]
+    assert f"Search {figure}" in page and f"{figure}, %" in page and "Search accuracy" not in page
+    assert f"python -m nas.{task} --backbone r:winner-" in page
+
+
+def test_two_halves_are_one_whole(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "detect").mkdir()
+    monkeypatch.chdir(folder)
+    write_images()
+    interrupt_at(monkeypatch, 3, train_supernet.main, "--task", "detect", "--data", "images", *FLAGS)
+    train_supernet.main(["--resume"])
+    halves, whole = (
+        load_tensors(of / "runs/r/supernet/supernet.safetensors")[0] for of in (folder, trained / "detect")
+    )
+    assert halves.keys() == whole.keys() and all(torch.equal(halves[name], whole[name]) for name in whole)
+
+
+def test_moved_images_are_gone_on_with(here: Path, task: str) -> None:
+    Path(DATA[task]).rename("photos")
+    with pytest.raises(UserError, match=rf"no longer at {DATA[task]}; .* --resume --run runs/r --data PATH"):
+        runs.load_run_images(here)
+    train_supernet.main(["--resume", "--run", "r", "--data", "photos"])
+    assert runs.load_run_info(here).data.data == "photos"
+
+
+# ---- weights to start from
+
+
+def test_heads_join_the_supernet_of_classifiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "detect").mkdir()
+    monkeypatch.chdir(folder)
+    write_images()
+    make_run(Path("runs/c"), classes=["a", "b", "c"], space="mobileone-nano")
+    torch.manual_seed(5)
+    given = Supernet(get_space("mobileone-nano", 32, 3), norm="shared").state_dict()
+    Path("runs/c/supernet").mkdir(parents=True, exist_ok=True)
+    save_tensors(Path("runs/c/supernet/supernet.safetensors"), given, {"space": "mobileone-nano", "norm": "shared"})
+    flags = (*FLAGS[:-1], "n", "--data", "images", "--init", "runs/c")
+    interrupt_at(monkeypatch, 1, train_supernet.main, "--task", "detect", *flags)
+    begun: Any = {}
+    monkeypatch.setattr("nas.training.trainer.Trainer.fit", lambda trainer, _: begun.update(trainer.model.state_dict()))
+    shutil.rmtree("runs/n")
+    with pytest.raises(Exception):  # noqa: B017, PT011  nothing was trained, so there is nothing to test
+        train_supernet.main(["--task", "detect", *flags])
+    common = [name for name in given if name in begun]
+    assert len(common) > 50 and all(torch.equal(begun[name], given[name]) for name in common)
+    assert {name.split(".")[0] for name in begun.keys() - given.keys()} == {"heads", "extras"}
+
+
+def test_a_network_of_the_space_is_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its units in order, so the largest's maps are those of the network."""
+    (folder := tmp_path / "detect").mkdir()
+    monkeypatch.chdir(folder)
+    write_images()
+    space = get_space("mobileone-nano", 32)
+    network = space.build(space.largest)
+    save_file(network.state_dict(), "largest.safetensors")
+    begun: Any = {}
+    monkeypatch.setattr("nas.training.trainer.Trainer.fit", lambda trainer, _: begun.update(net=trainer.model))
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        train_supernet.main(["--task", "detect", *FLAGS, "--data", "images", "--init", "largest.safetensors"])
+    store = begun["net"]
+    backbone: Any = store.extract(store.space.largest).backbone
+    expected = type(backbone)(space, space.largest)
+    expected.load(load_file("largest.safetensors"))
+    x = torch.randn(1, 3, 32, 32)
+    found, wanted = backbone(x)[-1], expected.eval()(x)[-1]
+    assert torch.allclose(found.sum(dim=1), wanted.sum(dim=1), atol=1e-3 * float(wanted.abs().sum(dim=1).max()))
+
+
+# ---- what a judge finds
+
+
+class _Mean:
+    """A kind whose figure is the mean of numbers."""
+
+    def of_parts(self, compared: Any, _: int, parts: Any) -> list[float]:
+        return [float(np.mean([compared[i] for i in part])) for part in parts]
+
+
+def test_scores_of_a_mean_are_those_of_its_parts() -> None:
+    judge: Any = DenseJudge.__new__(DenseJudge)
+    judge.kind, judge.num_classes = _Mean(), 2
+    values = np.random.default_rng(0).random(100)
+    scores = judge.scores(values.tolist())
+    assert scores == pytest.approx([values[i::20].mean() for i in range(20)])
+
+
+# ---- bad input
+
+
+def test_tasks_have_flags_of_their_own() -> None:
+    with pytest.raises(UserError, match=r"^--task is 'boxes'; choose from classify, detect, segment$"):
+        train_supernet.main(["--task", "boxes"])
+    with pytest.raises(UserError, match=r"--masks"):
+        train_supernet.main(["--task=detect", "--masks", "m"])
+    assert config_of_command(["--task", "segment"]).__name__ == "SegmentConfig"
+    with pytest.raises(UserError, match=r"^--task detect has the head ssdlite; give --space mobileone-nano$"):
+        train_supernet.main(["--task", "detect", "--space", "mobileone-nano+deeplabv3"])
+
+
+@pytest.mark.parametrize("task", ["detect"], indirect=True)
+def test_what_classifies_refuses_such_a_run(here: Path) -> None:
+    with pytest.raises(UserError, match=r"^runs/r is of images with boxes: its networks do not classify; go on with"):
+        retrain.main(["--run", "r"])
+    with pytest.raises(UserError, match=r"^--precision int8 is for networks that classify; leave it out .* by AP$"):
+        search.main(["--run", "r", "--name", "q", *SEARCH, "--precision", "int8"])
+    with pytest.raises(UserError, match=r"^--image-size was 32 when runs/r was begun; leave it out, or give another"):
+        detect.main(["--backbone", "r:winner-1", "--image-size", "64"])
+    with pytest.raises(UserError, match=r"^--backbone r:winner-1 was searched for boxes, not for masks$"):
+        segment.main(["--backbone", "r:winner-1"])
+    assert runs.load_run_info(here).classes == NAMES
