@@ -1,16 +1,26 @@
-"""Images with boxes or masks: where they come from, how they are split, and in which batches."""
+"""Images with boxes, masks, or both: where they come from, how they are split, and in which batches."""
 
-from nas.scenes.splits import BoxesConfig, MasksConfig, SceneData, ScenesConfig, load_boxes, load_masks
-from nas.scenes.views import BoxScenes, MaskScenes, Scenes
+from nas.scenes.splits import (
+    BoxesConfig,
+    MasksConfig,
+    SceneData,
+    ScenesConfig,
+    load_boxes,
+    load_instances,
+    load_masks,
+)
+from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes, Scenes
 
 __all__ = [
     "BoxScenes",
     "BoxesConfig",
+    "InstanceScenes",
     "MaskScenes",
     "MasksConfig",
     "SceneData",
     "Scenes",
     "ScenesConfig",
     "load_boxes",
+    "load_instances",
     "load_masks",
 ]

@@ -1,9 +1,10 @@
-"""Batches of images with boxes or masks, from any step on: every draw is a function of (seed, epoch, index)."""
+"""Batches of images with boxes, masks or both, from any step on: every draw is a function of (seed, epoch, index)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import compress
 from typing import Any, TypedDict
 
 import numpy as np
@@ -15,8 +16,9 @@ from torchvision import tv_tensors
 from nas.data.batches import EpochSteps, Key, Samples, TrainKeys, eval_keys, load_batches
 from nas.scenes.boxes import BoxTarget
 from nas.scenes.masks import IGNORED
+from nas.scenes.run_lengths import RunLengths, packed, unpacked
 from nas.scenes.transforms import Joint, as_boxes, eval_transform
-from nas.scenes.views import BoxScenes, MaskScenes
+from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
 
 EpochJoint = Callable[[int, int], Joint]  # of an epoch, to so many pixels a side
 
@@ -37,8 +39,22 @@ class EvalBoxes(TrainBoxes):
     size: Tensor
 
 
+class TrainInstances(TrainBoxes):
+    """Also masks (n, H, W) uint8, 1 where the object in a box is seen: each has such a pixel."""
+
+    masks: Tensor
+
+
+class EvalInstances(EvalBoxes):
+    """Also the mask of each, in pixels of the image as it was."""
+
+    masks: list[RunLengths]
+
+
 BoxBatch = tuple[Tensor, list[TrainBoxes]]
 EvalBoxBatch = tuple[Tensor, list[EvalBoxes]]
+InstanceBatch = tuple[Tensor, list[TrainInstances]]
+EvalInstanceBatch = tuple[Tensor, list[EvalInstances]]
 MaskBatch = tuple[Tensor, Tensor]
 EvalMaskBatch = tuple[Tensor, list[Tensor]]
 
@@ -79,6 +95,34 @@ def eval_box_batches(
     """
     keys = eval_keys(len(scenes), image_size, batch_size, share)
     samples = _EvalBoxes(scenes, lambda _, size: eval_transform(size), 0, replace=False)
+    yield from load_batches(samples, keys, num_workers, _listed)
+
+
+def train_instance_batches(
+    scenes: InstanceScenes,
+    transform: EpochJoint,
+    *,
+    steps: EpochSteps,
+    epochs: int,
+    seed: int,
+    start: int,
+    num_workers: int,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[InstanceBatch]:
+    """(uint8 images (B, 3, H, W), boxes and masks of each) of every step from `start` on; crowds are left out.
+
+    Arguments and errors as `train_box_batches`.
+    """
+    keys = TrainKeys(len(scenes), steps, epochs, seed, start, share)
+    yield from load_batches(_TrainInstances(scenes, transform, seed, replace=True), keys, num_workers, _listed)
+
+
+def eval_instance_batches(
+    scenes: InstanceScenes, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
+) -> Iterator[EvalInstanceBatch]:
+    """(uint8 images (B, 3, H, W), boxes and masks of each) of the whole split in order, as `eval_box_batches`."""
+    keys = eval_keys(len(scenes), image_size, batch_size, share)
+    samples = _EvalInstances(scenes, lambda _, size: eval_transform(size), 0, replace=False)
     yield from load_batches(samples, keys, num_workers, _listed)
 
 
@@ -164,6 +208,36 @@ class _EvalBoxes(_Boxes):
             size=torch.tensor([size, size]),
         )
         return torch.zeros(3, size, size, dtype=torch.uint8), crowds
+
+
+class _TrainInstances(_Boxes):
+    def sample(self, raw: tuple[Image.Image, Any], key: Key) -> tuple[Tensor, TrainInstances]:
+        image, target = raw
+        single = ~target["iscrowd"]
+        masks = unpacked(list(compress(target["masks"], single)), (image.height, image.width))
+        given = {
+            "boxes": as_boxes(target["boxes"][single], image.size),
+            "labels": torch.tensor(target["labels"][single]),
+            "masks": tv_tensors.Mask(torch.from_numpy(masks)),
+        }
+        pixels, found = self.transform(*key[:2])(image, given)
+        boxes, labels, masks = (found[name].as_subclass(Tensor) for name in ("boxes", "labels", "masks"))
+        seen = masks.bool().flatten(1).any(dim=1)  # a crop may have part of a box, and nothing of what is in it
+        return pixels.as_subclass(Tensor), {"boxes": boxes[seen], "labels": labels[seen], "masks": masks[seen]}
+
+    def blank(self, key: Key) -> tuple[Tensor, TrainInstances]:
+        black = torch.zeros(3, key[1], key[1], dtype=torch.uint8)
+        return black, TrainInstances(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64), masks=black[:0])
+
+
+class _EvalInstances(_EvalBoxes):
+    def sample(self, raw: tuple[Image.Image, Any], key: Key) -> tuple[Tensor, EvalInstances]:
+        pixels, boxes = super().sample(raw, key)
+        return pixels, {**boxes, "masks": raw[1]["masks"]}
+
+    def blank(self, key: Key) -> tuple[Tensor, EvalInstances]:
+        black, crowds = super().blank(key)
+        return black, {**crowds, "masks": packed(np.ones((len(crowds["labels"]), key[1], key[1])))}
 
 
 class _TrainMasks(Samples[tuple[Image.Image, np.ndarray], tuple[Tensor, Tensor]]):

@@ -62,10 +62,10 @@ class Boxes:
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
-def boxes_of(found: Matched, paths: tuple[str, ...]) -> Boxes:
-    """The boxes of these images. What lies outside an image is cut off; boxes without an area there are left out.
+def boxes_of(found: Matched, paths: tuple[str, ...]) -> tuple[Boxes, np.ndarray]:
+    """The boxes of these images, and (bool) of which objects they are.
 
-    One line tells how many.
+    What lies outside an image is cut off; boxes without an area there are left out. One line tells how many.
 
     Raises:
         UserError: an annotation without a box.
@@ -77,7 +77,7 @@ def boxes_of(found: Matched, paths: tuple[str, ...]) -> Boxes:
     bounds = np.repeat(np.array([found.sizes[path] * 2 for path in paths]).reshape(-1, 4), counts, axis=0)
     boxes = given.clip(0, bounds).astype(np.float32)
     flat = (given[:, 2:] <= given[:, :2]).any(axis=1)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    kept = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     crowds = np.array([bool(one.get("iscrowd", 0)) for one in objects], dtype=bool)
     cut = kept & (np.abs(boxes - given) >= 1).any(axis=1)
     rows = np.repeat(np.arange(len(paths)), counts)[kept]
@@ -94,13 +94,14 @@ def boxes_of(found: Matched, paths: tuple[str, ...]) -> Boxes:
     )
     sides = boxes[:, 2:] - boxes[:, :2]
     area = np.array([one.get("area", side[0] * side[1]) for one, side in zip(objects, sides, strict=True)])
-    return Boxes(
+    placed = Boxes(
         np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(paths)))]).astype(np.int64),
         boxes[kept],
         np.array([found.labels[one["category_id"]] for one in objects], dtype=np.int64)[kept],
         crowds[kept],
         area.astype(np.float32)[kept],
     )
+    return placed, kept
 
 
 def _bbox(one: CocoAnnotation, where: str) -> list[float]:

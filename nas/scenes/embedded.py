@@ -20,7 +20,8 @@ from nas.scenes.boxes import Boxes
 from nas.scenes.masks import IGNORED, Drawn
 from nas.scenes.pictures import Pictures
 from nas.scenes.polygons import BACKGROUND
-from nas.scenes.views import BoxScenes, MaskScenes
+from nas.scenes.run_lengths import RunLengths, packed
+from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
 
 EMBEDDED = "scenes"  # the name that --data gives
 CLASSES = tuple("012345")
@@ -55,6 +56,12 @@ class Scene(NamedTuple):
         rows, columns = np.nonzero(self.objects == number)
         return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
+    @property
+    def outlines(self) -> list[RunLengths]:
+        """What is seen of each object."""
+        numbers = np.arange(1, len(self.labels) + 1)
+        return packed(self.objects == numbers[:, None, None])
+
 
 @cache
 def scenes(test: bool) -> tuple[Scene, ...]:
@@ -77,6 +84,13 @@ def drawn_boxes(test: bool, skipped: Skipped) -> BoxScenes:
         area=np.array([(one.objects == number).sum() for one, number in numbers], dtype=np.float32),
     )
     return BoxScenes(_pictures(found), np.arange(len(found)), CLASSES, skipped, IMAGENET, boxes)
+
+
+def drawn_instances(test: bool, skipped: Skipped) -> InstanceScenes:
+    """The scenes with their boxes, and what is seen in each."""
+    boxes = drawn_boxes(test, skipped)
+    masks = [mask for one in scenes(test) for mask in one.outlines]
+    return InstanceScenes(**vars(boxes), masks=masks)
 
 
 def drawn_masks(test: bool, skipped: Skipped) -> MaskScenes:

@@ -1,11 +1,11 @@
-"""Masks of COCO's objects: polygons, run lengths (as numbers or packed) and crowds, each image's painted as one."""
+"""Masks of COCO's objects: polygons, run lengths (as numbers or packed) and crowds; one each, or painted as one."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from faster_coco_eval import mask as coco_masks
 from nas.data.classes import shown
 from nas.scenes.coco import CocoAnnotation, Matched, Size, tell
 from nas.scenes.masks import IGNORED, Meaning
+from nas.scenes.run_lengths import RunLengths, as_text, packed, unpacked
 from search_spaces import UserError
 
 BACKGROUND = "background"
@@ -51,7 +52,7 @@ class Polygons:
         painted = np.zeros((height, width), dtype=np.uint8)
         for one in self.objects[row]:
             index = IGNORED if _kind(one) is None else self.labels[one["category_id"]] + 1
-            inside = _inside(one, width, height)
+            inside = unpacked([_run_lengths(one, width, height)], (height, width))[0].astype(bool)
             clash = inside & (painted != 0) & (painted != index)
             painted[inside] = index
             painted[clash] = IGNORED
@@ -73,10 +74,7 @@ def polygons_of(found: Matched, paths: tuple[str, ...], digest: str) -> tuple[Po
             f"{found.where} has {len(found.classes)} categories; give up to {IGNORED - 1}, and none that is named "
             f"{BACKGROUND}: so is what no object covers"
         )
-    for path in paths:
-        for one in found.objects[path]:
-            if problem := _problem(one.get("segmentation"), found.sizes[path]):
-                raise UserError(f"{found.where} has an object on {shown(path)} whose segmentation {problem}; mend it")
+    _check(found, paths)
     objects = [found.objects[path] for path in paths]
     every = [one for of in objects for one in of]
     kinds = Counter(map(_kind, every))
@@ -91,6 +89,48 @@ def polygons_of(found: Matched, paths: tuple[str, ...], digest: str) -> tuple[Po
     table[: len(classes)] = np.arange(len(classes))
     sizes = [found.sizes[path] for path in paths]
     return Polygons(sizes, objects, found.labels, digest), Meaning(classes, table)
+
+
+def outlined(found: Matched, paths: tuple[str, ...]) -> tuple[Matched, list[RunLengths]]:
+    """What is known of these images, and the mask of each object, one image's after those of another.
+
+    A box or an area that is not given is that of the mask. An object without a mask is a crowd, for whose box nobody
+    can say what is inside; one line tells how many.
+
+    Raises:
+        UserError: no object has a mask; polygons or run lengths that are none.
+    """
+    _check(found, paths)
+    objects: dict[str, list[CocoAnnotation]] = {path: [] for path in paths}
+    masks: list[RunLengths] = []
+    without = 0
+    for path in paths:
+        for one in found.objects[path]:
+            mask = _run_lengths(one, *found.sizes[path])
+            if _kind(one) is not None and (area := float(coco_masks.area([mask])[0])):
+                box = coco_masks.toBbox([mask])[0].tolist()
+                objects[path].append({**one, "bbox": one.get("bbox", box), "area": one.get("area", area)})
+                masks.append(mask)
+                continue
+            without += 1
+            if "bbox" in one:
+                objects[path].append({**one, "iscrowd": 1})
+                masks.append(_of_box(one, *found.sizes[path]))
+    if without and not any(_kind(one) for path in paths for one in found.objects[path]):
+        raise UserError(
+            f"no object of {found.where} has a mask (a segmentation, polygons or run lengths); give annotations that "
+            "have, or train on boxes alone by nas.detect"
+        )
+    tell(found.where, {"{} objects have no mask, so their boxes are crowds": without})
+    return replace(found, objects=objects), masks
+
+
+def _check(found: Matched, paths: tuple[str, ...]) -> None:
+    """UserError if a segmentation is none."""
+    for path in paths:
+        for one in found.objects[path]:
+            if problem := _problem(one.get("segmentation"), found.sizes[path]):
+                raise UserError(f"{found.where} has an object on {shown(path)} whose segmentation {problem}; mend it")
 
 
 def _kind(one: CocoAnnotation) -> str | None:
@@ -130,17 +170,21 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
-def _inside(one: CocoAnnotation, width: int, height: int) -> np.ndarray:
-    """(height, width) bool, the pixels of an object; of one without a mask those of its box."""
+def _run_lengths(one: CocoAnnotation, width: int, height: int) -> RunLengths:
+    """The pixels of an object; of one without a mask those of its box, if it has one."""
     given: Any = one.get("segmentation")
     if (kind := _kind(one)) is None:
-        if "bbox" not in one:
-            return np.zeros((height, width), dtype=bool)
-        runs = coco_masks.frPyObjects([one["bbox"]], height, width)
-    elif kind == "polygons":
+        return _of_box(one, width, height)
+    if kind == "polygons":
         runs = coco_masks.frPyObjects(_rings(given), height, width)
     elif isinstance(given["counts"], list):
         runs = [coco_masks.frPyObjects(given, height, width)]
     else:
         runs = [{"size": given["size"], "counts": given["counts"].encode()}]
-    return coco_masks.decode(coco_masks.merge(runs)).astype(bool)
+    return as_text(coco_masks.merge(runs))
+
+
+def _of_box(one: CocoAnnotation, width: int, height: int) -> RunLengths:
+    if "bbox" not in one:
+        return packed(np.zeros((1, height, width)))[0]
+    return as_text(coco_masks.frPyObjects([one["bbox"]], height, width)[0])

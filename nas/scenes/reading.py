@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from nas.scenes.boxes import boxes_of
 from nas.scenes.coco import Matched, match, read_coco
 from nas.scenes.masks import look, meaning, pair
 from nas.scenes.pictures import open_pictures
-from nas.scenes.polygons import polygons_of
-from nas.scenes.views import BoxScenes, MaskScenes
+from nas.scenes.polygons import outlined, polygons_of
+from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
 from nas.scenes.voc import read_voc
 from search_spaces import UserError
 
@@ -49,8 +50,21 @@ def read_boxes(place: Place, skipped: Skipped) -> BoxScenes:
     """
     listing, found, _ = _annotated(place)
     pictures = open_pictures(listing, found.sizes, place.white_level, skipped, "the annotations")
-    boxes = boxes_of(found, pictures.source.paths)
+    boxes, _ = boxes_of(found, pictures.source.paths)
     return BoxScenes(pictures, np.arange(len(pictures)), found.classes, skipped, IMAGENET, boxes)
+
+
+def read_instances(place: Place, skipped: Skipped) -> InstanceScenes:
+    """
+    Raises:
+        UserError: as `read_boxes`; no object has a mask, or one has what is none.
+    """
+    listing, found, _ = _annotated(place)
+    pictures = open_pictures(listing, found.sizes, place.white_level, skipped, "the annotations")
+    found, masks = outlined(found, pictures.source.paths)
+    boxes, kept = boxes_of(found, pictures.source.paths)
+    rows = np.arange(len(pictures))
+    return InstanceScenes(pictures, rows, found.classes, skipped, IMAGENET, boxes, list(compress(masks, kept)))
 
 
 def read_masks(

@@ -18,9 +18,9 @@ from nas.data.drawing import Drawn, draw, sizes
 from nas.data.grouping import groups_of
 from nas.data.sources import Skipped
 from nas.data.splits import USES, Normalization, SplitConfig, Splits, tell_missing
-from nas.scenes.embedded import EMBEDDED, drawn_boxes, drawn_masks
-from nas.scenes.reading import Place, read_boxes, read_masks
-from nas.scenes.views import BoxScenes, MaskScenes, Scenes
+from nas.scenes.embedded import EMBEDDED, drawn_boxes, drawn_instances, drawn_masks
+from nas.scenes.reading import Place, read_boxes, read_instances, read_masks
+from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes, Scenes
 from search_spaces import UserError
 from search_spaces.command import flag
 
@@ -43,7 +43,7 @@ class ScenesConfig(SplitConfig):
 
 @dataclass(frozen=True)
 class BoxesConfig(ScenesConfig):
-    """Flags of images with boxes."""
+    """Flags of images with boxes, or with boxes and the mask of what is in each."""
 
     def data_config(self) -> BoxesConfig:
         """These settings alone, of a command that has others too."""
@@ -104,6 +104,15 @@ def load_boxes(config: BoxesConfig, classes: Sequence[str] | None = None) -> Sce
         UserError: no such path, no annotations, no object, too few images for three splits.
     """
     return _load(config, classes, read_boxes, drawn_boxes)
+
+
+def load_instances(config: BoxesConfig, classes: Sequence[str] | None = None) -> SceneData[InstanceScenes]:
+    """As `load_boxes`, with the mask of each object.
+
+    Raises:
+        UserError: also if no object has a mask.
+    """
+    return _load(config, classes, read_instances, drawn_instances)
 
 
 def load_masks(config: MasksConfig, classes: Sequence[str] | None = None) -> SceneData[MaskScenes]:

@@ -25,7 +25,7 @@ SCALES = (0.5, 2.0)  # of DeepLab's training, as multiples of the crop
 
 
 def box_train_transform(image_size: int, augment: BoxAugment) -> Joint:
-    """(image, {"boxes", "labels"}) to a uint8 image (3, image_size, image_size) and its boxes there.
+    """(image, {"boxes", "labels"}) to a uint8 image (3, image_size, image_size) and its boxes there, masks too.
 
     `ssd` distorts colours, zooms out, crops around boxes and flips, each by chance; `ssdlite` crops and flips; `hflip`
     flips. Boxes whose centre is cropped away are left out. `light` only crops, 70 % or more of the image, whatever is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from nas.data.splits import Normalization
 from nas.scenes.boxes import Boxes, BoxTarget
 from nas.scenes.masks import IGNORED, Masks
 from nas.scenes.pictures import Pictures
+from nas.scenes.run_lengths import RunLengths
 from search_spaces import UserError
 
 S = TypeVar("S", bound="Scenes")
@@ -100,6 +102,32 @@ class BoxScenes(Scenes):
     @property
     def digest(self) -> str:
         return self.pictures.source.digest() + self.boxes.digest()
+
+
+class InstanceTarget(BoxTarget):
+    """Also the mask of what is in each box, in pixels of the image."""
+
+    masks: list[RunLengths]
+
+
+@dataclass(frozen=True)
+class InstanceScenes(BoxScenes):
+    """Images with boxes, and a mask of the object in each.
+
+    Args:
+        masks: of all boxes, in their order.
+    """
+
+    masks: Sequence[RunLengths]
+
+    def target(self, position: int) -> InstanceTarget:
+        first, last = self.boxes.starts[self.indices[position] : self.indices[position] + 2]
+        return {**super().target(position), "masks": list(self.masks[first:last])}
+
+    @property
+    def digest(self) -> str:
+        counts = "\n".join(mask["counts"] for mask in self.masks)
+        return super().digest + hashlib.sha256(counts.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

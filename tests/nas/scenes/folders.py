@@ -36,6 +36,15 @@ def coco_of(count: int, per_image: int = 1) -> dict[str, Any]:
     }
 
 
+def outlined_coco(count: int, per_image: int) -> dict[str, Any]:
+    """The boxes of `coco_of`, with what is in the upper left of each."""
+    coco = coco_of(count, per_image)
+    for one in coco["annotations"]:
+        left, top, width, height = one["bbox"]
+        one["segmentation"] = [[left, top, left + width, top, left, top + height]]
+    return coco
+
+
 def write_pictures(folder: Path, count: int, first: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
