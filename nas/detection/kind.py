@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from nas.detection.metric import Pair, average_precisions
 from nas.detection.page import report_page
 from nas.distributed import process
 from nas.runs import BoxesRun
-from nas.scenes import BoxScenes, SceneData, load_boxes
+from nas.scenes import BoxScenes, SceneData, Scenes, load_boxes
 from nas.scenes.batches import EpochJoint, EvalBoxes, TrainBoxes, eval_box_batches, train_box_batches
 from nas.scenes.transforms import Joint, box_train_transform
 from search_spaces import Arch, SearchSpace, UserError
@@ -29,6 +29,7 @@ from search_spaces.command.files import write_json, write_text
 from search_spaces.dense.backbone import Backbone
 from search_spaces.dense.ssdlite import Boxes, SSDLite
 
+S = TypeVar("S", bound=Scenes)
 BATCH_SIZE = 32  # of an evaluation
 
 
@@ -41,15 +42,8 @@ class Detection(Kind[BoxScenes, Config]):
     published, embedded = PUBLISHED, EMBEDDED
 
     def load(self, config: Any) -> SceneData[BoxScenes]:
-        """Also raises UserError if a split has no object: nothing would be learned, or measured."""
-        data = load_boxes(config.data_config())
-        for name, part in (("training", data.train), ("search", data.search), ("test", data.test)):
-            if not part.present.any():
-                raise UserError(
-                    f"{config.data}: none of the {len(part)} images of the {name} split has an object (crowds do not "
-                    "count); give more images, or another --split-seed"
-                )
-        return data
+        """Also raises UserError if a split has no object."""
+        return with_objects(load_boxes(config.data_config()), config.data)
 
     def network(self, space: SearchSpace, arch: Arch, num_classes: int) -> SSDLite:
         return SSDLite(Backbone(space, arch), num_classes)
@@ -63,7 +57,7 @@ class Detection(Kind[BoxScenes, Config]):
         return train_box_batches(scenes, transform, **plan)
 
     def prepared(self, target: list[Mapping[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
-        return [{name: tensor.to(device, non_blocking=True) for name, tensor in one.items()} for one in target]
+        return on_device(target, device)
 
     def eval_batches(self, scenes: BoxScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[EvalBoxes]]]:
         return eval_box_batches(scenes, *sizes)
@@ -105,9 +99,24 @@ class Detection(Kind[BoxScenes, Config]):
         check_written(failed)
 
 
-def read_figures(result: DenseResult, split: Split, path: Path) -> metric.BoxFigures:
+def with_objects(data: SceneData[S], where: str) -> SceneData[S]:
+    """The data; UserError if a split has no object: nothing would be learned, or measured."""
+    for name, part in (("training", data.train), ("search", data.search), ("test", data.test)):
+        if not part.present.any():
+            raise UserError(
+                f"{where}: none of the {len(part)} images of the {name} split has an object (crowds do not count); "
+                "give more images, or another --split-seed"
+            )
+    return data
+
+
+def on_device(target: Sequence[Mapping[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
+    return [{name: tensor.to(device, non_blocking=True) for name, tensor in one.items()} for one in target]
+
+
+def read_figures(result: DenseResult, split: Split, path: Path) -> metric.ObjectFigures:
     """UserError if these are none, of as many classes as there are."""
-    found = typed_figures(metric.BoxFigures, "boxes", result, split, path)
+    found = typed_figures(metric.ObjectFigures, "boxes", result, split, path)
     check_classes((len(found["per_class"]), len(found["confusion"]) - 1), result, path)
     return found
 

@@ -1,7 +1,8 @@
 """How well objects are found, as COCO counts: average precision, by faster-coco-eval, and what is taken for what.
 
 https://cocodataset.org/#detection-eval: of each image the 100 surest boxes count; crowds, and what is found in them,
-do not.
+do not. What is said of boxes holds for masks where these are asked for: objects then have a `segmentation`, COCO's
+packed run lengths.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nas.scenes.batches import EvalBoxes
 from search_spaces.command import quiet
 from search_spaces.command.typed import Count, Fraction
 
+By = Literal["bbox", "segm"]  # COCO's words for what must overlap: boxes or masks
 IOU = 0.5  # from which on a box is where an object is, for curves and confusion
 BOXES = 100  # of an image and a class that count, the surest
 RECALLS = 101  # of the curves, from 0 to 1
@@ -39,7 +41,7 @@ class ClassFigures(TypedDict):
     precision: list[Fraction] | None
 
 
-class BoxFigures(TypedDict):
+class ObjectFigures(TypedDict):
     """What a detector reaches on a split; None where there are no objects of a size.
 
     Args:
@@ -123,10 +125,10 @@ def of_all_processes(images: list[Seen]) -> list[Seen]:
     return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
 
 
-def figures(images: Sequence[Seen], num_classes: int) -> BoxFigures:
+def figures(images: Sequence[Seen], num_classes: int, by: By = "bbox") -> ObjectFigures:
     """Of images of which one at least has an object, crowds aside."""
     with quiet():
-        evaluation = COCOeval_faster(_coco(images, num_classes, "objects"), _coco(images, num_classes, "found"), "bbox")
+        evaluation = COCOeval_faster(_coco(images, num_classes, "objects"), _coco(images, num_classes, "found"), by)
         evaluation.run()
     ap, ap50, ap75, small, medium, large, _, _, recall = (
         None if s < 0 else float(s) for s in evaluation.stats[: RECALL + 1]
@@ -134,7 +136,7 @@ def figures(images: Sequence[Seen], num_classes: int) -> BoxFigures:
     assert ap is not None and ap50 is not None and ap75 is not None and recall is not None, "there are no objects"
     counts = np.zeros(num_classes, dtype=np.int64)
     np.add.at(counts, [one["category_id"] for image in images for one in _counted(image)], 1)
-    where = located(images, num_classes)
+    where = located(images, num_classes, by)
     score, f1 = _best_score(where, int(counts.sum()))
     precision = np.asarray(evaluation.eval["precision"])[..., ALL, MOST]  # (IoUs, recalls, classes)
     return {
@@ -154,7 +156,9 @@ def figures(images: Sequence[Seen], num_classes: int) -> BoxFigures:
     }
 
 
-def average_precisions(images: Sequence[Seen], num_classes: int, parts: Iterable[Sequence[int]]) -> list[float]:
+def average_precisions(
+    images: Sequence[Seen], num_classes: int, parts: Iterable[Sequence[int]], by: By = "bbox"
+) -> list[float]:
     """`ap` alone, of each of some parts of the images, by their positions; 0 of one without objects.
 
     In a third of the time of `figures`: without COCO's other sizes and numbers of boxes.
@@ -163,7 +167,7 @@ def average_precisions(images: Sequence[Seen], num_classes: int, parts: Iterable
     with quiet():
         objects, boxes = _coco(images, num_classes, "objects"), _coco(images, num_classes, "found")
         for part in parts:
-            evaluation = COCOeval_faster(objects, boxes, "bbox")
+            evaluation = COCOeval_faster(objects, boxes, by)
             evaluation.params.imgIds = list(part)
             evaluation.params.areaRng, evaluation.params.maxDets = evaluation.params.areaRng[:1], [BOXES]
             evaluation.evaluate()
@@ -215,23 +219,23 @@ class Located(NamedTuple):
     objects: np.ndarray
 
 
-def located(images: Sequence[Seen], num_classes: int) -> Located:
+def located(images: Sequence[Seen], num_classes: int, by: By = "bbox") -> Located:
     """Which object each box is on: of an image the surest first, of the objects that are left the one with the highest
     IoU, from 0.5 on, whatever its class. One that is on none, but lies in a crowd, is left out."""
-    rows = [row for image in images for row in _rows(image, num_classes)]
+    rows = [row for image in images for row in _rows(image, num_classes, by)]
     scores, classes, objects = np.array(rows, dtype=np.float64).reshape(-1, 3).T
     order = np.argsort(-scores, kind="stable")
     return Located(scores[order], classes[order].astype(np.int64), objects[order].astype(np.int64))
 
 
-def _rows(image: Seen, num_classes: int) -> Iterator[tuple[float, int, int]]:
+def _rows(image: Seen, num_classes: int, by: By) -> Iterator[tuple[float, int, int]]:
     """(score, class, class of the object) of each box."""
     objects, found = image["objects"], sorted(image["found"], key=lambda one: -one["score"])
     if not found:
         return
     crowds = np.array([one["iscrowd"] for one in objects], dtype=bool)
     left = ~crowds
-    for box, overlap in zip(found, _overlaps(found, objects), strict=True):
+    for box, overlap in zip(found, _overlaps(found, objects, by), strict=True):
         free = np.where(left, overlap, 0.0)
         if len(objects) and free.max() >= IOU:
             best = int(free.argmax())
@@ -241,12 +245,15 @@ def _rows(image: Seen, num_classes: int) -> Iterator[tuple[float, int, int]]:
             yield box["score"], box["category_id"], num_classes
 
 
-def _overlaps(found: Sequence[dict[str, Any]], objects: Sequence[dict[str, Any]]) -> np.ndarray:
+def _overlaps(found: Sequence[dict[str, Any]], objects: Sequence[dict[str, Any]], by: By) -> np.ndarray:
     """(found, objects) IoU; with a crowd, the share of the box that lies in it."""
     if not objects:
         return np.zeros((len(found), 0))
+    crowds = [one["iscrowd"] for one in objects]
+    if by == "segm":
+        return np.asarray(coco_masks.iou(*([one["segmentation"] for one in ones] for ones in (found, objects)), crowds))
     boxes = (np.array([one["bbox"] for one in ones], dtype=np.float64) for ones in (found, objects))
-    return np.asarray(coco_masks.iou(*boxes, [one["iscrowd"] for one in objects]))
+    return np.asarray(coco_masks.iou(*boxes, crowds))
 
 
 def _best_score(where: Located, num_objects: int) -> tuple[float, float]:
@@ -261,7 +268,7 @@ def _best_score(where: Located, num_objects: int) -> tuple[float, float]:
 
 
 def _confusion(where: Located, counts: np.ndarray, score: float) -> np.ndarray:
-    """(num_classes + 1, num_classes + 1) as `BoxFigures` has it.
+    """(num_classes + 1, num_classes + 1) as `ObjectFigures` has it.
 
     Args:
         counts: (num_classes,) objects.

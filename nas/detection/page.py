@@ -2,74 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from nas.dense.export import FOLDER, Facts
 from nas.dense.result import DenseResult
+from nas.detection import sections
 from nas.detection.examples import Example
-from nas.detection.metric import RECALLS, BoxFigures
-from nas.evaluation.confusion_plot import confusion_matrix, shares
+from nas.detection.metric import ObjectFigures
+from nas.detection.sections import percent
 from nas.runs.results import lasted
-from search_spaces.command.page import CYCLE, GRAY, Markup, commands, embed, figure, html, joined, link, page, table
+from search_spaces.command.page import Markup, commands, html, joined, page, table
 
-NOTE = (
-    "AP, average precision, is COCO’s: the area under the curve of precision against recall, as a mean over the "
-    "classes and over how exactly a box must lie (an IoU, overlap over union, of 0.50 to 0.95); AP50 and AP75 are at "
-    "0.50 and 0.75 alone. Small objects have less than 32 × 32 pixels of their image, large ones more than 96 × 96. "
-    "Objects marked as crowds do not count."
-)
-CURVES = (
-    "Precision, the share of boxes that are right, against recall, the share of objects that are found, as boxes of "
-    "lower scores are shown, too (IoU 0.5)."
-)
-CONFUSION = (
-    "Of boxes with a score of {:.2f} or more, from which on F1, the balance of precision and recall, is best here "
-    "({:.1f} %): shares of each row’s objects, in %, by the class that their box says. The last row has boxes on no "
-    "object, the last column objects without a box (IoU 0.5, whatever the class)."
-)
 EXAMPLES = (
     "Evenly spaced over the test images and chosen by nothing else. Green, dashed: the objects that are there. Orange: "
     "boxes that were found, with a score of {:.2f} or more."
 )
-NOTHING = "no object"
-MAX_CLASSES, MOST = 60, 30  # in a matrix; of more, so many of the most frequent mistakes
-NARROW = 18  # characters of a name beside a box
-STYLE = """
-.boxes { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); gap: 12px; }
-.boxes figure { margin: 0; }
-.boxes svg { width: 100%; display: block; border-radius: 4px; background: var(--panel); }
-.boxes rect { fill: none; vector-effect: non-scaling-stroke; stroke-width: 2; }
-.boxes .there { stroke: #2fbf71; stroke-dasharray: 5 4; }
-.boxes .found { stroke: #ff8c1a; }
-.boxes text { font-family: system-ui, sans-serif; paint-order: stroke; stroke: #000b; stroke-linejoin: round; }
-.boxes text.there { fill: #7df0ae; stroke: #000b; }
-.boxes text.found { fill: #ffc38a; stroke: #000b; }
-.boxes figcaption { overflow-wrap: anywhere; }
-"""
+USE = (
+    "An image is resized to {size} × {size} pixels, whatever its shape (bilinear, antialiased). ONNX takes it "
+    "normalized (mean and std are in the file) and gives boxes in these pixels, scores and labels, overlapping ones "
+    "removed. Core ML takes the image itself, for Vision’s VNCoreMLRequest with the option scaleFill."
+)
 
 
-def report_page(run: str, result: DenseResult, search: BoxFigures, test: BoxFigures, shown: Sequence[Example]) -> str:
+def report_page(
+    run: str, result: DenseResult, search: ObjectFigures, test: ObjectFigures, shown: Sequence[Example]
+) -> str:
     """The whole document.
 
     Args:
         shown: test images.
     """
-    sections = (
-        _summary(run, result, search, test),
-        _curves(result["classes"], test),
-        _classes(result["classes"], test),
-        _confusion(result["classes"], test),
-        _examples(result["classes"], test["score"], shown),
-        _files(result),
+    parts = (
+        *_summary(run, result, search, test),
+        *sections.curves(result["classes"], test, "bbox"),
+        *_classes(result["classes"], test),
+        *sections.confusion(result["classes"], test, "bbox"),
+        *_examples(result["classes"], test["score"], shown),
+        *sections.files(result, USE.format(size=result["image_size"])),
     )
-    return page(f"{run}: boxes", (part for section in sections for part in section), style=STYLE)
+    return page(f"{run}: boxes", parts, style=sections.STYLE)
 
 
-def _summary(run: str, result: DenseResult, search: BoxFigures, test: BoxFigures) -> Iterator[Markup]:
+def _summary(run: str, result: DenseResult, search: ObjectFigures, test: ObjectFigures) -> Iterator[Markup]:
     yield html("<h1>{}: AP {:.1f} %</h1>\n", run, 100 * test["ap"])
     images = result["num_images"]
     yield html(
@@ -78,72 +51,17 @@ def _summary(run: str, result: DenseResult, search: BoxFigures, test: BoxFigures
         result["space"], result["num_params"] / 1e6, result["image_size"], result["image_size"], lasted(result),
         images["train"], result["minutes"],
     )  # fmt: skip
-    head = ["Images", "AP", "AP50", "AP75", "Small\nAP", "Medium\nAP", "Large\nAP", "Recall\nof 100 boxes"]
+    yield from sections.figures_table((("Test", test), ("Search", search)), "a box")
+    yield commands([result["command"]])
+
+
+def _classes(classes: Sequence[str], test: ObjectFigures) -> Iterator[Markup]:
     rows = [
-        [
-            f"{name}\n{found['num_images']:,} images, {found['num_objects']:,} objects",
-            *(_percent(found[key]) for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "recall")),
-        ]
-        for name, found in (("Test", test), ("Search", search))
-    ]
-    yield table(head, rows, wide=True)
-    yield html('<p class="soft">In %. {}</p>\n{}', NOTE, commands([result["command"]]))
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _curves(classes: Sequence[str], test: BoxFigures) -> Iterator[Markup]:
-    yield html('<h2>Precision and recall</h2>\n<p class="soft">{}</p>\n', CURVES)
-    yield embed("curves", precision_curves(classes, test), "square")
-
-
-def precision_curves(classes: Sequence[str], found: BoxFigures) -> Any:
-    """The mean of all classes, and each of them where these are few."""
-    import plotly.graph_objects as go
-
-    there = {name: one["precision"] for name, one in zip(classes, found["per_class"], strict=True) if one["precision"]}
-    recalls = (100 * np.linspace(0, 1, RECALLS)).tolist()
-    lines = [("all classes", np.mean(list(there.values()), axis=0), GRAY, 4.0)]
-    if 1 < len(there) <= 2 * len(CYCLE):
-        lines += [(name, np.array(curve), CYCLE[i % len(CYCLE)], 1.5) for i, (name, curve) in enumerate(there.items())]
-    traces = [
-        go.Scatter(x=recalls, y=(100 * curve).tolist(), name=escape(name), line={"color": color, "width": width},
-                   hovertemplate="%{y:.0f} % right, %{x:.0f} % found<extra>" + escape(name) + "</extra>")
-        for name, curve, color, width in lines
-    ]  # fmt: skip
-    ends = [0, 101]
-    return figure(traces, "recall, %", "precision, %", xaxis={"range": ends}, yaxis={"range": ends})
-
-
-def _classes(classes: Sequence[str], test: BoxFigures) -> Iterator[Markup]:
-    rows = [
-        [name, f"{one['objects']:,}", _percent(one["ap"]), _percent(one["ap50"])]
+        [name, f"{one['objects']:,}", percent(one["ap"]), percent(one["ap50"])]
         for name, one in zip(classes, test["per_class"], strict=True)
     ]
     yield html("<h2>Each class</h2>\n")
     yield table(["Class", "Objects", "AP", "AP50"], rows)
-
-
-def _confusion(classes: Sequence[str], test: BoxFigures) -> Iterator[Markup]:
-    yield html(
-        '<h2>What is taken for what</h2>\n<p class="soft">{}</p>\n', CONFUSION.format(test["score"], 100 * test["f1"])
-    )
-    counts, names = np.array(test["confusion"]), [*classes, NOTHING]
-    if len(classes) > MAX_CLASSES:
-        yield table(["Object", "Box", "Objects"], _mistakes(names, counts), text=(0, 1))
-        return
-    top = float(shares(counts)[~np.eye(len(names), dtype=bool)].max())
-    yield embed("confusion", confusion_matrix(names, counts, top, "objects"))
-
-
-def _mistakes(names: Sequence[str], counts: np.ndarray) -> list[list[str]]:
-    """The most frequent ones."""
-    wrong = counts * ~np.eye(len(counts), dtype=bool)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
-    places = [divmod(int(i), len(counts)) for i in order if wrong.flat[i]]
-    return [[names[a], names[b], f"{counts[a, b]:,}"] for a, b in places]
 
 
 # ---- images
@@ -155,60 +73,6 @@ def _examples(classes: Sequence[str], score: float, shown: Sequence[Example]) ->
 
 
 def _example(classes: Sequence[str], score: float, example: Example) -> Markup:
-    """The image with boxes over it, drawn in its own pixels whatever size it is shown in."""
-    height, width = example.image["size"]
-    letter = max(height, width) / 22
-    there = [_box(one, "there", classes[one["category_id"]], letter) for one in example.image["objects"]]
-    found = [
-        _box(one, "found", f"{classes[one['category_id']][:NARROW]} {one['score']:.2f}", letter)
-        for one in example.image["found"]
-        if one["score"] >= score
-    ]
-    return html(
-        '<figure><svg viewBox="0 0 {} {}" role="img" aria-label="{}"><image href="data:image/jpeg;base64,{}" '
-        'width="{}" height="{}"/>{}</svg><figcaption>{}</figcaption></figure>\n',
-        width, height, example.name, example.jpeg, width, height, joined((*there, *found)), example.name,
-    )  # fmt: skip
-
-
-def _box(one: Mapping[str, Any], kind: str, text: str, letter: float) -> Markup:
-    """An object's class stands below its box, what was found above it."""
-    left, top, width, height = one["bbox"]
-    y = top + height - 0.25 * letter if kind == "there" else top + 0.95 * letter
-    return html(
-        '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/><text class="{}" x="{:.1f}" y="{:.1f}" '
-        'font-size="{:.1f}" stroke-width="{:.1f}">{}</text>',
-        kind, left, top, width, height, kind, left + 0.2 * letter, y, letter, letter / 5, text,
-    )  # fmt: skip
-
-
-# ---- files
-
-
-def _files(result: DenseResult) -> Iterator[Markup]:
-    yield html("<h2>Files</h2>\n")
-    if not result["files"]:
-        yield html('<p class="soft">None were written.</p>\n')
-        return
-    rows = [_file(facts) for facts in result["files"].values()]
-    yield table(["File", "MB", "Latency\nms", "From PyTorch’s"], rows, text=(0, 3))
-    yield html('<p class="soft">{}</p>\n', USE.format(size=result["image_size"]))
-
-
-USE = (
-    "An image is resized to {size} × {size} pixels, whatever its shape (bilinear, antialiased). ONNX takes it "
-    "normalized (mean and std are in the file) and gives boxes in these pixels, scores and labels, overlapping ones "
-    "removed. Core ML takes the image itself, for Vision’s VNCoreMLRequest with the option scaleFill."
-)
-UNITS = {"boxes": "pixels", "scores": "in score", "coordinates": "of the sides", "confidence": "in confidence"}
-
-
-def _file(facts: Facts) -> list[str]:
-    differences = ", ".join(f"{value:.1e} {UNITS.get(what, what)}" for what, value in facts["differences"].items())
-    latency = facts.get("latency_ms")
-    return [
-        link(f"{FOLDER}/{facts['file']}", facts["file"]),
-        f"{facts['bytes'] / 1e6:.2f}",
-        f"{latency['min']:.3f}\n{latency['threads']} thread{'s' if latency['threads'] > 1 else ''}" if latency else "–",
-        f"{differences}\n{facts.get('executed_by', 'ONNX Runtime')}",
-    ]
+    marks = (*sections.there(classes, example.image), *sections.found(classes, example.image, score))
+    picture = sections.picture(example.name, example.jpeg, example.image["size"], marks)
+    return html("<figure>{}<figcaption>{}</figcaption></figure>\n", picture, example.name)
