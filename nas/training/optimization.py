@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from nas.training.recipe import LoopConfig
+
+FALLS = (8 / 12, 11 / 12)  # of the training, after which `steps` takes a tenth: Detectron's 1x schedule
 
 
 class Optimization:
@@ -29,9 +32,12 @@ class Optimization:
         )
         warmup = min(round(config.warmup_epochs * steps_per_epoch), steps // 4)
         ends = lr * config.lr_ends
-        self._lr = CosineLRScheduler(
-            self.optimizer, steps, lr_min=ends, warmup_t=warmup, warmup_lr_init=ends, t_in_epochs=False
-        )
+        warm: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": ends, "t_in_epochs": False}
+        if config.schedule == "steps":
+            falls = [round(share * steps) + 1 for share in FALLS]  # timm's count steps from 1
+            self._lr: Scheduler = MultiStepLRScheduler(self.optimizer, falls, 0.1, warmup_prefix=False, **warm)
+        else:
+            self._lr = CosineLRScheduler(self.optimizer, steps, lr_min=ends, **warm)
         self._steps, self._decay = steps, (config.weight_decay, config.weight_decay_end)
         # by number: loading a checkpoint puts new groups in place of these
         self._decayed = [i for i, group in enumerate(self.optimizer.param_groups) if group["weight_decay"] > 0]

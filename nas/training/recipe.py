@@ -36,7 +36,14 @@ class LoopConfig(Flags):
         maximum=1,
     )
     optimizer: Literal["adamw", "sgd"] = flag("adamw", "sgd: with a momentum of 0.9")
-    lr_ends: float = flag(0.01, "learning rate at both ends of the training, of its peak", above=0, maximum=1)
+    lr_ends: float = flag(
+        0.01, "learning rate at both ends of the training, of its peak (steps: at the beginning)", above=0, maximum=1
+    )
+    schedule: Literal["cosine", "steps"] = flag(
+        "cosine",
+        "of the learning rate after its warm-up; steps: a tenth of it after two thirds of the training, a hundredth "
+        "after eleven twelfths",
+    )
     weight_decay: float = flag(0.025, "weight decay", minimum=0)
     weight_decay_end: float | None = flag(
         None, "weight decay at the end, reached by a cosine (default: it stays)", minimum=0
