@@ -29,6 +29,7 @@ COMMANDS = {
     "python -m nas.report": "one page with everything a run has found",
     "python -m nas.detect": "boxes of objects, by a detector over any of these networks",
     "python -m nas.segment": "the class of each pixel, by a segmenter over any of these networks",
+    "python -m nas.instances": "a box and a mask for each object, by Mask R-CNN over any of these networks",
 }
 
 

@@ -29,7 +29,7 @@ LAYERS: dict[str, Sequence[set[str]]] = {
         {"comparison", "pruning", "reporting"},
         {"inspection"},
         {"searching"},
-        {"supernets"},
+        {"supernets", "instance_segmentation"},
         {"detection", "segmentation"},
         {"dense"},
         {"exporting"},

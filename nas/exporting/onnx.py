@@ -12,6 +12,7 @@ and 11.68 ms instead of 257 and 11.87 ms. Both are right at any batch. It takes 
 from __future__ import annotations
 
 import ast
+import io
 import math
 import warnings
 from collections import Counter
@@ -31,6 +32,7 @@ from search_spaces import UserError
 from search_spaces.command import quiet
 
 BATCH_SIZES = (1, 3, 12)
+TRACED_OPSET = 17
 SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note on a node: the modules that it is in, from the outermost
 # Of the largest logit (at least of 1): float32 arithmetic in another order stays well below, float16 has 3 digits.
 # What int8 loses is for the accuracy to say.
@@ -78,6 +80,31 @@ def to_onnx(
     if opset not in (None, version):
         raise UserError(f"--opset is {opset}, which the exporter cannot do; leave the flag out or give {version}")
     _name_after_modules(proto.graph)
+    _strip(proto)
+    return proto
+
+
+def traced_onnx(model: nn.Module, images: Tensor, outputs: Sequence[str]) -> Any:
+    """As `to_onnx`, by the older exporter, which follows what is computed of the example.
+
+    It is for networks of which torch.export cannot say what they compute without the image, as it tells how many
+    places remain after NMS: torchvision's detectors have their own ways through this exporter.
+    """
+    import onnx
+
+    file = io.BytesIO()
+    with quiet(), warnings.catch_warnings():  # of shapes that are constants, which they are meant to be
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (images,),
+            file,  # type: ignore[arg-type]
+            dynamo=False,
+            input_names=["images"],
+            output_names=list(outputs),
+            opset_version=TRACED_OPSET,
+        )
+    proto = onnx.load_from_string(file.getvalue())
     _strip(proto)
     return proto
 

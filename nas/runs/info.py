@@ -13,7 +13,17 @@ from nas.data.named import is_named
 from nas.data.places import NO_TEST
 from nas.data.splits import SplitConfig
 from nas.distributed import process
-from nas.scenes import BoxesConfig, BoxScenes, MaskScenes, MasksConfig, SceneData, load_boxes, load_masks
+from nas.scenes import (
+    BoxesConfig,
+    BoxScenes,
+    InstanceScenes,
+    MaskScenes,
+    MasksConfig,
+    SceneData,
+    load_boxes,
+    load_instances,
+    load_masks,
+)
 from nas.scenes.embedded import EMBEDDED as SCENES
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, write_json
@@ -91,6 +101,16 @@ class BoxesRun(RunInfo):
 
     def load(self) -> SceneData[BoxScenes]:
         return load_boxes(self.data)
+
+
+@dataclass(frozen=True)
+class InstancesRun(BoxesRun):
+    """Of images with boxes, and the mask of what is in each."""
+
+    subject = "masks of objects"
+
+    def load(self) -> SceneData[InstanceScenes]:  # type: ignore[override]
+        return load_instances(self.data)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from nas import baselines, detect, finetune, prune, retrain, search, segment, train_supernet
+from nas import baselines, detect, finetune, instances, prune, retrain, search, segment, train_supernet
 from nas.detection.export import DetectorFiles
 from nas.evaluation.evaluator import Evaluator
+from nas.instance_segmentation.export import InstanceFiles
 from nas.segmentation.export import SegmenterFiles
 from search_spaces import SPACES, Arch, num_params
 from tests.killing import assert_kills_change_nothing
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.conftest import SPLITS, TRAIN
-from tests.nas.scenes.folders import coco_of, write_coco, write_masks
+from tests.nas.scenes.folders import coco_of, outlined_coco, write_coco, write_masks
 from tests.nas.tiny import PUBLISHED, QuickSpace, export_nothing, make_table, tiny_space
 from tests.test_pretrained import NAME, weights
 
@@ -137,6 +138,18 @@ def test_a_segmenter(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     flags = (*of, "--batch-size", "4", "--amp", "off", "--epochs", "2", *OFTEN)
     config = "runs/new/segment/config.json"
     assert_equal_after_kills(tmp_path / "start", tmp_path, segment.main, flags, config, seed)
+
+
+@pytest.mark.heavy
+@SEEDS
+def test_an_instance_segmenter(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InstanceFiles, "write", lambda *_: ({}, {}))
+    write_coco(tmp_path / "start/images", outlined_coco(24, per_image=2))
+    of = ("--data", "images", "--backbone", "efficientformerv2-nano:smallest", "--image-size", "32", "--run", "new")
+    light = ("--head-width", "8", "--proposals", "20", "--samples", "8", "--detections", "5")
+    flags = (*of, *light, "--batch-size", "4", "--amp", "off", "--epochs", "2", *OFTEN)
+    config = "runs/new/instances/config.json"
+    assert_equal_after_kills(tmp_path / "start", tmp_path, instances.main, flags, config, seed)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Instance segmentation over backbones: a box and a mask for each object."""
