@@ -1,1 +1,1 @@
-"""Dense prediction: boxes or masks of images, by a head on a backbone. What nas.detect and nas.segment share."""
+"""Dense prediction over backbones: boxes, masks or both. What nas.detect, nas.segment and nas.instances share."""

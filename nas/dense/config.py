@@ -1,4 +1,4 @@
-"""Flags that nas.detect and nas.segment share."""
+"""Flags that nas.detect, nas.segment and nas.instances share."""
 
 from __future__ import annotations
 
