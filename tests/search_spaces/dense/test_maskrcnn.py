@@ -52,6 +52,14 @@ def test_it_trains_and_predicts(space: str) -> None:
         assert set(found["labels"].tolist()) <= {0, 1} and (found["scores"].diff() <= 0).all()
 
 
+def test_images_without_objects_train_every_parameter() -> None:
+    """Processes of a job exchange the gradients of the same parameters, whatever is on their images."""
+    model = network()
+    loss = model.loss(model(torch.randn(2, 3, SIZE, SIZE)), [nothing(), nothing()])
+    loss.backward()
+    assert loss > 0 and all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_it_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same weights, the same losses of the same draws, and the same boxes, classes, scores and masks."""
     made: dict[str, Any] = {}
