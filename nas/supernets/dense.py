@@ -214,7 +214,9 @@ def _take_supernet(place: Path, trainer: Trainer) -> None:
     space: HeadedSpace = supernet.space
     info = runs.load_run_info(place)
     if info.space != space.base.name:
-        raise UserError(f"--init {place} has a supernet of {info.space}, not of {space.base.name}; give --space of it")
+        raise UserError(
+            f"--init {place} has a supernet of {info.space}, not of {space.base.name}; give --space {info.space}"
+        )
     given = load_supernet(place, torch.device("cpu")).state_dict()
     for store in (supernet, trainer.ema.module):
         own = store.state_dict()
