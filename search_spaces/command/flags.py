@@ -126,7 +126,10 @@ def parse(config: type[Config], argv: Sequence[str] | None, prog: str, descripti
 
 
 def settings(config: type[Config], **values: Any) -> Config:
-    """An instance of `config` with these fields given, as by a command line; lists are taken for tuples.
+    """An instance of `config` with these fields given, as by a command line.
+
+    Args:
+        values: of a flag that takes several, a list or tuple of them, or one.
 
     Raises:
         UserError: no such field; a value out of bounds or none of the choices.
@@ -135,8 +138,17 @@ def settings(config: type[Config], **values: Any) -> Config:
     if unknown := next((name for name in values if name not in names), None):
         near = difflib.get_close_matches(unknown, names, 3)
         raise UserError(f"there is no setting {unknown!r}; choose from {', '.join(near or names)}")
-    held = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    hints = typing.get_type_hints(config)
+    held = {name: _held(hints[name], value) for name, value in values.items()}
     return _mark(config(**held), frozenset(held))
+
+
+def _held(hint: Any, value: Any) -> Any:
+    """As a field of that type holds it. Where texts are numbers, or a name and one, numbers may be given."""
+    if typing.get_origin(hint) is not tuple:
+        return value
+    several = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return tuple(map(str, several)) if typing.get_args(hint)[0] is str else several
 
 
 def spell(module: str, config: Flags) -> str:

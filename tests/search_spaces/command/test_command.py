@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from search_spaces.command import Flags, UserError, amend, fill, flag, flags_given, given, parse, spell
+from search_spaces.command import Flags, UserError, amend, fill, flag, flags_given, given, parse, settings, spell
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Config(Flags):
     limits: tuple[float, ...] = flag((), "several", above=0)
     max_params: float | None = flag(None, "no bound if not given", above=0)
     formats: tuple[Literal["a", "b"], ...] = flag((), "to write")
+    tables: tuple[str, ...] = flag((), "a number, or a name and one")
 
 
 def parsed(*argv: str) -> Config:
@@ -113,6 +114,20 @@ def test_what_is_built_from_python_is_checked_too(values: dict[str, Any], messag
         with pytest.raises(UserError) as caught:
             build()
         assert str(caught.value) == message
+
+
+def test_from_python_several_values_are_a_list_or_a_tuple() -> None:
+    expected = Config(limits=(1.0, 2.0), tables=("phone=2", "3"))
+    assert settings(Config, limits=[1.0, 2.0], tables=["phone=2", "3"]) == expected
+    assert settings(Config, limits=(1.0, 2.0), tables=("phone=2", "3")) == expected
+
+
+def test_from_python_one_of_several_values_need_be_no_list_and_a_number_no_text() -> None:
+    one = settings(Config, limits=2.5, formats="a", tables=2.0)
+    assert one == Config(limits=(2.5,), formats=("a",), tables=("2.0",))
+    assert settings(Config, tables=[2, 3]).tables == ("2", "3")
+    with pytest.raises(UserError, match="--formats is 'c'; choose from a, b"):
+        settings(Config, formats="c")
 
 
 def test_given_is_what_the_command_line_says_also_if_it_is_the_default() -> None:
