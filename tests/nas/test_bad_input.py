@@ -222,19 +222,22 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def test_the_command_itself(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (("nas.search", "--run", "nowhere"), "no run runs/nowhere; see `ls runs`"),
+        pytest.param(
+            ("nas.train_supernet", "--data", "nowhere"),
+            "no such path: nowhere; give an image folder, a .tar, or a name such as torch/cifar10",
+            marks=pytest.mark.heavy,  # of PyTorch's import, which no search needs for this
+        ),
+    ],
+)
+def test_the_command_itself(argv: tuple[str, ...], line: str, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "nas.train_supernet", "--data", "nowhere"],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-m", *argv], cwd=folder, env=environment(), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == (
-        "error: no such path: nowhere; give an image folder, a .tar, or a name such as torch/cifar10\n"
-    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {line}\n")
 
 
 @pytest.mark.parametrize("imported", ["numpy", "torch"])

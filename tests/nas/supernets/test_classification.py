@@ -147,11 +147,13 @@ def test_parameters_have_one_order_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [pytest.param("0", marks=pytest.mark.heavy), "2"])
-def test_ctrl_c_says_one_line_and_leaves_a_run_to_resume(folder: Path, num_workers: str) -> None:
+def test_a_process_has_its_run_to_itself_and_leaves_it_to_resume_at_ctrl_c(folder: Path, num_workers: str) -> None:
     arguments = (*ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0", "--num-workers", num_workers)
     process = start(folder, "nas.train_supernet", *arguments)
     checkpoint = RUN / "supernet/checkpoint.safetensors"
     wait_for(checkpoint, process)
+    with pytest.raises(UserError, match="another process is at work in runs/r/supernet"):
+        main(["--resume", "--run", "r"])
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loading processes, too
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
@@ -303,17 +305,6 @@ def test_data_changed_since_the_run_began(monkeypatch: pytest.MonkeyPatch) -> No
     Image.new("RGB", (16, 16)).save("images/red/0.png")
     with pytest.raises(UserError, match="images has changed since runs/r was begun; restore it, or train a new run"):
         main(["--resume"])
-
-
-def test_two_processes_cannot_work_on_one_run(folder: Path) -> None:
-    process = start(folder, "nas.train_supernet", *ARGS, "--epochs", "400", "--run", "r", "--checkpoint-seconds", "0")
-    try:
-        wait_for(RUN / "supernet/checkpoint.safetensors", process)
-        with pytest.raises(UserError, match="another process is at work in runs/r/supernet"):
-            main(["--resume", "--run", "r"])
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_corrupt_images_are_counted_in_the_run(
