@@ -95,6 +95,8 @@ class Part:
     def copy_of(self, tensor: Tensor) -> Tensor:
         """Its entries, dense, in the tensor's order in memory."""
         part = self._view(tensor)
+        if self.is_view:
+            return part.clone()
         for dimension, index in self._listed:
             part = part.index_select(dimension, index)
         return (part if self._listed else part.clone()).reshape(self.shape)
@@ -151,7 +153,7 @@ def _runs(index: np.ndarray) -> tuple[int, tuple[tuple[int, int], ...]] | None:
 
 
 class Slices(torch.autograd.Function):
-    """Contiguous copies of parts of tensors, all of a block's as one node of the graph."""
+    """Contiguous copies of parts of tensors, all of a network's as one node of the graph."""
 
     @staticmethod
     def forward(ctx: Any, parts: Sequence[Part], *full: Tensor) -> tuple[Tensor, ...]:

@@ -17,10 +17,11 @@ the store. There are no elastic layers and there is no current subnet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -103,6 +104,15 @@ class _Plan:
         """(name within the block, its part of the store) of each tensor."""
         for i, (name, _, _) in enumerate(self.skeleton.tensors):
             yield name, self.parts[i].of(self.tensors[i]) if i in self.sliced else self.tensors[i]
+
+
+def _sliced(plans: Sequence[_Plan]) -> list[tuple[Tensor, ...]]:
+    """The slices of each plan, copied; of all together as one node of the graph, for every node takes its time."""
+    parts = [part for plan in plans for part in plan.sliced_parts]
+    if not parts:
+        return [() for _ in plans]
+    copies = iter(Slices.apply(parts, *(plan.tensors[i] for plan in plans for i in plan.sliced)))
+    return [tuple(islice(copies, len(plan.sliced))) for plan in plans]
 
 
 def _materialize_buffers(module: nn.Module, device: torch.device) -> None:
@@ -223,7 +233,12 @@ class Supernet(nn.Module):
         """(name within the block, its part of the store) of each of the block's tensors."""
         return self._plan(block).named_parts()
 
-    def run_block(self, block: BlockSpec, x: Tensor) -> Any:
+    def run_block(self, block: BlockSpec, x: Tensor, slices: Sequence[Tensor] | None = None) -> Any:
+        """What the block makes of x.
+
+        Args:
+            slices: of its tensors, where a network's are made together.
+        """
         plan = self._plan(block)
         module: Any = plan.skeleton.module
         if module.training != self.training:
@@ -234,10 +249,8 @@ class Supernet(nn.Module):
         if block.two_classifiers:
             module.distilled_training = self._distilled_training
         tensors: list[Tensor | None] = [*plan.tensors]
-        if plan.sliced:
-            slices = Slices.apply(plan.sliced_parts, *(tensors[i] for i in plan.sliced))
-            for i, part in zip(plan.sliced, slices, strict=True):
-                tensors[i] = part
+        for i, part in zip(plan.sliced, _sliced([plan])[0] if slices is None else slices, strict=True):
+            tensors[i] = part
         if self.training and (self._frozen or self.normalization == "shared"):
             for i in plan.statistics:  # a checkpointed block must save as many tensors in its second run: a copy
                 tensors[i] = None if self.normalization == "shared" else plan.tensors[i].clone()
@@ -247,11 +260,12 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, arch: Arch) -> Logits:
         again = self.checkpoint_activations and self.training and torch.is_grad_enabled()
-        for block in self.space.lower(arch):
+        blocks = self.space.lower(arch)
+        for block, slices in zip(blocks, _sliced([self._plan(block) for block in blocks]), strict=True):
             if again:
-                x = checkpoint(self.run_block, block, x, use_reentrant=False, context_fn=self._second_run)
+                x = checkpoint(self.run_block, block, x, slices, use_reentrant=False, context_fn=self._second_run)
             else:
-                x = self.run_block(block, x)
+                x = self.run_block(block, x, slices)
         return x
 
     def _second_run(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Sequence
 
 import pytest
 import timm
@@ -218,10 +219,10 @@ def test_checkpointed_activations_change_no_gradient_and_no_statistic(
     archs, calls = drawn(space, 1), 0
     run_block = Supernet.run_block
 
-    def counting(self: Supernet, block: BlockSpec, x: Tensor) -> Tensor:
+    def counting(self: Supernet, block: BlockSpec, x: Tensor, slices: Sequence[Tensor]) -> Tensor:
         nonlocal calls
         calls += 1
-        return run_block(self, block, x)
+        return run_block(self, block, x, slices)
 
     monkeypatch.setattr(Supernet, "run_block", counting)
     found, num_calls = [], []
