@@ -313,6 +313,6 @@ def _costs(search: Search) -> dict[str, Costs]:
     try:
         paths = {precision: recorded(tables) for precision, tables in search.tables.items()}
         tables = {p: {metric: LatencyTable.load(path) for metric, path in own.items()} for p, own in paths.items()}
-        return {precision: Costs(space, own, search.objective) for precision, own in tables.items()}
+        return {precision: Costs(space, own, search.objective, precision) for precision, own in tables.items()}
     except UserError as error:
         raise UserError(f"{error}; the MES of {search.folder} needs it") from None

@@ -12,6 +12,7 @@ from latency_lut.tables.table import LatencyTable
 from nas.objective.goals import limit_flag
 from nas.objective.mes import Objective
 from nas.objective.metrics import block_metrics
+from nas.objective.precisions import Precision
 from search_spaces import Arch, SearchSpace, UserError
 
 Cost = Callable[[np.ndarray], np.ndarray]
@@ -22,11 +23,18 @@ class Costs:
 
     Args:
         tables: by the metrics that they are.
+        precision: that activations are held in.
     """
 
-    def __init__(self, space: SearchSpace, tables: Mapping[str, LatencyTable], objective: Objective) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        tables: Mapping[str, LatencyTable],
+        objective: Objective,
+        precision: Precision = "float32",
+    ) -> None:
         self.space, self.objective = space, objective
-        self.metrics: dict[str, Cost] = {metric.key: metric.cost(space) for metric in block_metrics()}
+        self.metrics: dict[str, Cost] = {metric.key: metric.cost(space, precision) for metric in block_metrics()}
         self.metrics |= {metric: table.predictor(space) for metric, table in tables.items()}
 
     def encoded(self, positions: np.ndarray) -> dict[str, np.ndarray]:

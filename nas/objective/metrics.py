@@ -2,7 +2,7 @@
 
 From an entry follow its name for `--metrics`, the flags `--alpha-<name>` and the one of its limit, its cost of archs,
 its unit in MES and how it is shown. Units are those of MobileNetV2: latency and size as published (Section 3.6 of Li et
-al. 2023, on an iPhone 12), its MACs and the memory of its activations.
+al. 2023, on an iPhone 12), its MACs and the memory of its activations in float32.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from nas.objective.precisions import ACTIVATION_BYTES, Precision
 from search_spaces import BlockSpec, CostTable, SearchSpace
-
-FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class Metric:
         limit_help: of that flag.
         block_cost: of a block; None for latency, which tables tell.
         largest: a network's cost is the largest of its blocks', not their sum.
+        of_activations: that of a block is as if an activation had one byte; in a precision it has more.
         whole: it is a whole number.
         shown_unit: it is shown as `value / scale` of this unit.
     """
@@ -46,6 +46,7 @@ class Metric:
     alpha: float = 1.0
     block_cost: Callable[[BlockSpec], float] | None = None
     largest: bool = False
+    of_activations: bool = False
     whole: bool = False
     shown_unit: str = ""
     scale: float = 1.0
@@ -54,14 +55,11 @@ class Metric:
     def alpha_field(self) -> str:
         return f"alpha_{self.name}"
 
-    def cost(self, space: SearchSpace) -> CostTable:
+    def cost(self, space: SearchSpace, precision: Precision) -> CostTable:
         """Of (archs, choices) positions in the space, for a metric that blocks have."""
-        assert self.block_cost is not None
-        return CostTable(space, self.block_cost, np.maximum if self.largest else np.add)
-
-
-def _memory_mb(block: BlockSpec) -> float:
-    return FLOAT32_BYTES * block.peak_activations / 1e6
+        of_block, factor = self.block_cost, ACTIVATION_BYTES[precision] if self.of_activations else 1
+        assert of_block is not None
+        return CostTable(space, lambda block: factor * of_block(block), np.maximum if self.largest else np.add)
 
 
 METRICS = {
@@ -98,9 +96,11 @@ METRICS = {
             "peak activation memory",
             unit=6.0,
             limit="max_memory_mb",
-            limit_help="winners may hold at most so many MB of activations at a time (float32, one image)",
-            block_cost=_memory_mb,
+            limit_help="winners may hold at most so many MB of activations at a time (of one image, in the precision "
+            "searched)",
+            block_cost=lambda block: block.peak_activations / 1e6,
             largest=True,
+            of_activations=True,
             shown_unit="MB",
         ),
         Metric(

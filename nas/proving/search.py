@@ -93,7 +93,7 @@ def find_search(config: Config) -> Search:
     (backend := backend_of(loaded[metric])).describe()
     archs = {winner["name"]: space.from_json(winner["arch"]) for winner in known}
     winners = _retrained(config, run_folder, archs)
-    costs = Costs(space, loaded, objective_of(result))
+    costs = Costs(space, loaded, objective_of(result), precision)
     recommended = result["recommended"]["name"] if "recommended" in result else None
     return Search(run_folder, file.parent.name, space, winners, metric, loaded[metric], costs, backend, recommended)
 

@@ -12,7 +12,7 @@ from latency_lut.tables.table import TABLES, LatencyTable
 from nas.objective.costs import Costs, check_limits
 from nas.objective.goals import Goals, split_name
 from nas.objective.metrics import LATENCY
-from nas.objective.precisions import Precision
+from nas.objective.precisions import ACTIVATION_BYTES, Precision
 from nas.objective.tables import load_tables, newest, record
 from search_spaces import SearchSpace, UserError
 from search_spaces.command import amend
@@ -45,17 +45,22 @@ def parts_of(
     Args:
         asked: precisions; none stands for that of the tables.
         only: fields of the choices that the search may shrink; none: all.
+
+    Raises:
+        UserError: as `in_each_precision`, `load_tables` and `check_limits`; a table of a precision that is no search's.
     """
     parts: dict[Precision, Part] = {}
     for precision, own in in_each_precision(goals, asked).items():
-        objective = own.objective()
-        check_limits(Costs(space, {}, objective), only)
-        paths = own.tables()
+        objective, paths, wanted = own.objective(), own.tables(), precision if asked else None
         if not paths and own.needs_latency:
-            wanted = precision if asked else None
-            paths = newest(space, wanted) or {LATENCY: _build(space, wanted)}
+            paths = newest(space, wanted)
         found = precision if asked or own.table or not paths else of_path(paths[LATENCY])
-        costs = Costs(space, load_tables(paths, space), objective)
+        if found not in ACTIVATION_BYTES:
+            raise UserError(f"the table is of {found}; searches are in {', '.join(ACTIVATION_BYTES)}, give one of them")
+        check_limits(Costs(space, {}, objective, found), only)
+        if not paths and own.needs_latency:
+            paths = {LATENCY: _build(space, wanted)}
+        costs = Costs(space, load_tables(paths, space), objective, found)
         check_limits(costs, only)
         parts[found] = Part(costs, own.table or tuple(map(str, paths.values())), record(paths))
     return parts

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import random
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from nas.objective.costs import Costs, check_limits, rounded_up
 from nas.objective.mes import Objective, Term
+from nas.objective.precisions import Precision
 from search_spaces import SearchSpace, UserError, get_space, num_params
 from tests.nas.tiny import tiny_space
 
@@ -31,6 +33,15 @@ def test_within_and_excess() -> None:
     expected = [[np.log(m[name] / limit) for name, limit in limits.items()] for m in metrics]
     np.testing.assert_allclose(limited.excess(encoded), expected, rtol=1e-12)
     assert costs({}).within(encoded).all()
+
+
+def test_memory_is_that_of_the_precision() -> None:
+    objective = Objective((Term("memory_mb", 6.0, 1.0),), {})
+    in_float, in_half, in_int8 = (Costs(SPACE, {}, objective, p).one(SPACE.largest) for p in get_args(Precision))
+    peak = max(block.peak_activations for block in SPACE.lower(SPACE.largest))
+    assert [c["memory_mb"] for c in (in_float, in_half, in_int8)] == [4 * peak / 1e6, 2 * peak / 1e6, peak / 1e6]
+    assert in_int8["mes"] == pytest.approx(4 * in_float["mes"]), "activations alone"
+    assert in_int8["num_params"] == in_float["num_params"] and in_int8["macs"] == in_float["macs"]
 
 
 def test_limits_that_can_be_met() -> None:

@@ -9,7 +9,8 @@ import timm
 import torch
 
 from nas.objective.mes import PUBLISHED, Objective, Term, pareto
-from nas.objective.metrics import FLOAT32_BYTES, METRICS
+from nas.objective.metrics import METRICS
+from nas.objective.precisions import ACTIVATION_BYTES
 from search_spaces import UserError
 from tests.contracts.memory import traced_peak
 
@@ -24,7 +25,8 @@ def test_scores_of_the_published_networks(latency_ms: float, num_params: float, 
 
 def test_the_unit_of_memory_is_mobilenetv2s() -> None:
     model = timm.create_model("mobilenetv2_100").eval()
-    assert traced_peak(model, torch.zeros(1, 3, 224, 224)) * FLOAT32_BYTES / 1e6 == pytest.approx(6.0, rel=0.01)
+    peak_mb = ACTIVATION_BYTES["float32"] * traced_peak(model, torch.zeros(1, 3, 224, 224)) / 1e6
+    assert peak_mb == pytest.approx(6.0, rel=0.01)
 
 
 def test_json_round_trip() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,27 @@ def test_a_search_in_int8_asks_for_the_accuracy_of_int8(capsys: pytest.CaptureFi
     assert json.loads(Path("runs/r/search/config.json").read_text())["precision"] == ["int8"]
     assert all(winner["precision"] == "int8" for winner in result["winners"])
     assert f"Take {result['recommended']['name']} in int8" in capsys.readouterr().out
+
+
+def test_memory_is_of_the_precision_that_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that float32 exceeds with every network, int8 meets; which table is the newest says what is searched."""
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    limit = 2e-6 * max(block.peak_activations for block in SPACE.lower(SPACE.smallest))
+    limited = (*LATENCY, "--max-memory-mb", f"{limit}")
+    with pytest.raises(UserError, match=r"no network has memory_mb of at most .*; raise --max-memory-mb"):
+        main(["--table", FLOAT, *limited])
+    os.utime(FLOAT, (0, 0))
+    main(list(limited))
+    for point in found()["evaluations"]:
+        arch = SPACE.from_json(point["arch"])
+        assert point["precision"] == "int8"
+        assert point["memory_mb"] == max(block.peak_activations for block in SPACE.lower(arch)) / 1e6 <= limit
+
+
+def test_a_table_of_a_precision_that_no_search_is_in() -> None:
+    save_table("brain.json", "bfloat16", 0.1)
+    with pytest.raises(UserError, match=r"^the table is of bfloat16; searches are in float32, float16, int8, give"):
+        main(["--table", "brain.json", *LATENCY])
 
 
 def test_several_precisions_have_one_front(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
