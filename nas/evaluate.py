@@ -3,7 +3,8 @@
 Bare: the largest and the smallest network of the newest run, on its search split.
     python -m nas.evaluate --arch winner-1 mine.json --retrained winner-1
 
-Writes <run>/evaluate/<name>.json and a page <name>.html, in place of those of the same name.
+A winner is evaluated in the precision that it was searched in, int8 simulated as in the search; any other network in
+that of the tables. Writes <run>/evaluate/<name>.json and a page <name>.html, in place of those of the same name.
 """
 
 from __future__ import annotations

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from nas import runs
 from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
+from nas.evaluation.quantized import quantized
 from nas.exporting.winner import load_winners
 from nas.inspection.confusion import Confusion
 from nas.inspection.examples import Answers
@@ -25,10 +26,12 @@ from nas.objective import tables
 from nas.objective.costs import Costs
 from nas.objective.mes import PUBLISHED, Objective
 from nas.objective.metrics import LATENCY
-from nas.searching.result import objective_of, read_result
+from nas.objective.precisions import RANGE_IMAGES, precision_of
+from nas.searching.precisions import of_path
+from nas.searching.result import objective_of, read_result, recorded_tables, tables_of
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import Flags, check_idle, flag
-from search_spaces.command.files import read_json, slug, write_json, write_text
+from search_spaces.command.files import read_json, sha256, slug, write_json, write_text
 
 BARE = ("largest", "smallest")
 
@@ -59,12 +62,27 @@ class Config(Flags):
 
 @dataclass(frozen=True)
 class Network:
-    """What is evaluated, under the name that its figures have."""
+    """What is evaluated, under the name that its figures have.
+
+    Args:
+        precision: that its accuracy and its costs are of; `model` computes as a file in int8 does, if it is that.
+        weights_sha256: of the file of retrained weights.
+    """
 
     name: str
     weights: Literal["inherited", "retrained"]
     arch: Arch
     model: nn.Module
+    precision: str
+    weights_sha256: str | None = None
+
+    def in_precision(self, ranges: Sequence[Tensor]) -> Network:
+        """As computed in its precision; floating point of any size answers alike.
+
+        Args:
+            ranges: normalized images that int8 finds the ranges of activations on.
+        """
+        return replace(self, model=quantized(self.model, ranges)) if self.precision == "int8" else self
 
 
 def evaluate(config: Config) -> Path:
@@ -80,13 +98,16 @@ def evaluate(config: Config) -> Path:
     space = runs.load_classes_info(folder).search_space()
     archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))
     objective, paths = _objective(config, folder, space)
-    latencies = tables.load_tables(paths, space)
-    costs = Costs(space, latencies, objective)
+    latencies = {precision: tables.load_tables(own, space) for precision, own in paths.items()}
+    costs = {precision: Costs(space, own, objective, precision) for precision, own in latencies.items()}
     device = pick_device(config.device)
     data = runs.load_run_data(folder)
     split = data.search if config.split == "search" else data.test
     images = split.spread(config.num_images or len(split))
-    networks, calibration_images = _networks(config, folder, archs, data.train, device)
+    networks, calibration_images = _networks(config, folder, archs, data.train, device, tuple(paths))
+    count = RANGE_IMAGES if any(network.precision == "int8" for network in networks) else 0
+    ranges = calibration_batches(data.train, space.image_size, count, device, config.num_workers)
+    networks = [network.in_precision(ranges) for network in networks]
     found, answers = look(networks, images, space, device, config.batch_size, config.num_workers)
     shown = [
         {kind: a.examples(images, space.image_size, right=kind == "right") for kind in ("right", "wrong")}
@@ -101,13 +122,15 @@ def evaluate(config: Config) -> Path:
         "digest": data.splits.digest,
         "num_images": found[0].num_images,
         "calibration_images": calibration_images,
+        "range_images": sum(map(len, ranges)),
         "objective": objective.to_json(),
-        "tables": tables.record(paths),
-        "table_warnings": tables.warnings(latencies),
+        **recorded_tables({precision: tables.record(own) for precision, own in paths.items()}),
+        "table_warnings": [text for own in latencies.values() for text in tables.warnings(own)],
         "classes": list(data.classes),
         "class_sizes": found[0].class_sizes.tolist(),
         "networks": [
-            _figures(n, space, c, costs.one(n.arch)) | some for n, c, some in zip(networks, found, shown, strict=True)
+            _figures(n, space, c, costs[n.precision].one(n.arch)) | some
+            for n, c, some in zip(networks, found, shown, strict=True)
         ],
     }
     write_json(path, result)
@@ -125,27 +148,29 @@ def _name(networks: Sequence[Network], split: str) -> str:
 # ---- networks
 
 
-def find_archs(folder: Path, space: SearchSpace, names: Sequence[str]) -> dict[str, Arch]:
-    """Archs by name: those of the space, winners of the run's searches, JSON files by their stems.
+def find_archs(folder: Path, space: SearchSpace, names: Sequence[str]) -> dict[str, tuple[Arch, str | None]]:
+    """Archs by name: those of the space, winners of the run's searches, JSON files by their stems; of a winner the
+    precision, too, that it was searched in.
 
     Raises:
         UserError: an unknown name, a file that is no arch of the space, two archs of one name.
     """
     winners = {
-        winner["name"]: winner["arch"]
+        winner["name"]: winner
         for path in sorted(folder.glob("search*/result.json"))
         for result in [read_result(path.parent)]
         for winner in [*result["winners"], *result["earlier_winners"]]
     }
-    archs: dict[str, Arch] = {}
+    archs: dict[str, tuple[Arch, str | None]] = {}
     for name in names:
+        precision = None
         if name.lower() in space.named:
             label, arch = name.lower(), space.named[name.lower()]
         elif name in winners:
-            label, arch = name, space.from_json(winners[name])
+            label, arch, precision = name, space.from_json(winners[name]["arch"]), precision_of(winners[name])
         else:
             label, arch = Path(name).stem, _read_arch(name, space, [*space.named, *winners])
-        if archs.setdefault(label, arch) != arch:
+        if archs.setdefault(label, (arch, precision))[0] != arch:
             raise UserError(f"--arch gives the name {label} to two networks; rename the file {name}")
     return archs
 
@@ -164,9 +189,23 @@ def _read_arch(name: str, space: SearchSpace, known: Sequence[str]) -> Arch:
 
 
 def _networks(
-    config: Config, folder: Path, archs: Mapping[str, Arch], train: Images, device: torch.device
+    config: Config,
+    folder: Path,
+    archs: Mapping[str, tuple[Arch, str | None]],
+    train: Images,
+    device: torch.device,
+    precisions: Sequence[str],
 ) -> tuple[list[Network], int]:
-    """The networks on the device, and how many training images the norms of those inherited were recalibrated on."""
+    """The networks on the device, and how many training images the norms of those inherited were recalibrated on.
+
+    Args:
+        precisions: that costs are known in: a network is of the one that it was searched in if that is among them,
+            else of the first.
+    """
+
+    def among(precision: str | None) -> str:
+        return precisions[0] if precision is None or precision not in precisions else precision
+
     networks, count = [], 0
     trained = load_winners(folder, tuple(dict.fromkeys(config.retrained))) if config.retrained else []
     if archs:
@@ -174,12 +213,17 @@ def _networks(
         count = calibration_count(supernet, config.calibration_images)
         calibration = calibration_batches(train, supernet.space.image_size, count, device, config.num_workers)
         count = sum(map(len, calibration))
-        networks = [Network(n, "inherited", arch, inherited(supernet, arch, calibration)) for n, arch in archs.items()]
+        networks = [
+            Network(name, "inherited", arch, inherited(supernet, arch, calibration), among(precision))
+            for name, (arch, precision) in archs.items()
+        ]
     if config.split == "search" and (seen := [winner.name for winner in trained if winner.all_data]):
         raise UserError(f"{seen[0]} was trained on the search split, too, by --all-data; give --split test")
     for winner in trained:
         model = winner.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        networks.append(Network(f"{winner.name} retrained", "retrained", winner.arch, model))
+        digest = sha256(winner.folder / "model.safetensors")
+        precision = among(winner.precision)
+        networks.append(Network(f"{winner.name} retrained", "retrained", winner.arch, model, precision, digest))
     return networks, count
 
 
@@ -214,8 +258,9 @@ def look(
 # ---- figures
 
 
-def _objective(config: Config, folder: Path, space: SearchSpace) -> tuple[Objective, dict[str, Path]]:
-    """MES and its tables: those of a search, or the published MES by the table given or the newest that fits."""
+def _objective(config: Config, folder: Path, space: SearchSpace) -> tuple[Objective, dict[str, dict[str, Path]]]:
+    """MES, and its tables by precision: those of a search, or the published MES by the table given or the newest that
+    fits."""
     if config.search is not None and config.table is not None:
         raise UserError(f"--search {config.search} brings its own tables; leave out --table")
     runs.check_name("--search", config.search)
@@ -223,15 +268,16 @@ def _objective(config: Config, folder: Path, space: SearchSpace) -> tuple[Object
     if config.search is not None and found is None:
         raise UserError(f"{folder} has no finished search {config.search}; see `ls {folder}`")
     if found is None or config.table is not None:
-        return PUBLISHED, {LATENCY: Path(config.table)} if config.table else tables.newest(space)
+        paths = {LATENCY: Path(config.table)} if config.table else tables.newest(space)
+        return PUBLISHED, {of_path(paths[LATENCY]) if paths else "float32": paths}
     result = read_result(found.parent)
     objective = Objective(objective_of(result).terms, {})
     print(f"MES is that of {found.parent}")
     try:
-        return objective, tables.recorded(result["tables"])
+        return objective, {precision: tables.recorded(own) for precision, own in tables_of(result).items()}
     except UserError as error:
         print(f"{error}; until then latencies are left out")
-        return objective, {}
+        return objective, {precision: {} for precision in tables_of(result)}
 
 
 def _figures(network: Network, space: SearchSpace, confusion: Confusion, costs: dict[str, Any]) -> dict[str, Any]:
@@ -239,6 +285,8 @@ def _figures(network: Network, space: SearchSpace, confusion: Confusion, costs: 
     return {
         "name": network.name,
         "weights": network.weights,
+        **({"weights_sha256": network.weights_sha256} if network.weights_sha256 else {}),
+        "precision": network.precision,
         "arch": space.to_json(network.arch),
         "top1": asdict(confusion.top1),
         "top5": asdict(top5) if top5 else None,

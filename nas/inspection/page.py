@@ -81,7 +81,7 @@ def _summary(result: Json) -> Iterator[Markup]:
     yield html('<p class="soft">{}</p>\n', origin(result))
     latencies = latency_metrics(result["tables"])
     head = [*_COLUMNS, *(f"{shown(m).title.capitalize()}\npredicted" for m in latencies), *_COSTS]
-    yield table(head, [_row(network, latencies) for network in result["networks"]], text=(0, 1), wide=True)
+    yield table(head, [_row(network, latencies) for network in result["networks"]], text=(0, 1, 2), wide=True)
     yield from map(warning, result["table_warnings"])
     yield html('<p class="soft">{}</p>\n{}', NOTE, commands([result["command"]]))
 
@@ -137,6 +137,7 @@ def _photo(classes: Sequence[str], example: Json) -> Markup:
 _COLUMNS = (
     "Network",
     "Weights",
+    "Precision",
     "Top-1\naccuracy",
     "Top-5\naccuracy",
     "Mean of classes\naccuracy",
@@ -148,6 +149,7 @@ def _row(network: Json, latencies: Sequence[str]) -> list[str]:
     return [
         network["name"],
         network["weights"],
+        network["precision"],
         *(percent(network[name]).replace(" (", "\n(") for name in ("top1", "top5", "mean_per_class")),
         *(f"{network[metric]:.3f}" for metric in latencies),
         f"{network['num_params'] / 1e6:.3f}",

@@ -18,10 +18,11 @@ def as_text(result: Json) -> str:
     networks = result["networks"]
     costs = columns(result["tables"], networks)
     titles = (shown(metric).title for metric in costs)
-    rows = [("network", "top-1 (95 % interval)", "top-5", "mean of classes", *titles, "MES")]
+    rows = [("network", "precision", "top-1 (95 % interval)", "top-5", "mean of classes", *titles, "MES")]
     rows += [
         (
             n["name"],
+            n["precision"],
             percent(n["top1"]),
             percent(n["top5"]),
             percent(n["mean_per_class"]),
@@ -30,7 +31,7 @@ def as_text(result: Json) -> str:
         )
         for n in networks
     ]
-    lines = [origin(result), align(rows, "<" + ">" * (len(rows[0]) - 1))]
+    lines = [origin(result), align(rows, "<<" + ">" * (len(rows[0]) - 2))]
     if len(networks) == 1:
         lines += ["", _class_table(result, networks[0])]
     return "\n".join(lines)
@@ -54,10 +55,12 @@ def _class_table(result: Json, network: Json) -> str:
 
 def origin(result: Json) -> str:
     """What has been evaluated on what, in one line."""
-    recalibrated = result["calibration_images"]
+    recalibrated, ranges = result["calibration_images"], result.get("range_images", 0)
     return (
         f"{result['space']}, {len(result['classes'])} classes, {result['num_images']:,} images of the "
-        f"{result['split']} split" + (f", norms recalibrated on {recalibrated:,} images" if recalibrated else "")
+        f"{result['split']} split"
+        + (f", norms recalibrated on {recalibrated:,} images" if recalibrated else "")
+        + (f", int8 simulated with ranges of {ranges:,} images" if ranges else "")
     )
 
 

@@ -12,7 +12,6 @@ from latency_lut.tables.table import LatencyTable
 from nas.objective.goals import limit_flag
 from nas.objective.mes import Objective
 from nas.objective.metrics import block_metrics
-from nas.objective.precisions import Precision
 from search_spaces import Arch, SearchSpace, UserError
 
 Cost = Callable[[np.ndarray], np.ndarray]
@@ -23,7 +22,7 @@ class Costs:
 
     Args:
         tables: by the metrics that they are.
-        precision: that activations are held in.
+        precision: that activations are held in, one of ACTIVATION_BYTES.
     """
 
     def __init__(
@@ -31,7 +30,7 @@ class Costs:
         space: SearchSpace,
         tables: Mapping[str, LatencyTable],
         objective: Objective,
-        precision: Precision = "float32",
+        precision: str = "float32",
     ) -> None:
         self.space, self.objective = space, objective
         self.metrics: dict[str, Cost] = {metric.key: metric.cost(space, precision) for metric in block_metrics()}

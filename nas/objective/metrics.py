@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.objective.precisions import ACTIVATION_BYTES, Precision
+from nas.objective.precisions import ACTIVATION_BYTES
 from search_spaces import BlockSpec, CostTable, SearchSpace
 
 
@@ -55,7 +55,7 @@ class Metric:
     def alpha_field(self) -> str:
         return f"alpha_{self.name}"
 
-    def cost(self, space: SearchSpace, precision: Precision) -> CostTable:
+    def cost(self, space: SearchSpace, precision: str) -> CostTable:
         """Of (archs, choices) positions in the space, for a metric that blocks have."""
         of_block, factor = self.block_cost, ACTIVATION_BYTES[precision] if self.of_activations else 1
         assert of_block is not None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 Precision = Literal["float32", "float16", "int8"]
-ACTIVATION_BYTES: dict[Precision, int] = {"float32": 4, "float16": 2, "int8": 1}
+ACTIVATION_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}  # also of what tables alone are in
 RANGE_IMAGES = 256  # training images that int8 finds the ranges of activations on, in searches and in files
 
 

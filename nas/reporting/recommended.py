@@ -15,6 +15,7 @@ from nas.reporting.data import Artifacts, Json, read_artifacts
 from nas.reporting.verdict import taken
 from nas.runs.results import REMEDY, Inspection, check_inspection
 from search_spaces import UserError
+from search_spaces.command.files import sha256
 from search_spaces.command.page import Markup, html, joined
 from search_spaces.command.typed import load_typed
 
@@ -64,9 +65,10 @@ def _inspected(a: Artifacts, name: str) -> Json | None:
     if not path.exists():
         return None
     found: Json = load_typed(ANY_INSPECTION, path, REMEDY)
-    trained, network = a.retrained[name], found["networks"][0]
-    same = network["arch"] == trained["arch"]
-    return found if same and abs((network["top1"]["value"] or 0) - trained["test_accuracy"]) < 0.005 else None
+    network, weights = found["networks"][0], a.folder / "retrain" / name / "model.safetensors"
+    if network["arch"] != a.retrained[name]["arch"]:
+        return None
+    return found if not weights.exists() or network.get("weights_sha256") == sha256(weights) else None
 
 
 def closer(a: Artifacts) -> Iterator[Markup]:

@@ -209,6 +209,7 @@ class Inspected(EvaluatedNetwork):
     """A network class by class."""
 
     arch: dict[str, Any]
+    weights_sha256: NotRequired[str]
     top1: Interval
     per_class: list[Interval]
     confusion: list[list[Count]]
@@ -221,6 +222,7 @@ class Inspection(Evaluation):
 
     space: str
     calibration_images: Count
+    range_images: NotRequired[Count]
     classes: list[str]
     class_sizes: list[Count]
     networks: list[Inspected]  # type: ignore[misc]

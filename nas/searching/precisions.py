@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from latency_lut.measurement.build import BuildConfig, build_table
 from latency_lut.tables.table import TABLES, LatencyTable
 from nas.objective.costs import Costs, check_limits
 from nas.objective.goals import Goals, split_name
 from nas.objective.metrics import LATENCY
-from nas.objective.precisions import ACTIVATION_BYTES, Precision
+from nas.objective.precisions import Precision
 from nas.objective.tables import load_tables, newest, record
 from search_spaces import SearchSpace, UserError
 from search_spaces.command import amend
@@ -55,8 +55,8 @@ def parts_of(
         if not paths and own.needs_latency:
             paths = newest(space, wanted)
         found = precision if asked or own.table or not paths else of_path(paths[LATENCY])
-        if found not in ACTIVATION_BYTES:
-            raise UserError(f"the table is of {found}; searches are in {', '.join(ACTIVATION_BYTES)}, give one of them")
+        if found not in (known := get_args(Precision)):
+            raise UserError(f"the table is of {found}; searches are in {', '.join(known)}, give one of these")
         check_limits(Costs(space, {}, objective, found), only)
         if not paths and own.needs_latency:
             paths = {LATENCY: _build(space, wanted)}
@@ -64,13 +64,6 @@ def parts_of(
         check_limits(costs, only)
         parts[found] = Part(costs, own.table or tuple(map(str, paths.values())), record(paths))
     return parts
-
-
-def recorded_tables(parts: Mapping[Precision, Part]) -> Json:
-    """The tables of a search as its result has them."""
-    (_, first), *others = parts.items()
-    more = {"other_tables": {precision: part.tables for precision, part in others}} if others else {}
-    return {"tables": first.tables, **more}
 
 
 def _build(space: SearchSpace, precision: Precision | None) -> Path:

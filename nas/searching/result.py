@@ -137,6 +137,12 @@ def objective_of(result: Json) -> Objective:
     return Objective.from_json(result["objective"])
 
 
+def recorded_tables(tables: Mapping[str, Json]) -> Json:
+    """The tables of each precision as a result has them, from which `tables_of` reads them."""
+    (_, first), *others = tables.items()
+    return {"tables": first} | ({"other_tables": dict(others)} if others else {})
+
+
 def tables_of(result: Mapping[str, Any]) -> dict[Precision, dict[str, Any]]:
     """The tables of each precision that a search is in, by metric; `tables` are those of the first."""
     points = [*result.get("trajectory", ()), *result.get("evaluations", ())]

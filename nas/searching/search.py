@@ -23,8 +23,8 @@ from nas.objective.precisions import Precision, precision_of
 from nas.searching.evaluators import EvaluatorConfig, evaluators
 from nas.searching.picking import AMENDABLE, is_finished, pick, put_back
 from nas.searching.plan import PlanConfig, as_planned, forecast, races, suited, with_plan
-from nas.searching.precisions import Part, parts_of, recorded_tables
-from nas.searching.result import Json, found, read_result, together
+from nas.searching.precisions import Part, parts_of
+from nas.searching.result import Json, found, read_result, recorded_tables, together
 from nas.searching.samplers import SEQUENTIAL
 from nas.searching.slimming import Step, slim
 from nas.searching.storage import check_address, check_storage
@@ -138,7 +138,8 @@ def search(config: Config, folder: Path | None = None) -> Path:
 
         with put_back(folder):
             evaluated = [_evaluated(config, p, part.costs, evaluator, studies[p], start) for p, part in parts.items()]
-            result = _result(config, folder, first.costs) | together(evaluated) | recorded_tables(parts)
+            tables = recorded_tables({p: part.tables for p, part in parts.items()})
+            result = _result(config, folder, first.costs) | together(evaluated) | tables
             result |= {**images, "minutes": sum(study.seconds for study in studies.values()) / 60}
             pick(config, folder, space, result, answers)
     return folder

@@ -15,11 +15,14 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
+from torch import nn
 
 from nas import train_supernet
+from nas.data import Data
 from nas.data.batches import eval_batches
 from nas.evaluate import main
 from nas.evaluation.accuracy import accuracy
+from nas.evaluation.quantized import quantized
 from nas.inspection import evaluate as core
 from nas.inspection.confusion import Confusion, mistakes
 from nas.inspection.page import evaluation_page
@@ -28,10 +31,12 @@ from nas.networks.inherit import calibration_batches, inherited, load_supernet
 from nas.objective import tables
 from nas.objective.mes import PUBLISHED as PUBLISHED_MES
 from nas.objective.mes import Objective, Term
+from nas.objective.precisions import RANGE_IMAGES
 from nas.runs import load_run_data
 from nas.runs.checkpoint import save_tensors
+from nas.searching.result import recorded_tables
 from search_spaces import SPACES, Arch, UserError, macs, num_params
-from search_spaces.command.files import write_json
+from search_spaces.command.files import sha256, write_json
 from tests.nas.reporting.test_report import EVIL, Page, browse, needs_browser
 from tests.nas.synthetic_search import point, write_search
 from tests.nas.tiny import make_table, tiny_space
@@ -220,6 +225,63 @@ def test_latency_and_mes_are_those_of_the_newest_search(capsys: pytest.CaptureFi
     assert "phone.json has changed since it was searched with" in capsys.readouterr().out
 
 
+def int8_accuracy(model: nn.Module, data: Data) -> float:
+    ranges = calibration_batches(data.train, 16, RANGE_IMAGES, CPU)
+    return accuracy(quantized(model, ranges), data.search, 16, CPU)
+
+
+def test_networks_are_in_the_precision_that_they_were_searched_in(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a search in two precisions: a winner's accuracy, latency and memory are of its own, others' of the first."""
+    paths = {}
+    for precision, speed in (("float32", 0.3), ("int8", 0.1)):
+        table = make_table(SPACE, speed)
+        runtime = replace(table.provenance.runtime, precision=precision)
+        paths[precision] = Path(f"{precision}.json")
+        replace(table, provenance=replace(table.provenance, runtime=runtime)).save(paths[precision])
+    points = [
+        {**point(SPACE, arch), "index": i, "precision": precision}
+        for i, (arch, precision) in enumerate(((MIDDLE, "float32"), (MIDDLE, "int8")))
+    ]
+    record = {precision: tables.record({"latency_ms": path}) for precision, path in paths.items()}
+    winners = [{"name": f"mine-{p['precision']}", **p} for p in points]
+    write_search(Path("runs/r/search-2"), "random", points, winners=winners, **recorded_tables(record))
+    float32, int8, smallest = evaluated("--arch", "mine-float32", "mine-int8", "smallest")["networks"]
+    assert [n["precision"] for n in (float32, int8, smallest)] == ["float32", "int8", "float32"]
+    data, supernet = load_run_data(Path("runs/r")), load_supernet(Path("runs/r"), CPU)
+    assert float32["top1"]["value"] == expected(MIDDLE)
+    assert int8["top1"]["value"] == int8_accuracy(supernet.extract(MIDDLE), data)
+    assert int8["latency_ms"] == make_table(SPACE, 0.1).latency_ms(SPACE, MIDDLE) < float32["latency_ms"]
+    assert int8["memory_mb"] == float32["memory_mb"] / 4
+    out = capsys.readouterr().out
+    assert f", int8 simulated with ranges of {len(data.train)} images" in out
+    assert re.search(r"^mine-int8 +int8 ", out, re.MULTILINE) and re.search(r"^smallest +float32 ", out, re.MULTILINE)
+
+
+def test_an_int8_file_is_asked_for_its_own_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a table in int8 all networks are in int8: their logits are those of the quantized network."""
+    table = make_table(SPACE)
+    runtime = replace(table.provenance.runtime, precision="int8")
+    replace(table, provenance=replace(table.provenance, runtime=runtime)).save(Path("int8.json"))
+    seen: list[core.Network] = []
+
+    def look(networks: Any, images: Any, *more: Any) -> Any:
+        seen.extend(networks)
+        return original(networks, images, *more)
+
+    original = core.look
+    monkeypatch.setattr(core, "look", look)
+    found = evaluated("--retrained", "winner-1", "--table", "int8.json")
+    data, (network,) = load_run_data(Path("runs/r")), seen
+    torch.manual_seed(1)
+    model = SPACE.build(MIDDLE).eval()
+    ranges = calibration_batches(data.train, 16, RANGE_IMAGES, CPU)
+    assert torch.equal(network.model(ranges[0]), quantized(model, ranges)(ranges[0]))
+    assert not torch.equal(network.model(ranges[0]), model(ranges[0]))
+    assert found["networks"][0]["precision"] == "int8" and found["range_images"] == len(data.train)
+    weights = Path("runs/r/retrain/winner-1/model.safetensors")
+    assert found["networks"][0]["weights_sha256"] == sha256(weights)
+
+
 def test_again_it_overwrites_with_the_same() -> None:
     main(["--arch", "largest"])
     paths = [Path("runs/r/evaluate/largest.json"), Path("runs/r/evaluate/largest.html")]
@@ -310,6 +372,7 @@ def result(num_classes: int, names: tuple[str, ...] = ("net",), right: float = 2
     found, *_ = tally(num_classes, 20 * num_classes, right)
     figures = {
         "weights": "inherited",
+        "precision": "int8",
         "top1": asdict(found.top1),
         "top5": found.top5 and asdict(found.top5),
         "mean_per_class": asdict(found.mean_per_class),

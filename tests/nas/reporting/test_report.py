@@ -22,7 +22,7 @@ from nas.reporting.latency import errors
 from nas.reporting.report import Config, report, winners_text, write_report
 from nas.reporting.verdict import HEAD, rows, sentences, taken, verdict
 from search_spaces import UserError, get_space
-from search_spaces.command.files import read_json, write_json
+from search_spaces.command.files import read_json, sha256, write_json, write_text
 from search_spaces.command.page import log_axis
 from tests.nas.synthetic_baselines import NARROWED, PRUNED, WHOLE, WINNER, baselines
 from tests.nas.synthetic_run import add_export, add_retrain, add_search, add_supernet, add_table, make_run, write_lines
@@ -307,13 +307,14 @@ def test_it_is_said_how_an_image_must_be_prepared(page: Page) -> None:
     assert "(N, 3, 32, 32)" in steps["Order"] and "0, 1, 2" in steps["Answer"]
 
 
-def add_inspection(run: Path, name: str, **changes: object) -> Path:
+def add_inspection(run: Path, name: str) -> Path:
     """What nas.evaluate finds of a retrained network of two classes."""
     trained = read_json(run / f"retrain/{name}/result.json")
     rate = {"value": trained["test_accuracy"], "low": 0.9, "high": 1.0}
     photo = {"label": 0, "answer": 1, "chance": 0.7, "jpeg": "AAAA"}
     network = {"name": f"{name} retrained", "arch": trained["arch"], "top1": rate, "per_class": [rate, rate]}
-    network |= {"confusion": [[170, 10], [5, 174]], "right": [], "wrong": [photo]} | changes
+    network |= {"confusion": [[170, 10], [5, 174]], "right": [], "wrong": [photo]}
+    network["weights_sha256"] = sha256(run / f"retrain/{name}/model.safetensors")
     found = {
         "command": "python -m nas.evaluate",
         "split": "test",
@@ -338,8 +339,10 @@ def test_the_recommended_network_is_shown_class_by_class(tmp_path: Path) -> None
     assert page.words["strong"][0].startswith("Take winner-1")
     assert {'data-plot="classes"' in html, 'data-plot="mistakes-0"' in html} == {True}
     assert page.words["figcaption"] == ["cat, taken for dog (70 %)"]
-    add_inspection(run, "winner-1", top1={"value": 0.2, "low": 0.1, "high": 0.3})
+    write_text(run / "retrain/winner-1/model.safetensors", "new")
     assert 'data-plot="classes"' not in write_report(run).read_text(encoding="utf-8"), "it is of other weights"
+    add_inspection(run, "winner-1")
+    assert 'data-plot="classes"' in write_report(run).read_text(encoding="utf-8")
     write_json(look, {**read_json(look), "classes": ["cat"]})
     with pytest.raises(UserError, match=r"winner-1-retrained-test\.json"):
         write_report(run)
