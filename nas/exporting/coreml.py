@@ -1,6 +1,7 @@
 """Core ML: an ML program that takes an RGB image and gives class label and probabilities.
 
 In int8, by coremltools' own quantizers, weights are and activations stay float16, unless it is exported on a Mac.
+Palettized, weights are places in a table of 64 values for each tensor, by k-means, and activations stay float16.
 
 The normalization is part of the program, so the package can be dropped into Xcode. Core ML itself runs only on Apple's
 systems: there `check_coreml` predicts with it; elsewhere it executes the saved program operator by operator in
@@ -22,7 +23,7 @@ from torch._decomp import get_decompositions
 from nas.data.pixels import preprocessing
 from nas.exporting.mil import Interpreter
 from nas.exporting.parity import Answers, Parity, compare, example_images, normalized_first
-from nas.objective.precisions import Precision
+from nas.objective.precisions import FilePrecision
 from nas.runs import RunInfo
 from search_spaces import UserError
 from search_spaces.command import quiet
@@ -30,6 +31,8 @@ from search_spaces.command import quiet
 UNKNOWN = (torch.ops.aten.addcmul.default,)  # to coremltools 9: what it is made of is converted instead
 NUM_IMAGES = 8
 LICENSE = "Architecture: Apache-2.0 (timm). Weights: the terms of the data they were trained on."
+PALETTE_BITS = 6  # as coremltools' own examples have it for palettes made without training
+COMPRESSED: tuple[FilePrecision, ...] = ("int8", "palettized")  # what they lose is for the accuracy to say
 TOLERANCE = 0.05  # of a probability; rounding to float16 moved those of networks trained on digits by up to 0.004
 
 
@@ -66,7 +69,7 @@ def write_coreml(
     info: RunInfo,
     description: str,
     metadata: Mapping[str, str],
-    precision: Precision = "float16",
+    precision: FilePrecision = "float16",
     images: Sequence[Tensor] = (),
 ) -> None:
     """Writes the folder `path` (.mlpackage); `model` is in evaluation mode.
@@ -86,6 +89,8 @@ def write_coreml(
         )
         if precision == "int8":
             package = _quantized(package, images)
+        elif precision == "palettized":
+            package = _palettized(package)
         package.short_description = description
         package.author = "nas.export"
         package.license = LICENSE
@@ -134,6 +139,14 @@ def _quantized(package: Any, images: Sequence[Tensor]) -> Any:
     return cto.linear_quantize_weights(package, config)
 
 
+def _palettized(package: Any) -> Any:
+    """With all weights but the smallest, of 2,048 numbers, in palettes."""
+    import coremltools.optimize.coreml as cto
+
+    config = cto.OptimizationConfig(cto.OpPalettizerConfig(mode="kmeans", nbits=PALETTE_BITS))
+    return cto.palettize_weights(package, config)
+
+
 def _remove_aliases(graph: torch.fx.Graph) -> None:
     """Views of whole tensors, which a roll by nothing leaves behind and coremltools does not know."""
     for node in list(graph.nodes):
@@ -160,17 +173,17 @@ def load_package(path: Path) -> Any:
 
 
 def check_coreml(
-    path: Path, model: nn.Module, info: RunInfo, precision: Precision = "float16"
+    path: Path, model: nn.Module, info: RunInfo, precision: FilePrecision = "float16"
 ) -> tuple[Parity, dict[str, Any]]:
     """The saved package against `model`: probabilities of RGB images, and what its specification says.
 
     Raises:
-        UserError: a probability differs by more than TOLERANCE; that of an int8 package may.
+        UserError: a probability differs by more than TOLERANCE; that of a compressed package may.
     """
     reference = normalized_first(model, info)
     images = [example_images(NUM_IMAGES, info.image_size)]
     parity = compare(answers(path, info), lambda pixels: reference(pixels).softmax(dim=1), images)
-    if parity.max_abs_diff > TOLERANCE and precision != "int8":
+    if parity.max_abs_diff > TOLERANCE and precision not in COMPRESSED:
         raise UserError(
             f"the Core ML program's probabilities differ from PyTorch's by {parity.max_abs_diff:.2g}, allowed is "
             f"{TOLERANCE}: activations or weights are beyond float16"

@@ -27,7 +27,7 @@ from nas.exporting.parity import Answers, Parity, normalized
 from nas.exporting.timm import check_timm, write_timm
 from nas.exporting.winner import Exportable, Winner
 from nas.networks.inherit import calibration_images
-from nas.objective.precisions import RANGE_IMAGES, Precision
+from nas.objective.precisions import RANGE_IMAGES, FilePrecision, Precision
 from nas.runs.results import several_units
 from search_spaces import UserError
 from search_spaces.command import Flags, check_idle, flag
@@ -45,7 +45,9 @@ SLOW_IMAGES = 300  # a package that PyTorch executes, an image at a time
 class PrecisionConfig(Flags):
     """What files are in the formats that are asked for, and how they are tried."""
 
-    precision: tuple[Precision, ...] = flag((), "of each format that has it (default: the search's, or its usual one)")
+    precision: tuple[FilePrecision, ...] = flag(
+        (), "of each format that has it (default: the search's, or its usual one)"
+    )
     keep_float: tuple[str, ...] = flag((), "modules of the network that int8 leaves alone, e.g. blocks.0 (onnx)")
     max_drop: float = flag(1.0, "points of test accuracy that a file may lose unwarned", minimum=0, maximum=100)
     calibration_images: int = flag(
@@ -141,6 +143,7 @@ class Exporter:
         backend: FileBackend | None = None
         match cell.format:
             case "onnx":
+                assert precision != "palettized"
                 self._write_onnx(path, precision, images, scratch)
                 parity = onnx.check_onnx(path, network.model(), info, precision)
                 facts, answers = {"batch_sizes": list(onnx.BATCH_SIZES)}, onnx.answers(path, info)
@@ -155,6 +158,7 @@ class Exporter:
                 source, path = write_timm(network, folder)
                 parity, facts = check_timm(source, path, network), {"source": source.name}
             case format:
+                assert precision != "palettized"
                 mobile.write_mobile(format, network, path, precision, self._as_taken(images))
                 parity = mobile.check_mobile(format, path, network, precision)
                 answers = mobile.answers(format, path, info)

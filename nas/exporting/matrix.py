@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from nas.objective.precisions import Precision
+from nas.objective.precisions import FilePrecision, Precision
 from search_spaces import UserError
 
 Format = Literal["onnx", "coreml", "timm", "litert", "executorch"]
@@ -19,21 +19,22 @@ class Kind:
     Args:
         suffix: of its file or folder.
         precisions: those that it can have, its usual one first.
-        otherwise: why it has no others; empty if it has all.
+        otherwise: why it has no others but `ALONE`; empty if it has all.
     """
 
     suffix: str
-    precisions: tuple[Precision, ...]
+    precisions: tuple[FilePrecision, ...]
     otherwise: str = ""
 
 
 FORMATS: dict[Format, Kind] = {
     "onnx": Kind(".onnx", ("float32", "float16", "int8")),
-    "coreml": Kind(".mlpackage", ("float16", "float32", "int8")),
+    "coreml": Kind(".mlpackage", ("float16", "float32", "int8", "palettized")),
     "timm": Kind(".safetensors", ("float32",), "timm's files are weights to train further, which need float32"),
     "litert": Kind(".tflite", ("float32", "int8"), "LiteRT's GPU delegate computes float32 files in float16"),
     "executorch": Kind(".pte", ("float32", "float16", "int8")),
 }
+ALONE: dict[FilePrecision, str] = {"palettized": "weights that are places in a table are Core ML's alone"}
 DEFAULT_FORMATS: tuple[Format, ...] = ("onnx", "coreml", "timm")
 
 
@@ -42,7 +43,7 @@ class Cell:
     """A format in a precision, one file."""
 
     format: Format
-    precision: Precision
+    precision: FilePrecision
 
     @property
     def name(self) -> str:
@@ -56,7 +57,7 @@ class Cell:
 
 
 def cells(
-    formats: Iterable[Format], precisions: Iterable[Precision], searched: Precision = "float32"
+    formats: Iterable[Format], precisions: Iterable[FilePrecision], searched: Precision = "float32"
 ) -> tuple[list[Cell], dict[str, str]]:
     """The files to write, and those that cannot be, each with the reason.
 
@@ -70,12 +71,13 @@ def cells(
     formats, precisions = dict.fromkeys(formats), dict.fromkeys(precisions)
     asked = [Cell(f, p) for f in formats for p in precisions or [_own(FORMATS[f], searched)]]
     possible = [cell for cell in asked if cell.precision in FORMATS[cell.format].precisions]
-    impossible = {cell.name: FORMATS[cell.format].otherwise for cell in asked if cell not in possible}
+    reasons = {cell: ALONE.get(cell.precision) or FORMATS[cell.format].otherwise for cell in asked}
+    impossible = {cell.name: reasons[cell] for cell in asked if cell not in possible}
     if impossible and not possible:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in impossible.items())
-        raise UserError(f"none of these files can be: {reasons}; give another --precision")
+        each = "; ".join(f"{name}: {reason}" for name, reason in impossible.items())
+        raise UserError(f"none of these files can be: {each}; give another --precision")
     return possible, impossible
 
 
-def _own(kind: Kind, searched: Precision) -> Precision:
+def _own(kind: Kind, searched: Precision) -> FilePrecision:
     return searched if searched != "float32" and searched in kind.precisions else kind.precisions[0]

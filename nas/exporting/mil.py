@@ -6,6 +6,7 @@ carry their precision, so a float16 program is computed in float16. It knows the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,15 @@ def _dequantized(a: Values) -> Tensor:
     shape = [-1 if axis == a["axis"] else 1 for axis in range(x.ndim)]
     zero = torch.as_tensor(a["zero_point"]).reshape(shape if np.ndim(a["zero_point"]) else [])
     return (x.to(scale.dtype) - zero.to(scale.dtype)) * (scale.reshape(shape) if scale.ndim else scale)
+
+
+def _from_palette(a: Values) -> Tensor:
+    """Values of a palette of 2**n at the places that are packed in n bits each, the lowest bit first."""
+    palette, count = a["lut"], math.prod(a["shape"])
+    width = (len(palette) - 1).bit_length()
+    bits = np.unpackbits(np.asarray(a["indices"], dtype=np.uint8), bitorder="little")[: count * width]
+    places = bits.reshape(count, width) @ (1 << np.arange(width))
+    return palette[torch.from_numpy(places)].reshape(a["shape"])
 
 
 def _padding(a: Values) -> Any:
@@ -200,6 +210,7 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "clip": lambda a: a["x"].clamp(float(a["alpha"]), float(a["beta"])),
     "concat": _concat,
     "constexpr_affine_dequantize": _dequantized,
+    "constexpr_lut_to_dense": _from_palette,
     "conv": _conv,
     "exp": lambda a: a["x"].exp(),
     "expand_dims": _expand_dims,

@@ -40,6 +40,9 @@ def test_a_file_is_named_by_its_format_and_unusual_precision() -> None:
     assert [cell.name for cell in searched] == ["coreml-int8", "onnx-int8", "timm"], "timm has no int8"
     assert [cell.name for cell in cells(("onnx",), ("float32",), "int8")[0]] == ["onnx"], "what is asked for"
     assert Cell("coreml", "float32").file == "model-float32.mlpackage"
+    palettes, impossible = cells(("onnx", "coreml", "litert"), ("palettized",))
+    assert [cell.file for cell in palettes] == ["model-palettized.mlpackage"]
+    assert set(impossible.values()) == {"weights that are places in a table are Core ML's alone"}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,25 @@ def test_core_ml_int8_has_int8_weights_and_nearly_the_answers(network: Network, 
     kinds = [op.op_type for op in coreml.load_program(coreml.load_package(path)).functions["main"].operations]
     assert "constexpr_affine_dequantize" in kinds
     assert facts["executed_by"] == "PyTorch, operator by operator"
+
+
+def test_core_ml_palettized_has_64_values_a_tensor_and_nearly_the_answers(
+    network: Network, data: Data, tmp_path: Path
+) -> None:
+    """Its file is a fraction of the float16 one, for weights of 6 bits."""
+    some = replace(data, test=data.test.spread(30))
+    config = FileConfig(formats=("coreml", "onnx"), precision=("float16", "palettized"), max_drop=100)
+    found = Exporter(network, tmp_path, config, some).write()
+    assert set(found["files"]) == {"coreml", "onnx-float16", "coreml-palettized"} and not found["failed"]
+    facts = found["files"]["coreml-palettized"]
+    assert facts["file"] == "model-palettized.mlpackage" and facts["test_images"] == 30
+    assert 0 < facts["max_abs_diff"] < 0.05
+    operators = coreml.load_program(coreml.load_package(tmp_path / facts["file"])).functions["main"].operations
+    palettes = [op for op in operators if op.op_type == "constexpr_lut_to_dense"]
+    assert palettes and all(op.lut.val.shape == (64,) for op in palettes)
+    weights = sum(int(np.prod(op.shape.val)) for op in palettes)
+    saved = found["files"]["coreml"]["bytes"] - facts["bytes"]
+    assert 2 * weights * 0.5 < saved < 2 * weights * 0.63, "6 of 16 bits are left, palettes and descriptions beside"
 
 
 def test_core_ml_float32_has_no_other_numbers(network: Network, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -81,3 +82,24 @@ def test_an_operator_is_that_of_pytorch(name: str) -> None:
     images = torch.randn(SHAPE)
     (found,) = run_program(program, {next(iter(program.functions["main"].inputs)): images}).values()
     torch.testing.assert_close(found, theirs(images))
+
+
+def test_weights_in_a_palette_are_those_that_coremltools_packed() -> None:
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mb  # noqa: N813 (its documentation's name)
+    from coremltools.optimize._utils import pack_elements_into_bits
+
+    rng = np.random.default_rng(0)
+    palette, places = rng.standard_normal(64).astype(np.float32), rng.integers(0, 64, (3, 5, 7), dtype=np.uint8)
+    packed = pack_elements_into_bits(places.flatten(), 6)
+
+    shape = np.array(places.shape, dtype=np.uint32)
+
+    def added(x: Any) -> Any:
+        return mb.add(x=x, y=mb.constexpr_lut_to_dense(indices=packed, lut=palette, shape=shape))
+
+    spec = [mb.TensorSpec(shape=places.shape)]
+    program = mb.program(input_specs=spec, opset_version=ct.target.iOS16)(added)
+    inputs = {next(iter(program.functions["main"].inputs)): torch.zeros(places.shape)}
+    (found,) = run_program(program, inputs).values()
+    assert torch.equal(found, torch.from_numpy(palette[places]))
