@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from latency_lut.backends.base import Job, blocks_job
 from latency_lut.backends.litert import LiteRtBackend
@@ -72,6 +73,19 @@ def test_int8_is_quantized_and_still_the_block(tiny: SearchSpace, tmp_path: Path
     assert 1e-4 < error(LiteRtBackend(precision="int8"), job, path) < 0.2
     assert path.stat().st_size < whole.stat().st_size
     LiteRtBackend(precision="int8").load(path).run(1)  # its input is int8
+
+
+@installed
+@pytest.mark.slow
+def test_int8_has_the_ranges_of_all_images(tmp_path: Path) -> None:
+    """The first of a hundred is ten times as large as the others: what it is answered is not cut off."""
+    large = np.random.default_rng(0).standard_normal((1, 3, 8, 8), dtype=np.float32)
+    images = [large, *[large / 10] * 99]
+    job, path = Job((3, 8, 8), lambda: nn.Conv2d(3, 8, 3), images=images, float_ends=True), tmp_path / "int8.tflite"
+    LiteRtBackend(precision="int8").export(job, path)
+    with torch.no_grad():
+        wanted = job.module()(torch.from_numpy(large)).numpy()
+    assert np.abs(output(path, large) - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 SCRIPT = """
