@@ -18,8 +18,10 @@ import numpy as np
 
 from latency_lut.backends.base import FileBackend, Job, OperatorTime, Runtime, Session, one_torch_thread, require
 from latency_lut.backends.machine import cpu_model, os_name
+from latency_lut.backends.ranges import spanned
 from search_spaces.command import quiet
 
+LEAST, LARGEST = "_ReduceMin", "_ReduceMax"  # outputs that ONNX Runtime's calibrator adds to a model, after a tensor
 WARM_UP = 3  # profiled runs that do not count
 
 INSTALL = "pip install onnxruntime"
@@ -112,28 +114,21 @@ def quantize_onnx(source: Path, target: Path, images: Sequence[np.ndarray], keep
     """Writes an int8 file of a float32 one, by `onnxruntime.quantization` after its own shape inference.
 
     Args:
-        images: to find the ranges of activations on, each a batch as the network takes it.
+        images: to find the ranges of activations on, as `spanned` has them, each a batch of 1 as the network takes it.
         keep_float: names of nodes that are not quantized.
     """
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import save_tensors_data
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._batches = iter(images)
-
-        def get_next(self) -> Any:
-            batch = next(self._batches, None)
-            return None if batch is None else {name: batch}
-
-    name = _input_name(source)
     with quiet(), tempfile.TemporaryDirectory() as folder:  # it advises at length on what has been done already
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        save_tensors_data(_ranges(prepared, images), ranges := Path(folder) / "ranges.json")
         quantize_static(
             prepared,
             target,
-            Reader(),
+            calibration_cache_path=ranges,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -145,10 +140,21 @@ def quantize_onnx(source: Path, target: Path, images: Sequence[np.ndarray], keep
         )
 
 
-def _input_name(path: Path) -> str:
-    import onnx
+def _ranges(model: Path, images: Sequence[np.ndarray]) -> Any:
+    """Of all tensors, from the extremes on each image, which ONNX Runtime's calibrator makes the model tell."""
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+    from onnxruntime.quantization.calibrate import TensorsData
 
-    return str(onnx.load(path, load_external_data=False).graph.input[0].name)
+    telling = str(model.with_name("extremes.onnx"))
+    session = create_calibrator(model, augmented_model_path=telling).infer_session
+    tensors = [o.name.removesuffix(LEAST) for o in session.get_outputs() if o.name.endswith(LEAST)]
+    asked = [tensor + end for tensor in tensors for end in (LEAST, LARGEST)]
+    found = np.array([session.run(asked, {session.get_inputs()[0].name: image}) for image in images], dtype=np.float32)
+    extremes = found.reshape(len(images), len(tensors), 2)
+    of = {t: spanned(extremes[:, i, 0], extremes[:, i, 1]) for i, t in enumerate(tensors)}
+    return TensorsData(
+        CalibrationMethod.MinMax, {t: tuple(np.float32([end]) for end in ends) for t, ends in of.items()}
+    )
 
 
 def _onnxruntime() -> Any:

@@ -4,7 +4,8 @@
 Tensors are rounded where that quantizer puts QuantizeLinear and DequantizeLinear around operators, and computed with in
 floating point: the sums of an int8 kernel are exact, so it finds the same numbers but for its own last rounding.
 
-- Activations: 8 bits, one grid a tensor, over the values that it has on calibration images in floating point and zero.
+- Activations: 8 bits, one grid a tensor, over zero and the values that it has on calibration images in floating point
+  (all but the rarest: `spanned`).
   Most operators' inputs and outputs are rounded; others (GELU, means) take and give what their neighbours round.
 - Weights: 7 bits (`reduce_range`), symmetric, a scale for each output channel. What scales a convolution's channels,
   batch normalization for one, is merged into its weights by the runtime. As each channel's grid scales with it, that is
@@ -29,9 +30,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from latency_lut.backends.ranges import spanned
 from search_spaces.deployed import deployed, merges
 
 WEIGHT_STEPS, CONSTANT_STEPS = 64, 127  # from zero to the largest magnitude; from the least to the largest
+Extremes = tuple[Tensor, Tensor]  # (images,) least and largest values that an activation has on each
 aten: Any = torch.ops.aten
 
 
@@ -94,16 +97,18 @@ class Quantized(nn.Module):
         self._ranges: list[tuple[float, float]] = []  # in the order in which activations are rounded
 
     def forward(self, x: Any) -> Any:
-        return self._run(x, observing=False)
+        return self._run(x)
 
     def observe(self, batches: Iterable[Any]) -> list[Any]:
         """The outputs in floating point; ranges become those of these batches."""
-        self._ranges.clear()
-        return [self._run(batch, observing=True) for batch in batches]
+        extremes: list[list[Extremes]] = []
+        outputs = [self._run(batch, extremes) for batch in batches]
+        self._ranges = [spanned(*(torch.cat(ends).numpy() for ends in zip(*of, strict=True))) for of in extremes]
+        return outputs
 
     @torch.inference_mode()
-    def _run(self, x: Any, observing: bool) -> Any:
-        arithmetic = _Arithmetic(self._ranges, observing)
+    def _run(self, x: Any, extremes: list[list[Extremes]] | None = None) -> Any:
+        arithmetic = _Arithmetic(self._ranges, extremes, len(tree_leaves(x)[0]))
         for tensor in tree_leaves(x):
             arithmetic.activations[tensor] = self._grids.get(tensor, Activation())
         with arithmetic:
@@ -133,12 +138,21 @@ def as_deployed(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 class _Arithmetic(TorchDispatchMode):
-    """Rounds, or observes the ranges of, what operators take and give; `activations` are those on the way."""
+    """Rounds, or observes the ranges of, what operators take and give; `activations` are those on the way.
 
-    def __init__(self, ranges: list[tuple[float, float]], observing: bool) -> None:
+    Args:
+        extremes: to observe them: of each activation, what is added to.
+        num_images: of the batch.
+    """
+
+    def __init__(
+        self, ranges: list[tuple[float, float]], extremes: list[list[Extremes]] | None, num_images: int
+    ) -> None:
         super().__init__()
         self.activations: Any = WeakTensorKeyDictionary()
-        self.observing, self._ranges, self._count = observing, ranges, 0
+        self.observing = extremes is not None
+        self._extremes = [] if extremes is None else extremes
+        self._ranges, self._num_images, self._count = ranges, num_images, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not any(isinstance(leaf, Tensor) and leaf in self.activations for leaf in tree_leaves(args)):
@@ -193,15 +207,17 @@ class _Arithmetic(TorchDispatchMode):
         return x if self.observing else Grid.over(x.min().item(), x.max().item(), CONSTANT_STEPS).round(x)
 
     def _grid(self, x: Tensor) -> Grid | None:
-        """The next one; while observing, its range is widened to that of `x`."""
+        """The next one; while observing, what `x` has on each image is added to what its range will be of."""
         position, self._count = self._count, self._count + 1
         if not self.observing:
             return Grid.over(*self._ranges[position])
-        least, largest = (value.item() for value in x.aminmax())
-        if position == len(self._ranges):
-            self._ranges.append((least, largest))
-        before = self._ranges[position]
-        self._ranges[position] = min(before[0], least), max(before[1], largest)
+        if position == len(self._extremes):
+            self._extremes.append([])
+        inner = tuple(range(1, x.dim()))
+        least, largest = (x.amin(inner), x.amax(inner)) if inner else (x, x)
+        count = self._num_images if len(x) % self._num_images == 0 else 1  # windows of an image lie side by side
+        ends = least.reshape(count, -1).amin(1), largest.reshape(count, -1).amax(1)
+        self._extremes[position].append((ends[0].cpu(), ends[1].cpu()))
         return None
 
 

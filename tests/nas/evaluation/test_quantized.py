@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from latency_lut.backends.ranges import spanned
 from nas.evaluation.quantized import Grid, Quantized, quantized
 from nas.exporting.onnx import write_int8, write_onnx
 from supernet import recalibrate
@@ -135,6 +136,19 @@ def test_parts_in_sequence_are_the_whole() -> None:
     norm.observe([middle])
     together = quantized(nn.Sequential(net.stem, nn.SiLU(), net.depthwise), [images(1)])
     assert torch.equal(norm(convolution(x)), together(x))
+
+
+def test_ranges_leave_out_rare_images_also_where_an_image_is_in_windows() -> None:
+    class Windows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(x.unflatten(2, (2, 2)).transpose(1, 2).flatten(0, 1))
+
+    x = torch.randn(60, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[7] *= 100
+    part = Quantized(Windows())
+    part.observe([x[:20], x[20:]])
+    each = x.flatten(1).amin(1).numpy(), x.flatten(1).amax(1).numpy()
+    assert part._ranges[0] == spanned(*each) and part._ranges[0][1] < x[7].max()
 
 
 def test_a_grid_has_zero_on_it() -> None:
