@@ -153,7 +153,7 @@ def _ranges(model: Path, images: Sequence[np.ndarray]) -> Any:
     extremes = found.reshape(len(images), len(tensors), 2)
     of = {t: spanned(extremes[:, i, 0], extremes[:, i, 1]) for i, t in enumerate(tensors)}
     return TensorsData(
-        CalibrationMethod.MinMax, {t: tuple(np.float32([end]) for end in ends) for t, ends in of.items()}
+        CalibrationMethod.MinMax, {t: tuple(np.array([end], np.float32) for end in ends) for t, ends in of.items()}
     )
 
 
