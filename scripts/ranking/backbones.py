@@ -1,6 +1,6 @@
 """Whether searched backbones find more than narrowed and random ones that are as fast: boxes by AP, masks by mIoU.
 
-    python -m scripts.ranking.backbones --task detect
+    python -m scripts.ranking.backbones --task detect --space timm/tf_efficientnet_lite0 --init lite0.safetensors
     python -m scripts.ranking.backbones --task segment --seeds 0 1
 
 From each seed a supernet is trained and searched under two limits of latency: those of two uniformly narrowed networks.
@@ -43,11 +43,13 @@ TRIES = 100_000  # of drawing a random network that is as fast
 class Config(Flags):
     task: Literal["detect", "segment"] = flag("detect", "what networks learn")
     space: str = flag("mobileone-nano", "search space of the backbones")
-    image_size: int = flag(64, "height and width of the images", minimum=32)
+    init: str | None = flag(None, "weights that supernets start from, as nas.train_supernet has it")
+    image_size: int = flag(96, "height and width of the images", minimum=32)
     seeds: tuple[int, ...] = flag((0, 1, 2), "of everything", minimum=0)
-    supernet_epochs: int = flag(16, "of a supernet", minimum=1)
+    supernet_epochs: int = flag(12, "of a supernet", minimum=1)
     epochs: int = flag(8, "of each network", minimum=1)
     budget: int = flag(40, "networks that a search evaluates", minimum=1)
+    samples: int = flag(40, "timings of each graph of the latency table", minimum=5)
     shares: tuple[float, ...] = flag(
         (0.25, 0.6), "of the way from the fastest narrowed network to the largest", minimum=0, maximum=1
     )
@@ -70,7 +72,7 @@ def study(config: Config) -> list[Trained]:
 def _of_seed(config: Config, seed: int) -> Iterator[Trained]:
     folder = _supernet(config, seed)
     space = runs.load_run_info(folder).search_space()
-    path = newest(space).get(LATENCY) or build_table(BuildConfig(run=str(folder)))
+    path = newest(space).get(LATENCY) or build_table(BuildConfig(run=str(folder), samples=config.samples))
     latency = LatencyTable.load(path).predictor(space)
 
     def ms(archs: Sequence[Arch]) -> np.ndarray:
@@ -98,6 +100,7 @@ def _supernet(config: Config, seed: int) -> Path:
     if not (folder / "supernet/result.json").exists():
         begun = (folder / "supernet/config.json").exists()
         given: dict[str, Any] = {"space": config.space, "image_size": config.image_size, "seed": seed}
+        given |= {"init": config.init} if config.init else {}
         given |= {"epochs": config.supernet_epochs, "sampling": "uniform", "num_random": 3}
         kind: Any = tasks.TASKS[config.task]
         tasks.train_supernet(settings(kind, run=name, **({"resume": True} if begun else given)))
