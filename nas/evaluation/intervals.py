@@ -39,15 +39,13 @@ def interval(accuracy: float, count: int) -> list[float]:
 
 
 def interval_of(scores: np.ndarray) -> list[float]:
-    """Ends of the 95 % interval of a figure.
+    """Ends of the 95 % interval of a figure that is no mean over images, the normal one.
 
     Args:
-        scores: (images,) bool, whether the network is right; or (parts,), what each part of the images says of a figure
-            that is their mean (`nas.evaluation.judge.Judge.scores`), whose interval is the normal one.
+        scores: (parts,) what each part of the images says of the figure, which is their mean
+            (`nas.evaluation.judge.Judge.scores`).
     """
     value, count = float(scores.mean()), len(scores)
-    if scores.dtype == bool:
-        return interval(value, count)
     half = Z * float(scores.std(ddof=1)) / np.sqrt(count) if count > 1 else 1.0
     return [max(0.0, value - half), min(1.0, value + half)]
 
@@ -64,7 +62,7 @@ def paired_error(one: np.ndarray, other: np.ndarray) -> float:
     McNemar's (1947).
 
     Args:
-        one, other: as `interval_of` has scores.
+        one, other: (images,) whether the network is right, or scores as `interval_of` has them.
     """
     difference = one.astype(np.float64) - other.astype(np.float64)
     return float(np.sqrt(np.sum(difference**2)) / len(one))
@@ -98,7 +96,7 @@ def paired_bootstrap(
     each a draw has is multinomial.
 
     Args:
-        one, other: as `interval_of` has scores.
+        one, other: (images,) whether the network is right, or scores as `interval_of` has them.
     """
     rng, count = np.random.default_rng(seed), len(one)
     if one.dtype == bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import runs
-from nas.evaluation.intervals import interval_of
+from nas.evaluation.intervals import interval, interval_of
 from nas.objective.figure import classifies
 from nas.objective.goals import LIMITS
 from nas.searching.result import Json, as_text, evaluations, frame, objective_of, read_result
@@ -73,7 +73,10 @@ def pick(config: Any, folder: Path, space: SearchSpace, result: Json, answers: A
     )
     prefix = "winner" if folder.name == "search" else f"{folder.name}-winner"
     winners = name_winners(chosen, earlier, prefix)
-    ends = [interval_of(scores) for scores in answers(winners)]
+    if classifies(space.name):
+        ends = [interval(winner["accuracy"], result["num_images"]) for winner in winners]
+    else:
+        ends = [interval_of(scores) for scores in answers(winners)]
     names = [winner["name"] for winner in winners]
     others = [winner for winner in earlier if winner["name"] not in names]
     result |= {

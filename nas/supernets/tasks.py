@@ -23,13 +23,16 @@ def config_of(task: str | None, resume: bool, run: str | None) -> type[Config]:
     """The flags of that task; on `resume` of the one that the run was begun with.
 
     Raises:
-        UserError: no such task, or no such run.
+        UserError: no such task.
     """
     if task is not None and task not in TASKS:
         raise UserError(f"--task is {task!r}; choose from {', '.join(TASKS)}")
     if not resume:
         return TASKS[task or "classify"]
-    folder = runs.find_run(run, "supernet/config.json", "python -m nas.train_supernet")
+    try:
+        folder = runs.find_run(run, "supernet/config.json", "python -m nas.train_supernet")
+    except UserError:  # whoever goes on with it says so
+        return classification.Config
     head = runs.load_run_info(folder).space.partition("+")[2]
     return dense.CONFIGS.get(head, classification.Config)
 

@@ -114,7 +114,7 @@ def test_a_search_by_latency_and_size(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = core.runs.load_run_data
+    load = core.runs.load_run_images
     seen = []
 
     def guarded(run: Path) -> Any:
@@ -122,7 +122,7 @@ def test_accuracies_are_of_the_search_split_and_the_test_split_is_not_read(monke
         seen.append(data)
         return replace(data, train=cast(Any, None), test=cast(Any, None))
 
-    monkeypatch.setattr(core.runs, "load_run_data", guarded)
+    monkeypatch.setattr(core.runs, "load_run_images", guarded)
     main([*SLIMMING, "--budget", "14"])
     assert result()["num_images"] == len(seen[0].search) == 19
     assert all(round(p["accuracy"] * 19) / 19 == p["accuracy"] for p in result()["trajectory"])
