@@ -189,10 +189,9 @@ def _training(a: Artifacts) -> Iterator[Markup]:
 
 
 def _pair(name: str, losses: dict[str, Any], accuracies: dict[str, Any], figure: str) -> Iterator[Markup]:
-    yield html('<div class="pair">\n')
-    yield embed(f"{name}-loss", plots.lines(losses, "loss", log=True), "low")
-    yield embed(f"{name}-accuracy", plots.lines(accuracies, f"{figure}, %"), "low")
-    yield html("</div>\n")
+    plot = '<div class="pair">\n<div>{}</div>\n<div>{}</div>\n</div>\n'
+    loss = embed(f"{name}-loss", plots.lines(losses, "loss", log=True), "low")
+    yield html(plot, loss, embed(f"{name}-accuracy", plots.lines(accuracies, f"{figure}, %"), "low"))
 
 
 def _exports(a: Artifacts) -> Iterator[Markup]:

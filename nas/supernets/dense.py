@@ -21,6 +21,7 @@ from nas.distributed import process
 from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images, default_calibration, inherited, load_supernet
 from nas.networks.start import load_start, order_by_magnitude, take_over
 from nas.scenes import SceneData
+from nas.scenes.embedded import EMBEDDED
 from nas.segmentation.config import MaskTraining
 from nas.supernets.elastic import (
     ElasticConfig,
@@ -75,6 +76,7 @@ class SegmentConfig(DenseSupernetConfig, MaskTraining):
 Config = DetectConfig | SegmentConfig
 CONFIGS: dict[str, type[Config]] = {"ssdlite": DetectConfig, "deeplabv3": SegmentConfig}  # by the head
 SHARING: dict[str, Any] = {"sampling": "balanced", "norm": "shared"}
+EMBEDDED_SHARING: dict[str, Any] = {"sampling": "uniform", "num_random": 2, "norm": "shared"}  # half the time
 CALIBRATION_ON_THE_WAY = 512  # images
 
 
@@ -94,7 +96,8 @@ def configure(config: Config) -> Config:
 
 def _suited(config: Config) -> Config:
     kind = KINDS[config.head]
-    recipe = {"image_size": DenseConfig.image_size, **kind.recipe(config.data), **SHARING}
+    recipe = {"image_size": DenseConfig.image_size, **kind.recipe(config.data)}
+    recipe |= EMBEDDED_SHARING if config.data == EMBEDDED else SHARING
     known = {field.name for field in fields(config)}
     return replace(config, **{name: value for name, value in recipe.items() if name in known})
 

@@ -112,7 +112,7 @@ class Predictor(_OfMap):
     columns: int
     held: int
 
-    kind = "predictor"
+    kind = "box_head"
     chainable = True
     residual = False
 

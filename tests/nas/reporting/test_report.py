@@ -97,6 +97,13 @@ def page(run_folder: Path) -> Page:
     return Page(write_report(run_folder).read_text(encoding="utf-8"))
 
 
+def test_plots_side_by_side_are_with_the_names_of_their_axes(page: Page, run_folder: Path) -> None:
+    text = (run_folder / "report.html").read_text()
+    pairs = re.findall(r'<div class="pair">\n<div>(.*?)</div>\n<div>(.*?)</div>\n</div>\n', text, re.DOTALL)
+    assert len(pairs) == text.count('<div class="pair">') == 2  # of the supernet, and of retraining
+    assert all(plot.count("data-plot=") == 1 and "epoch" in plot for pair in pairs for plot in pair)
+
+
 def browse(path: Path, profile: Path) -> tuple[str, list[str]]:
     """The document after its scripts have run, and what they wrote to the console."""
     assert CHROMIUM is not None

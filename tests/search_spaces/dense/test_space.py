@@ -86,7 +86,7 @@ def test_blocks_of_the_backbone_are_rows_of_its_own_table() -> None:
     assert isinstance(space, HeadedSpace)
     own = space.base.all_blocks()
     found = space.all_blocks()
-    heads = {key for key, block in found.items() if block.kind in ("predictor", "extra_map", "pooled_map")}
+    heads = {key for key, block in found.items() if block.kind in ("box_head", "extra_map", "pooled_map")}
     assert heads and set(found) - heads <= set(own)
     assert set(make_plan(space).terms) == set(found)
 
@@ -94,7 +94,7 @@ def test_blocks_of_the_backbone_are_rows_of_its_own_table() -> None:
 def test_a_part_of_a_head_is_timed_with_what_it_makes() -> None:
     """What a graph does not return a runtime would not compute."""
     space = made("mobileone-nano+ssdlite")
-    block = next(b for b in space.lower(space.largest) if b.kind == "predictor")
+    block = next(b for b in space.lower(space.largest) if b.kind == "box_head")
     x = torch.randn(1, *block.input_shape())
     outputs = blocks_job((block, block)).module()(x)
     assert torch.equal(outputs[0], x) and [y.shape for y in outputs[1:]] == [outputs[1].shape] * 2
