@@ -47,7 +47,7 @@ class SpaceFlags(Flags):
     run: str | None = flag(None, f"take space, image size and number of classes from this run, {RUNS}/<name> or a path")
     space: str | None = flag(None, f"search space (default: {DEFAULT_SPACE}); python -m search_spaces lists them")
     image_size: int | None = flag(None, "height and width of the images (default: the space's own)", minimum=1)
-    num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=2)
+    num_classes: int | None = flag(None, "number of classes (default: the space's own)", minimum=1)
 
     def of_run(self) -> Self:
         """With what --run says written out, in place of it.

@@ -42,6 +42,11 @@ def test_a_run_says_its_space_size_and_classes(kind: Any, flags: tuple[str, ...]
     assert (space.name, space.image_size, space.num_classes) == ("tiny", 64, 3)
 
 
+def test_a_run_of_one_class_of_objects_has_a_table() -> None:
+    write_json(Path("runs/one/run.json"), {"space": "mobileone-nano+ssdlite", "image_size": 64, "num_classes": 1})
+    assert parsed(BuildConfig, "--run", "one").of_run().search_space().num_classes == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
