@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
-from faster_coco_eval import mask as coco_masks
 from torch import Tensor
 
 from nas.distributed import collectives, process
 from nas.scenes.batches import EvalBoxes
+from nas.scenes.run_lengths import coco_masks
 from search_spaces.command import quiet
 from search_spaces.command.typed import Count, Fraction
 
@@ -128,7 +127,7 @@ def of_all_processes(images: list[Seen]) -> list[Seen]:
 def figures(images: Sequence[Seen], num_classes: int, by: By = "bbox") -> ObjectFigures:
     """Of images of which one at least has an object, crowds aside."""
     with quiet():
-        evaluation = COCOeval_faster(_coco(images, num_classes, "objects"), _coco(images, num_classes, "found"), by)
+        evaluation = _evaluation(_coco(images, num_classes, "objects"), _coco(images, num_classes, "found"), by)
         evaluation.run()
     ap, ap50, ap75, small, medium, large, _, _, recall = (
         None if s < 0 else float(s) for s in evaluation.stats[: RECALL + 1]
@@ -167,7 +166,7 @@ def average_precisions(
     with quiet():
         objects, boxes = _coco(images, num_classes, "objects"), _coco(images, num_classes, "found")
         for part in parts:
-            evaluation = COCOeval_faster(objects, boxes, by)
+            evaluation = _evaluation(objects, boxes, by)
             evaluation.params.imgIds = list(part)
             evaluation.params.areaRng, evaluation.params.maxDets = evaluation.params.areaRng[:1], [BOXES]
             evaluation.evaluate()
@@ -177,13 +176,21 @@ def average_precisions(
     return found
 
 
+def _evaluation(objects: Any, found: Any, by: By) -> Any:
+    from faster_coco_eval import COCOeval_faster
+
+    return COCOeval_faster(objects, found, by)
+
+
 def _counted(image: Seen) -> list[dict[str, Any]]:
     """Objects but crowds."""
     return [one for one in image["objects"] if not one["iscrowd"]]
 
 
-def _coco(images: Sequence[Seen], num_classes: int, what: Literal["objects", "found"]) -> COCO:
+def _coco(images: Sequence[Seen], num_classes: int, what: Literal["objects", "found"]) -> Any:
     """The objects or what was found, as they are read out of files; ids are from 1, since 0 means none."""
+    from faster_coco_eval import COCO
+
     every = [(i, one) for i, image in enumerate(images) for one in image[what]]
     return COCO(
         {
@@ -251,9 +258,11 @@ def _overlaps(found: Sequence[dict[str, Any]], objects: Sequence[dict[str, Any]]
         return np.zeros((len(found), 0))
     crowds = [one["iscrowd"] for one in objects]
     if by == "segm":
-        return np.asarray(coco_masks.iou(*([one["segmentation"] for one in ones] for ones in (found, objects)), crowds))
+        return np.asarray(
+            coco_masks().iou(*([one["segmentation"] for one in ones] for ones in (found, objects)), crowds)
+        )
     boxes = (np.array([one["bbox"] for one in ones], dtype=np.float64) for ones in (found, objects))
-    return np.asarray(coco_masks.iou(*boxes, crowds))
+    return np.asarray(coco_masks().iou(*boxes, crowds))
 
 
 def _best_score(where: Located, num_objects: int) -> tuple[float, float]:

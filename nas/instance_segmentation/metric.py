@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from faster_coco_eval import mask as coco_masks
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from nas.detection import metric
 from nas.detection.metric import ObjectFigures, Seen
 from nas.scenes.batches import EvalInstances
-from nas.scenes.run_lengths import RunLengths, packed
+from nas.scenes.run_lengths import RunLengths, coco_masks, packed
 
 INSIDE = 0.5  # how likely a pixel of a mask is of its object, at least
 
@@ -70,4 +69,4 @@ def figures(images: Sequence[Seen], num_classes: int) -> InstanceFigures:
 
 def _of_mask(found: dict[str, Any]) -> dict[str, Any]:
     """With its mask's area, which says whether it is small."""
-    return {**found, "area": float(coco_masks.area([found["segmentation"]])[0])}
+    return {**found, "area": float(coco_masks().area([found["segmentation"]])[0])}

@@ -10,12 +10,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import mask as coco_masks
 
 from nas.data.classes import shown
 from nas.scenes.coco import CocoAnnotation, Matched, Size, tell
 from nas.scenes.masks import IGNORED, Meaning
-from nas.scenes.run_lengths import RunLengths, as_text, packed, unpacked
+from nas.scenes.run_lengths import RunLengths, as_text, coco_masks, packed, unpacked
 from search_spaces import UserError
 
 BACKGROUND = "background"
@@ -107,8 +106,8 @@ def outlined(found: Matched, paths: tuple[str, ...]) -> tuple[Matched, list[RunL
     for path in paths:
         for one in found.objects[path]:
             mask = _run_lengths(one, *found.sizes[path])
-            if _kind(one) is not None and (area := float(coco_masks.area([mask])[0])):
-                box = coco_masks.toBbox([mask])[0].tolist()
+            if _kind(one) is not None and (area := float(coco_masks().area([mask])[0])):
+                box = coco_masks().toBbox([mask])[0].tolist()
                 objects[path].append({**one, "bbox": one.get("bbox", box), "area": one.get("area", area)})
                 masks.append(mask)
                 continue
@@ -176,15 +175,15 @@ def _run_lengths(one: CocoAnnotation, width: int, height: int) -> RunLengths:
     if (kind := _kind(one)) is None:
         return _of_box(one, width, height)
     if kind == "polygons":
-        runs = coco_masks.frPyObjects(_rings(given), height, width)
+        runs = coco_masks().frPyObjects(_rings(given), height, width)
     elif isinstance(given["counts"], list):
-        runs = [coco_masks.frPyObjects(given, height, width)]
+        runs = [coco_masks().frPyObjects(given, height, width)]
     else:
         runs = [{"size": given["size"], "counts": given["counts"].encode()}]
-    return as_text(coco_masks.merge(runs))
+    return as_text(coco_masks().merge(runs))
 
 
 def _of_box(one: CocoAnnotation, width: int, height: int) -> RunLengths:
     if "bbox" not in one:
         return packed(np.zeros((1, height, width)))[0]
-    return as_text(coco_masks.frPyObjects([one["bbox"]], height, width)[0])
+    return as_text(coco_masks().frPyObjects([one["bbox"]], height, width)[0])

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
-from faster_coco_eval import mask as coco_masks
 
 
 class RunLengths(TypedDict):
@@ -21,17 +20,24 @@ def as_text(runs: dict[str, object]) -> RunLengths:
     return {"size": list(runs["size"]), "counts": runs["counts"].decode()}  # type: ignore[call-overload, attr-defined]
 
 
+def coco_masks() -> Any:
+    """COCO's functions of run lengths: where classes alone are read, the library may be missing."""
+    from faster_coco_eval import mask
+
+    return mask
+
+
 def packed(masks: np.ndarray) -> list[RunLengths]:
     """
     Args:
         masks: (n, H, W), what is not 0 is inside.
     """
     columns = np.asfortranarray((masks != 0).astype(np.uint8).transpose(1, 2, 0))
-    return [as_text(runs) for runs in coco_masks.encode(columns)]
+    return [as_text(runs) for runs in coco_masks().encode(columns)]
 
 
 def unpacked(runs: Sequence[RunLengths], size: tuple[int, int]) -> np.ndarray:
     """(n, H, W) uint8, 1 inside, of masks that all have that (height, width)."""
     if not runs:
         return np.zeros((0, *size), dtype=np.uint8)
-    return np.ascontiguousarray(coco_masks.decode(list(runs)).transpose(2, 0, 1))
+    return np.ascontiguousarray(coco_masks().decode(list(runs)).transpose(2, 0, 1))
