@@ -15,9 +15,9 @@ from latency_lut.backends.base import Job, blocks_job
 from latency_lut.backends.litert import LiteRtBackend
 from search_spaces import SearchSpace, UserError
 from tests.contracts.backend import FileBackendContract
-from tests.latency_lut.backends.test_ranges import errors_of_rare_images
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.parity import parity_jobs
+from tests.latency_lut.rare_images import errors_of_rare_images
 
 installed = pytest.mark.skipif(find_spec("litert_torch") is None, reason="litert-torch is not installed")
 

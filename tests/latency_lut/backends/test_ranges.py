@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
-from torch import nn
 
-from latency_lut.backends.base import FileBackend, Job
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
 from latency_lut.backends.ranges import ONE_IN, spanned
+from tests.latency_lut.rare_images import errors_of_rare_images
 
 
 def test_one_image_in_fifty_is_left_out_at_each_end() -> None:
@@ -22,23 +19,6 @@ def test_one_image_in_fifty_is_left_out_at_each_end() -> None:
     assert spanned(np.array([-3.0, -1.0]), np.array([4.0, 9.0])) == (-3.0, 9.0)
     few = np.arange(ONE_IN - 1.0)
     assert spanned(few, few) == (0.0, ONE_IN - 2)
-
-
-def errors_of_rare_images(
-    backend: FileBackend, path: Path, output: Callable[[Path, np.ndarray], np.ndarray]
-) -> tuple[float, float]:
-    """Of a convolution in int8, as shares of the largest value: for images ten and a hundred times as large as the
-    other 58 that it is calibrated on."""
-    image = np.random.default_rng(0).standard_normal((1, 3, 8, 8), dtype=np.float32)
-    images = [100 * image, 10 * image, *[image] * (ONE_IN + 8)]
-    job = Job((3, 8, 8), lambda: nn.Conv2d(3, 8, 3), images=images, float_ends=True)
-    backend.export(job, path)
-    with torch.no_grad():
-        ten, hundred = (
-            float(np.abs(output(path, x) - (y := job.module()(torch.from_numpy(x)).numpy())).max() / np.abs(y).max())
-            for x in (images[1], images[0])
-        )
-    return ten, hundred
 
 
 def test_an_onnx_file_answers_all_but_the_rarest_image(tmp_path: Path) -> None:
