@@ -7,7 +7,7 @@ that matter; the network computes what it did.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -170,20 +170,19 @@ def order_units(
     if order == "magnitude":
         order_by_magnitude(space, network)
         return
-    copied = copy.deepcopy(network)
-    structure = _structure(space, copied)
     batches = _batches(images, space.image_size, device, num_workers)
-    _permute(network, structure, importance.taylor(copied.to(device), structure, batches))
+    _order(space, network, lambda copied, structure: importance.taylor(copied.to(device), structure, batches))
 
 
 def order_by_magnitude(space: SearchSpace, network: nn.Module) -> None:
     """The same by their weights alone, which needs no images."""
+    _order(space, network, importance.magnitude)
+
+
+def _order(space: SearchSpace, network: nn.Module, scored: Callable[[nn.Module, Structure], importance.Scores]) -> None:
     copied = copy.deepcopy(network)
     structure = _structure(space, copied)
-    _permute(network, structure, importance.magnitude(copied, structure))
-
-
-def _permute(network: nn.Module, structure: Structure, scores: importance.Scores) -> None:
+    scores = scored(copied, structure)
     orders = {name: torch.argsort(score, descending=True, stable=True).numpy() for name, score in scores.items()}
     permute(network, structure, orders)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-_OF_HEADS = {"ssdlite": "AP", "deeplabv3": "mIoU"}
+from search_spaces.dense.space import head_of
 
 
 def figure_name(space: str) -> str:
     """For a reader: `accuracy`; or what the head of the space of that name is judged by."""
-    return _OF_HEADS.get(space.partition("+")[2], "accuracy")
+    return head.figure if (head := head_of(space)) else "accuracy"
 
 
 def classifies(space: str) -> bool:
     """Whether its networks do: their figure is then a mean over images."""
-    return figure_name(space) == "accuracy"
+    return head_of(space) is None

@@ -28,6 +28,7 @@ from nas.scenes.embedded import EMBEDDED as SCENES
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import Within, read_typed
+from search_spaces.dense.space import head_of
 
 Mean = Annotated[float, Within(0, 1)]  # of pixels from 0 to 1
 Std = Annotated[float, Within(1e-4, 1)]
@@ -125,7 +126,7 @@ class MasksRun(RunInfo):
         return load_masks(self.data)
 
 
-_OF_HEADS: dict[str, type[RunInfo]] = {"ssdlite": BoxesRun, "deeplabv3": MasksRun}  # by the space's head
+_OF_TASKS: dict[str, type[RunInfo]] = {"detect": BoxesRun, "segment": MasksRun}  # of spaces with a head
 REMEDY = "restore it, or train again with nas.train_supernet"
 
 
@@ -138,7 +139,7 @@ def load_run_info(folder: Path) -> RunInfo:
     path = folder / "run.json"
     raw = read_json(path)
     name = raw.get("space") if isinstance(raw, dict) else None
-    kind = _OF_HEADS.get(str(name).partition("+")[2], ClassesRun)
+    kind = _OF_TASKS[head.task] if (head := head_of(str(name))) else ClassesRun
     if isinstance(raw, dict) and isinstance(raw.get("data"), dict):
         config = get_type_hints(kind)["data"]
         raw["data"] = {**asdict(config()), **raw["data"]}  # flags that are newer than the run

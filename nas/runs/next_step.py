@@ -7,12 +7,16 @@ from pathlib import Path
 
 from nas.distributed import process
 from search_spaces.command.folders import RUNS
+from search_spaces.dense.space import head_of
 
 
 def next_command(module: str, run_folder: Path, *flags: str) -> str:
     """The command on this run."""
-    name = run_folder.name if run_folder.parent == RUNS else str(run_folder)
-    return shlex.join(["python", "-m", module, "--run", name, *flags])
+    return shlex.join(["python", "-m", module, "--run", _name(run_folder), *flags])
+
+
+def _name(run_folder: Path) -> str:
+    return run_folder.name if run_folder.parent == RUNS else str(run_folder)
 
 
 def train_searched(run_folder: Path, space: str, network: str) -> str:
@@ -22,9 +26,9 @@ def train_searched(run_folder: Path, space: str, network: str) -> str:
         space: its name.
         network: its name.
     """
-    command = {"ssdlite": "nas.detect", "deeplabv3": "nas.segment"}[space.partition("+")[2]]
-    name = run_folder.name if run_folder.parent == RUNS else str(run_folder)
-    return shlex.join(["python", "-m", command, "--backbone", f"{name}:{network}"])
+    head = head_of(space)
+    assert head is not None
+    return shlex.join(["python", "-m", f"nas.{head.task}", "--backbone", f"{_name(run_folder)}:{network}"])
 
 
 def say_next(module: str, run_folder: Path, *flags: str) -> None:

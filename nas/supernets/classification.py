@@ -13,12 +13,10 @@ from torch import Tensor, nn
 
 from nas import runs
 from nas.data import Data, DataConfig, Images, load_data
-from nas.data.batches import normalize
 from nas.distributed import collectives, process
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.intervals import with_interval
-from nas.networks.inherit import default_calibration, inherited
 from nas.networks.start import ordered_start, take_over
 from nas.supernets.elastic import (
     ElasticConfig,
@@ -77,7 +75,6 @@ class Config(TeacherConfig, ElasticConfig, TrainConfig, DataConfig):
 
 
 DIGITS_EPOCHS = 10
-BATCHES_ON_THE_WAY = 2
 WARM: dict[str, Any] = {"loss": "kl", "sampling": "balanced", "norm": "shared"}
 SMALL: dict[str, Any] = {"loss": "ce", "sampling": "balanced", "norm": "shared"}  # docs/results-archive.md, Ranking
 
@@ -160,8 +157,7 @@ def make_trainer(
         return passes(images, target, number, learned, backward)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
-        found = accuracies(trainer, data.search, None if trainer.step == trainer.total else BATCHES_ON_THE_WAY)
-        return {f"{name}_accuracy": each for name, each in found.items()}
+        return {f"{name}_accuracy": each for name, each in accuracies(trainer, data.search).items()}
 
     task = Classification(data, config, space.image_size, pick_device(config.device))
     trainer = Trainer(supernet, task, config, folder, step, evaluate)
@@ -226,24 +222,10 @@ def check_recipe(config: Config) -> None:
     check_elastic(config, config.epochs)
 
 
-def accuracies(trainer: Trainer, images: Images, batches: int | None = None) -> dict[str, float]:
-    """Of the averaged supernet's largest, middle and smallest network.
-
-    Args:
-        batches: of 256 images that shared norms are recalibrated on (default: all, up to 8), which takes longer than
-            to evaluate on a few hundred images. One alone moved an accuracy of 78 % by up to 4 points.
-    """
-    supernet, task = trainer.ema.module, trainer.task
-    assert isinstance(supernet, Supernet)
-    assert isinstance(task, Classification)
-    space, size, workers = supernet.space, task.image_size, trainer.config.num_workers
-    calibration = (
-        [normalize(batch, trainer.device, images.normalization) for batch in task.calibration[:batches]]
-        if default_calibration(supernet)
-        else []
-    )
-    networks = {name: inherited(supernet, arch, calibration) for name, arch in watched(space).items()}
-    return {name: accuracy(net, images, size, trainer.device, workers) for name, net in networks.items()}
+def accuracies(trainer: Trainer, images: Images) -> dict[str, float]:
+    """Of the watched networks."""
+    size, workers = trainer.task.image_size, trainer.config.num_workers
+    return {n: accuracy(net, images, size, trainer.device, workers) for n, net in watched(trainer).items()}
 
 
 def _finish(config: Config, folder: Path, trainer: Trainer, data: Data, facts: dict[str, Any]) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas import runs
-from nas.data.batches import normalize
 from nas.dense.config import DenseConfig
 from nas.dense.kind import Kind
 from nas.dense.task import DenseTask
 from nas.detection.config import BoxTraining
 from nas.distributed import process
-from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images, default_calibration, inherited, load_supernet
+from nas.distributed.device import pick_device
+from nas.networks.inherit import load_supernet
 from nas.networks.start import load_start, order_by_magnitude, take_over
 from nas.scenes import SceneData
 from nas.scenes.embedded import EMBEDDED
@@ -43,7 +41,7 @@ from nas.training.trainer import Trainer
 from search_spaces import SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import amend, fill, flag
 from search_spaces.command.files import write_json
-from search_spaces.dense.space import HeadedSpace
+from search_spaces.dense.space import DetectionSpace, HeadedSpace, SegmentationSpace
 from supernet import Supernet
 
 
@@ -62,7 +60,7 @@ class DenseSupernetConfig(ElasticConfig):
 class DetectConfig(DenseSupernetConfig, BoxTraining):
     task: Literal["detect"] = flag("detect", "boxes, by SSDLite")
 
-    head = "ssdlite"
+    head = DetectionSpace.head
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,12 @@ class SegmentConfig(DenseSupernetConfig, MaskTraining):
     task: Literal["segment"] = flag("segment", "masks, by DeepLabv3")
     batch_size: int = flag(32, "images of a step, of all processes together: two at least are normalized", minimum=2)
 
-    head = "deeplabv3"
+    head = SegmentationSpace.head
 
 
 Config = DetectConfig | SegmentConfig
-CONFIGS: dict[str, type[Config]] = {"ssdlite": DetectConfig, "deeplabv3": SegmentConfig}  # by the head
 SHARING: dict[str, Any] = {"sampling": "balanced", "norm": "shared"}
 EMBEDDED_SHARING: dict[str, Any] = {"sampling": "uniform", "num_random": 2, "norm": "shared"}  # half the time
-CALIBRATION_ON_THE_WAY = 512  # images
 
 
 def configure(config: Config) -> Config:
@@ -95,7 +91,7 @@ def configure(config: Config) -> Config:
 
 
 def _suited(config: Config) -> Config:
-    kind = KINDS[config.head]
+    kind = KINDS[config.task]
     recipe = {"image_size": DenseConfig.image_size, **kind.recipe(config.data)}
     recipe |= EMBEDDED_SHARING if config.data == EMBEDDED else SHARING
     known = {field.name for field in fields(config)}
@@ -105,7 +101,7 @@ def _suited(config: Config) -> Config:
 def train_supernet(config: Config) -> Path:
     """Trains, evaluates on the search and test splits and returns the run's folder; goes on with it on `resume`."""
     check_elastic(config, config.epochs)
-    kind, folder = KINDS[config.head], run_of(config)
+    kind, folder = KINDS[config.task], run_of(config)
     stage, changed = folder / "supernet", dict[str, Any]()
     data: Any
     if config.resume:
@@ -139,58 +135,25 @@ def make_trainer(
     assert isinstance(space, HeadedSpace)
     torch.manual_seed(config.seed)
     supernet = Supernet(space, norm=config.norm, checkpoint_activations=config.checkpoint_activations)
-    found = _figure(kind, data, config.num_workers)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
-        is_last = trainer.step == trainer.total
-        count = CALIBRATION_IMAGES if is_last else CALIBRATION_ON_THE_WAY
-        return {f"{name}_accuracy": value for name, value in found(trainer, data.search, count).items()}
+        return {f"{name}_accuracy": value for name, value in _figures(kind, trainer, data.search).items()}
 
-    task = DenseTask(kind, data, config, _loss(space))
+    meaning: Any = space.meaning().to(pick_device(config.device))
+    task = DenseTask(kind, data, config, lambda state, target: meaning.loss(meaning.raw(state), target))
     steps = step_archs(config, space, task.steps_per_epoch)
     trainer = Trainer(supernet, task, config, folder, step_of(supernet, steps, None, lambda: trainer.parts), evaluate)
     return trainer
 
 
-def _loss(space: HeadedSpace) -> Callable[[Any, Any], Tensor]:
-    """Of what a network's last block gives, and a target; on the device of the former."""
-    on_device: Callable[[torch.device], Any] = cache(lambda device: space.meaning().to(device))
-
-    def loss(state: Any, target: Any) -> Tensor:
-        meaning = on_device(_device(state))
-        found: Tensor = meaning.loss(meaning.raw(state), target)
-        return found
-
-    return loss
-
-
-def _device(state: Any) -> torch.device:
-    while not isinstance(state, Tensor):
-        state = state[0]
-    return state.device
-
-
-def _figure(
-    kind: Kind[Any, Any], data: SceneData[Any], num_workers: int
-) -> Callable[[Trainer, Any, int], dict[str, float]]:
-    """What the watched networks reach on a split, with norms recalibrated on so many images if they are shared."""
-
-    @cache
-    def calibration(size: int, count: int) -> tuple[Tensor, ...]:
-        return calibration_images(data.train, size, count, num_workers)
-
-    def found(trainer: Trainer, scenes: Any, count: int) -> dict[str, float]:
-        supernet: Any = trainer.ema.module
-        space, device = supernet.space, trainer.device
-        images = calibration(space.image_size, min(count, default_calibration(supernet)))
-        batches = [normalize(batch, device, data.train.normalization) for batch in images]
-        networks = {name: inherited(supernet, arch, batches) for name, arch in watched(space).items()}
-        return {
-            name: kind.figures(network, scenes, space.image_size, device, num_workers)[kind.metric]
-            for name, network in networks.items()
-        }
-
-    return found
+def _figures(kind: Kind[Any, Any], trainer: Trainer, scenes: Any) -> dict[str, float]:
+    """What the watched networks reach on a split."""
+    size, workers = trainer.task.image_size, trainer.config.num_workers
+    found = (
+        (name, kind.figures(network, scenes, size, trainer.device, workers))
+        for name, network in watched(trainer).items()
+    )
+    return {name: figures[kind.metric] for name, figures in found}
 
 
 def _warm_start(init: str, folder: Path, trainer: Trainer) -> None:
@@ -230,8 +193,8 @@ def _take_supernet(place: Path, trainer: Trainer) -> None:
 
 
 def _finish(kind: Kind[Any, Any], config: Config, folder: Path, trainer: Trainer, data: SceneData[Any]) -> None:
-    stage, figure = folder / "supernet", _figure(kind, data, config.num_workers)
-    search, test = (figure(trainer, scenes, CALIBRATION_IMAGES) for scenes in (data.search, data.test))
+    stage = folder / "supernet"
+    search, test = (_figures(kind, trainer, scenes) for scenes in (data.search, data.test))
     if not process.is_primary():
         return
     result = result_of(config, stage, trainer, data, search, test) | {"loss": "ce"}

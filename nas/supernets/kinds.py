@@ -7,8 +7,9 @@ from typing import Any
 from nas.dense.kind import Kind
 from nas.detection.kind import Detection
 from nas.segmentation.kind import Segmentation
+from search_spaces.dense.space import head_of
 
-KINDS: dict[str, Kind[Any, Any]] = {"ssdlite": Detection(), "deeplabv3": Segmentation()}  # by the head
+KINDS: dict[str, Kind[Any, Any]] = {kind.stage: kind for kind in (Detection(), Segmentation())}  # by the task
 
 
 def kind_of(space: str) -> Kind[Any, Any] | None:
@@ -16,4 +17,4 @@ def kind_of(space: str) -> Kind[Any, Any] | None:
     Args:
         space: its name; of one without a head, of classifiers, there is no kind.
     """
-    return KINDS.get(space.partition("+")[2])
+    return KINDS[head.task] if (head := head_of(space)) else None

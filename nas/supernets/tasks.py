@@ -10,6 +10,7 @@ from typing import Any
 from nas import runs
 from nas.supernets import classification, dense
 from search_spaces import UserError
+from search_spaces.dense.space import head_of
 
 Config = classification.Config | dense.Config
 TASKS: dict[str, type[Config]] = {
@@ -33,8 +34,8 @@ def config_of(task: str | None, resume: bool, run: str | None) -> type[Config]:
         folder = runs.find_run(run, "supernet/config.json", "python -m nas.train_supernet")
     except UserError:  # whoever goes on with it says so
         return classification.Config
-    head = runs.load_run_info(folder).space.partition("+")[2]
-    return dense.CONFIGS.get(head, classification.Config)
+    head = head_of(runs.load_run_info(folder).space)
+    return TASKS[head.task if head else "classify"]
 
 
 def config_of_command(argv: Sequence[str] | None) -> type[Config]:

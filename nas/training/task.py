@@ -27,6 +27,7 @@ class Task(ABC):
     """A batch is uint8 (images, 3, height, width) and a target, of which a slice is the target of so many images.
 
     Attributes:
+        train: the images.
         criterion: the loss of the network's output and a prepared target.
         image_size: height and width of the images, in the end.
         epochs: passes over the images.
@@ -37,6 +38,8 @@ class Task(ABC):
         patience: so many evaluations without a better one end the training.
     """
 
+    train: Any
+    config: Any
     criterion: Criterion
     image_size: int
     epochs: int
@@ -58,6 +61,11 @@ class Task(ABC):
     @abstractmethod
     def said(self, found: Mapping[str, float]) -> str:
         """What an evaluation on the search split has found, by name, as a few words of a line."""
+
+    @cached_property
+    def calibration(self) -> tuple[Tensor, ...]:
+        """Images that shared norms are recalibrated on at each evaluation, read once; as bytes, to hold little."""
+        return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.num_workers)
 
 
 class Classification(Task):
@@ -111,8 +119,3 @@ class Classification(Task):
         """Accuracies, with 95 % intervals."""
         number = self.num_search_images
         return ", ".join(f"{n.removesuffix('_accuracy')} {with_interval(a, number, 1)}" for n, a in found.items())
-
-    @cached_property
-    def calibration(self) -> tuple[Tensor, ...]:
-        """Images that shared norms are recalibrated on at each evaluation, read once; as bytes, to hold little."""
-        return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.num_workers)

@@ -35,6 +35,8 @@ class HeadedSpace(SearchSpace):
     """
 
     head: str  # its name ends with this
+    task: str  # what its networks learn, as `nas.train_supernet --task` has it; `nas.TASK` trains one
+    figure: str  # that they are compared by, for a reader
 
     def __init__(self, base: SearchSpace, num_classes: int) -> None:
         self.base, self.name = base, f"{base.name}+{self.head}"
@@ -130,7 +132,7 @@ def _on_map(maker: Slot, part: Any, *values: int) -> BlockSpec:
 class DetectionSpace(HeadedSpace):
     """With SSDLite, as `search_spaces.dense.ssdlite` has it."""
 
-    head = "ssdlite"
+    head, task, figure = "ssdlite", "detect", "AP"
 
     def _slots(self) -> Iterator[Slot]:
         planned = self._plan
@@ -194,7 +196,7 @@ def _always(block: BlockSpec, *_: int) -> BlockSpec:
 class SegmentationSpace(HeadedSpace):
     """With DeepLabv3, as `search_spaces.dense.deeplab` has it, on backbones of their own strides."""
 
-    head = "deeplabv3"
+    head, task, figure = "deeplabv3", "segment", "mIoU"
 
     def _slots(self) -> Iterator[Slot]:
         last = self.cuts[-1]
@@ -220,3 +222,8 @@ def _pyramid(dilations: tuple[int, ...], channels: int, resolution: int) -> Bloc
 
 
 HEADS: dict[str, type[HeadedSpace]] = {space.head: space for space in (DetectionSpace, SegmentationSpace)}
+
+
+def head_of(space: str) -> type[HeadedSpace] | None:
+    """The kind that the space of this name is; None of one whose networks classify."""
+    return HEADS.get(space.partition("+")[2])
