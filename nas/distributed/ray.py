@@ -77,6 +77,15 @@ def cluster(config: RayConfig, device: str) -> Iterator[dict[str, float]]:
         ray.shutdown()
 
 
+def settle(folder: str | Path) -> None:
+    """Makes a process of Ray's what a command's is, in the folder that it was called in, with one thread."""
+    import torch
+
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    start.keep_memory()
+
+
 def check_address(address: str) -> None:
     """UserError unless a Ray cluster answers there. Ray itself waits for minutes, and then ends the process."""
     host, _, port = address.rpartition(":")

@@ -7,7 +7,6 @@ with one thread finds. Ray replaces an actor that dies, and gives the new one th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.distributed.ray import TRIES
+from nas.distributed.ray import TRIES, settle
 from nas.objective.precisions import RANGE_IMAGES, Precision
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 
@@ -99,10 +98,7 @@ class RayEvaluator:
 
 class _Actor:
     def __init__(self, make: Callable[[], Evaluator], folder: str) -> None:
-        import torch
-
-        os.chdir(folder)
-        torch.set_num_threads(1)
+        settle(folder)
         self._make = make
 
     @cached_property

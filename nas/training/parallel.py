@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nas import runs
-from nas.distributed.ray import TRIES, RayConfig, cluster
+from nas.distributed.ray import TRIES, RayConfig, cluster, settle
 from nas.runs.metrics import read_metrics
 from nas.runs.results import REMEDY, Stopped
 from nas.training.winner import Config, Job, train_winner
@@ -155,11 +155,9 @@ def _problems(results: Any) -> Iterator[str]:
 
 def _train(trial: Json, run_folder: Path, trials: Mapping[str, Json], directory: Path) -> None:
     """Goes on with the network in a process of Ray's; what it prints goes to progress.log in its folder."""
-    import torch
     from ray import tune
 
-    os.chdir(directory)
-    torch.set_num_threads(1)
+    settle(directory)
     job, folder = trials[trial["name"]], run_folder / "retrain" / trial["name"]
     config = Config(**{**job["config"], "resume": True})
 

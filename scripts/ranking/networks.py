@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -16,13 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from latency_lut.tables.table import TABLES
 from nas import runs
 from nas.data import Data, DataConfig, load_data
-from nas.distributed.ray import RayConfig, cluster
+from nas.distributed.ray import RayConfig, cluster, settle
 from nas.evaluation.accuracy import accuracy
 from nas.objective.costs import Costs
 from nas.objective.mes import PUBLISHED, Objective
@@ -289,8 +287,7 @@ _load_data = cache(runs.load_run_data)
 
 def _train_task(study: Study, number: int, seed: int, cwd: str) -> str:
     """Trains in a process of Ray's; returns what the user can mend. Progress goes to a file in the network's folder."""
-    os.chdir(cwd)
-    torch.set_num_threads(1)
+    settle(cwd)
     folder = study.training(number, seed)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "progress.log").open("a", encoding="utf-8") as log, redirect_stderr(log):

@@ -9,7 +9,9 @@ Processes that a command starts inherit its environment; those of a Ray cluster 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import signal
 import sys
 
@@ -19,9 +21,15 @@ OFFLINE = ("HF_HUB_OFFLINE", "1")  # huggingface_hub, which timm imports: no com
 # libgomp, which torch's wheels for Linux bring: the rounds that its threads spin while they wait for one another before
 # they sleep. By default that is milliseconds, which beside a busy process take the core from those they wait for: a
 # training step on two cores takes 4 times as long, with this about 2.5 times, and alone as long as before
-# (scripts/bench_spin.py). OMP_WAIT_POLICY=passive, no spinning, costs a fifth alone.
+# (scripts/bench_process.py). OMP_WAIT_POLICY=passive, no spinning, costs a fifth alone.
 SPIN = ("GOMP_SPINCOUNT", "1000")
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")  # the user's own choices of how threads wait
+
+# glibc's malloc gives back to the system what is free at the end of its memory, and what is large always: a training
+# step frees its activations, and the next one faults their pages in again, which takes up to a tenth of its time
+# (scripts/bench_process.py). Here it keeps up to a GiB, and all blocks below the most that it takes (mallopt(3)).
+MALLOPT = {-1: 2**30, -3: 2**25}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, bytes
+TUNED = ("MALLOC_", "GLIBC_TUNABLES")  # how the user's own choices of these begin
 
 
 def is_starting() -> bool:
@@ -32,13 +40,24 @@ def is_starting() -> bool:
 def prepare() -> None:
     """Sets what the user has not, and lets Ctrl-C end the process without a traceback until `command.run` catches it.
 
-    Commands that measure latency leave OpenMP as it is in any other program, for it is part of what they measure.
+    Commands that measure latency leave OpenMP and malloc as any other program has them, for that is part of what they
+    measure.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     stay_offline()
-    leaves_it = _module() == "nas" or _module().startswith("latency_lut.")  # `nas` only calls others
-    if not leaves_it and not any(name in os.environ for name in WAITING):
+    if _module() == "nas" or _module().startswith("latency_lut."):  # `nas` only calls others
+        return
+    if not any(name in os.environ for name in WAITING):
         os.environ[SPIN[0]] = SPIN[1]
+    if not any(name.startswith(TUNED) for name in os.environ):
+        keep_memory()
+
+
+def keep_memory() -> None:
+    """Lets this process keep the memory that it frees; nothing where malloc is not glibc's."""
+    if platform.libc_ver()[0] == "glibc":
+        for option, size in MALLOPT.items():
+            ctypes.CDLL(None).mallopt(option, size)
 
 
 def stay_offline() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,6 +16,22 @@ REPORT = """
 import os, signal
 names = ("HF_HUB_OFFLINE", "GOMP_SPINCOUNT")
 print(*(os.environ.get(name) for name in names), signal.getsignal(signal.SIGINT) is signal.SIG_DFL)
+"""
+
+FAULTS = """
+import ctypes, resource
+libc = ctypes.CDLL(None)
+libc.malloc.restype, size = ctypes.c_void_p, 24 * 2**20
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [libc.malloc(size) for _ in range(8)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks:
+        libc.free(ctypes.c_void_p(block))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+first = faults()
+print(faults() < first / 10)
 """
 
 
@@ -83,3 +100,21 @@ def test_commands_that_measure_let_threads_wait_as_they_do(monkeypatch: pytest.M
     finally:
         signal.signal(signal.SIGINT, before)
     assert start.inherited() == {"HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc")
+@pytest.mark.parametrize(
+    ("module", "environment", "kept"),
+    [
+        ("nas.train_supernet", {}, "True"),
+        ("nas.train_supernet", {"MALLOC_TRIM_THRESHOLD_": "131072"}, "False"),
+        ("latency_lut.build", {}, "False"),
+    ],
+)
+def test_a_command_keeps_the_memory_that_it_frees_unless_it_measures(
+    tmp_path: Path, module: str, environment: dict[str, str], kept: str
+) -> None:
+    """By the pages that are faulted in again."""
+    for library in ("torch", "numpy"):  # whichever it loads first
+        (tmp_path / f"{library}.py").write_text(f"{FAULTS}\nraise SystemExit")
+    assert report(tmp_path, "-m", module, **environment) == kept

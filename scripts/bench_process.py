@@ -1,11 +1,11 @@
-"""What a command's setting of OpenMP's spinning does to a training step, alone and beside one busy process.
+"""What a command sets in its process does to a training step: how OpenMP waits and how malloc keeps memory.
 
-    python scripts/bench_spin.py
+    python scripts/bench_process.py
 
-Two processes train the same supernet, one with the setting of `search_spaces.command.start`, one as OpenMP is by
-itself; they take steps by turns, while nothing else runs and while one process computes. Ratios are medians over the
-pairs: beside the busy process over alone, at most 2.6 on two cores; alone with the setting over alone without, at most
-1.03.
+Three processes train the same supernet: one as libraries are by themselves, one with the setting of OpenMP that
+`search_spaces.command.start` makes, one with all that it sets. They take steps by turns, while nothing else runs and
+while one process computes. Ratios are medians over the turns: beside the busy process over alone, with OpenMP set at
+most 2.6 on two cores; alone over by itself, at most 1.03 with OpenMP set, below 1 with malloc set too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -31,18 +31,18 @@ class Config(Flags):
     pairs: int = flag(7, "steps of each process, alone and beside the busy one", minimum=1)
 
 
-SETTINGS = ("by itself", "as commands set it")
+SETTINGS = ("by itself", "OpenMP set", "OpenMP and malloc set")
 CONTEXT = multiprocessing.get_context("spawn")  # OpenMP reads its environment when torch is loaded
 
 
 @contextmanager
-def trainer(config: Config, spin: str | None) -> Iterator[Connection]:
+def trainer(config: Config, setting: str) -> Iterator[Connection]:
     """A process that takes a training step whenever it is sent anything, and sends the seconds that it took."""
     environment = {name: os.environ.pop(name) for name in start.WAITING if name in os.environ}
-    if spin is not None:
-        os.environ[start.SPIN[0]] = spin
+    if setting != SETTINGS[0]:
+        os.environ[start.SPIN[0]] = start.SPIN[1]
     ours, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_train, args=(config, theirs), daemon=True)
+    process = CONTEXT.Process(target=_train, args=(config, theirs, setting == SETTINGS[2]), daemon=True)
     process.start()
     os.environ.pop(start.SPIN[0], None)
     os.environ.update(environment)
@@ -54,7 +54,9 @@ def trainer(config: Config, spin: str | None) -> Iterator[Connection]:
         process.join()
 
 
-def _train(config: Config, pipe: Connection) -> None:
+def _train(config: Config, pipe: Connection, keep: bool) -> None:
+    if keep:
+        start.keep_memory()
     import torch
     from torch.nn import functional as F
 
@@ -101,22 +103,22 @@ def step_seconds(pipe: Connection) -> float:
 
 
 def bench(config: Config) -> None:
-    with trainer(config, None) as default, trainer(config, start.SPIN[1]) as ours:
-        pipes = (default, ours)
+    with ExitStack() as stack:
+        pipes = [stack.enter_context(trainer(config, setting)) for setting in SETTINGS]
         alone = [[step_seconds(pipe) for pipe in pipes] for _ in range(config.pairs)]
         with busy():
             beside = [[step_seconds(pipe) for pipe in pipes] for _ in range(config.pairs)]
-    rows: list[tuple[str, ...]] = [("spinning", "alone, s", "beside one, s", "beside / alone")]
+    rows: list[tuple[str, ...]] = [("process", "alone, s", "over by itself", "beside one, s", "beside / alone")]
     for i, name in enumerate(SETTINGS):
-        medians = [statistics.median(pair[i] for pair in pairs) for pairs in (alone, beside)]
-        rows.append((name, *(f"{m:.3f}" for m in medians), f"{medians[1] / medians[0]:.2f}"))
+        medians = [statistics.median(turn[i] for turn in turns) for turns in (alone, beside)]
+        ratio = statistics.median(turn[i] / turn[0] for turn in alone)
+        rows.append((name, f"{medians[0]:.3f}", f"{ratio:.3f}", f"{medians[1]:.3f}", f"{medians[1] / medians[0]:.2f}"))
     print(f"{config.space}, batch {config.batch_size}, {config.threads or os.cpu_count()} threads")
-    print(align(rows, "<>>>"))
-    print(f"alone, as commands set it / by itself: {statistics.median(b / a for a, b in alone):.3f}")
+    print(align(rows, "<>>>>"))
 
 
 def main() -> None:
-    bench(parse(Config, None, "python scripts/bench_spin.py", __doc__ or ""))
+    bench(parse(Config, None, "python scripts/bench_process.py", __doc__ or ""))
 
 
 if __name__ == "__main__":
