@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nas.data.classes import shown
@@ -78,17 +78,17 @@ def _pick(listing: Listing, name: str) -> str | None:
     """The training folder, unless it is one class of several: bus, car, train."""
     top = _top(listing)
     exact = [found for found in top if found == name] or [found for found in top if found.lower() == name]
-    alike = [found for found in top if name in TRAIN and _words(found) & set(TRAIN)]
+    alike = [found for found in top if name in TRAIN and words(found) & set(TRAIN)]
     found = exact or [folder for folder in alike if not is_flat(listing.within(folder))]
     if len(found) > 1:
         raise UserError(f"{listing.name} has {some(found)} to train on; choose one by --train-split")
-    others = [folder for folder in listing.top_folders() if not _words(folder) & {*TRAIN, *TEST}]
+    others = [folder for folder in listing.top_folders() if not words(folder) & {*TRAIN, *TEST}]
     if not found or (name in TRAIN and others and is_flat(listing.within(found[0]))):
         return None
     return found[0]
 
 
-def _words(folder: str) -> set[str]:
+def words(folder: str) -> set[str]:
     """E.g. seg and train of seg_train; train of train2017."""
     return set(re.findall("[a-z]+", folder.lower()))
 
@@ -102,10 +102,10 @@ def _on_disk(path: Path, test_split: str | None) -> dict[str, Listing]:
     """Test images beside train/ or train.tar, by name."""
     if path.is_dir() and test_split is not None and (path.parent / test_split).is_dir():
         return {test_split: list_folder(path.parent / test_split)}
-    if not _words(path.stem) & set(TRAIN) and test_split is None:
+    if not words(path.stem) & set(TRAIN) and test_split is None:
         return {}
     return {
-        name: list_path(str(place)) for name, place in _siblings(path) if name == test_split or _words(name) & {*TEST}
+        name: list_path(str(place)) for name, place in _siblings(path) if name == test_split or words(name) & {*TEST}
     }
 
 
@@ -134,11 +134,17 @@ def _test(train: Listing, beside: dict[str, Listing], test_split: str | None, te
 
 
 def _preferred(train: Listing, beside: dict[str, Listing]) -> str | None:
-    labelled = [name for name, listing in beside.items() if listing.images and not is_flat(listing)]
+    found = preferred(name for name, listing in beside.items() if listing.images and not is_flat(listing))
+    if len(found) > 1:
+        raise UserError(f"beside {train.name} lie {some(found)} to test on; choose one by --test-split")
+    return found[0] if found else None
+
+
+def preferred(names: Iterable[str]) -> list[str]:
+    """Those that say most clearly that they are to test on; several if they say so alike."""
+    names = list(names)
     for word in TEST:
-        exact = [name for name in labelled if name.lower() == word]
-        if found := exact or [name for name in labelled if word in _words(name)]:
-            if len(found) > 1:
-                raise UserError(f"beside {train.name} lie {some(found)} to test on; choose one by --test-split")
-            return found[0]
-    return None
+        exact = [name for name in names if name.lower() == word]
+        if found := exact or [name for name in names if word in words(name)]:
+            return found
+    return []

@@ -46,6 +46,7 @@ class CocoAnnotation(TypedDict):
 class CocoCategory(TypedDict):
     id: int
     name: str
+    supercategory: NotRequired[Any]
 
 
 class Coco(TypedDict):
@@ -87,8 +88,9 @@ def match(listing: Listing, coco: Coco, where: str) -> Matched:
     Raises:
         UserError: ids, names or files twice; a category that is not there; no image of the annotations is.
     """
-    ids = sorted(category["id"] for category in coco["categories"])
-    names = {category["id"]: class_name(category["name"]) for category in coco["categories"]}
+    categories = _leaves(coco, where)
+    ids = sorted(category["id"] for category in categories)
+    names = {category["id"]: class_name(category["name"]) for category in categories}
     _check_once(ids, f"{where} has categories of one id")
     _check_once(names.values(), f"{where} has categories of one name")
     _check_once((image["id"] for image in coco["images"]), f"{where} has images of one id")
@@ -106,6 +108,16 @@ def match(listing: Listing, coco: Coco, where: str) -> Matched:
         warn(f"{where}: left out {strays} annotations of images that it does not have")
     sizes = {paths[image["id"]]: (image["width"], image["height"]) for image in coco["images"] if image["id"] in paths}
     return Matched(where, tuple(names[i] for i in ids), {n: i for i, n in enumerate(ids)}, sizes, objects)
+
+
+def _leaves(coco: Coco, where: str) -> list[CocoCategory]:
+    """Without categories that no object has and that others name as theirs: labelling tools write such a root."""
+    used = {one["category_id"] for one in coco["annotations"]}
+    above = [c["supercategory"] for c in coco["categories"] if c.get("supercategory") not in (None, c["name"])]
+    groups = {c["id"]: c["name"] for c in coco["categories"] if c["id"] not in used and c["name"] in above}
+    if groups:
+        warn(f"{where}: no class: {some([*groups.values()])}, which only groups others")
+    return [category for category in coco["categories"] if category["id"] not in groups]
 
 
 def _check_once(values: Iterable[Any], problem: str) -> None:

@@ -34,13 +34,15 @@ class Place:
     Args:
         data: folder or .tar of the images.
         annotations: COCO's JSON; None looks in the folder.
+        masks: their folder or .tar; None looks beside the images, and then for annotations.
         option: what the flags' names begin with, for messages: empty, or "test-".
     """
 
     data: str
-    annotations: str | None
-    option: str
-    white_level: float | None
+    annotations: str | None = None
+    masks: str | None = None
+    option: str = ""
+    white_level: float | None = None
 
 
 def read_boxes(place: Place, skipped: Skipped) -> BoxScenes:
@@ -67,19 +69,16 @@ def read_instances(place: Place, skipped: Skipped) -> InstanceScenes:
     return InstanceScenes(pictures, rows, found.classes, skipped, IMAGENET, boxes, list(compress(masks, kept)))
 
 
-def read_masks(
-    place: Place, masks: str | None, ignore: int, names: Sequence[str] | None, skipped: Skipped
-) -> MaskScenes:
+def read_masks(place: Place, ignore: int, names: Sequence[str] | None, skipped: Skipped) -> MaskScenes:
     """
     Args:
-        masks: their folder or .tar; None looks beside the images, and then for annotations.
         ignore: the index of pixels that do not count; -1 for none.
         names: of the indices, from 0.
 
     Raises:
         UserError: no such place, no masks there, or such as are not of its images.
     """
-    if place.annotations is None and (folders := _folders(place, masks)):
+    if place.annotations is None and (folders := _folders(place)):
         return _of_folders(*folders, place, ignore, names, skipped)
     if names is not None:
         raise UserError("--classes names the indices of masks; leave it out where annotations name the classes")
@@ -129,11 +128,11 @@ def _only(jsons: list[Path], place: Place) -> Path | None:
 # ---- folders of masks
 
 
-def _folders(place: Place, masks: str | None) -> tuple[Listing, Listing] | None:
+def _folders(place: Place) -> tuple[Listing, Listing] | None:
     """Of images and of masks; None if there are no folders of these names."""
     listing = list_path(place.data)
-    if masks is not None:
-        return listing, list_path(masks)
+    if place.masks is not None:
+        return listing, list_path(place.masks)
     top = {name.lower(): name for name in listing.top_folders()}
     images = [listing.within(top[name]) for name in IMAGE_FOLDERS if name in top]
     beside = [listing.within(top[name]) for name in MASK_FOLDERS if name in top]

@@ -16,9 +16,11 @@ import numpy as np
 from nas.data.classes import read_classes
 from nas.data.drawing import Drawn, draw, sizes
 from nas.data.grouping import groups_of
+from nas.data.places import NO_TEST
 from nas.data.sources import Skipped
 from nas.data.splits import USES, Normalization, SplitConfig, Splits, tell_missing
 from nas.scenes.embedded import EMBEDDED, drawn_boxes, drawn_instances, drawn_masks
+from nas.scenes.published import parts, test_part
 from nas.scenes.reading import Place, read_boxes, read_instances, read_masks
 from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes, Scenes
 from search_spaces import UserError
@@ -34,7 +36,9 @@ class ScenesConfig(SplitConfig):
     annotations: str | None = flag(
         None, "COCO's JSON with what is on the images (default: the one in the folder, or Pascal VOC's XML files there)"
     )
-    test_data: str | None = flag(None, "folder or .tar of the images to test on (default: carved)")
+    test_data: str | None = flag(
+        None, "folder or .tar to test on (default: test, val, … beside train, or else carved); none always carves"
+    )
     test_annotations: str | None = flag(
         None, "COCO's JSON of the images to test on, of --data if --test-data is not given"
     )
@@ -132,8 +136,7 @@ def load_masks(config: MasksConfig, classes: Sequence[str] | None = None) -> Sce
     names = read_classes(config.classes) if config.classes else None
 
     def read(place: Place, skipped: Skipped) -> MaskScenes:
-        masks = config.test_masks if place.option else config.masks
-        return read_masks(place, masks, config.ignore_index, names, skipped)
+        return read_masks(place, config.ignore_index, names, skipped)
 
     data = _load(config, classes, read, drawn_masks)
     if len(data.classes) < 2:
@@ -165,7 +168,7 @@ def _load(
     names = tuple(classes or source.classes)
     source = source.with_classes(names, f"{config.data} has", "give others by --data or --annotations")
     if test is not None:
-        where = config.test_annotations or config.test_data
+        where = config.test_annotations or config.test_data or config.data
         test = test.with_classes(names, f"the test images of {where} have", "give others by --test-data")
     if not source.present.any():
         raise UserError(f"{config.data} has no object on any image; give images with objects to train on")
@@ -199,13 +202,24 @@ def _open(
     """The training scenes, and those to test on if they have a place of their own."""
     if config.data == EMBEDDED:
         return drawn(False, skipped), drawn(True, skipped)
-    place = Place(config.data, config.annotations, "", config.white_level)
+    train, test = _places(config)
+    return read(train, skipped), None if test is None else read(test, skipped)
+
+
+def _places(config: ScenesConfig) -> tuple[Place, Place | None]:
+    masks, test_masks = (config.masks, config.test_masks) if isinstance(config, MasksConfig) else (None, None)
+    place = Place(config.data, config.annotations, masks, white_level=config.white_level)
+    train, others = parts(place)
+    if config.test_data == NO_TEST:
+        _refuse(config, "--test-annotations", config.test_annotations, "with --test-data none")
+        return train, None
     if config.test_data is None and config.test_annotations is None:
-        return read(place, skipped), None
-    test = Place(config.test_data or config.data, config.test_annotations, "test-", config.white_level)
-    if replace(test, option="") == place:
-        raise UserError(f"{config.data} is both the training and the test data; test on other images")
-    return read(place, skipped), read(test, skipped)
+        return train, test_part(train, others)
+    data = config.test_data or config.data
+    test = Place(data, config.test_annotations, test_masks, "test-", config.white_level)
+    if replace(test, option="") in (place, train):
+        raise UserError(f"{data} is both the training and the test data; test on other images")
+    return train, test
 
 
 # ---- drawing

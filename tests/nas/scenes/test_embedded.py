@@ -63,13 +63,13 @@ def test_written_and_read_they_are_the_same(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"scenes exists; give another --out"):
         main(["--out", str(tmp_path / "scenes")])
     tmp_path = tmp_path / "scenes" / "test"
-    place, skipped = Place(str(tmp_path), None, "", None), Skipped(strict=True)
+    place, skipped = Place(str(tmp_path)), Skipped(strict=True)
     boxes, drawn = read_boxes(place, skipped), drawn_boxes(True, skipped)
     assert boxes.boxes.digest() == drawn.boxes.digest() and boxes.classes == drawn.classes
     assert np.array_equal(np.asarray(boxes.image(3)), np.asarray(drawn.image(3)))
     names = ("background", *CLASSES)
-    of_files = read_masks(place, None, 255, names, skipped)
-    of_runs = read_masks(Place(str(tmp_path), str(tmp_path / "annotations.json"), "", None), None, 255, None, skipped)
+    of_files = read_masks(place, 255, names, skipped)
+    of_runs = read_masks(Place(str(tmp_path), str(tmp_path / "annotations.json")), 255, None, skipped)
     expected = drawn_masks(True, skipped)
     assert of_files.classes == of_runs.classes == expected.classes
     for i in range(len(expected)):

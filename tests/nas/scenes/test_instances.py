@@ -45,7 +45,7 @@ def polygon(left: float, top: float, right: float, bottom: float) -> list[list[f
 def read(folder: Path, *objects: dict[str, Any], count: int = 2) -> InstanceScenes:
     coco = coco_of(count)
     coco["annotations"] = list(objects)
-    return read_instances(Place(str(write_coco(folder, coco)), None, "", None), Skipped(strict=False))
+    return read_instances(Place(str(write_coco(folder, coco))), Skipped(strict=False))
 
 
 def test_polygons_run_lengths_and_crowds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +104,7 @@ def test_embedded_scenes_are_those_that_are_written(tmp_path: Path, monkeypatch:
     drawn = drawn_instances(True, Skipped(strict=True))
     scenes = embedded.scenes(True)
     write_scenes(tmp_path, scenes)
-    found = read_instances(Place(str(tmp_path), None, "", None), Skipped(strict=True))
+    found = read_instances(Place(str(tmp_path)), Skipped(strict=True))
     assert list(found.masks) == list(drawn.masks) and found.boxes.digest() == drawn.boxes.digest()
     assert load_instances(BoxesConfig()).splits.digest != load_boxes(BoxesConfig()).splits.digest
     for i, scene in enumerate(scenes):

@@ -20,7 +20,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def boxes(folder: Path, annotations: Path | None = None, strict: bool = False) -> BoxScenes:
-    return read_boxes(Place(str(folder), None if annotations is None else str(annotations), "", None), Skipped(strict))
+    return read_boxes(Place(str(folder), None if annotations is None else str(annotations)), Skipped(strict))
 
 
 def masks(
@@ -30,8 +30,9 @@ def masks(
     names: tuple[str, ...] | None = None,
     masks: Path | None = None,
 ) -> MaskScenes:
-    place = Place(str(folder), None if annotations is None else str(annotations), "", None)
-    return read_masks(place, None if masks is None else str(masks), ignore, names, Skipped(strict=False))
+    file, beside = (None if path is None else str(path) for path in (annotations, masks))
+    place = Place(str(folder), file, beside)
+    return read_masks(place, ignore, names, Skipped(strict=False))
 
 
 @pytest.fixture(params=[True, False], ids=["in memory", "in files"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,70 @@ def test_test_images_of_their_own(folder: Path, tmp_path: Path, capsys: pytest.C
     (test / "annotations.json").write_text(json.dumps(coco))
     with pytest.raises(UserError, match=r"test images of .*test have classes that are not known \(hen\)"):
         load(folder, test_data=str(test))
+
+
+def roboflow(folder: Path) -> Path:
+    """A folder for each part, with the annotations in it, and a category that groups the others."""
+    for first, (part, count) in enumerate({"train": 20, "valid": 4, "test": 6}.items()):
+        coco = coco_of(count)
+        coco["categories"] = [{**one, "supercategory": "pets"} for one in coco["categories"]]
+        coco["categories"].insert(0, {"id": 0, "name": "pets", "supercategory": "none"})
+        write_coco(folder / part, coco, "_annotations.coco.json")
+        write_pictures(folder / part, count, first=100 * first)
+    return folder
+
+
+def coco_2017(folder: Path) -> Path:
+    """Lists of objects and of captions in a folder, images in others."""
+    (folder / "annotations").mkdir(parents=True)
+    for first, (part, count) in enumerate({"train2017": 20, "val2017": 6}.items()):
+        write_pictures(folder / part, count, first=100 * first)
+        (folder / f"annotations/instances_{part}.json").write_text(json.dumps(coco_of(count)))
+        (folder / f"annotations/captions_{part}.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("write", [roboflow, coco_2017])
+def test_the_parts_of_published_folders(
+    tmp_path: Path, write: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "set")
+    data = load(folder)
+    assert len(data.test) == 6 and len(data.train) + len(data.search) == 20
+    assert data.classes == ("cat", "dog")
+    said = capsys.readouterr().err
+    unread = f"{folder}/train: not read beside it: valid; --test-data names the one to test on"
+    assert (unread in said) == (write is roboflow) and "not named in" not in said
+    assert len(load(folder, test_data="none").test) == 4  # carved
+    if write is roboflow:
+        assert len(load(folder, test_data=str(folder / "valid")).test) == 4
+        (folder / "training").mkdir()
+        with pytest.raises(UserError, match=r"set has train, training to train on; choose one by --data"):
+            load(folder)
+        (folder / "training").rmdir()
+        (folder / "test").rename(folder / "val")
+        (folder / "val2").mkdir()
+        (folder / "val").rename(folder / "val3")
+        with pytest.raises(UserError, match=r"train lie val2, val3 to test on; choose one by --test-data"):
+            load(folder)
+
+
+def test_masks_in_folders_of_parts(tmp_path: Path) -> None:
+    write_masks(tmp_path / "train", 20)
+    write_masks(tmp_path / "val", 6)
+    write_pictures(tmp_path / "val/images", 6, first=100)
+    data = load_masks(MasksConfig(data=str(tmp_path)))
+    assert len(data.test) == 6 and len(data.train) + len(data.search) == 20
+    with pytest.raises(UserError, match=r"--test-annotations x has no meaning with --test-data none; leave it out"):
+        load_masks(MasksConfig(data=str(tmp_path), test_data="none", test_annotations="x"))
+
+
+def test_a_category_that_has_objects_is_a_class_whatever_it_groups(folder: Path) -> None:
+    coco = coco_of(40)
+    coco["categories"][0]["supercategory"] = "dog"
+    coco["categories"][1]["supercategory"] = "dog"
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    assert load(folder).classes == ("cat", "dog")
 
 
 def test_two_lists_of_one_folder(folder: Path, tmp_path: Path) -> None:
