@@ -70,6 +70,12 @@ def open_pictures(
     return Pictures(source, turns)
 
 
+def upright_sizes(listing: Listing) -> dict[str, Size]:
+    """(width, height) in pixels of its images by path, without the corrupt ones."""
+    headers = zip(listing.images, _headers(_files(listing, None)), strict=True)
+    return {path: header.upright_size for path, header in headers if header is not None}
+
+
 def _files(listing: Listing, white_level: float | None) -> Files:
     """With one class for all: what is on an image is said elsewhere."""
     return files(listing, np.zeros(len(listing.images), dtype=np.int64), ("",), white_level)

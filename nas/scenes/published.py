@@ -1,7 +1,7 @@
 """Folders as data sets are published and labelling tools write them: which part is trained on, and which tested on.
 
 COCO's: `annotations/instances_train2017.json` of the images in `train2017/`, and another for `val2017/`. Or a folder
-for each part, `train/`, `valid/` and `test/`, each with its annotations or masks.
+for each part, `train/`, `valid/` and `test/`, each with its annotations or masks. Or those that YOLO's data.yaml names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from nas.data.listing import SYSTEM_FOLDERS, some, warn
 from nas.data.places import TRAIN, preferred, words
 from nas.scenes.reading import Place
+from nas.scenes.yolo import YAML, read_yaml
 from search_spaces import UserError
 
 OBJECTS = "instances_"  # what COCO's lists of objects begin with; others are of captions or of key points
@@ -27,7 +28,7 @@ def parts(place: Place) -> tuple[Place, dict[str, Place]]:
     root = Path(place.data).expanduser()
     if place.annotations or place.masks or not root.is_dir():
         return place, {}
-    found = _lists(root, place) or _folders(root, place)
+    found = _described(root, place) or _lists(root, place) or _folders(root, place)
     train = [name for name in found if words(name) & {*TRAIN}]
     if len(train) > 1:
         raise UserError(
@@ -49,6 +50,17 @@ def test_part(train: Place, others: Mapping[str, Place]) -> Place | None:
     if unread := sorted({*others} - {*found}):
         warn(f"{train.data}: not read beside it: {some(unread)}; --test-data names the one to test on")
     return replace(others[found[0]], option="test-") if found else None
+
+
+def _described(root: Path, place: Place) -> dict[str, Place]:
+    """By a data.yaml; names of one folder are one part."""
+    found = [file for ending in YAML for file in sorted(root.glob(f"*{ending}"))]
+    file = next((file for file in found if "names:" in file.read_text("utf-8", "replace")), None)
+    if file is None:
+        return {}
+    described = read_yaml(file).parts or {TRAIN[0]: root}
+    first = {folder: name for name, folder in reversed(list(described.items()))}
+    return {name: replace(place, data=str(folder), annotations=str(file)) for folder, name in first.items()}
 
 
 def _lists(root: Path, place: Place) -> dict[str, Place]:

@@ -17,10 +17,11 @@ from nas.data.splits import IMAGENET
 from nas.scenes.boxes import boxes_of
 from nas.scenes.coco import Matched, match, read_coco
 from nas.scenes.masks import look, meaning, pair
-from nas.scenes.pictures import open_pictures
+from nas.scenes.pictures import open_pictures, upright_sizes
 from nas.scenes.polygons import outlined, polygons_of
 from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
 from nas.scenes.voc import read_voc
+from nas.scenes.yolo import YAML, read_yolo
 from search_spaces import UserError
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")  # in small letters
@@ -33,7 +34,7 @@ class Place:
 
     Args:
         data: folder or .tar of the images.
-        annotations: COCO's JSON; None looks in the folder.
+        annotations: COCO's JSON or YOLO's data.yaml; None looks in the folder.
         masks: their folder or .tar; None looks beside the images, and then for annotations.
         option: what the flags' names begin with, for messages: empty, or "test-".
     """
@@ -96,16 +97,28 @@ def _annotated(place: Place) -> tuple[Listing, Matched, str]:
     listing = list_path(place.data)
     jsons, xmls = _take_out(listing, ".json"), _take_out(listing, ".xml")
     file = Path(place.annotations).expanduser() if place.annotations else _only(jsons, place)
+    if file is not None and file.suffix.lower() in YAML:
+        return _labelled(listing, file)
     if file is not None:
         coco = read_coco(file)
         return listing, match(listing, coco, str(file)), hashed(file.read_bytes()).hex()
     if not xmls:
         raise UserError(
-            f"{place.data} has no annotations; name COCO's JSON by --{place.option}annotations, or give a folder "
-            "with one, or with Pascal VOC's XML files"
+            f"{place.data} has no annotations; name COCO's JSON or YOLO's data.yaml by --{place.option}annotations, or "
+            "give a folder with one, or with Pascal VOC's XML files"
         )
     images = listing.within("JPEGImages") if "JPEGImages" in listing.top_folders() else listing
     return images, match(images, read_voc(xmls, list(images.images)), str(xmls[0].parent)), ""
+
+
+def _labelled(listing: Listing, file: Path) -> tuple[Listing, Matched, str]:
+    """By YOLO's labels, as `_annotated`."""
+    if not listing.root.is_dir():
+        raise UserError(f"{listing.name} is a .tar, and labels of {file} are read from folders; unpack it")
+    _take_out(listing, ".txt")
+    images = {path: listing.root / listing.inside / path for path in listing.images}
+    coco = read_yolo(file, images, upright_sizes(listing))
+    return listing, match(listing, coco, str(file)), hashed(repr(coco["annotations"]).encode()).hex()
 
 
 def _take_out(listing: Listing, ending: str) -> list[Path]:

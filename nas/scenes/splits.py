@@ -34,13 +34,14 @@ Config = TypeVar("Config", bound="ScenesConfig")
 class ScenesConfig(SplitConfig):
     data: str = flag(EMBEDDED, f"folder or .tar of images, or embedded images: {EMBEDDED}")
     annotations: str | None = flag(
-        None, "COCO's JSON with what is on the images (default: the one in the folder, or Pascal VOC's XML files there)"
+        None,
+        "COCO's JSON or YOLO's data.yaml, which say what is on the images (default: what is there, or VOC's XML)",
     )
     test_data: str | None = flag(
         None, "folder or .tar to test on (default: test, val, … beside train, or else carved); none always carves"
     )
     test_annotations: str | None = flag(
-        None, "COCO's JSON of the images to test on, of --data if --test-data is not given"
+        None, "the same of the images to test on, of --data if --test-data is not given"
     )
     search_fraction: float = flag(0.25, "part of the training data held out for the search", above=0, below=1)
 

@@ -69,3 +69,21 @@ def write_masks(folder: Path, count: int, indices: tuple[int, ...] = (0, 1, 2)) 
         mask[top : top + height, left : left + width] = indices[1 + i % (len(indices) - 1)]
         Image.fromarray(mask).save(folder / "masks" / f"{i}.png")
     return folder
+
+
+def write_labels(folder: Path, part: str, count: int, outlined: bool = False, first: int = 0) -> Path:
+    """YOLO's images/<part> and labels/<part>, with the boxes of `coco_of`, or with outlines in them; returns `folder`.
+
+    The last image has no text.
+    """
+    write_pictures(folder / "images" / part, count, first)
+    (folder / "labels" / part).mkdir(parents=True)
+    for i in range(count - 1):
+        left, top, width, height = box_of(i)
+        numbers = [(left + width / 2) / WIDTH, (top + height / 2) / HEIGHT, width / WIDTH, height / HEIGHT]
+        if outlined:
+            corners = [(left, top), (left + width, top), (left, top + height)]
+            numbers = [fraction for x, y in corners for fraction in (x / WIDTH, y / HEIGHT)]
+        text = " ".join(str(number) for number in [i % 2, *numbers])
+        (folder / "labels" / part / f"{i}.txt").write_text(f"{text}\n\n")
+    return folder

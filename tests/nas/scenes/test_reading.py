@@ -158,7 +158,7 @@ def test_which_annotations(tmp_path: Path) -> None:
     assert len(boxes(tmp_path / "a", tmp_path / "a" / "test.json")) == 2
     for file in (tmp_path / "a").glob("*.json"):
         file.unlink()
-    with pytest.raises(UserError, match=r"has no annotations; name COCO's JSON by --annotations"):
+    with pytest.raises(UserError, match=r"has no annotations; name COCO's JSON or YOLO's data.yaml by --annotations"):
         boxes(tmp_path / "a")
 
 
