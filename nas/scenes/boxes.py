@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from nas.scenes.coco import CocoAnnotation, Matched, tell
+from nas.scenes.formats.coco import CocoAnnotation, Matched, tell
 from search_spaces import UserError
 
 

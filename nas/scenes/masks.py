@@ -16,7 +16,7 @@ from nas.data.duplicates import hashed, in_threads
 from nas.data.listing import Listing, some
 from nas.data.pixels import CORRUPT, why_unreadable
 from nas.data.sources import Files, Skipped, files
-from nas.scenes.coco import Size
+from nas.scenes.formats.coco import Size
 from search_spaces import UserError
 
 IGNORED = 255  # no class: the pixel does not count

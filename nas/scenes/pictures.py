@@ -12,7 +12,7 @@ from nas.data.duplicates import in_threads
 from nas.data.listing import Listing
 from nas.data.pixels import CORRUPT, Header, why_unreadable
 from nas.data.sources import Decoded, Files, Skipped, files, held
-from nas.scenes.coco import Size
+from nas.scenes.formats.coco import Size
 from search_spaces import UserError
 
 

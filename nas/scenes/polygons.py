@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nas.data.classes import shown
-from nas.scenes.coco import CocoAnnotation, Matched, Size, tell
+from nas.scenes.formats.coco import CocoAnnotation, Matched, Size, tell
 from nas.scenes.masks import IGNORED, Meaning
 from nas.scenes.run_lengths import RunLengths, as_text, coco_masks, packed, unpacked
 from search_spaces import UserError

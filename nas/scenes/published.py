@@ -12,8 +12,8 @@ from pathlib import Path
 
 from nas.data.listing import SYSTEM_FOLDERS, some, warn
 from nas.data.places import TRAIN, preferred, words
+from nas.scenes.formats.yolo import YAML, read_yaml
 from nas.scenes.reading import Place
-from nas.scenes.yolo import YAML, read_yaml
 from search_spaces import UserError
 
 OBJECTS = "instances_"  # what COCO's lists of objects begin with; others are of captions or of key points

@@ -15,13 +15,13 @@ from nas.data.places import list_path
 from nas.data.sources import Skipped
 from nas.data.splits import IMAGENET
 from nas.scenes.boxes import boxes_of
-from nas.scenes.coco import Matched, match, read_coco
+from nas.scenes.formats.coco import Matched, match, read_coco
+from nas.scenes.formats.voc import read_voc
+from nas.scenes.formats.yolo import YAML, read_yolo
 from nas.scenes.masks import look, meaning, pair
 from nas.scenes.pictures import open_pictures, upright_sizes
 from nas.scenes.polygons import outlined, polygons_of
 from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
-from nas.scenes.voc import read_voc
-from nas.scenes.yolo import YAML, read_yolo
 from search_spaces import UserError
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")  # in small letters

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from nas.scenes import BoxesConfig, MasksConfig, load_boxes, load_instances, load_masks
-from nas.scenes.yolo import labels_of
+from nas.scenes.formats.yolo import labels_of
 from search_spaces import UserError
 from tests.nas.scenes.folders import HEIGHT, WIDTH, box_of, write_labels, write_pictures
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.data.classes import class_name
-from nas.scenes.coco import Coco, CocoAnnotation, Size
+from nas.scenes.formats.coco import Coco, CocoAnnotation, Size
 from search_spaces import UserError
 
 YAML = (".yaml", ".yml")

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from nas.data.classes import class_name, in_order
-from nas.scenes.coco import Coco, Size
+from nas.scenes.formats.coco import Coco, Size
 from search_spaces import UserError
 from search_spaces.command.typed import read_typed
 

@@ -1,0 +1,1 @@
+"""How annotations are written: each in COCO's form, which the others are read into."""
