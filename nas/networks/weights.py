@@ -23,31 +23,6 @@ from search_spaces.command.files import read_json
 from search_spaces.command.typed import load_typed, read_typed
 from search_spaces.timm_network.timm_models import TIMM_ERRORS, reason
 
-
-def renormalization(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """(scale, shift), (1, 3, 1, 1): images as `nas.data.batches.normalize` makes them · scale + shift have this mean
-    and deviation taken off instead."""
-    ours, theirs = (torch.tensor(values).view(2, 1, 3, 1, 1) for values in ((MEAN, STD), (mean, std)))
-    return ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
-
-
-class Renormalized(nn.Module):
-    """A network for images that `nas.data.batches.normalize` made, whatever mean and deviation it was trained with."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        for name, tensor in zip(("scale", "shift"), renormalization(mean, std), strict=True):
-            self.register_buffer(name, tensor, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images * self.scale + self.shift)
-        return logits
-
-
 # ---- timm's networks
 
 

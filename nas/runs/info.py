@@ -135,6 +135,15 @@ def save_run_info(folder: Path, info: RunInfo) -> None:
         write_json(folder / "run.json", asdict(info))
 
 
+def check_run(folder: Path, info: RunInfo) -> None:
+    """UserError if the folder is a run already, of something else."""
+    if (folder / "run.json").exists() and not (found := load_run_info(folder)).is_like(info):
+        raise UserError(
+            f"{folder} is a run of {found.space} at {found.image_size} px with {found.num_classes} classes, on images of "
+            "its own; give another --run"
+        )
+
+
 def load_run_info(folder: Path) -> RunInfo:
     path = folder / "run.json"
     raw = read_json(path)

@@ -113,7 +113,9 @@ def train_supernet(config: Config) -> Path:
     space = get_space(config.space, config.image_size, len(data.classes))
     data = data.normalized(space.mean, space.std)
     check_fits(config, space)
-    teacher = load_teacher(config, data.classes, pick_device(config.device))
+    info = runs.ClassesRun.of(space, data, config.data_config())
+    runs.check_run(folder, info)
+    teacher = load_teacher(config, data.classes, data.train.normalization, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
     trainer = make_trainer(config, stage, space, data, teacher)
     if not (config.resume and trainer.resume()) and config.init:
@@ -121,7 +123,7 @@ def train_supernet(config: Config) -> Path:
     if config.resume:
         record(config, folder, changed)
     else:
-        runs.save_run_info(folder, runs.ClassesRun.of(space, data, config.data_config()))
+        runs.save_run_info(folder, info)
         runs.begin(stage, config, **teacher_facts(config))
     trainer.fit(f"supernet {space.name}")
     save_weights(stage, trainer, config.norm)

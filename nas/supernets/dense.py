@@ -115,13 +115,15 @@ def train_supernet(config: Config) -> Path:
     check_alike(config, data.splits.digest)
     space = get_space(config.space, config.image_size, len(data.classes))
     data = data.normalized(space.mean, space.std)
+    info = kind.runs.of(space, data, config.data_config())
+    runs.check_run(folder, info)
     trainer = make_trainer(kind, config, stage, space, data)
     if not (config.resume and trainer.resume()) and config.init:
         _warm_start(config.init, folder, trainer)
     if config.resume:
         record(config, folder, changed)
     else:
-        runs.save_run_info(folder, kind.runs.of(space, data, config.data_config()))
+        runs.save_run_info(folder, info)
         runs.begin(stage, config)
     trainer.fit(f"supernet {space.name}")
     save_weights(stage, trainer, config.norm)

@@ -27,7 +27,7 @@ from nas.training.recipe import (
     finetune_epochs,
     with_recipe,
 )
-from search_spaces import SearchSpace, UserError, get_space
+from search_spaces import SearchSpace, get_space
 from search_spaces.command import amend, fill, flag, given
 from search_spaces.command.files import slug
 from search_spaces.timm_network import PREFIX
@@ -97,8 +97,7 @@ def finetune(config: Config) -> Path:
     check_fits(config, space)
     data = data.normalized(space.mean, space.std)
     info = runs.ClassesRun.of(space, data, config.data_config())
-    if (run_folder / "run.json").exists() and not runs.load_classes_info(run_folder).is_like(info):
-        raise UserError(f"{run_folder} is of other images or another network; give another --run")
+    runs.check_run(run_folder, info)
 
     def begin() -> None:
         if config.resume:

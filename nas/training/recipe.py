@@ -128,6 +128,11 @@ class TrainConfig(StepConfig):
             raise UserError(f"--batch-size {self.batch_size} is more than the {num_images} training images; lower it")
         if not self.multi_scale:
             return [StepImages(size, self.batch_size)] * (num_images // self.batch_size)
+        if self.batch_size < 8:
+            raise UserError(
+                f"--batch-size {self.batch_size} has no eighths, which --multi-scale makes batches of; give 8 or more, or "
+                "--no-multi-scale"
+            )
         eighth = self.batch_size // 8
         cycles, rest = divmod(num_images, eighth * sum(eighths for _, eighths in MULTI_SCALE))
         chosen = list(MULTI_SCALE) * cycles

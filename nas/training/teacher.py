@@ -18,15 +18,9 @@ from torch import Tensor, nn
 
 from nas.data import Data
 from nas.data.classes import read_classes
+from nas.data.splits import Normalization
 from nas.evaluation.accuracy import accuracy, warn_near_chance
-from nas.networks.weights import (
-    Renormalized,
-    check_takes,
-    load_timm,
-    load_winner,
-    normalization,
-    winner_file,
-)
+from nas.networks.weights import check_takes, load_timm, load_winner, normalization, winner_file
 from nas.training.trainer import Criterion
 from search_spaces import UserError
 from search_spaces.command import Flags, flag, flags_given
@@ -72,13 +66,34 @@ OTHER_ORDER = (
 )
 
 
+class Renormalized(nn.Module):
+    """A network that takes images of `theirs`, for (B, 3, H, W) images of `ours`."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, theirs: Normalization, ours: Normalization) -> None:
+        super().__init__()
+        self.network = network
+        mean, std, our_mean, our_std = (
+            torch.tensor(values).view(1, 3, 1, 1) for one in (theirs, ours) for values in (one.mean, one.std)
+        )
+        self.register_buffer("scale", our_std / std, persistent=False)
+        self.register_buffer("shift", (our_mean - mean) / std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images * self.scale + self.shift)
+        return logits
+
+
 class Teacher(nn.Module):
     """A frozen network behind our images and our classes.
 
     Args:
-        network: takes (B, 3, height, width) RGB images, scaled to 0..1, less `mean`, over `std`.
+        network: takes (B, 3, height, width) RGB images of `theirs`.
         config: the teacher's share in the loss, and what is learnt from it.
         size: the height and width that the network takes.
+        ours: the normalization of the images that the student sees.
         order: for each of our classes, its column of the network's logits; None if they are the same.
     """
 
@@ -89,18 +104,18 @@ class Teacher(nn.Module):
         network: nn.Module,
         config: TeacherConfig,
         size: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
+        theirs: Normalization,
+        ours: Normalization,
         order: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.config, self.size = Renormalized(network, tuple(mean), tuple(std)), config, size
+        self.network, self.config, self.size = Renormalized(network, theirs, ours), config, size
         self.register_buffer("order", None if order is None else torch.tensor(order))
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(B, classes) logits of (B, 3, H, W) images as `nas.data.batches.normalize` makes them, of any size."""
+        """(B, classes) logits of (B, 3, H, W) images as the student sees them, of any size."""
         if images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode="bicubic", antialias=True)
         logits: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
@@ -140,12 +155,15 @@ def distilled(
     return combined
 
 
-def load_teacher(config: TeacherConfig, classes: tuple[str, ...], device: torch.device) -> Teacher | None:
+def load_teacher(
+    config: TeacherConfig, classes: tuple[str, ...], ours: Normalization, device: torch.device
+) -> Teacher | None:
     """The teacher that the flags name, on the device; None if they name none.
 
     Args:
         classes: of the data; a timm teacher's logits are taken to be in this order, unless `teacher_classes` says
             another: its checkpoint does not tell.
+        ours: the normalization of the images that the student sees.
 
     Raises:
         UserError: no such network or file; weights of another network or number of classes, or not finite; a winner of
@@ -154,8 +172,8 @@ def load_teacher(config: TeacherConfig, classes: tuple[str, ...], device: torch.
     path = _weights_file(config)
     if path is None:
         return None
-    ours = config.teacher_checkpoint is None
-    teacher = _our_teacher(config, path, classes) if ours else _timm_teacher(config, path, classes)
+    load = _our_teacher if config.teacher_checkpoint is None else _timm_teacher
+    teacher = load(config, path, classes, ours)
     return teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -231,7 +249,7 @@ def _winner_file(path: Path, config: TeacherConfig) -> Path:
 # ---- timm's networks
 
 
-def _timm_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -> Teacher:
+def _timm_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...], ours: Normalization) -> Teacher:
     name, pixels, num_classes = str(config.teacher), config.teacher_image_size, len(classes)
     theirs = read_classes(config.teacher_classes, "--teacher-classes") if config.teacher_classes else classes
     order = _order(theirs, classes)
@@ -240,8 +258,8 @@ def _timm_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -
     size = (pixels, pixels) if pixels else tuple(cfg["input_size"][1:])
     load_timm(network, name, path, num_classes, size[0], "--teacher-image-size")
     flags = ("--teacher-mean", "--teacher-std")
-    mean, std = normalization(name, path, config.teacher_mean, config.teacher_std, flags)
-    teacher = Teacher(network, config, size, mean, std, order)
+    own = Normalization(*normalization(name, path, config.teacher_mean, config.teacher_std, flags))
+    teacher = Teacher(network, config, size, own, ours, order)
     check_takes(teacher, name, size, num_classes, ("--teacher", "--teacher-image-size"))
     return teacher
 
@@ -249,11 +267,12 @@ def _timm_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -
 # ---- our networks
 
 
-def _our_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...]) -> Teacher:
+def _our_teacher(config: TeacherConfig, path: Path, classes: tuple[str, ...], ours: Normalization) -> Teacher:
     winner = load_winner(path)
     facts = winner.facts
     size = (facts.image_size, facts.image_size)
-    return Teacher(winner.network, config, size, facts.mean, facts.std, _order(facts.classes, classes))
+    own = Normalization(facts.mean, facts.std)
+    return Teacher(winner.network, config, size, own, ours, _order(facts.classes, classes))
 
 
 def _order(theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[int] | None:

@@ -109,7 +109,7 @@ def train_winner(
     folder = run_folder / "retrain" / name
     space = runs.load_classes_info(run_folder).search_space()
     arch = space.from_json(winner["arch"])
-    teacher = load_teacher(config, data.classes, pick_device(config.device))
+    teacher = load_teacher(config, data.classes, data.train.normalization, pick_device(config.device))
     taught = {"teacher": teacher_result(teacher, data, space.image_size, config.num_workers)} if teacher else {}
     if config.all_data:
         data = data.all_but_test()

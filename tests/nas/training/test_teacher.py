@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nas import runs
 from nas.data.batches import normalize
+from nas.data.splits import IMAGENET, Normalization
 from nas.exporting.export import Config as ExportConfig
 from nas.exporting.export import export
 from nas.exporting.parity import example_images, normalized
@@ -44,6 +45,7 @@ from tests.rounding import assert_equal_but_for_rounding
 
 CLASSES = ("blue", "green", "red")
 CPU = torch.device("cpu")
+HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +70,8 @@ def saved(path: str, model: nn.Module) -> str:
     return path
 
 
-def load(classes: tuple[str, ...] = CLASSES, **flags: Any) -> Teacher:
-    teacher = load_teacher(TeacherConfig(**flags), classes, CPU)
+def load(classes: tuple[str, ...] = CLASSES, ours: Normalization = IMAGENET, **flags: Any) -> Teacher:
+    teacher = load_teacher(TeacherConfig(**flags), classes, ours, CPU)
     assert teacher is not None
     return teacher
 
@@ -77,19 +79,21 @@ def load(classes: tuple[str, ...] = CLASSES, **flags: Any) -> Teacher:
 # ---- what a teacher computes
 
 
+@pytest.mark.parametrize("ours", [IMAGENET, HALF], ids=["ImageNet's", "a half"])
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit.r160_in1k"])
-def test_a_timm_network_sees_images_of_its_own_normalization(name: str) -> None:
+def test_a_timm_network_sees_images_of_its_own_normalization(name: str, ours: Normalization) -> None:
     model = network(name)
     raw = example_images(4, 160)
     expected = model(normalized(raw, model.pretrained_cfg["mean"], model.pretrained_cfg["std"]))
     assert expected.std(dim=0).max() > 0.01
-    logits = load(teacher=name, teacher_checkpoint=saved("w.safetensors", model))(normalize(raw, CPU))
+    teacher = load(teacher=name, teacher_checkpoint=saved("w.safetensors", model), ours=ours)
+    logits = teacher(normalize(raw, CPU, ours))
     assert_equal_but_for_rounding(logits, expected, model)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(16, 160), (320, 160)])
 def test_images_are_resized_as_pillow_does(ours: int, theirs: int) -> None:
-    see = Teacher(nn.Identity(), TeacherConfig(), (theirs, theirs), (0.5,) * 3, (0.5,) * 3)
+    see = Teacher(nn.Identity(), TeacherConfig(), (theirs, theirs), HALF, IMAGENET)
     raw = example_images(2, ours)[1:] // 2 + 60  # smooth, far from black and white: Pillow clips there
     picture = Image.fromarray(raw[0].permute(1, 2, 0).numpy()).resize((theirs, theirs), Image.Resampling.BICUBIC)
     resized = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, theirs, theirs, 3)
@@ -297,12 +301,12 @@ def refused(classes: tuple[str, ...] = CLASSES, **flags: Any) -> str:
 )
 def test_flags_that_name_no_teacher(flags: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        load_teacher(parse(TeacherConfig, flags.split(), "train", ""), CLASSES, CPU)
+        load_teacher(parse(TeacherConfig, flags.split(), "train", ""), CLASSES, IMAGENET, CPU)
     assert message in str(error.value)
 
 
 def test_without_flags_there_is_no_teacher() -> None:
-    assert load_teacher(TeacherConfig(), CLASSES, CPU) is None
+    assert load_teacher(TeacherConfig(), CLASSES, IMAGENET, CPU) is None
     assert teacher_facts(TeacherConfig()) == {}
 
 
