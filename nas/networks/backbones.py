@@ -41,6 +41,7 @@ class _Searched(TypedDict):
     """Of a search's `result.json`."""
 
     winners: list[_Network]
+    earlier_winners: list[_Network]
 
 
 def backbone_of(
@@ -125,8 +126,8 @@ def _retrained(folder: Path, winner: str) -> Path | None:
 def _arch(folder: Path, space: SearchSpace, winner: str) -> Arch:
     if path := _retrained(folder, winner):
         return _told(load_winner(path).facts)[1]
-    path = runs.newest(folder, "search*/result.json")
-    searched = {n["name"]: n["arch"] for n in (load_typed(_Searched, path, REMEDY)["winners"] if path else ())}
+    found = [load_typed(_Searched, path, REMEDY) for path in sorted(folder.glob("search*/result.json"))]
+    searched = {n["name"]: n["arch"] for each in found for n in (*each["winners"], *each["earlier_winners"])}
     if winner in searched:
         return space.from_json(searched[winner])
     if winner not in space.named and not Path(winner).exists():

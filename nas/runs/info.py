@@ -139,8 +139,8 @@ def check_run(folder: Path, info: RunInfo) -> None:
     """UserError if the folder is a run already, of something else."""
     if (folder / "run.json").exists() and not (found := load_run_info(folder)).is_like(info):
         raise UserError(
-            f"{folder} is a run of {found.space} at {found.image_size} px with {found.num_classes} classes, on images of "
-            "its own; give another --run"
+            f"{folder} is a run of {found.space} at {found.image_size} px with {found.num_classes} classes, or of "
+            "other images; give another --run"
         )
 
 

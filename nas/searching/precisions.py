@@ -86,7 +86,8 @@ def in_each_precision(goals: AnyGoals, asked: Sequence[Precision]) -> dict[Preci
             others have, or not the tables that others have.
     """
     of = [_precision(text) for text in goals.table]
-    if not asked:
+    mixed = len({*of}) > 1 and "int8" not in of  # float16 and float32, which a search records as float32
+    if not asked or (mixed and [*asked] == [_common(of)]):
         return {_common(of): goals}
     if not goals.table:
         return dict.fromkeys(asked, goals)

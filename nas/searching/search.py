@@ -147,8 +147,10 @@ def search(config: Config, folder: Path | None = None) -> Path:
 
 def _implied(config: Config, space: SearchSpace) -> Config:
     """With the strategy that other flags leave, if it is one, and its budget."""
-    best, *others = ("predictor",) if config.seed_search and not config.strategy else suited(config, space)
-    strategy = best if config.ray_workers or not others else None
+    options = ("predictor",) if config.seed_search and not config.strategy else suited(config, space)
+    if config.ray_workers:  # nothing is planned for these, and the actions of a race wait for one another
+        options = options[-1:] if races(config, space) else options[:1]
+    strategy = options[0] if len(options) == 1 else None
     budget = config.budget if strategy in (None, "slimming") else config.budget or default_budget(str(strategy))
     return amend(config, strategy=strategy, budget=budget)
 

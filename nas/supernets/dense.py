@@ -38,7 +38,7 @@ from nas.supernets.elastic import (
 from nas.supernets.kinds import KINDS
 from nas.training.recipe import check_alike, check_used
 from nas.training.trainer import Trainer
-from search_spaces import SearchSpace, UserError, arch_label, get_space
+from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command import amend, fill, flag
 from search_spaces.command.files import write_json
 from search_spaces.dense.space import DetectionSpace, HeadedSpace, SegmentationSpace
@@ -168,16 +168,23 @@ def _warm_start(init: str, folder: Path, trainer: Trainer) -> None:
         return
     arch, network, _ = load_start(space.base, str(place) if place.exists() else init)
     order_by_magnitude(space.base, network)
-    whole: Any = space.build(own := space.with_head(arch))
+    _take_network(arch, network, trainer)
+    print(f"{arch_label(space, space.with_head(arch))} starts with the weights of {init}", flush=True)
+
+
+def _take_network(arch: Arch, network: nn.Module, trainer: Trainer) -> None:
+    """Those of a network without a head."""
+    supernet: Any = trainer.model
+    whole: Any = supernet.space.build(own := supernet.space.with_head(arch))
     whole.backbone.load(network.state_dict())
     for store in (supernet, trainer.ema.module):
         take_over(store, own, whole)
-    print(f"{arch_label(space, own)} starts with the weights of {init}", flush=True)
 
 
 @torch.no_grad()
 def _take_supernet(place: Path, trainer: Trainer) -> None:
-    """Those of a run's supernet of classifiers, by their names."""
+    """Those of a run's supernet of classifiers, by their names; where its norms are of each width and ours are not, or
+    the other way round, those of its largest network."""
     supernet: Any = trainer.model
     space: HeadedSpace = supernet.space
     info = runs.load_run_info(place)
@@ -185,13 +192,18 @@ def _take_supernet(place: Path, trainer: Trainer) -> None:
         raise UserError(
             f"--init {place} has a supernet of {info.space}, not of {space.base.name}; give --space {info.space}"
         )
-    given = load_supernet(place, torch.device("cpu")).state_dict()
+    begun = load_supernet(place, torch.device("cpu"))
+    given = begun.state_dict()
     for store in (supernet, trainer.ema.module):
         own = store.state_dict()
         alike = [name for name, tensor in own.items() if name in given and given[name].shape == tensor.shape]
         for name in alike:
             own[name].copy_(given[name])
-    print(f"starts with {len(alike)} of the {len(own)} tensors from the supernet of {place}", flush=True)
+    norms = ""
+    if begun.normalization != supernet.normalization:
+        _take_network(space.base.largest, begun.extract(space.base.largest), trainer)
+        norms = ", and with the norms of its largest network"
+    print(f"starts with {len(alike)} of the {len(own)} tensors from the supernet of {place}{norms}", flush=True)
 
 
 def _finish(kind: Kind[Any, Any], config: Config, folder: Path, trainer: Trainer, data: SceneData[Any]) -> None:

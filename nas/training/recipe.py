@@ -130,8 +130,8 @@ class TrainConfig(StepConfig):
             return [StepImages(size, self.batch_size)] * (num_images // self.batch_size)
         if self.batch_size < 8:
             raise UserError(
-                f"--batch-size {self.batch_size} has no eighths, which --multi-scale makes batches of; give 8 or more, or "
-                "--no-multi-scale"
+                f"--batch-size {self.batch_size} has no eighths, which --multi-scale makes batches of; give 8 or more, "
+                "or --no-multi-scale"
             )
         eighth = self.batch_size // 8
         cycles, rest = divmod(num_images, eighth * sum(eighths for _, eighths in MULTI_SCALE))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas import api
-from nas.networks.backbones import backbone_of
+from nas.networks.backbones import backbone_of, network_of
 from nas.networks.inherit import load_supernet
 from nas.runs.checkpoint import save_tensors
 from search_spaces import UserError
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
     found = [
         {"name": f"winner-{i}", "arch": space.to_json(a)} for i, a in enumerate((space.smallest, space.largest), 1)
     ]
-    write_json(folder / "search/result.json", {"winners": found})
+    write_json(folder / "search/result.json", {"winners": found, "earlier_winners": []})
     return folder
 
 
@@ -53,6 +53,19 @@ def test_a_retrained_winner_brings_its_weights(run: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), backbone.parameters(), strict=True))
     again = api.Run(run).backbone("winner-1", image_size=64)
     assert again.image_size == 64 and [m.shape[-1] for m in again.eval()(IMAGE)] == [32, 16, 8, 4]
+
+
+def test_winners_of_before_are_found(run: Path) -> None:
+    """A later search, or other limits, do not take their names away."""
+    space = api.Run(run).info.search_space()
+    names = ("search-2-winner-1", "search-2-winner-2")
+    now, before = (
+        {"name": name, "arch": space.to_json(arch)}
+        for name, arch in zip(names, (space.largest, space.smallest), strict=True)
+    )
+    write_json(run / "search-2/result.json", {"winners": [now], "earlier_winners": [before]})
+    found = [network_of(run, name, "scratch").arch for name in ("winner-2", *names)]
+    assert found == [space.largest, space.largest, space.smallest]
 
 
 def test_what_was_only_searched_inherits(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

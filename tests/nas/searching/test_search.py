@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from latency_lut.tables.table import LatencyTable
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.evaluator import Evaluator
 from nas.evaluation.intervals import interval
@@ -267,7 +268,7 @@ def test_races_are_of_one_process() -> None:
     with pytest.raises(
         UserError, match="--ray-workers is 2, but the actions of a race wait for one another; add --exact"
     ):
-        main([*SIZE, "--ray-workers", "2"])
+        main([*SIZE, "--ray-workers", "2", "--strategy", "slimming"])
     assert not list(Path("runs/r").glob("search*"))
 
 
@@ -512,6 +513,19 @@ def two_tables() -> None:
     make_table(SPACE, 0.05).save(Path("laptop.json"))
 
 
+def test_a_search_for_devices_of_both_floating_points_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Core ML's tables are of float16; a search records that it is in float32, which asks for no other table."""
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    two_tables()
+    table = LatencyTable.load(Path("phone.json"))
+    runtime = replace(table.provenance.runtime, precision="float16")
+    replace(table, provenance=replace(table.provenance, runtime=runtime)).save(Path("phone.json"))
+    flags = ("--metrics", "latency", "--strategy", "random", "--budget", "6")
+    main(["--table", PHONE, LAPTOP, *flags])
+    main(["--resume", "--budget", "8"])
+    assert result()["num_evaluations"] == 8
+
+
 def test_one_search_for_two_devices(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
     two_tables()
@@ -640,6 +654,16 @@ def test_a_table_that_does_not_fit() -> None:
         with pytest.raises(UserError, match=message):
             main(["--table", f"{name}.json"])
     assert not list(Path("runs/r").glob("search*"))
+
+
+def test_several_workers_without_a_strategy_are_led_by_a_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guide's command: the actions of slimming, which would be taken else, wait for one another."""
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    monkeypatch.setattr(
+        core, "evaluators", lambda config, evaluator: nullcontext(LocalEvaluator(partial(make_evaluator, evaluator)))
+    )
+    main([*SIZE, "--ray-workers", "2"])
+    assert result()["strategy"] == "predictor"
 
 
 def test_a_sequential_search_by_several_workers_says_so_and_keeps_to_their_number(

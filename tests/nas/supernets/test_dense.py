@@ -210,6 +210,37 @@ def test_heads_join_the_supernet_of_classifiers(tmp_path: Path, monkeypatch: pyt
     assert not any(name.startswith("stages") for name in given.keys() - common)
 
 
+def test_norms_of_each_width_are_taken_from_the_largest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "runs/c"
+    (run / "supernet").mkdir(parents=True)
+    space = make_run(run, classes=["a", "b", "c"], space="mobileone-nano")
+    given = Supernet(space, norm="width")
+    for name, tensor in given.state_dict().items():
+        if ".bn." in name and tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5)
+    save_tensors(run / "supernet/supernet.safetensors", given.state_dict(), {"space": space.name, "norm": "width"})
+    begun = begun_with(str(run), tmp_path / "detect", monkeypatch)
+    headed: Any = begun.space
+    found: Any = begun.extract(headed.with_head(space.largest)).eval()
+    backbone = Backbone(get_space(space.name, 32), space.largest).eval()
+    backbone.load(given.extract(space.largest).state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        for mine, theirs in zip(found.backbone(x), backbone(x), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_a_run_of_classes_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "detect").mkdir()
+    monkeypatch.chdir(tmp_path / "detect")
+    write_images()
+    make_run(Path("runs/c"))
+    before = Path("runs/c/run.json").read_bytes()
+    with pytest.raises(UserError, match=r"runs/c is a run of efficientformerv2-nano at .*; give another --run"):
+        train_supernet.main(["--task", "detect", "--data", "images", *FLAGS[:-1], "c"])
+    assert Path("runs/c/run.json").read_bytes() == before
+
+
 def test_a_supernet_of_another_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "runs/c"
     make_run(run)

@@ -115,6 +115,6 @@ def test_a_run_of_which_only_run_json_was_written_can_be_begun_again(monkeypatch
         with pytest.raises(KeyboardInterrupt):
             finetune.main([*OF])
         shutil.rmtree("runs/r/retrain")
-    with pytest.raises(UserError, match="runs/r is of other images or another network; give another --run"):
+    with pytest.raises(UserError, match=r"runs/r is a run of .*, or of other images; give another --run"):
         finetune.main([*OF, "--search-fraction", "0.3"])
     assert not (FOLDER / "config.json").exists()

@@ -50,6 +50,8 @@ def test_what_is_left_of_an_epoch_is_used() -> None:
 
 
 def test_a_batch_without_eighths_is_refused(tmp_path: Path, images: Images) -> None:
+    with pytest.raises(UserError, match=r"--batch-size 4 has no eighths, which --multi-scale makes batches of; give 8"):
+        replace(SMALL, batch_size=4).steps(0, 16, 32)
     odd = replace(SMALL, batch_size=12)
     with pytest.raises(UserError, match=r"--batch-size 12 .*adds eighths of a batch; give a multiple of 8,"):
         Trainer(nn.Linear(1, 1), task_of(images, odd, 32), odd, tmp_path, None, None)  # type: ignore[arg-type]
