@@ -168,7 +168,7 @@ class Evaluator:
 
     def _calibrate(self, frontier: _Frontier) -> None:
         if self.calibration:
-            for _ in frontier.outputs(self._measure, self.calibration):
+            for _ in frontier.to_last_norms().outputs(self._measure, self.calibration):
                 pass
 
     def _as_run(self, frontier: _Frontier, precision: Precision) -> _Frontier:
@@ -193,7 +193,7 @@ class Evaluator:
 
         They are of the base, which is the frontier's last network. A slimmed norm shares its first channels.
         """
-        for _ in frontier.outputs(self._measure, self.calibration[:1]):
+        for _ in frontier.to_last_norms().outputs(self._measure, self.calibration[:1]):
             pass
         first = _statistics(frontier.trunk)
         for parts in (frontier.trunk, *frontier.suffixes):
@@ -261,7 +261,14 @@ class _Frontier:
 
     def of_parts(self, change: Callable[[Part], Part]) -> _Frontier:
         """One that runs the same networks, of other parts."""
-        changed = _Frontier(list(map(change, self.trunk)), self.starts, [list(map(change, s)) for s in self.suffixes])
+        return self._with(list(map(change, self.trunk)), [list(map(change, suffix)) for suffix in self.suffixes])
+
+    def to_last_norms(self) -> _Frontier:
+        """One without what follows the last norm of each network: a segmenter's logits are as large as its images."""
+        return self._with(self.trunk, [_to_last_norm(suffix) for suffix in self.suffixes])
+
+    def _with(self, trunk: list[Part], suffixes: list[list[Part]]) -> _Frontier:
+        changed = _Frontier(trunk, self.starts, suffixes)
         changed.keep([i for branches in self.branches for i in branches])
         return changed
 
@@ -280,6 +287,11 @@ class _Frontier:
                 for _, module in self.suffixes[i]:
                     y = run(module, y)
                 yield i, y
+
+
+def _to_last_norm(parts: list[Part]) -> list[Part]:
+    last = max((i for i, part in enumerate(parts) if _live_statistics([part])), default=-1)
+    return parts[: last + 1]
 
 
 def _num_images(x: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -20,8 +21,10 @@ from search_spaces import Arch, UserError
 from search_spaces.command.typed import read_typed
 from supernet import Supernet, recalibrate
 
+# Images to recalibrate norms on, and of a batch: fewer if they are larger, for all their activations are held at once.
 CALIBRATION_IMAGES = 2048
 BATCH_SIZE = 256
+FULL_PX = 128  # a side, from which on they are larger
 
 
 class Header(TypedDict):
@@ -50,7 +53,16 @@ def load_supernet(folder: Path, device: torch.device) -> Supernet:
 
 def default_calibration(supernet: Supernet) -> int:
     """Training images that the norms of an inherited network are recalibrated on: none if each width has its own."""
-    return CALIBRATION_IMAGES if supernet.normalization == "shared" else 0
+    return calibration_default(supernet.space.image_size) if supernet.normalization == "shared" else 0
+
+
+def calibration_default(image_size: int) -> int:
+    """Images of this height and width, in pixels, that are enough to recalibrate norms on: 2048 up to 128 px."""
+    return max(BATCH_SIZE, CALIBRATION_IMAGES // _times_larger(image_size))
+
+
+def _times_larger(image_size: int) -> int:
+    return math.ceil((max(image_size, FULL_PX) / FULL_PX) ** 2)
 
 
 def calibration_count(supernet: Supernet, wanted: int | None) -> int:
@@ -58,7 +70,7 @@ def calibration_count(supernet: Supernet, wanted: int | None) -> int:
     if wanted == 0 and supernet.normalization == "shared":
         raise UserError(
             "--calibration-images is 0, but the supernet's norms are shared and have no statistics of any network; "
-            f"give at least 2, or leave it out for {CALIBRATION_IMAGES}"
+            f"give at least 2, or leave it out for {default_calibration(supernet)}"
         )
     return default_calibration(supernet) if wanted is None else wanted
 
@@ -76,7 +88,8 @@ def calibration_images(
 ) -> tuple[Tensor, ...]:
     """`count` of the (training) images, or all if there are fewer, without the corrupt ones: uint8, on the CPU.
 
-    In whole batches of 256 (or one smaller): all count alike in the mean of their statistics.
+    In whole batches of 256, of fewer if images have more than 128 px (or one smaller): all count alike in the mean of
+    their statistics.
 
     Raises:
         UserError: a single image.
@@ -86,22 +99,23 @@ def calibration_images(
     if count == 1:
         raise UserError("--calibration-images is 1, which has no variance; give at least 2")
     count = min(count, len(images))
-    if count > BATCH_SIZE:
-        count -= count % BATCH_SIZE
-    read = list(_readable(images.spread(count), image_size, num_workers))
+    batch_size = max(BATCH_SIZE // 16, BATCH_SIZE // _times_larger(image_size))
+    if count > batch_size:
+        count -= count % batch_size
+    read = list(_readable(images.spread(count), image_size, batch_size, num_workers))
     if not any(len(batch) > 1 for batch in read):
         raise UserError(f"none of {count} training images to recalibrate norms on can be read; see the warnings")
     return tuple(batch for batch in read if len(batch) > 1)
 
 
-def _readable(images: Images | Scenes, image_size: int, num_workers: int) -> Iterator[Tensor]:
-    """The images in batches of at most 256, without the corrupt ones."""
+def _readable(images: Images | Scenes, image_size: int, batch_size: int, num_workers: int) -> Iterator[Tensor]:
+    """The images in batches, without the corrupt ones."""
     if isinstance(images, Images):
-        for batch, labels in eval_batches(images, image_size, BATCH_SIZE, num_workers):
+        for batch, labels in eval_batches(images, image_size, batch_size, num_workers):
             yield batch[labels >= 0]
         return
     batches: Any = eval_box_batches if isinstance(images, BoxScenes) else eval_mask_batches
-    for batch, _ in batches(images, image_size, BATCH_SIZE, num_workers):
+    for batch, _ in batches(images, image_size, batch_size, num_workers):
         yield batch[batch.flatten(1).amax(dim=1) > 0]  # corrupt ones are black
 
 

@@ -14,7 +14,10 @@ from nas import runs
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import right_answers
 from nas.evaluation.intervals import paired_bootstrap, wilson
+from nas.evaluation.quantized import quantized
 from nas.exporting.winner import load_winners
+from nas.networks.inherit import calibration_batches
+from nas.objective.precisions import RANGE_IMAGES
 from nas.proving.search import Config, Search, find_search
 from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long, train_narrowed
 from nas.pruning import recipe as recipes
@@ -70,10 +73,13 @@ def _is_of(found: Baselines, search: Search, config: Config) -> bool:
 def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baselines:
     entries, size = list(_entries(search)), search.space.image_size
     sessions_ms, warnings = _timed(config, search, entries)
-    test = runs.load_run_data(search.run_folder).test
-    device = pick_device(config.device)
+    data, device = runs.load_run_data(search.run_folder), pick_device(config.device)
     models = [entry.model.to(device) for entry in entries]
-    answers = right_answers(models, test, size, device, config.num_workers)
+    if search.precision == "int8":
+        ranges = calibration_batches(data.train, size, RANGE_IMAGES, device, config.num_workers)
+        models = [quantized(model.eval(), ranges) for model in models]
+        warnings.append("accuracies are of int8, simulated as ONNX Runtime computes; nas.export measures the files")
+    answers = right_answers(models, data.test, size, device, config.num_workers)
     right = {entry.name: row for entry, row in zip(entries, answers, strict=True)}
     return Baselines(
         command=runs.command_line(),
@@ -100,9 +106,9 @@ def _entries(search: Search) -> Iterator[Entry]:
         yield _trained(search, runs.WHOLE, "whole", "")
     for winner in search.winners:
         yield _trained(search, winner, "winner", winner)
-        if (search.trained(narrowed_name(winner)) / "result.json").exists():
-            yield _trained(search, narrowed_name(winner), "narrowed", winner)
-        if (folder := search.run_folder / "prune" / pruned_name(winner) / "result.json").exists():
+        if (search.trained(narrowed_name(search, winner)) / "result.json").exists():
+            yield _trained(search, narrowed_name(search, winner), "narrowed", winner)
+        if (folder := search.run_folder / "prune" / pruned_name(search, winner) / "result.json").exists():
             yield _pruned(folder.parent, winner)
 
 

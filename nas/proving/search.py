@@ -43,6 +43,8 @@ class Search:
     Args:
         winners: those that are compared, by name.
         metric: the latency that they have equals of.
+        suffix: of the names of these equals: empty for the search's first latency.
+        precision: that the winners are in.
         costs: by the search's objective and tables.
         backend: that has measured the table.
         recommended: the winner that the search recommends.
@@ -53,6 +55,8 @@ class Search:
     space: SearchSpace
     winners: dict[str, Arch]
     metric: str
+    suffix: str
+    precision: Precision
     table: LatencyTable
     costs: Costs
     backend: Backend
@@ -85,7 +89,7 @@ def find_search(config: Config) -> Search:
     if file is None:
         raise UserError(f"{run_folder} has no finished {config.search or 'search'}; make one with python -m nas.search")
     result, space = read_result(file.parent), runs.load_classes_info(run_folder).search_space()
-    metric = _metric(config, file, result)
+    metric, suffix = _metric(config, file, result)
     precision, known = _in_one_precision(config, result)
     of = tables_of(result)[precision]
     followed = {n: {**t, "path": runs.follow(t["path"], run_folder)} for n, t in of.items()}
@@ -95,7 +99,19 @@ def find_search(config: Config) -> Search:
     winners = _retrained(config, run_folder, archs)
     costs = Costs(space, loaded, objective_of(result), precision)
     recommended = result["recommended"]["name"] if "recommended" in result else None
-    return Search(run_folder, file.parent.name, space, winners, metric, loaded[metric], costs, backend, recommended)
+    return Search(
+        run_folder,
+        file.parent.name,
+        space,
+        winners,
+        metric,
+        suffix,
+        precision,
+        loaded[metric],
+        costs,
+        backend,
+        recommended,
+    )
 
 
 def _in_one_precision(config: Config, result: Mapping[str, Any]) -> tuple[Precision, list[dict[str, Any]]]:
@@ -109,7 +125,8 @@ def _in_one_precision(config: Config, result: Mapping[str, Any]) -> tuple[Precis
     return precision, same
 
 
-def _metric(config: Config, file: Path, result: Mapping[str, Any]) -> str:
+def _metric(config: Config, file: Path, result: Mapping[str, Any]) -> tuple[str, str]:
+    """With the suffix of what is made equal by it."""
     known = latency_metrics(result["tables"])
     if not known:
         raise UserError(f"{file} knows no latency, so nothing can be equally fast; search with latency among --metrics")
@@ -117,7 +134,7 @@ def _metric(config: Config, file: Path, result: Mapping[str, Any]) -> str:
     if metric not in known:
         names = ", ".join(name.removeprefix(f"{LATENCY}_") for name in known)
         raise UserError(f"--latency {config.latency} is no table of {file}; choose from {names}")
-    return metric
+    return metric, "" if metric == known[0] else f"-{config.latency}"
 
 
 def _retrained(config: Config, run_folder: Path, archs: Mapping[str, Arch]) -> dict[str, Arch]:

@@ -32,20 +32,22 @@ from search_spaces.command.typed import load_typed
 Missing = dict[str, str]  # baselines that there cannot be, and why
 
 
-def narrowed_name(winner: str) -> str:
+def narrowed_name(search: Search, winner: str) -> str:
     """The folder in `retrain/` of its narrowed network."""
-    return f"narrowed-{winner}"
+    return f"narrowed-{winner}{search.suffix}"
 
 
-def pruned_name(winner: str) -> str:
+def pruned_name(search: Search, winner: str) -> str:
     """The folder in `prune/` of the network that is pruned to its time."""
-    return f"as-fast-as-{winner}"
+    return f"as-fast-as-{winner}{search.suffix}"
 
 
 def say_how_long(search: Search) -> None:
     """Of the baselines that are not there yet: each is trained as its winner was, and is about as fast."""
     folders = {"retrain": narrowed_name} | ({"prune": pruned_name} if search.whole else {})
-    left = [w for stage, name in folders.items() for w in search.winners if not _is_there(search, stage, name(w))]
+    left = [
+        w for stage, name in folders.items() for w in search.winners if not _is_there(search, stage, name(search, w))
+    ]
     minutes = [load_typed(TrainedResult, search.trained(w) / "result.json", REMEDY)["minutes"] for w in left]
     images = runs.load_classes_info(search.run_folder).splits.train
     say_time(
@@ -68,9 +70,9 @@ def train_narrowed(config: Config, search: Search) -> Missing:
         if isinstance(found, Arch):
             archs[winner] = found
         else:
-            missing[narrowed_name(winner)] = found
+            missing[narrowed_name(search, winner)] = found
     networks: dict[str, dict[str, Any]]
-    networks = {w: {"name": narrowed_name(w), "arch": search.space.to_json(arch)} for w, arch in archs.items()}
+    networks = {w: {"name": narrowed_name(search, w), "arch": search.space.to_json(arch)} for w, arch in archs.items()}
     file, splits = search.run_folder / ARCHS, runs.load_classes_info(search.run_folder).splits
     write_json(file, list(networks.values()))
     jobs = [
@@ -85,7 +87,7 @@ def train_narrowed(config: Config, search: Search) -> Missing:
 
 def _narrowed(search: Search, winner: str) -> Arch | str:
     """The network, or why there is none."""
-    folder = search.trained(narrowed_name(winner))
+    folder = search.trained(narrowed_name(search, winner))
     if (folder / "config.json").exists():
         return search.space.from_json(runs.fact(folder, "arch", dict))
     limit_ms = float(search.latencies_ms([search.winners[winner]])[0])
@@ -106,7 +108,7 @@ def prune_whole(config: Config, search: Search) -> Missing:
         print(f"{search.run_folder} was not begun with nas.finetune: there is no fine-tuned network, so none is pruned")
         return {}
     source = find(str(search.whole), None, None, DataConfig(), named=False)
-    folders = {winner: search.run_folder / "prune" / pruned_name(winner) for winner in search.winners}
+    folders = {winner: search.run_folder / "prune" / pruned_name(search, winner) for winner in search.winners}
     shares = _shares(config, search, [w for w, folder in folders.items() if not (folder / "config.json").exists()])
     missing = Missing()
     for winner, folder in folders.items():
@@ -156,5 +158,5 @@ def _settings(search: Search, winner: str, share: float, source: Source, config:
         samples=config.samples,
         formats=(),
         run=str(search.run_folder),
-        name=pruned_name(winner),
+        name=pruned_name(search, winner),
     )

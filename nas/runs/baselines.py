@@ -114,7 +114,7 @@ class Baselines:
         max_loss: points of accuracy that may be lost for speed.
         broken_limits: metrics in which the whole network is beyond the limits of the search.
         runtime: that timed all networks together.
-        warnings: why these times deserve less trust.
+        warnings: why these times, or accuracies, deserve less trust.
         missing: baselines that there cannot be, and why.
         recommended: the winner that the search has recommended, by what it knew; None if it has none.
     """

@@ -64,8 +64,8 @@ class PlanConfig(Flags):
     )
     calibration_images: int | None = flag(
         None,
-        "training images that each network's norms are recalibrated on, 0: none (default: if norms are shared 2048, or "
-        f"{FEWER_CALIBRATION} where {MINUTES:g} minutes are too few)",
+        "training images that each network's norms are recalibrated on, 0: none (default: if norms are shared 2048, "
+        f"fewer above 128 px, or {FEWER_CALIBRATION} where {MINUTES:g} minutes are too few)",
         minimum=0,
     )
 

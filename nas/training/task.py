@@ -17,7 +17,7 @@ from nas.data import Data
 from nas.data.batches import StepImages, normalize, train_batches, train_transform
 from nas.distributed import process
 from nas.evaluation.intervals import with_interval
-from nas.networks.inherit import CALIBRATION_IMAGES, calibration_images
+from nas.networks.inherit import calibration_default, calibration_images
 from nas.training.recipe import TrainConfig
 
 Criterion = Callable[[Any, Any], Tensor]  # the loss of (what a network says of images, their target)
@@ -65,7 +65,8 @@ class Task(ABC):
     @cached_property
     def calibration(self) -> tuple[Tensor, ...]:
         """Images that shared norms are recalibrated on at each evaluation, read once; as bytes, to hold little."""
-        return calibration_images(self.train, self.image_size, CALIBRATION_IMAGES, self.config.num_workers)
+        count = calibration_default(self.image_size)
+        return calibration_images(self.train, self.image_size, count, self.config.num_workers)
 
 
 class Classification(Task):

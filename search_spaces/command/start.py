@@ -49,13 +49,12 @@ def prepare() -> None:
         return
     if not any(name in os.environ for name in WAITING):
         os.environ[SPIN[0]] = SPIN[1]
-    if not any(name.startswith(TUNED) for name in os.environ):
-        keep_memory()
+    keep_memory()
 
 
 def keep_memory() -> None:
-    """Lets this process keep the memory that it frees; nothing where malloc is not glibc's."""
-    if platform.libc_ver()[0] == "glibc":
+    """Lets this process keep the memory that it frees; nothing where malloc is not glibc's, or the user has set it."""
+    if platform.libc_ver()[0] == "glibc" and not any(name.startswith(TUNED) for name in os.environ):
         for option, size in MALLOPT.items():
             ctypes.CDLL(None).mallopt(option, size)
 

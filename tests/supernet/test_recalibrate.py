@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from functools import partial
 
 import pytest
@@ -113,3 +114,17 @@ def test_slices_of_a_network_trained_alone_run_once_recalibrated(space: Efficien
             expected = plain_network(net, arch)(images(space, 12))  # normalized by the same images
             assert (model(images(space, 12)) - expected).abs().max() < 0.1 * expected.abs().max()
             assert (raw(images(space, 12)) - expected).abs().max() > 0.3 * expected.abs().max()
+
+
+def test_recalibrating_keeps_no_outputs() -> None:
+    """Those of a segmenter are as large as its images."""
+    alive: list[weakref.ref[Tensor]] = []
+
+    class Spy(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            assert not [output for output in alive[:-1] if output() is not None]
+            alive.append(weakref.ref(y := super().forward(x)))
+            return y
+
+    recalibrate(Spy(3), (torch.randn(2, 3, 4, 4) for _ in range(4)))
+    assert len(alive) == 4

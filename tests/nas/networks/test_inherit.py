@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from nas.data import Images
 from nas.data.batches import normalize
 from nas.data.sources import Decoded, Skipped
-from nas.networks.inherit import calibration_batches, default_calibration
+from nas.networks.inherit import calibration_batches, calibration_default, default_calibration
 from search_spaces import UserError
 from supernet import Supernet
 from tests.nas.tiny import tiny_space
@@ -50,6 +52,21 @@ def test_a_corrupt_image_is_left_out() -> None:
     broken = replace(images, source=Broken(images.source.pixels, images.labels, ("a", "b", "c"), ""))
     (found,), (whole,) = (calibration_batches(each, 8, 9, CPU) for each in (broken, images))
     assert torch.equal(found, whole[[0, 1, 2, 3, 4, 6, 7, 8]])
+
+
+@pytest.mark.parametrize(("pixels", "count", "batch"), [(64, 2048, 256), (224, 512, 64), (512, 256, 16)])
+def test_larger_images_are_fewer(pixels: int, count: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the activations of a block, of all images, are of about as many pixels as those of 2048 images of 128 px."""
+    assert calibration_default(pixels) == count
+    seen: list[int] = []
+
+    def read(images: Images, image_size: int, batch_size: int, num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        seen.append(batch_size)
+        yield torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2)
+
+    monkeypatch.setattr("nas.networks.inherit.eval_batches", read)
+    calibration_batches(images_of(300), pixels, 300, CPU)
+    assert seen == [batch]
 
 
 def test_one_image_has_no_variance() -> None:

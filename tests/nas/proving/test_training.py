@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from nas.proving.training import say_how_long
+from nas import runs
+from nas.data import DataConfig, load_data
+from nas.proving.baselines import Entry, _compared
+from nas.proving.search import Config
+from nas.proving.training import narrowed_name, pruned_name, say_how_long
 from search_spaces.command.files import write_json
 from tests.nas.synthetic_run import add_retrain, add_search, make_run
 
@@ -20,8 +28,57 @@ def test_baselines_take_as_long_as_their_winners(tmp_path: Path, capsys: pytest.
         whole=tmp_path,
         winners=["winner-1", "winner-2"],
         trained=lambda name: tmp_path / "retrain" / name,
+        suffix="",
     )
     say_how_long(search)
     said = capsys.readouterr().err
     assert said.startswith("3 networks to compare with, trained on ")
     assert said.endswith("as the winners were: about 2 minutes\n")
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_networks_answer_in_the_precision_of_the_winners(
+    tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In int8 as an int8 file would; here it would always say 1."""
+
+    class Says(nn.Module):
+        def __init__(self, label: int) -> None:
+            super().__init__()
+            self.label = label
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.one_hot(torch.full((len(x),), self.label), 10).float()
+
+    ranges: list[int] = []
+
+    def in_int8(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
+        ranges.append(sum(map(len, batches)))
+        return Says(1)
+
+    space = make_run(tmp_path)
+    whole = Entry("whole", "whole", "", "retrain/whole", Says(0), {"num_params": 1, "macs": 1})
+    search: Any = SimpleNamespace(
+        run_folder=tmp_path, name="search", metric="latency_ms", precision=precision, recommended=None, space=space
+    )
+    search.backend = SimpleNamespace(describe=lambda: "a machine")
+    search.costs = SimpleNamespace(one=lambda _: {}, objective=SimpleNamespace(limits={}))
+    monkeypatch.setattr("nas.proving.baselines._entries", lambda _: [whole])
+    monkeypatch.setattr("nas.proving.baselines._timed", lambda *_: ({"whole": (1.0, 1.0)}, []))
+    monkeypatch.setattr("nas.proving.baselines.quantized", in_int8)
+    data = load_data(DataConfig())
+    monkeypatch.setattr(runs, "load_run_data", lambda _: data)
+    found = _compared(Config(device="cpu"), search, {})
+    expected = (data.test.labels == int(precision == "int8")).mean()
+    assert found.networks[0].accuracy.value == pytest.approx(expected)
+    assert ranges == ([256] if precision == "int8" else [])
+    assert [warning[:26] for warning in found.warnings] == ["accuracies are of int8, si"] * len(ranges)
+
+
+def test_equals_by_another_latency_have_folders_of_their_own() -> None:
+    first, second = (cast(Any, SimpleNamespace(suffix=suffix)) for suffix in ("", "-laptop"))
+    names = {name(search, "winner-1") for name in (narrowed_name, pruned_name) for search in (first, second)}
+    assert names == {
+        *("narrowed-winner-1", "narrowed-winner-1-laptop"),
+        *("as-fast-as-winner-1", "as-fast-as-winner-1-laptop"),
+    }
