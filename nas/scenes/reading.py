@@ -108,7 +108,7 @@ def _annotated(place: Place) -> tuple[Listing, Matched, str]:
             "give a folder with one, or with Pascal VOC's XML files"
         )
     images = listing.within("JPEGImages") if "JPEGImages" in listing.top_folders() else listing
-    return images, match(images, read_voc(xmls, list(images.images)), str(xmls[0].parent)), ""
+    return images, match(images, read_voc(xmls, _paths(images)), str(xmls[0].parent)), ""
 
 
 def _labelled(listing: Listing, file: Path) -> tuple[Listing, Matched, str]:
@@ -116,9 +116,13 @@ def _labelled(listing: Listing, file: Path) -> tuple[Listing, Matched, str]:
     if not listing.root.is_dir():
         raise UserError(f"{listing.name} is a .tar, and labels of {file} are read from folders; unpack it")
     _take_out(listing, ".txt")
-    images = {path: listing.root / listing.inside / path for path in listing.images}
-    coco = read_yolo(file, images, upright_sizes(listing))
+    coco = read_yolo(file, _paths(listing), upright_sizes(listing))
     return listing, match(listing, coco, str(file)), hashed(repr(coco["annotations"]).encode()).hex()
+
+
+def _paths(listing: Listing) -> dict[str, Path]:
+    """The files of its images, by their paths there."""
+    return {path: listing.root / listing.inside / path for path in listing.images}
 
 
 def _take_out(listing: Listing, ending: str) -> list[Path]:

@@ -238,6 +238,36 @@ def test_bad_xml_is_refused_in_one_line(tmp_path: Path, before: str, after: str,
     assert "\n" not in str(caught.value)
 
 
+def test_xml_is_of_the_image_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    for name, i in (("a/1", 1), ("b/1", 2), ("b/2", 3)):
+        picture(i).save(tmp_path / f"{name}.png")
+    (tmp_path / "a" / "1.xml").write_text(XML)
+    (tmp_path / "a" / "2.xml").write_text(XML.replace("dog", "hen"))
+    scenes = boxes(tmp_path)
+    assert [scenes.name(i) for i in range(len(scenes))] == ["a/1.png", "b/2.png"]
+    (tmp_path / "b" / "1.xml").write_text(XML.replace("dog", "cow"))
+    (tmp_path / "c" / "1.xml").write_text(XML)  # an image that is missing
+    capsys.readouterr()
+    scenes = boxes(tmp_path)
+    labels = {scenes.name(i): scenes.classes[scenes.target(i)["labels"][0]] for i in range(len(scenes))}
+    assert labels == {"a/1.png": "dog", "b/1.png": "cow", "b/2.png": "hen"}
+    assert "names 1 images that are not in" in capsys.readouterr().err
+    (tmp_path / "b" / "1.xml").unlink()
+    with pytest.raises(UserError, match=r"c/1.xml may be of a/1.png, b/1.png; put it beside its image, without"):
+        boxes(tmp_path)
+
+
+def test_xml_of_several_years_is_of_the_images_of_its_year(tmp_path: Path) -> None:
+    for name in ("dog", "hen"):
+        (tmp_path / name).mkdir()
+        write_voc(tmp_path / name, XML.replace("dog", name))
+    scenes = boxes(tmp_path)
+    labels = {scenes.name(i): scenes.classes[scenes.target(i)["labels"][0]] for i in range(len(scenes))}
+    assert labels == {"dog/JPEGImages/0.png": "dog", "hen/JPEGImages/0.png": "hen"}
+
+
 # ---- folders of masks
 
 
