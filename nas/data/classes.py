@@ -11,9 +11,14 @@ from typing import Any
 from search_spaces import UserError
 
 
+def composed(path: str) -> str:
+    """In composed characters: macOS decomposes them in the names of files, others do not."""
+    return unicodedata.normalize("NFC", path)
+
+
 def class_name(folder: str) -> str:
-    """The name of a class as a folder spells it, in composed characters: macOS decomposes them, others do not."""
-    return unicodedata.normalize("NFC", folder)
+    """The name of a class as a folder spells it, in composed characters."""
+    return composed(folder)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

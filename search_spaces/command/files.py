@@ -170,7 +170,7 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path, *, nan: bool = False) -> Any:
     """Raises UserError if the file is missing, unreadable or not JSON (NaN and infinity are not, unless `nan`)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=None if nan else _no_constant)
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=None if nan else _no_constant)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

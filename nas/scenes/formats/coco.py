@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from nas.data.classes import check_class_names, class_name, shown
+from nas.data.classes import check_class_names, class_name, composed, shown
 from nas.data.listing import Listing, some, warn
 from search_spaces import UserError
 from search_spaces.command.files import read_json
@@ -16,6 +17,8 @@ from search_spaces.command.typed import Amount, Within, read_typed
 
 Side = Annotated[int, Within(1, 2**20)]
 Size = tuple[int, int]  # width, height
+
+_START = re.compile(r"\A(\.{0,2}/)+")  # of a path from here, from a folder above, or from the top
 
 
 def _four(numbers: list[float]) -> None:
@@ -135,20 +138,23 @@ def _check_categories(annotations: list[CocoAnnotation], names: Mapping[int, str
 
 
 def _paths(listing: Listing, images: list[CocoImage], where: str) -> dict[int, str]:
-    """The place of each image by its id: at the path that the annotations give, or in some folder by its name."""
-    by_name: dict[str, list[str]] = defaultdict(list)
+    """The place of each image by its id: at the path that the annotations give, or at one that ends as it does."""
+    files = {image["id"]: _START.sub("", composed(image["file_name"].replace("\\", "/"))) for image in images}
+    by_path, by_name = defaultdict(list), defaultdict(list)
     for path in listing.images:
-        by_name[path.rpartition("/")[2]].append(path)
+        by_path[composed(path)].append(path)
+        by_name[composed(path).rpartition("/")[2]].append(path)
+    taken = {path for file in files.values() for path in by_path.get(file, ())}
     found, missing = {}, []
-    for image in images:
-        file = image["file_name"].replace("\\", "/").removeprefix("./")
-        places = [file] if file in listing.images else by_name[file.rpartition("/")[2]]
+    for image, file in files.items():
+        alike = [path for path in by_name.get(file.rpartition("/")[2], ()) if path not in taken and _ends(path, file)]
+        places = by_path.get(file) or alike
         if len(places) > 1:
             raise UserError(
                 f"{where} names {shown(file)}, which may be {some(places, 3)}; give --data the folder of the images"
             )
         if places:
-            found[image["id"]] = places[0]
+            found[image] = places[0]
         else:
             missing.append(file)
     if missing:
@@ -157,6 +163,12 @@ def _paths(listing: Listing, images: list[CocoImage], where: str) -> dict[int, s
     if not found:
         raise UserError(f"{where} names no image of {listing.name}; give --data the folder that its file names are in")
     return found
+
+
+def _ends(path: str, file: str) -> bool:
+    """Whether one is the other from some folder on: 1.jpg of images/1.jpg, but not cam1/1.jpg of cam2/1.jpg."""
+    short, long = sorted((f"/{composed(path)}", f"/{file}"), key=len)
+    return long.endswith(short)
 
 
 def tell(where: str, counts: Mapping[str, int]) -> None:

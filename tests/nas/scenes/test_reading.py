@@ -14,7 +14,7 @@ from nas.data.sources import Files, Skipped
 from nas.scenes import BoxScenes, MaskScenes
 from nas.scenes.reading import Place, read_boxes, read_masks
 from search_spaces import UserError
-from tests.nas.scenes.folders import HEIGHT, WIDTH, box_of, coco_of, picture, write_coco, write_masks
+from tests.nas.scenes.folders import HEIGHT, WIDTH, box_of, coco_of, picture, write_coco, write_masks, write_pictures
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -71,6 +71,35 @@ def test_images_in_folders_are_found_by_their_path_and_by_their_name(tmp_path: P
     picture(0).save(tmp_path / "other" / "1.png")
     with pytest.raises(UserError, match=r"names 1.png, which may be other/1.png, train/a/1.png; give --data"):
         boxes(tmp_path)
+
+
+def test_an_image_that_is_missing_is_not_another_of_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco = coco_of(3)
+    for image, file in zip(coco["images"], ("cam1/0.png", "/home/me/photos/cam1/1.png", "../cam1/2.png"), strict=True):
+        image["file_name"] = file
+    for file in ("cam2/0.png", "cam1/1.png", "cam1/2.png"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        picture(0).save(tmp_path / file)
+    (tmp_path / "annotations.json").write_text(json.dumps(coco))
+    scenes = boxes(tmp_path)
+    assert [scenes.name(i) for i in range(len(scenes))] == ["cam1/1.png", "cam1/2.png"]
+    assert "names 1 images that are not in" in capsys.readouterr().err
+    coco["images"][0]["file_name"], coco["images"][1]["file_name"] = "0.png", "cam2/0.png"
+    (tmp_path / "annotations.json").write_text(json.dumps(coco))
+    scenes = boxes(tmp_path)  # 0.png is missing, for another names that of cam2
+    assert [scenes.name(i) for i in range(len(scenes))] == ["cam1/2.png", "cam2/0.png"]
+    assert scenes.target(1)["labels"].tolist() == [1]
+
+
+def test_names_and_annotations_of_other_systems(tmp_path: Path) -> None:
+    coco = coco_of(2)
+    for image in coco["images"]:
+        image["file_name"] = f"\u00e9/{image['id']}.png"  # composed
+    write_pictures(tmp_path / "e\u0301", 2)
+    (tmp_path / "annotations.json").write_text(json.dumps(coco), encoding="utf-8-sig")
+    assert boxes(tmp_path).name(1) == "e\u0301/1.png"
 
 
 def clash(coco: dict[str, Any]) -> None:
