@@ -47,6 +47,7 @@ _UPRIGHT = {  # EXIF's numbers
 _SAME_SIZE = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
 _BACK = {Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90}
 # TIFF's tags
+_WIDTH, _HEIGHT = 256, 257
 _BITS, _PHOTOMETRIC, _MAX_VALUE, _SAMPLE_FORMAT, _SAMPLE_MAX = 258, 262, 281, 339, 341
 _SUB_IFDS = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 
@@ -133,7 +134,15 @@ def decode_with_peak(content: bytes | Image.Image, white_level: float | None) ->
 def read_header(file: Path | bytes) -> Header:
     """Of an image's file or its content, whose pixels are not decoded; raises CORRUPT."""
     with _open(file) as image:
-        return Header(image.size, _turn(image))
+        return Header(_stored_size(image), _turn(image))
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height); of a TIFF, which Pillow turns itself, its `size` is the upright one in some versions."""
+    if image.format != "TIFF":
+        return image.size
+    width, height = (int(_tags(image)[tag]) for tag in (_WIDTH, _HEIGHT))
+    return width, height
 
 
 def _open(file: Path | bytes) -> Image.Image:

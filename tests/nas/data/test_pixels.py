@@ -182,15 +182,16 @@ def test_too_many_open_files_is_no_fault_of_an_image() -> None:
     assert why_unreadable(ValueError()) == "ValueError"
 
 
+@pytest.mark.parametrize("kind", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_header_says_how_the_image_will_lie(orientation: int, tmp_path: Path) -> None:
+def test_a_header_says_how_the_image_will_lie(kind: str, orientation: int, tmp_path: Path) -> None:
     stored = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 6, 3), dtype=np.uint8))
     noted = Image.Exif()
     noted[0x0112] = orientation
-    stored.save(tmp_path / "x.png", exif=noted)
-    header = read_header(tmp_path / "x.png")
-    assert header == read_header((tmp_path / "x.png").read_bytes()) and header.size == (6, 4)
-    upright = decode((tmp_path / "x.png").read_bytes())
+    stored.save(tmp_path / f"x.{kind}", exif=noted)
+    header = read_header(tmp_path / f"x.{kind}")
+    assert header == read_header((tmp_path / f"x.{kind}").read_bytes()) and header.size == (6, 4)
+    upright = decode((tmp_path / f"x.{kind}").read_bytes())
     assert header.upright_size == upright.size
     back = upright if header.turn_back is None else upright.transpose(header.turn_back)
     assert back.tobytes() == stored.tobytes()

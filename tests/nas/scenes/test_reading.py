@@ -191,16 +191,23 @@ def test_which_annotations(tmp_path: Path) -> None:
         boxes(tmp_path / "a")
 
 
+def save_turned(file: Path, i: int, orientation: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture(i, size).save(file, exif=exif)
+
+
 @pytest.mark.usefixtures("_held")
+@pytest.mark.parametrize("kind", ["png", "tif"])
 @pytest.mark.parametrize("stored", [True, False], ids=["as stored", "upright"])
-def test_boxes_are_of_the_orientation_whose_size_the_annotations_give(tmp_path: Path, stored: bool) -> None:
+def test_boxes_are_of_the_orientation_whose_size_the_annotations_give(tmp_path: Path, stored: bool, kind: str) -> None:
     coco = coco_of(2)
+    coco["images"][1]["file_name"] = f"1.{kind}"
     if not stored:
         coco["images"][1] |= {"width": HEIGHT, "height": WIDTH}
     write_coco(tmp_path, coco)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    picture(1).save(tmp_path / "1.png", exif=exif)
+    (tmp_path / "1.png").unlink()
+    save_turned(tmp_path / f"1.{kind}", 1, 6)  # to be turned by 90 degrees
     shown = np.asarray(boxes(tmp_path).image(1))
     assert np.array_equal(shown, np.asarray(picture(1)) if stored else np.rot90(np.asarray(picture(1)), -1))
 
