@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from nas.scenes.formats.coco import Matched, match, read_coco
 from nas.scenes.formats.voc import read_voc
 from nas.scenes.formats.yolo import YAML, read_yolo
 from nas.scenes.masks import look, meaning, pair
-from nas.scenes.pictures import open_pictures, upright_sizes
+from nas.scenes.pictures import Pictures, open_pictures, upright_sizes
 from nas.scenes.polygons import outlined, polygons_of
 from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
 from search_spaces import UserError
@@ -52,7 +52,7 @@ def read_boxes(place: Place, skipped: Skipped) -> BoxScenes:
         UserError: no such place, no annotations there, or such as are not of its images.
     """
     listing, found, _ = _annotated(place)
-    pictures = open_pictures(listing, found.sizes, place.white_level, skipped, "the annotations")
+    pictures = _pictures(listing, found, place, skipped)
     boxes, _ = boxes_of(found, pictures.source.paths)
     return BoxScenes(pictures, np.arange(len(pictures)), found.classes, skipped, IMAGENET, boxes)
 
@@ -63,7 +63,7 @@ def read_instances(place: Place, skipped: Skipped) -> InstanceScenes:
         UserError: as `read_boxes`; no object has a mask, or one has what is none.
     """
     listing, found, _ = _annotated(place)
-    pictures = open_pictures(listing, found.sizes, place.white_level, skipped, "the annotations")
+    pictures = _pictures(listing, found, place, skipped)
     found, masks = outlined(found, pictures.source.paths)
     boxes, kept = boxes_of(found, pictures.source.paths)
     rows = np.arange(len(pictures))
@@ -84,12 +84,16 @@ def read_masks(place: Place, ignore: int, names: Sequence[str] | None, skipped: 
     if names is not None:
         raise UserError("--classes names the indices of masks; leave it out where annotations name the classes")
     listing, found, digest = _annotated(place)
-    pictures = open_pictures(listing, found.sizes, place.white_level, skipped, "the annotations")
+    pictures = _pictures(listing, found, place, skipped)
     painted, means = polygons_of(found, pictures.source.paths, digest)
     return MaskScenes(pictures, np.arange(len(pictures)), means.classes, skipped, IMAGENET, painted, means.table)
 
 
 # ---- annotations
+
+
+def _pictures(listing: Listing, found: Matched, place: Place, skipped: Skipped) -> Pictures:
+    return open_pictures(listing, found.sizes, place.white_level, skipped, "the annotations", found.upright)
 
 
 def _annotated(place: Place) -> tuple[Listing, Matched, str]:
@@ -117,7 +121,8 @@ def _labelled(listing: Listing, file: Path) -> tuple[Listing, Matched, str]:
         raise UserError(f"{listing.name} is a .tar, and labels of {file} are read from folders; unpack it")
     _take_out(listing, ".txt")
     coco = read_yolo(file, _paths(listing), upright_sizes(listing))
-    return listing, match(listing, coco, str(file)), hashed(repr(coco["annotations"]).encode()).hex()
+    found = replace(match(listing, coco, str(file)), upright=True)
+    return listing, found, hashed(repr(coco["annotations"]).encode()).hex()
 
 
 def _paths(listing: Listing) -> dict[str, Path]:

@@ -76,6 +76,7 @@ class Matched:
     Args:
         where: the annotations lie, for messages.
         labels: of the categories' ids; classes are in the order of these.
+        upright: all is of the images as they are seen; else as sizes say.
     """
 
     where: str
@@ -83,6 +84,7 @@ class Matched:
     labels: Mapping[int, int]
     sizes: Mapping[str, Size]
     objects: Mapping[str, list[CocoAnnotation]]
+    upright: bool = False
 
 
 def match(listing: Listing, coco: Coco, where: str) -> Matched:

@@ -212,6 +212,30 @@ def test_boxes_are_of_the_orientation_whose_size_the_annotations_give(tmp_path: 
     assert np.array_equal(shown, np.asarray(picture(1)) if stored else np.rot90(np.asarray(picture(1)), -1))
 
 
+@pytest.mark.parametrize("lying", ["stored", "upright", "unknown", "both"])
+def test_a_turn_that_no_size_tells_is_that_of_the_others(
+    tmp_path: Path, lying: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco = coco_of(6)
+    write_coco(tmp_path, coco)
+    save_turned(tmp_path / "1.png", 1, 3)
+    save_turned(tmp_path / "2.png", 2, 6, (HEIGHT, HEIGHT))
+    coco["images"][2] |= {"width": HEIGHT}
+    for i in (3, 4) if lying != "unknown" else ():
+        save_turned(tmp_path / f"{i}.png", i, 8)
+        if lying == "upright" or (lying == "both" and i == 4):
+            coco["images"][i] |= {"width": HEIGHT, "height": WIDTH}
+    save_turned(tmp_path / "5.png", 5, 3, (WIDTH + 1, HEIGHT))  # another size: left out
+    (tmp_path / "annotations.json").write_text(json.dumps(coco))
+    scenes = boxes(tmp_path)
+    stored, square = np.asarray(picture(1)), np.asarray(picture(2, (HEIGHT, HEIGHT)))
+    back = lying == "stored"
+    assert np.array_equal(np.asarray(scenes.image(1)), stored if back else np.rot90(stored, 2))
+    assert np.array_equal(np.asarray(scenes.image(2)), square if back else np.rot90(square, -1))
+    told = "2 images are noted as turned or mirrored (EXIF), and no size says whether the annotations are of them"
+    assert (told in capsys.readouterr().err) == (lying in ("unknown", "both"))
+
+
 @pytest.mark.usefixtures("_held")
 def test_a_corrupt_image_is_skipped_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path, coco_of(4))

@@ -9,7 +9,7 @@ from PIL import Image
 from nas.scenes import BoxesConfig, MasksConfig, load_boxes, load_instances, load_masks
 from nas.scenes.formats.yolo import labels_of
 from search_spaces import UserError
-from tests.nas.scenes.folders import HEIGHT, WIDTH, box_of, write_labels, write_pictures
+from tests.nas.scenes.folders import HEIGHT, WIDTH, box_of, picture, write_labels, write_pictures
 
 NAMES = "names: [cat, dog]\n"
 
@@ -73,19 +73,24 @@ def test_outlines_are_masks(tmp_path: Path) -> None:
     assert mask[top + 1, left + 1] == 1 + number % 2 and mask[top + height - 1, left + width - 1] == 0
 
 
-def test_labels_are_of_upright_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("orientation", "stored"), [(6, Image.Transpose.ROTATE_90), (3, Image.Transpose.ROTATE_180)])
+def test_labels_are_of_upright_images(
+    tmp_path: Path, orientation: int, stored: Image.Transpose, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As Ultralytics has it: a photo that lies in its file is labelled as it is seen."""
     write_labels(tmp_path, "train", 12)
     (tmp_path / "data.yaml").write_text(f"train: images/train\n{NAMES}")
     for i in range(12):
         path = tmp_path / f"images/train/{i}.png"
         exif = Image.Exif()
-        exif[0x0112] = 6
-        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+        exif[0x0112] = orientation
+        Image.open(path).transpose(stored).save(path, exif=exif)
     data = load_boxes(BoxesConfig(data=str(tmp_path)))
     assert data.train.image(0).size == (WIDTH, HEIGHT)
     left, top, width, height = box_of(number := int(data.train.name(0).removesuffix(".png")))
     assert np.allclose(data.train.target(0)["boxes"], [[left, top, left + width, top + height]], atol=1e-4), number
+    assert np.array_equal(np.asarray(data.train.image(0)), np.asarray(picture(number)))
+    assert "EXIF" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
