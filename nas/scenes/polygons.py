@@ -14,7 +14,7 @@ import numpy as np
 from nas.data.classes import shown
 from nas.scenes.formats.coco import CocoAnnotation, Matched, Size, tell
 from nas.scenes.masks import IGNORED, Meaning
-from nas.scenes.run_lengths import RunLengths, as_text, coco_masks, packed, unpacked
+from nas.scenes.run_lengths import RunLengths, as_text, coco_masks, is_whole, packed, unpacked
 from search_spaces import UserError
 
 BACKGROUND = "background"
@@ -158,6 +158,8 @@ def _problem(given: Any, size: Size) -> str | None:
     counts = given["counts"]
     if isinstance(counts, list) and not (all(map(_is_count, counts)) and sum(counts) == size[0] * size[1]):
         return "has run lengths that do not add up to its pixels"
+    if isinstance(counts, str) and not is_whole({"size": given["size"], "counts": counts}):
+        return "has packed run lengths that are damaged, or do not add up to its pixels"
     return None
 
 

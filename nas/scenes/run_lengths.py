@@ -27,6 +27,21 @@ def coco_masks() -> Any:
     return mask
 
 
+def is_whole(runs: RunLengths) -> bool:
+    """Whether it can be unpacked, and its runs are as many pixels as it says: the library's other functions take less.
+
+    Unlike unpacking, it takes some 30 µs for an object.
+    """
+    from faster_coco_eval import mask_api_new_cpp
+
+    try:
+        (plain,) = mask_api_new_cpp.toUncompressedRLE([runs])
+    except (ValueError, RuntimeError):
+        return False
+    height, width = runs["size"]
+    return bool(sum(plain["counts"]) == height * width)
+
+
 def packed(masks: np.ndarray) -> list[RunLengths]:
     """
     Args:

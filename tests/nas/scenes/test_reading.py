@@ -493,6 +493,15 @@ def test_bad_segmentations_are_refused_in_one_line(tmp_path: Path, segmentation:
         masks(write_coco(tmp_path, segmented(segmentation)))
 
 
+@pytest.mark.parametrize("counts", ["abc", "0`U10`U1", "", "0`U", "o`0o`0", "\u00e9", "\ud800"])
+def test_damaged_packed_run_lengths_are_refused(tmp_path: Path, counts: str) -> None:
+    write_coco(tmp_path, segmented({"size": [HEIGHT, WIDTH], "counts": "0`U1"}))  # all of its pixels
+    assert masks(tmp_path).mask(0).min() == 1
+    (tmp_path / "annotations.json").write_text(json.dumps(segmented({"size": [HEIGHT, WIDTH], "counts": counts})))
+    with pytest.raises(UserError, match="has packed run lengths that are damaged, or do not add up to its pixels"):
+        masks(tmp_path)
+
+
 def test_lines_are_no_polygons(tmp_path: Path) -> None:
     scenes = masks(write_coco(tmp_path, segmented([[20, 20, 30, 30]])))
     assert np.unique(scenes.mask(0)).tolist() == [0, 255]  # pycocotools would take four numbers for a box
