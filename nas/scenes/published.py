@@ -1,7 +1,8 @@
 """Folders as data sets are published and labelling tools write them: which part is trained on, and which tested on.
 
 COCO's: `annotations/instances_train2017.json` of the images in `train2017/`, and another for `val2017/`. Or a folder
-for each part, `train/`, `valid/` and `test/`, each with its annotations or masks. Or those that YOLO's data.yaml names.
+for each part, `train/`, `valid/` and `test/`, each with its annotations or masks; or such in a folder of images and in
+one of masks: `images/train` and `masks/train`. Or those that YOLO's data.yaml names.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from pathlib import Path
 from nas.data.listing import SYSTEM_FOLDERS, some, warn
 from nas.data.places import TRAIN, preferred, words
 from nas.scenes.formats.yolo import YAML, read_yaml
-from nas.scenes.reading import Place
+from nas.scenes.reading import Place, folders_of_masks
 from search_spaces import UserError
 
 OBJECTS = "instances_"  # what COCO's lists of objects begin with; others are of captions or of key points
 
 
-def parts(place: Place) -> tuple[Place, dict[str, Place]]:
+def parts(place: Place, masked: bool = False) -> tuple[Place, dict[str, Place]]:
     """The part to train on, and the others by name; the place as it is where it is no such folder or says more.
+
+    Args:
+        masked: masks in folders are wanted.
 
     Raises:
         UserError: several parts to train on.
@@ -28,7 +32,7 @@ def parts(place: Place) -> tuple[Place, dict[str, Place]]:
     root = Path(place.data).expanduser()
     if place.annotations or place.masks or not root.is_dir():
         return place, {}
-    found = _described(root, place) or _lists(root, place) or _folders(root, place)
+    found = _described(root, place) or _lists(root, place) or (_pairs(place) if masked else {}) or _folders(root, place)
     train = [name for name in found if words(name) & {*TRAIN}]
     if len(train) > 1:
         raise UserError(
@@ -73,6 +77,20 @@ def _lists(root: Path, place: Place) -> dict[str, Place]:
 
 def _images(root: Path, name: str) -> Path:
     return next((folder for folder in (root / name, root / "images" / name) if folder.is_dir()), root)
+
+
+def _pairs(place: Place) -> dict[str, Place]:
+    """By folders of one name in that of the images and in that of the masks; none without one to train on."""
+    folders = folders_of_masks(place)
+    if folders is None:
+        return {}
+    images, masks = folders
+    found = set(images.top_folders()) & set(masks.top_folders())
+    if not any(words(name) & {*TRAIN} for name in found):
+        return {}
+    if alone := sorted(set(images.top_folders()) - found):
+        warn(f"{images.name}: not read: {some(alone)}, without masks in {masks.name}")
+    return {name: replace(place, data=f"{images.name}/{name}", masks=f"{masks.name}/{name}") for name in sorted(found)}
 
 
 def _folders(root: Path, place: Place) -> dict[str, Place]:

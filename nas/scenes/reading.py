@@ -79,7 +79,7 @@ def read_masks(place: Place, ignore: int, names: Sequence[str] | None, skipped: 
     Raises:
         UserError: no such place, no masks there, or such as are not of its images.
     """
-    if place.annotations is None and (folders := _folders(place)):
+    if place.annotations is None and (folders := folders_of_masks(place)):
         return _of_folders(*folders, place, ignore, names, skipped)
     if names is not None:
         raise UserError("--classes names the indices of masks; leave it out where annotations name the classes")
@@ -150,8 +150,12 @@ def _only(jsons: list[Path], place: Place) -> Path | None:
 # ---- folders of masks
 
 
-def _folders(place: Place) -> tuple[Listing, Listing] | None:
-    """Of images and of masks; None if there are no folders of these names."""
+def folders_of_masks(place: Place) -> tuple[Listing, Listing] | None:
+    """The images and their masks; None if there are no folders of these names.
+
+    Raises:
+        UserError: no such place; several folders of images or of masks.
+    """
     listing = list_path(place.data)
     if place.masks is not None:
         return listing, list_path(place.masks)

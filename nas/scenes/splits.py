@@ -210,7 +210,7 @@ def _open(
 def _places(config: ScenesConfig) -> tuple[Place, Place | None]:
     masks, test_masks = (config.masks, config.test_masks) if isinstance(config, MasksConfig) else (None, None)
     place = Place(config.data, config.annotations, masks, white_level=config.white_level)
-    train, others = parts(place)
+    train, others = parts(place, masked=isinstance(config, MasksConfig))
     if config.test_data == NO_TEST:
         _refuse(config, "--test-annotations", config.test_annotations, "with --test-data none")
         return train, None

@@ -152,6 +152,26 @@ def test_masks_in_folders_of_parts(tmp_path: Path) -> None:
         load_masks(MasksConfig(data=str(tmp_path), test_data="none", test_annotations="x"))
 
 
+@pytest.mark.parametrize(
+    ("images", "masks", "train", "test"),
+    [("images", "masks", "train", "val"), ("images", "annotations", "training", "validation")],
+)
+def test_parts_in_folders_of_images_and_of_masks(
+    tmp_path: Path, images: str, masks: str, train: str, test: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, count in ((train, 20), (test, 6)):
+        write_masks(tmp_path / part, count)
+        for name, given in (("images", images), ("masks", masks)):
+            (tmp_path / "set" / given).mkdir(parents=True, exist_ok=True)
+            (tmp_path / part / name).rename(tmp_path / "set" / given / part)
+    write_pictures(tmp_path / "set" / images / "unlabelled", 3)
+    data = load_masks(MasksConfig(data=str(tmp_path / "set"), allow_duplicates=True))
+    assert len(data.train) + len(data.search) == 20 and len(data.test) == 6
+    assert "not read: unlabelled, without masks in" in capsys.readouterr().err
+    carved = load_masks(MasksConfig(data=str(tmp_path / "set"), test_data="none"))
+    assert len(carved.train) + len(carved.search) + len(carved.test) == 20
+
+
 def test_a_category_that_has_objects_is_a_class_whatever_it_groups(folder: Path) -> None:
     coco = coco_of(40)
     coco["categories"][0]["supercategory"] = "dog"
