@@ -116,10 +116,16 @@ def match(listing: Listing, coco: Coco, where: str) -> Matched:
 
 
 def _leaves(coco: Coco, where: str) -> list[CocoCategory]:
-    """Without categories that no object has and that others name as theirs: labelling tools write such a root."""
+    """Without categories that no object has and that others name as theirs: labelling tools write such a root.
+
+    The other may have the same name, as in Roboflow's projects that are named like their class.
+    """
     used = {one["category_id"] for one in coco["annotations"]}
-    above = [c["supercategory"] for c in coco["categories"] if c.get("supercategory") not in (None, c["name"])]
-    groups = {c["id"]: c["name"] for c in coco["categories"] if c["id"] not in used and c["name"] in above}
+    below: dict[Any, set[int]] = defaultdict(set)
+    for c in coco["categories"]:
+        if isinstance(above := c.get("supercategory"), str):
+            below[above].add(c["id"])
+    groups = {c["id"]: c["name"] for c in coco["categories"] if c["id"] not in used and below[c["name"]] - {c["id"]}}
     if groups:
         warn(f"{where}: no class: {some([*groups.values()])}, which only groups others")
     return [category for category in coco["categories"] if category["id"] not in groups]

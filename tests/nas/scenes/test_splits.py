@@ -180,6 +180,15 @@ def test_a_category_that_has_objects_is_a_class_whatever_it_groups(folder: Path)
     assert load(folder).classes == ("cat", "dog")
 
 
+def test_a_group_of_the_name_of_its_class(folder: Path) -> None:
+    """As Roboflow writes a project that is named like its class."""
+    coco = coco_of(40)
+    coco["categories"][0]["supercategory"] = "cat"
+    coco["categories"].insert(0, {"id": 0, "name": "cat", "supercategory": "none"})
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    assert load(folder).classes == ("cat", "dog")
+
+
 def test_two_lists_of_one_folder(folder: Path, tmp_path: Path) -> None:
     coco = coco_of(40)
     for name, kept in (("train", range(30)), ("test", range(30, 40))):
