@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nas.data.listing import SYSTEM_FOLDERS, some, warn
 from nas.data.places import TRAIN, preferred, words
-from nas.scenes.formats.yolo import YAML, read_yaml
+from nas.scenes.formats.yolo import YAML, names_classes, read_yaml
 from nas.scenes.reading import Place, folders_of_masks
 from search_spaces import UserError
 
@@ -59,7 +59,7 @@ def test_part(train: Place, others: Mapping[str, Place]) -> Place | None:
 def _described(root: Path, place: Place) -> dict[str, Place]:
     """By a data.yaml; names of one folder are one part."""
     found = [file for ending in YAML for file in sorted(root.glob(f"*{ending}"))]
-    file = next((file for file in found if "names:" in file.read_text("utf-8", "replace")), None)
+    file = next((file for file in found if file.is_file() and names_classes(file)), None)
     if file is None:
         return {}
     described = read_yaml(file).parts or {TRAIN[0]: root}

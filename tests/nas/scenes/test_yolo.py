@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas.data.sources import Skipped
 from nas.scenes import BoxesConfig, MasksConfig, load_boxes, load_instances, load_masks
 from nas.scenes.formats.yolo import labels_of
+from nas.scenes.reading import Place, read_boxes
 from search_spaces import UserError
-from tests.nas.scenes.folders import HEIGHT, WIDTH, box_of, picture, write_labels, write_pictures
+from tests.nas.scenes.folders import HEIGHT, WIDTH, box_of, coco_of, picture, write_coco, write_labels, write_pictures
 
 NAMES = "names: [cat, dog]\n"
 
@@ -131,6 +133,32 @@ def test_images_without_labels_are_refused(tmp_path: Path) -> None:
 
 
 def test_where_labels_lie() -> None:
-    assert labels_of(Path("set/images/train/1.jpg")) == Path("set/labels/train/1.txt")
-    assert labels_of(Path("images/set/images/1.jpg")) == Path("images/set/labels/1.txt")
-    assert labels_of(Path("set/photos/images.jpg")) == Path("set/photos/images.txt")
+    beside = Path("set/images/train/1.txt")
+    assert [*labels_of(Path("set/images/train/1.jpg"))] == [Path("set/labels/train/1.txt"), beside]
+    assert next(labels_of(Path("images/set/images/1.jpg"))) == Path("images/set/labels/1.txt")
+    assert [*labels_of(Path("set/photos/images.jpg"))] == [Path("set/photos/images.txt")]
+
+
+def test_labels_beside_images_in_a_folder_of_images(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "images/mine", 12)
+    (folder / "data.yaml").write_text(NAMES)
+    (folder / "3.txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    data = read_boxes(Place(str(folder), str(folder / "data.yaml")), Skipped(strict=False))
+    assert [len(data.target(i)["boxes"]) for i in range(12)] == [int(data.name(i) == "3.png") for i in range(12)]
+
+
+@pytest.mark.parametrize("points", [".4 .4 2 .6 .6 2", ".4 .4 .6 .6", ".4 .4 2"])
+def test_key_points_are_no_outlines(tmp_path: Path, points: str) -> None:
+    folder = write_pictures(tmp_path / "mine", 1)
+    (folder / "data.yaml").write_text(f"{NAMES}kpt_shape: [2, 3]\n")
+    (folder / "0.txt").write_text(f"1 .5 .5 .5 .2 {points}\n")
+    data = read_boxes(Place(str(folder), str(folder / "data.yaml")), Skipped(strict=False))
+    assert np.allclose(data.target(0)["boxes"], [[WIDTH * 0.25, HEIGHT * 0.4, WIDTH * 0.75, HEIGHT * 0.6]])
+
+
+@pytest.mark.parametrize("text", ["filenames: [a, b]", "tool:\n  names: [a]", "- names: [a]", "tool: names: {"])
+def test_a_yaml_of_something_else_is_not_read(tmp_path: Path, text: str) -> None:
+    write_coco(tmp_path, coco_of(20))
+    (tmp_path / "tool.yaml").write_text(text)
+    (tmp_path / "folder.yaml").mkdir()
+    assert load_boxes(BoxesConfig(data=str(tmp_path))).classes == ("cat", "dog")
