@@ -85,7 +85,7 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
 
     Raises:
         CORRUPT: no image.
-        UserError: an image of colours, of a format that changes numbers, or with numbers above 255.
+        UserError: an image of colours, of a format that changes numbers, or with numbers below 0 or above 255.
     """
     with Image.open(io.BytesIO(content)) as image:
         if image.mode not in _MODES or image.format in ("JPEG", "WEBP", "JPEG2000"):
@@ -93,8 +93,10 @@ def decode_mask(content: bytes, name: str) -> np.ndarray:
                 f"the mask {name} is {image.format} of mode {image.mode}; give PNG with an index a pixel (mode L or P)"
             )
         indices = np.asarray(image)
-    if indices.dtype != bool and indices.max(initial=0) > IGNORED:
-        raise UserError(f"the mask {name} holds indices up to {indices.max()}; give indices from 0 to {IGNORED}")
+    if indices.dtype != bool and (indices.min(initial=0) < 0 or indices.max(initial=0) > IGNORED):
+        raise UserError(
+            f"the mask {name} holds indices from {indices.min()} to {indices.max()}; give indices from 0 to {IGNORED}"
+        )
     return indices.astype(np.uint8)
 
 

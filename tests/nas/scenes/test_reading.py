@@ -380,6 +380,11 @@ def twice(folder: Path) -> None:
     picture(0).convert("L").save(folder / "masks" / "0.bmp")
 
 
+def negative(folder: Path) -> None:
+    (folder / "masks" / "0.png").unlink()
+    Image.fromarray(np.array([[-1, 0]] * 2, dtype=np.int32)).save(folder / "masks" / "0.tif")
+
+
 def alone(folder: Path) -> None:
     for mask in (folder / "masks").iterdir():
         mask.rename(mask.with_stem(f"x{mask.stem}"))
@@ -390,7 +395,8 @@ def alone(folder: Path) -> None:
     [
         (colours, r"the mask 0.png is PNG of mode RGB; give PNG with an index a pixel \(mode L or P\)"),
         (lossy, r"the mask 0.jpg is JPEG of mode L; give PNG"),
-        (large, r"the mask 0.png holds indices up to 300; give indices from 0 to 255"),
+        (large, r"the mask 0.png holds indices from 300 to 300; give indices from 0 to 255"),
+        (negative, r"the mask 0.tif holds indices from -1 to 0; give indices from 0 to 255"),
         (twice, r"has two masks of one name, 0.bmp, 0.png; remove one"),
         (alone, r"no image of .*images has a mask in .*masks; give masks of the same names, 1.png for 1.jpg"),
     ],
