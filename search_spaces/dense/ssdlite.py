@@ -2,7 +2,8 @@
 
 Mehta and Rastegari, MobileViT, ICLR 2022, Section 4.2.1; sizes are those of its authors' configuration
 (apple/ml-cvnets, `cvnets/models/detection/ssd.py`, `modules/ssd_heads.py`; `ssdlite_plan`).
-Default boxes, matching, hard negatives, smooth L1 and cross-entropy, and NMS are torchvision's.
+Default boxes, matching, hard negatives, smooth L1 and cross-entropy, and NMS are torchvision's; negatives of images
+without an object are ours (`Boxes.loss`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from search_spaces.dense.passing import Passed, unpacked
 from search_spaces.dense.plans import POOLED_CHANNELS, Plan, plan
 
 SCALES = 0.1, 1.05  # of default boxes, finest and beyond the coarsest map, as shares of the image
+NEGATIVES = 3  # of an image without an object, as many as torchvision takes for each match
 SCORE, IOU, CANDIDATES, DETECTIONS = 0.01, 0.5, 400, 200  # what is kept: of each class before NMS, and of an image
 
 Outputs = tuple[Tensor, Tensor]
@@ -83,15 +85,27 @@ class Boxes(nn.Module):
 
     def loss(self, outputs: Outputs, targets: Sequence[Target]) -> Tensor:
         """Smooth L1 of the default boxes that match an object and cross-entropy of these and of three times as many
-        others, the worst; by the number of the former.
+        others of their image, the worst; by the number of the former.
+
+        torchvision mines the others by the matches of their image, so an image without an object would teach nothing:
+        its NEGATIVES worst default boxes count. What is divided by is the number of such images if these are more
+        than the matches, so that the loss of a batch with few objects is no larger than that of others.
 
         Args:
             targets: of each image, `boxes` (n, 4), left, top, right, bottom in pixels, and `labels` (n,) from 0.
         """
         named = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]
         matched = [self._matched(target["boxes"]) for target in targets]
-        losses = self._ssd.compute_loss(named, _by_name(outputs), len(targets) * [self.anchors], matched)
-        return losses["bbox_regression"] + losses["classification"]
+        by_name = _by_name(outputs)
+        losses = self._ssd.compute_loss(named, by_name, len(targets) * [self.anchors], matched)
+        matches = (torch.stack(matched) >= 0).sum(dim=1)
+        empty = matches == 0
+        background = -by_name["cls_logits"][empty].log_softmax(dim=2)[..., 0]
+        worst = background.topk(NEGATIVES, dim=1).values.sum()
+        mean = losses["bbox_regression"] + losses["classification"]  # by the number of matches
+        number = matches.sum().clamp(min=1)
+        most = torch.maximum(number, empty.sum())
+        return mean * (number / most) + worst / most
 
     def _matched(self, boxes: Tensor) -> Tensor:
         """(A,) which object each default box is for, or -1."""
