@@ -158,7 +158,7 @@ def check_onnx(path: Path, before: Path, detector: SSDLite, result: DenseResult)
 
     Returns:
         `differences` of all boxes (pixels) and scores before NMS, and `same_boxes`, the share of torchvision's boxes
-        that the file has too: of the same class, within a pixel and a thousandth.
+        that the file has too: of the same class, within a pixel and a thousandth; 1 where neither has any.
 
     Raises:
         UserError: they differ by more, or more than a hundredth of the boxes does.
@@ -171,7 +171,8 @@ def check_onnx(path: Path, before: Path, detector: SSDLite, result: DenseResult)
     different = [files.differences(*pair) for pair in zip(raw, expected, strict=True)]
     largest = {name.removeprefix("raw_"): max(one[name] for one in different) for name in RAW}
     left = [after_nms(one) for one in raw]
-    same = sum(map(num_same, found, left)) / max(1, sum(len(one["scores"]) for one in left))
+    count = sum(len(one["scores"]) for one in left)
+    same = sum(map(num_same, found, left)) / count if count else float(not any(len(one["scores"]) for one in found))
     if largest["boxes"] > PIXEL or largest["scores"] > CLOSE or same < SAME:
         raise UserError(
             f"ONNX Runtime's boxes differ from PyTorch's by {largest['boxes']:.2g} pixels and {largest['scores']:.2g} "

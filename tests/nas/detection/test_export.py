@@ -147,6 +147,18 @@ def test_files_of_another_network_are_refused(written: Any) -> None:
         check_coreml(folder / "model.mlpackage", other, facts)
 
 
+def test_a_detector_that_finds_nothing_has_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No score is above the threshold, in PyTorch or in the file: they agree."""
+    monkeypatch.setattr(files, "onnx_latency", lambda *_: {"latency_ms": {}})
+    network = detector()
+    with torch.no_grad():
+        for head in network.heads:
+            head.columns[-1].weight.mul_(0.01)  # type: ignore[index, union-attr]
+            head.columns[-1].bias.view(-1, 5 + len(CLASSES))[:, 4] = 20  # type: ignore[index, union-attr]
+    facts, failed = DetectorFiles(network, result(), SHOWN, threads=2).write(tmp_path / "export", ("onnx",))
+    assert not failed and facts["onnx"]["same_boxes"] == 1
+
+
 def test_a_file_that_cannot_be_written_leaves_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(_: Path) -> Any:
         raise RuntimeError("no such\noperator")
