@@ -17,7 +17,7 @@ from nas.data.batches import EpochSteps, Key, Samples, TrainKeys, eval_keys, loa
 from nas.scenes.boxes import BoxTarget
 from nas.scenes.masks import IGNORED
 from nas.scenes.run_lengths import RunLengths, packed, unpacked
-from nas.scenes.transforms import Joint, as_boxes, eval_transform
+from nas.scenes.transforms import Joint, as_boxes, eval_transform, shrunk
 from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
 
 EpochJoint = Callable[[int, int], Joint]  # of an epoch, to so many pixels a side
@@ -172,13 +172,19 @@ class _Boxes(Samples[tuple[Image.Image, BoxTarget], tuple[Tensor, Any]]):
 
 
 class _TrainBoxes(_Boxes):
+    longest = 4  # side of an image that is augmented, in multiples of its side in the batch: a photo takes seconds
+
     def sample(self, raw: tuple[Image.Image, BoxTarget], key: Key) -> tuple[Tensor, TrainBoxes]:
-        image, target = raw
-        single = ~target["iscrowd"]
-        boxes = as_boxes(target["boxes"][single], image.size)
-        given = {"boxes": boxes, "labels": torch.tensor(target["labels"][single])}
+        image, given = self.small(*raw, key)
         pixels, found = self.transform(*key[:2])(image, given)
         return pixels.as_subclass(Tensor), {"boxes": found["boxes"].as_subclass(Tensor), "labels": found["labels"]}
+
+    def small(self, image: Image.Image, target: BoxTarget, key: Key) -> tuple[Image.Image, dict[str, Tensor]]:
+        """The image as it is augmented, and what is on it but crowds."""
+        small, single = shrunk(image, self.longest * key[1]), ~target["iscrowd"]
+        scale = np.array(2 * (small.width / image.width, small.height / image.height), dtype=np.float32)
+        boxes = as_boxes(target["boxes"][single] * scale, small.size)
+        return small, {"boxes": boxes, "labels": torch.tensor(target["labels"][single])}
 
     def blank(self, key: Key) -> tuple[Tensor, TrainBoxes]:
         size = key[1]

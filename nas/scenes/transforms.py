@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -22,6 +23,7 @@ Joint = Callable[..., Any]  # (image, what is on it) to both
 
 FILL = [round(255 * mean) for mean in IMAGENET.mean]  # beside the image
 SCALES = (0.5, 2.0)  # of DeepLab's training, as multiples of the crop
+LEAST_CROPPED = 4  # pixels a side: RandomIoUCrop's smallest crop, 0.3 of a side, has none of a smaller one
 
 
 def box_train_transform(image_size: int, augment: BoxAugment) -> Joint:
@@ -74,11 +76,22 @@ def _square(image_size: int) -> v2.Transform:
 
 
 class _CropAroundBoxes(v2.RandomIoUCrop):  # type: ignore[misc]
-    """SSD's crop; an image without boxes, for which torchvision draws hundreds in vain, is left as it is."""
+    """SSD's crop; left as they are images without boxes, for which torchvision draws hundreds in vain, and those with a
+    side under LEAST_CROPPED."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        some = any(isinstance(one, tv_tensors.BoundingBoxes) and len(one) for one in flat_inputs)
-        return super().make_params(flat_inputs) if some else {}
+        boxes = (one for one in flat_inputs if isinstance(one, tv_tensors.BoundingBoxes))
+        may = any(len(one) and min(one.canvas_size) >= LEAST_CROPPED for one in boxes)
+        return super().make_params(flat_inputs) if may else {}
+
+
+def shrunk(image: Image.Image, longest: int) -> Image.Image:
+    """The image; if its longer side has more than `longest` pixels, a smaller one of that side, antialiased."""
+    share = longest / max(image.size)
+    if share >= 1:
+        return image
+    width, height = (max(1, round(side * share)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def as_boxes(boxes: np.ndarray, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:

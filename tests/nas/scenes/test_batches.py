@@ -11,9 +11,9 @@ from nas.data import sources
 from nas.data.batches import StepImages
 from nas.scenes import BoxesConfig, BoxScenes, MaskScenes, MasksConfig, load_boxes, load_masks
 from nas.scenes.batches import eval_box_batches, eval_mask_batches, train_box_batches, train_mask_batches
-from nas.scenes.transforms import box_train_transform, mask_train_transform
+from nas.scenes.transforms import as_boxes, box_train_transform, mask_train_transform
 from search_spaces import UserError
-from tests.nas.scenes.folders import HEIGHT, WIDTH, coco_of, write_coco, write_masks
+from tests.nas.scenes.folders import HEIGHT, WIDTH, coco_of, picture, write_coco, write_masks
 
 SIZE = 32
 
@@ -81,6 +81,35 @@ def test_batches_are_of_seed_epoch_and_step(kind: str, request: pytest.FixtureRe
     assert equal(whole[3:], train(scenes, augment, start=3))
     half = len(whole) // 2
     assert not equal(whole[:half], whole[half:]) and not equal(whole, train(scenes, augment, seed=1))
+
+
+def test_photos_are_shrunk_before_they_are_augmented(boxes: BoxScenes) -> None:
+    """To four times the side of the batch, with their boxes: augmentation of a whole photo takes seconds."""
+    given: list[Any] = []
+    transform = box_train_transform(8, "none")
+
+    def spied(image: Any, on_it: Any) -> Any:
+        given.append((image.size, on_it["boxes"]))
+        return transform(image, on_it)
+
+    steps = [StepImages(8, 4)]
+    options: dict[str, Any] = {"epochs": 1, "seed": 0, "start": 0, "num_workers": 0}
+    list(train_box_batches(boxes, lambda *_: spied, steps=lambda _: steps, **options))
+    single = [torch.tensor(one["boxes"][~one["iscrowd"]]) for one in map(boxes.target, range(len(boxes)))]
+    for size, found in given:
+        assert size == (32, 24) == tuple(found.canvas_size)[::-1]
+        assert any(equal(found.as_subclass(torch.Tensor), one * (32 / WIDTH)) for one in single)
+    assert sum(len(found) for _, found in given)
+
+
+@pytest.mark.parametrize("size", [(40, 1), (40, 3), (2, 30), (40, 4)])
+def test_images_of_few_pixels_are_augmented(size: tuple[int, int]) -> None:
+    transform = box_train_transform(SIZE, "ssdlite")
+    for seed in range(20):
+        torch.manual_seed(seed)
+        given = {"boxes": as_boxes(np.array([[0, 0, *size]], dtype=np.float32), size), "labels": torch.tensor([0])}
+        image, found = transform(picture(0, size), given)
+        assert image.shape == (3, SIZE, SIZE) and len(found["boxes"]) == 1
 
 
 def test_crowds_are_not_trained_on(boxes: BoxScenes) -> None:
