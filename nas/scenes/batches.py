@@ -14,9 +14,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from nas.data.batches import EpochSteps, Key, Samples, TrainKeys, eval_keys, load_batches
+from nas.scenes import run_lengths
 from nas.scenes.boxes import BoxTarget
 from nas.scenes.masks import IGNORED
-from nas.scenes.run_lengths import RunLengths, packed, unpacked
+from nas.scenes.run_lengths import RunLengths, packed
 from nas.scenes.transforms import Joint, as_boxes, eval_transform, shrunk
 from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
 
@@ -216,16 +217,14 @@ class _EvalBoxes(_Boxes):
         return torch.zeros(3, size, size, dtype=torch.uint8), crowds
 
 
-class _TrainInstances(_Boxes):
+class _TrainInstances(_TrainBoxes):
+    longest = 2  # no transform of theirs crops to less than 0.7 of an image, and each object has a mask
+
     def sample(self, raw: tuple[Image.Image, Any], key: Key) -> tuple[Tensor, TrainInstances]:
-        image, target = raw
-        single = ~target["iscrowd"]
-        masks = unpacked(list(compress(target["masks"], single)), (image.height, image.width))
-        given = {
-            "boxes": as_boxes(target["boxes"][single], image.size),
-            "labels": torch.tensor(target["labels"][single]),
-            "masks": tv_tensors.Mask(torch.from_numpy(masks)),
-        }
+        (whole, target), (image, given) = raw, self.small(*raw, key)
+        runs = list(compress(target["masks"], ~target["iscrowd"]))
+        masks = run_lengths.shrunk(runs, (whole.height, whole.width), (image.height, image.width))
+        given["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
         pixels, found = self.transform(*key[:2])(image, given)
         boxes, labels, masks = (found[name].as_subclass(Tensor) for name in ("boxes", "labels", "masks"))
         seen = masks.bool().flatten(1).any(dim=1)  # a crop may have part of a box, and nothing of what is in it

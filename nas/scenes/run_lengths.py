@@ -56,3 +56,17 @@ def unpacked(runs: Sequence[RunLengths], size: tuple[int, int]) -> np.ndarray:
     if not runs:
         return np.zeros((0, *size), dtype=np.uint8)
     return np.ascontiguousarray(coco_masks().decode(list(runs)).transpose(2, 0, 1))
+
+
+def shrunk(runs: Sequence[RunLengths], size: tuple[int, int], to: tuple[int, int]) -> np.ndarray:
+    """As `unpacked`, of another (height, width), by the nearest pixel: one after another, since a photo's fill the
+    memory."""
+    if to == size:
+        return unpacked(runs, size)
+    places = [
+        ((np.arange(after) + 0.5) * before / after).astype(np.int64) for before, after in zip(size, to, strict=True)
+    ]
+    masks = np.zeros((len(runs), *to), dtype=np.uint8)
+    for mask, one in zip(masks, runs, strict=True):
+        mask[:] = coco_masks().decode([one])[..., 0][np.ix_(*places)]
+    return masks

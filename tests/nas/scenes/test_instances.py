@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from nas.data import sources
 from nas.data.batches import StepImages
 from nas.data.sources import Skipped
-from nas.scenes import BoxesConfig, InstanceScenes, embedded, load_boxes, load_instances
+from nas.scenes import BoxesConfig, InstanceScenes, embedded, load_boxes, load_instances, run_lengths
 from nas.scenes.batches import eval_instance_batches, train_instance_batches
 from nas.scenes.embedded import drawn_instances
 from nas.scenes.reading import Place, read_instances
@@ -181,6 +182,37 @@ def test_masks_stay_on_what_they_are_of(scenes: InstanceScenes, augment: str) ->
                 assert top - 1 <= rows.min() and rows.max() <= bottom + 1
             empty += not len(boxes)
     assert empty
+
+
+def test_masks_of_photos_are_shrunk_one_at_a_time(scenes: InstanceScenes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To twice the side of the batch: all of a photo's at its own size fill the memory."""
+    decoded, given = list[int](), list[Any]()
+
+    def decode(runs: list[Any]) -> Any:
+        decoded.append(len(runs))
+        return coco_masks.decode(runs)
+
+    monkeypatch.setattr(run_lengths, "coco_masks", lambda: SimpleNamespace(decode=decode))
+    transform = box_train_transform(8, "none")
+
+    def spied(image: Any, on_it: Any) -> Any:
+        given.append((image, on_it))
+        return transform(image, on_it)
+
+    steps = [StepImages(8, 4)] * 2
+    options: dict[str, Any] = {"epochs": 1, "seed": 0, "start": 0, "num_workers": 0}
+    list(train_instance_batches(scenes, lambda *_: spied, steps=lambda _: steps, **options))
+    assert set(decoded) == {1}
+    for image, on_it in given:
+        boxes, masks = on_it["boxes"], on_it["masks"]
+        assert image.size == (16, 12) and masks.shape == (len(boxes), 12, 16) and len(boxes) in (0, 3)
+        white = torch.from_numpy(np.array(image))[..., 0] > 127
+        assert (white == masks.bool().any(dim=0)).float().mean() > 0.9
+        for (left, top, right, bottom), mask in zip(boxes.tolist(), masks, strict=True):
+            rows, columns = mask.nonzero(as_tuple=True)
+            assert (
+                left - 1 <= columns.min() and columns.max() <= right and top - 1 <= rows.min() and rows.max() <= bottom
+            )
 
 
 def test_batches_are_of_seed_epoch_and_step(scenes: InstanceScenes) -> None:
