@@ -23,6 +23,7 @@ from nas.networks import importance
 from nas.networks.checkpoints import check_finite, classifiers, fitted, num_classes_of, read_state
 from nas.networks.weights import load_prepared
 from search_spaces import Arch, SearchSpace, UserError
+from search_spaces.command import start
 from search_spaces.structure.base import Structure
 from search_spaces.structure.families.registry import prepare
 from search_spaces.structure.slicing import permute
@@ -118,10 +119,13 @@ def _downloaded(space: SearchSpace) -> tuple[nn.Module, bool]:
     name, options = space.network.name, space.network.options
     config = timm.get_pretrained_cfg(name)
     try:
-        network = timm.create_model(name, pretrained=True, num_classes=space.num_classes, **options)
+        with start.online():
+            network = timm.create_model(name, pretrained=True, num_classes=space.num_classes, **options)
     except Exception as error:  # whatever the network and the hub's client raise
         where = f"{config.hf_hub_id or config.url} " if config else ""
         remedy = f"fetch {where}elsewhere and give the file with --init"
+        if start.is_kept_offline():
+            remedy = f"{start.OFFLINE[0]} is set: unset it, or {remedy}"
         raise UserError(f"the weights of {name} cannot be had ({reason(error)}); {remedy}") from None
     return network.eval(), config is None or config.num_classes != space.num_classes
 

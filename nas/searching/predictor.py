@@ -67,7 +67,11 @@ def _next(costs: Costs, known: dict[Arch, float], rng: np.random.Generator) -> l
     population = evolve(costs, score, encoded[_best(points, POPULATION)], rng)
     seen = set(map(tuple, encoded.tolist()))
     fresh = population[[tuple(row) not in seen for row in population.tolist()]]
-    chosen = choose(score(fresh), points, ROUND)
+    hoped = score(fresh)
+    chosen = choose(hoped, points, ROUND)
+    if costs.objective.limits:  # what is wanted then is the most accurate; near a limit it adds little hypervolume
+        most_accurate = np.argsort(-hoped[:, 0], kind="stable")[: ROUND // 2].tolist()
+        chosen = list(dict.fromkeys([*most_accurate, *chosen]))[:ROUND]
     archs = (space.decode(row) for row in fresh[chosen].tolist())
     return [arch for arch in archs if arch is not None]
 

@@ -14,10 +14,13 @@ import os
 import platform
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 COMMANDS = ("search_spaces", "latency_lut", "nas")  # packages of commands
 
-OFFLINE = ("HF_HUB_OFFLINE", "1")  # huggingface_hub, which timm imports: no command downloads anything
+OFFLINE = ("HF_HUB_OFFLINE", "1")  # huggingface_hub, which timm imports: no command downloads what it was not asked for
+OURS = ("MOBILE_NAS_OFFLINE", "1")  # that we have set it, not the user
 # libgomp, which torch's wheels for Linux bring: the rounds that its threads spin while they wait for one another before
 # they sleep. By default that is milliseconds, which beside a busy process take the core from those they wait for: a
 # training step on two cores takes 4 times as long, with this about 2.5 times, and alone as long as before
@@ -60,13 +63,35 @@ def keep_memory() -> None:
 
 
 def stay_offline() -> None:
-    """Nothing is downloaded by this process, if timm is not imported yet, and by those that it starts."""
-    os.environ.setdefault(*OFFLINE)
+    """Nothing is downloaded by this process, if timm is not imported yet, and by those that it starts, but `online`."""
+    if OFFLINE[0] not in os.environ:
+        os.environ.update([OFFLINE, OURS])
+
+
+def is_kept_offline() -> bool:
+    """Whether the user has set that huggingface_hub downloads nothing."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE and OURS[0] not in os.environ
+
+
+@contextmanager
+def online() -> Iterator[None]:
+    """Within it huggingface_hub downloads, unless the user has set that it does not."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    if OURS[0] in os.environ:
+        constants.HF_HUB_OFFLINE = False
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def inherited() -> dict[str, str]:
     """The variables above that are set here, for processes that do not inherit the environment."""
-    return {name: os.environ[name] for name in (OFFLINE[0], *WAITING) if name in os.environ}
+    return {name: os.environ[name] for name in (OFFLINE[0], OURS[0], *WAITING) if name in os.environ}
 
 
 def _module() -> str:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants, is_offline_mode
 
+from nas.networks.start import load_start
 from nas.networks.weights import normalization
-from search_spaces import UserError
+from search_spaces import UserError, get_space
+from search_spaces.command import start
 from search_spaces.command.files import write_json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -51,3 +54,24 @@ def test_a_config_of_something_else_does_not(tmp_path: Path, wrong: dict[str, An
 def test_three_numbers_each_are_asked_for(tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(UserError, match=r"--mean and --std are \d and \d numbers; give 3 each"):
         of(tmp_path, mean, std)
+
+
+@pytest.mark.parametrize("of_user", [True, False])
+def test_published_weights_are_downloaded_if_the_user_lets_them(of_user: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command keeps everything else from being downloaded."""
+    seen: list[bool] = []
+
+    def create(*_: Any, **__: Any) -> None:
+        seen.append(is_offline_mode())
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv(*start.OURS)
+    if of_user:
+        monkeypatch.delenv(start.OURS[0])
+    space = get_space("timm/test_resnet", 32, 3)
+    monkeypatch.setattr("timm.create_model", create)
+    why = r"HF_HUB_OFFLINE is set: unset it, or fetch" if of_user else r"\(no connection\); fetch"
+    with pytest.raises(UserError, match=why):
+        load_start(space, "pretrained")
+    assert seen == [of_user]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from nas.objective.costs import Costs
 from nas.objective.hypervolume import hypervolume_history
 from nas.objective.mes import Objective, Term, pareto
 from nas.searching import predictor
-from nas.searching.predictor import Features, GaussianProcess, _kernel, choose, evolve, predictor_search
+from nas.searching.predictor import INITIAL, ROUND, Features, GaussianProcess, _kernel, choose, evolve, predictor_search
 from nas.searching.samplers import draw
-from search_spaces import Arch
+from search_spaces import Arch, num_params
 from tests.nas.tiny import make_table, tiny_space
 
 SPACE = tiny_space()
@@ -180,3 +181,19 @@ def test_a_search_begins_with_what_it_is_given() -> None:
     limited = costs(num_params=60000)
     predictor_search(limited, evaluate, 30, 0, start)
     assert not set(start) & set(asked[0]) and asked[0][0] == SPACE.smallest
+
+
+def test_under_a_limit_the_most_accurate_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the limit a network adds little hypervolume, however accurate it is: half of a round goes there."""
+    limited = costs(num_params=0.6 * num_params(SPACE, SPACE.largest))
+    asked: list[Arch] = []
+
+    def larger_is_better(archs: Sequence[Arch]) -> list[float]:
+        asked.extend(archs)
+        return [0.5 + 1e-7 * num_params(SPACE, arch) for arch in archs]
+
+    monkeypatch.setattr(predictor, "choose", lambda hoped, points, count: np.argsort(hoped[:, 0])[:count].tolist())
+    predictor_search(limited, larger_is_better, INITIAL + ROUND, seed=0)
+    first, last = asked[:INITIAL], asked[INITIAL:]
+    best = max(num_params(SPACE, arch) for arch in first)
+    assert len(last) == ROUND and sum(num_params(SPACE, arch) > 0.9 * best for arch in last) >= ROUND // 2

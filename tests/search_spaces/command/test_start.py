@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants, is_offline_mode
 
 from search_spaces.command import start
 
@@ -37,7 +38,7 @@ print(faults() < first / 10)
 
 def report(folder: Path, *argv: str, **environment: str) -> str:
     """The last line printed by `python argv` in the folder, without the variables that this process has."""
-    clean = {n: v for n, v in os.environ.items() if n not in (start.OFFLINE[0], *start.WAITING)}
+    clean = {n: v for n, v in os.environ.items() if n not in (start.OFFLINE[0], start.OURS[0], *start.WAITING)}
     done = subprocess.run(
         [sys.executable, *argv],
         cwd=folder,
@@ -90,8 +91,9 @@ def test_a_command_is_prepared_before_torch_is_loaded(
 
 def test_commands_that_measure_let_threads_wait_as_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
-    for name in (start.OFFLINE[0], *start.WAITING):
-        monkeypatch.delenv(name, raising=False)
+    for name in (start.OFFLINE[0], start.OURS[0], *start.WAITING):
+        monkeypatch.setenv(name, "")  # so that it is as before in the end
+        monkeypatch.delenv(name)
     monkeypatch.setattr("sys.argv", ["-m", "--samples", "3"])
     monkeypatch.setattr("sys.orig_argv", ["python", "-u", "-m", "latency_lut.build", "--samples", "3"])
     try:
@@ -99,7 +101,7 @@ def test_commands_that_measure_let_threads_wait_as_they_do(monkeypatch: pytest.M
         start.prepare()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert start.inherited() == {"HF_HUB_OFFLINE": "1"}
+    assert start.inherited() == {"HF_HUB_OFFLINE": "1", "MOBILE_NAS_OFFLINE": "1"}
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc")
@@ -118,3 +120,20 @@ def test_a_command_keeps_the_memory_that_it_frees_unless_it_measures(
     for library in ("torch", "numpy"):  # whichever it loads first
         (tmp_path / f"{library}.py").write_text(f"{FAULTS}\nraise SystemExit")
     assert report(tmp_path, "-m", module, **environment) == kept
+
+
+@pytest.mark.parametrize("of_user", [True, False])
+def test_what_is_asked_for_is_downloaded_unless_the_user_has_said_that_nothing_is(
+    of_user: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (start.OURS, start.OFFLINE):
+        monkeypatch.setenv(name, value)  # so that both are as before in the end
+    monkeypatch.delenv(start.OURS[0])
+    if not of_user:
+        monkeypatch.delenv(start.OFFLINE[0])
+        start.stay_offline()
+        assert start.inherited()[start.OFFLINE[0]] == "1"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as it is once it is imported then
+    with start.online():
+        assert is_offline_mode() == of_user
+    assert is_offline_mode()
