@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,15 +35,16 @@ class DenseJudge(Judge[list[Any]]):
         self, kind: Kind[Any, Any], images: Scenes, space: SearchSpace, device: torch.device, num_workers: int = 0
     ) -> None:
         assert isinstance(space, HeadedSpace)
-        batches = list(kind.eval_batches(images, space.image_size, BATCH_SIZE, num_workers))
-        self.images = torch.cat([batch for batch, _ in batches])
-        self.targets = [target for _, targets in batches for target in targets]
+        batches = kind.eval_batches(images, space.image_size, BATCH_SIZE, num_workers)
+        read = [(batch, [_kept(target) for target in targets]) for batch, targets in batches]
+        self.images = torch.cat([batch for batch, _ in read])
+        self.targets = [target for _, targets in read for target in targets]
         self.normalization = images.normalization
         self.kind, self.meaning, self.num_classes = kind, space.meaning().to(device), len(images.classes)
 
     def answers(self, outputs: Any, positions: Tensor) -> list[Any]:
         meaning: Any = self.meaning
-        targets = [self.targets[i] for i in positions.tolist()]
+        targets = (_given(self.targets[i]) for i in positions.tolist())
         return self.kind.compared(meaning, meaning.raw(outputs), targets)
 
     def joined(self, parts: Sequence[list[Any]]) -> list[Any]:
@@ -59,3 +61,22 @@ class DenseJudge(Judge[list[Any]]):
         whole, *without = self.kind.of_parts(answers, self.num_classes, [every, *rests])
         values = count * whole - (count - 1) * np.array(without)
         return np.asarray(values + (whole - values.mean()))  # without the correction of its bias, so that they add up
+
+
+class _Compressed(NamedTuple):
+    """A mask (H, W) uint8: those of all images at their own size, a byte a pixel, would fill the memory."""
+
+    content: bytes
+    size: tuple[int, ...]
+
+
+def _kept(target: Any) -> Any:
+    if not isinstance(target, Tensor):
+        return target
+    return _Compressed(zlib.compress(target.numpy().tobytes(), level=1), tuple(target.shape))
+
+
+def _given(kept: Any) -> Any:
+    if not isinstance(kept, _Compressed):
+        return kept
+    return torch.frombuffer(bytearray(zlib.decompress(kept.content)), dtype=torch.uint8).view(kept.size)

@@ -97,12 +97,12 @@ class Kind(ABC, Generic[S, Config]):
         """The whole split in order, as `nas.scenes.batches` has it: uint8 images, and the target of each."""
 
     @abstractmethod
-    def compared(self, network: Any, outputs: Any, targets: Sequence[Any]) -> list[Any]:
+    def compared(self, network: Any, outputs: Any, targets: Iterable[Any]) -> list[Any]:
         """Of each image what is there and what was found, as `of_parts` wants it.
 
         Args:
             network: or what else knows what its raw `outputs` mean.
-            targets: of these images.
+            targets: of these images, each asked for once.
         """
 
     @abstractmethod

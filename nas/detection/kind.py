@@ -62,7 +62,7 @@ class Detection(Kind[BoxScenes, Config]):
     def eval_batches(self, scenes: BoxScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[EvalBoxes]]]:
         return eval_box_batches(scenes, *sizes)
 
-    def compared(self, network: Boxes, outputs: Any, targets: Sequence[EvalBoxes]) -> list[Pair]:
+    def compared(self, network: Boxes, outputs: Any, targets: Iterable[EvalBoxes]) -> list[Pair]:
         size = network.image_size
         return [Pair(*pair, size) for pair in zip(targets, network.decode(outputs), strict=True)]
 

@@ -74,7 +74,7 @@ class Instances(Kind[InstanceScenes, Config]):
     def eval_batches(self, scenes: InstanceScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[EvalInstances]]]:
         return eval_instance_batches(scenes, *sizes)
 
-    def compared(self, network: MaskRCNN, outputs: Maps, targets: Sequence[EvalInstances]) -> list[Seen]:
+    def compared(self, network: MaskRCNN, outputs: Maps, targets: Iterable[EvalInstances]) -> list[Seen]:
         found = network.decode(outputs)
         return [metric.seen(*pair, network.image_size) for pair in zip(targets, found, strict=True)]
 

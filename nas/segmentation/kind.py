@@ -56,7 +56,7 @@ class Segmentation(Kind[MaskScenes, Config]):
     def eval_batches(self, scenes: MaskScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
         return eval_mask_batches(scenes, *sizes)
 
-    def compared(self, network: Pixels, outputs: Tensor, targets: Sequence[Tensor]) -> list[PixelConfusion]:
+    def compared(self, network: Pixels, outputs: Tensor, targets: Iterable[Tensor]) -> list[PixelConfusion]:
         return [of_image(*pair) for pair in zip(outputs, targets, strict=True)]
 
     def of_parts(

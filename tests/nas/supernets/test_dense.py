@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from nas import detect, report, retrain, runs, search, segment, train_supernet
@@ -19,6 +21,7 @@ from nas.dense.start import find_start
 from nas.detection import kind as boxes
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
 from nas.runs.checkpoint import load_tensors, save_tensors
+from nas.scenes import MasksConfig, load_masks
 from nas.searching.evaluators import EvaluatorConfig, make_evaluator
 from nas.searching.result import read_result
 from nas.segmentation import kind as masks
@@ -280,6 +283,22 @@ def test_scores_of_a_mean_are_those_of_its_parts() -> None:
     values = np.random.default_rng(0).random(100)
     scores = judge.scores(values.tolist())
     assert scores == pytest.approx([values[i::20].mean() for i in range(20)])
+
+
+def test_masks_are_compressed_while_a_search_lasts(tmp_path: Path) -> None:
+    """In a hundredth of a photo's pixels; what is said of networks is the same to the last bit."""
+    folder, side = write_masks(tmp_path / "m", 12), 400
+    for path in folder.glob("*/*.png"):
+        with Image.open(path) as image:
+            image.resize((side, side), Image.Resampling.NEAREST).save(path)
+    scenes = load_masks(MasksConfig(data=str(folder))).search
+    space, kind = get_space("mobileone-nano+deeplabv3", 32, 3), masks.Segmentation()
+    judge: Any = DenseJudge(kind, scenes, space, CPU)
+    assert len(pickle.dumps(judge.targets)) < len(scenes) * side**2 / 100
+    logits, order = torch.randn(len(scenes), 3, 32, 32), torch.arange(len(scenes)).flip(0)
+    own = [torch.from_numpy(scenes.mask(i)) for i in order.tolist()]
+    for one, truth in zip(judge.answers(logits, order), kind.compared(judge.meaning, logits, own), strict=True):
+        assert np.array_equal(one.counts, truth.counts) and one.counts.sum() == side**2
 
 
 # ---- bad input
