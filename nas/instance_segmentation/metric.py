@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection import roi_heads
 
 from nas.detection import metric
 from nas.detection.metric import ObjectFigures, Seen
 from nas.scenes.batches import EvalInstances
-from nas.scenes.run_lengths import RunLengths, coco_masks, packed
+from nas.scenes.run_lengths import RunLengths, coco_masks, placed
 
 INSIDE = 0.5  # how likely a pixel of a mask is of its object, at least
 
@@ -48,13 +48,26 @@ def seen(target: EvalInstances, found: Mapping[str, Tensor], image_size: int) ->
 
 
 def outlined(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[RunLengths]:
-    """What masks cover of an image of that (height, width); one after another, since a photo's fill the memory.
+    """What masks cover of an image of that (height, width): torchvision's `paste_masks_in_image`, of each box's part of
+    the image alone.
 
     Args:
         masks: (n, M, M) probabilities, of what is in boxes (n, 4) in its pixels.
     """
-    pasted = (paste_masks_in_image(masks[i : i + 1, None], boxes[i : i + 1], size)[0] for i in range(len(masks)))
-    return [packed((one > INSIDE).numpy())[0] for one in pasted]
+    padded, scale = roi_heads.expand_masks(masks[:, None], padding=1)
+    around = roi_heads.expand_boxes(boxes, scale).long()
+    return [_outlined(mask, box, size) for mask, box in zip(padded[:, 0], around, strict=True)]
+
+
+def _outlined(mask: Tensor, box: Tensor, size: tuple[int, int]) -> RunLengths:
+    """What a mask covers of a box (4,) int64, whose last column and row are inside.
+
+    Pasted on a whole photo, an object would take a third of a second.
+    """
+    (left, top), (right, bottom) = (corner.tolist() for corner in (box[:2].clamp(min=0), box[2:] + 1))
+    height, width = min(bottom, size[0]) - top, min(right, size[1]) - left
+    inside = roi_heads.paste_mask_in_image(mask, box - torch.tensor([left, top, left, top]), height, width) > INSIDE
+    return placed(inside.numpy(), left, top, size)
 
 
 def _with_masks(ones: Sequence[dict[str, Any]], masks: Sequence[RunLengths]) -> list[dict[str, Any]]:

@@ -13,6 +13,9 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.models.detection import roi_heads
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.ops import clip_boxes_to_image
 
 from nas.detection.metric import Seen, located
 from nas.instance_segmentation.kind import Instances
@@ -138,6 +141,28 @@ def test_masks_are_in_pixels_of_the_image_as_it_was() -> None:
     pixels = unpacked([one["found"][0]["segmentation"]], (32, 128))[0]
     assert pixels[2:-2, 2:30].all() and not pixels[:, 34:].any()  # the border of a mask fades
     assert outlined(mask[:0], torch.zeros(0, 4), (32, 128)) == []
+
+
+def test_outlines_are_torchvisions_and_take_their_time_by_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of boxes in the middle, over the edges, of the whole image and without a pixel; no array is the whole image's."""
+    size = (40, 60)
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(200, 2, 2, generator=generator) * torch.tensor([80.0, 60.0]) - 10
+    some = corners.sort(dim=1).values.flatten(1)
+    edges = torch.tensor(
+        [[0.0, 0, 60, 40], [60, 40, 60, 40], [0, 0, 0, 0], [0, 0, 60, 1], [20, 10, 20, 30], [-3, -2, 20, 9]]
+    )
+    boxes = torch.cat([edges, clip_boxes_to_image(some, size)])
+    masks = torch.rand(len(boxes), 28, 28, generator=generator)
+    masks[::3] = 1  # columns that go on in the next
+    whole = [paste_masks_in_image(masks[i : i + 1, None], boxes[i : i + 1], size)[0, 0] for i in range(len(boxes))]
+    expected = packed((torch.stack(whole) > 0.5).numpy())
+    assert outlined(masks, boxes, size) == expected and len({one["counts"] for one in expected}) > 100
+    pasted = list[int]()
+    paste = roi_heads.paste_mask_in_image
+    monkeypatch.setattr(roi_heads, "paste_mask_in_image", lambda *a: pasted.append(a[2] * a[3]) or paste(*a))  # type: ignore[func-returns-value]
+    outlined(masks[:1], torch.tensor([[1000.0, 1000, 1100, 1100]]), (3000, 4000))
+    assert pasted[0] < 150**2
 
 
 def test_parts_of_the_images_have_the_ap_of_figures() -> None:
