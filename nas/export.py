@@ -24,7 +24,7 @@ from search_spaces.command import parse, run
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     config = parse(Config, argv, "python -m nas.export", __doc__ or "")
-    if delegate(config.python, "nas.export", argv, ("fvcore", "markupsafe", "pandas", "platformdirs", "safetensors")):
+    if delegate(config.python, "nas.export", argv, ("markupsafe", "pandas", "safetensors")):
         return
     export(config)
     say_next("nas.report", runs.find_run(config.run, "export/*/result.json", "python -m nas.export"))

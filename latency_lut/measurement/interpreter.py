@@ -12,7 +12,8 @@ from search_spaces import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = "LATENCY_LUT_CHILD"  # set in the process that --python has started
-NEEDED = ("filelock", "numpy", "scipy", "timm", "torch", "tqdm")  # by our modules, whatever the runtime
+# By our modules, whatever the runtime; fvcore and platformdirs by the spaces of timm's networks.
+NEEDED = ("filelock", "fvcore", "numpy", "platformdirs", "scipy", "timm", "torch", "tqdm")
 PROBE = """
 import sys
 from importlib.util import find_spec

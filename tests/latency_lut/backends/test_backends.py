@@ -152,7 +152,7 @@ def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
         ("echo old numpy", r"is no Python 3\.11 or newer"),
         (
             f'exec {sys.executable} -I -S "$@"',
-            r"lacks filelock .*; install it there: \S+/it -m pip install filelock .* tqdm$",
+            r"lacks filelock .*; install it there: \S+/it -m pip install filelock fvcore numpy platformdirs .* tqdm$",
         ),
     ],
 )
