@@ -187,6 +187,13 @@ class Backend(ABC):
         """How this runtime is best sampled."""
         return Settings(samples)
 
+    def facts(self) -> dict[str, Any]:
+        """What times depend on besides what `describe` and `settings` tell, such as which of two equal phones it is.
+
+        By name, as JSON; a measurement that was interrupted goes on only with the same.
+        """
+        return {}
+
     def profile(self, job: Job, repeats: int) -> tuple[OperatorTime, ...]:
         """Time of each operator of the runtime's own optimized graph, averaged over the runs, in order of execution."""
         raise UserError(f"{self.name} does not report the time of operators; give --backend onnxruntime")

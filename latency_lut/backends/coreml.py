@@ -147,6 +147,10 @@ class CoreMLBackend(FileBackend):
             threads=self.threads,
         )
 
+    def facts(self) -> dict[str, Any]:
+        """The connected device's identifier."""
+        return {} if self.device is None else {"udid": self._remote.udid}
+
     def _use(self, model: Model) -> None:
         if self._loaded is model:
             return

@@ -36,7 +36,7 @@ class RemoteDevice:
     """A connected device, by name. The app is built, installed and started when the first model is loaded.
 
     Raises:
-        UserError: no such device is connected, with those that are; Xcode's tools are missing.
+        UserError: no such device is connected, with those that are; several of its name are; Xcode's tools are missing.
     """
 
     def __init__(self, name: str) -> None:
@@ -47,6 +47,11 @@ class RemoteDevice:
         self._prepared: list[Any] = []
         self.loaded: list[Any] = []
         weakref.finalize(self, _close, self._runner, self._prepared, self.loaded)
+
+    @property
+    def udid(self) -> str:
+        """The device's own identifier: others may have its name."""
+        return str(self._device.udid)
 
     def describe(self) -> tuple[str, str, str]:
         """Model, e.g. "iPhone16,1 iPhone 15 Pro"; system with its version; the version alone."""
@@ -160,9 +165,12 @@ def _find(name: str) -> Any:
     except Exception as error:  # of devicectl, or that there is none
         raise UserError(f"--device is {name!r}, but devices cannot be listed: {first_line(error)}") from error
     connected = [device for device in devices if device.state == DeviceState.CONNECTED]
-    for device in connected:
-        if device.name == name:
-            return device
+    named = [device for device in connected if device.name == name]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        which = ", ".join(device.udid for device in named)
+        raise UserError(f"--device is {name!r}, the name of {len(named)} connected devices: {which}; connect one alone")
     names = ", ".join(repr(device.name) for device in connected) or "none"
     others = ", ".join(f"{d.name!r} is {d.state.value}" for d in devices if d not in connected)
     raise UserError(f"--device is {name!r}; connected: {names}{f' ({others})' if others else ''}")

@@ -57,7 +57,7 @@ def build_table(config: BuildConfig) -> Path:
         return _take_over(config, Path(config.from_))
     config = config.of_run()  # the table's own command needs no run
     space, backend = config.search_space(), config.make_backend()
-    out = table_file(config.out, space, backend.describe().slug(backend.name))
+    out = table_file(config.out, space, backend.describe().slug(backend.name, elsewhere=config.device is not None))
     build(space, backend, backend.settings(config.samples), out, resume=config.resume, command=spell(MODULE, config))
     return out
 
@@ -68,7 +68,7 @@ def build(
     """Measures every block of the space and writes the table to `out`; progress goes to stderr."""
     plan = make_plan(space)
     jobs = table_jobs(space, plan)
-    with Journal.kept(out, resume, _facts(space, jobs), backend.describe(), settings) as journal:
+    with Journal.kept(out, resume, _facts(space, jobs), backend, settings) as journal:
         sessions = prepare_all(jobs, backend)
         measured = measure_sessions(sessions, backend, settings, journal)
         devices = {name: session.devices for name, session in sessions.items()}
@@ -121,7 +121,7 @@ def table_file(chosen: str | None, space: SearchSpace, of: str) -> Path:
 
 
 def _facts(space: SearchSpace, jobs: Mapping[str, Job]) -> dict[str, Any]:
-    """What samples depend on besides runtime and settings."""
+    """What samples depend on besides backend and settings."""
     graphs = repr([(name, job.blocks) for name, job in jobs.items()]).encode()
     return {
         "space": space.name,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from latency_lut.backends.base import Runtime
+from latency_lut.backends.base import Backend
 from latency_lut.backends.protocol import Sample, Settings, check_share, check_times
 from search_spaces import UserError
 from search_spaces.command.files import drop_torn_line, read_json_lines, try_lock
@@ -60,19 +60,19 @@ class Journal:
     @classmethod
     @contextmanager
     def kept(
-        cls, out: Path, resume: bool, facts: Mapping[str, Any], runtime: Runtime, settings: Settings
+        cls, out: Path, resume: bool, facts: Mapping[str, Any], backend: Backend, settings: Settings
     ) -> Iterator[Journal]:
         """The journal of what becomes `out`: beside it until the block ends without an error.
 
         Args:
             resume: False to start over.
-            facts: what the samples depend on besides runtime and settings.
+            facts: what the samples depend on besides backend and settings.
         """
         path = out.with_name(f"{out.name}.partial")
         with _alone(path):
             if not resume:
                 path.unlink(missing_ok=True)
-            yield cls(path, {**facts, **asdict(runtime), **asdict(settings)})
+            yield cls(path, {**facts, **backend.facts(), **asdict(backend.describe()), **asdict(settings)})
             path.unlink(missing_ok=True)
 
     def _complete_lines(self) -> list[Any]:

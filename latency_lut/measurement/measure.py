@@ -53,7 +53,7 @@ def measure_folder(config: MeasureConfig) -> Path:
     out = Path(config.out) if config.out else folder / name
     if out.is_dir() or out.suffix != ".json":
         raise UserError(f"--out is {out}; give a file that ends in .json")
-    with Journal.kept(out, config.resume, {"manifest": manifest.id}, runtime, settings) as journal:
+    with Journal.kept(out, config.resume, {"manifest": manifest.id}, backend, settings) as journal:
         sessions = _load(folder, manifest, backend)
         measurement = measure_sessions(sessions, backend, settings, journal)
         devices = {name: session.devices for name, session in sessions.items()}

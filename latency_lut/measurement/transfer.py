@@ -80,9 +80,11 @@ def transfer_table(config: TransferConfig) -> Transferred:
     archs = choose_archs(path, table, space, config.measure)
     backend = config.make_backend()
     runtime, settings = backend.describe(), backend.settings(config.samples)
-    out = table_file(config.out, space, f"{runtime.slug(backend.name)}-transferred")
+    out = table_file(
+        config.out, space, f"{runtime.slug(backend.name, elsewhere=config.device is not None)}-transferred"
+    )
     facts = {"table": checksum(path), "networks": archs_id(space, archs)}
-    with Journal.kept(out, config.resume, facts, runtime, settings) as journal:
+    with Journal.kept(out, config.resume, facts, backend, settings) as journal:
         sessions = prepare_all(transfer_jobs(space, archs), backend)
         measured = measure_sessions(sessions, backend, settings, journal)
         source = provenance(backend.name, runtime, settings, measured, spell(MODULE, config))

@@ -223,7 +223,7 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
     backend = backend_of(table, config)
     settings = backend.settings(config.samples or table.provenance.settings.samples)
     facts = {"table": checksum(path), "num_archs": len(archs), "seed": config.seed, "archs": archs_id(space, archs)}
-    with Journal.kept(out, config.resume, facts, backend.describe(), settings) as journal:
+    with Journal.kept(out, config.resume, facts, backend, settings) as journal:
         result = validate(table, space, backend, archs, settings, journal)
         write_json(out, result)
     return out, result

@@ -26,6 +26,7 @@ class FakePhone:
     Args:
         folder: the app's files.
         core: its Core ML.
+        twin: whether another phone of that name is connected.
         disconnects_at: number of the prediction before which it is gone; None: never.
         late: how often an answer is asked for before it is there.
         console_notices: whether the app's console ends when the phone is gone, or locked.
@@ -34,6 +35,7 @@ class FakePhone:
     folder: Path
     core: FakeCoreML = field(default_factory=FakeCoreML)
     name: str = "Anna's iPhone"
+    twin: bool = False
     disconnects_at: int | None = None
     late: int = 1
     console_notices: bool = True
@@ -61,7 +63,8 @@ class FakePhone:
 
         state = "connected" if self.connected else "disconnected"
         mine = device(self.name, state, "iPhone", "iPhone16,1")
-        return {"result": {"devices": [mine, device("Old iPad", "unavailable", "iPad", "iPad7,1")]}}
+        twins = [device(self.name, state, "iPhone", "iPhone17,2")] if self.twin else []
+        return {"result": {"devices": [mine, *twins, device("Old iPad", "unavailable", "iPad", "iPad7,1")]}}
 
     def list_devices(self, command: list[str], **_: Any) -> None:
         """For `subprocess.run`."""

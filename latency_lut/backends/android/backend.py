@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 from latency_lut.backends.android.adb import FOLDER, AndroidDevice
 from latency_lut.backends.android.programs import PROGRAMS
@@ -90,6 +91,10 @@ class AndroidBackend(FileBackend):
             precision=self.precision,
             threads=self.threads,
         )
+
+    def facts(self) -> dict[str, Any]:
+        """The device's serial number."""
+        return {"serial": self._device.serial}
 
     def _mean_ms(self, model: str, what: str, runs: int) -> float:
         line = self._program.line(model, self.threads, runs, self.cores)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import search_spaces
-from latency_lut import build, export, measure, validate
+from latency_lut import build, export, measure, transfer, validate
 from latency_lut.backends.android import adb
 from latency_lut.backends.android.adb import FOLDER, AndroidDevice
 from latency_lut.backends.android.backend import AndroidBackend
@@ -25,7 +25,7 @@ from tests.toy_family import ToySpace
 
 SCRIPTS = Path(__file__).parents[1] / "fake_android"
 BINARY = str(SCRIPTS / "benchmark_model")
-SERIAL = "39291FDJG0"
+SERIAL, TWIN = "39291FDJG0", "39291FDJG1"
 OVERHEAD_US = 1000
 
 
@@ -106,7 +106,7 @@ class InProcess:
     def __call__(self, *arguments: str, **_: object) -> tuple[int, str]:
         self.left -= 1
         if arguments == ("devices",):
-            return 0, f"List of devices attached\n{SERIAL}\tdevice\n\n"
+            return 0, f"List of devices attached\n{SERIAL}\tdevice\n{TWIN}\tdevice\n\n"
         if self.left < 0:
             return 1, f"error: device '{SERIAL}' not found\n"
         if arguments[2] == "push":
@@ -149,6 +149,27 @@ def test_a_table_is_measured_on_the_phone_and_goes_on_after_it_was_unplugged(
     compared = json.loads(capsys.readouterr().out)
     assert compared["table"]["mape"] < 1e-6
     assert compared["runtime"] == compared["table_runtime"]
+
+
+def test_a_measurement_of_one_phone_does_not_go_on_with_its_twin(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--backend", "litert", "--space", "toy", "--benchmark-binary", BINARY, "--samples", "2"]
+    monkeypatch.setattr(adb, "_call", InProcess(left=150))
+    with pytest.raises(DeviceGone):
+        build.main([*flags, "--device", f"adb:{SERIAL}"])
+    monkeypatch.setattr(adb, "_call", InProcess())
+    with pytest.raises(UserError, match=rf"was begun with serial '{SERIAL}' \(now '{TWIN}'\); .*--no-resume$"):
+        build.main([*flags, "--device", f"adb:{TWIN}"])
+
+
+def test_the_files_of_a_phones_tables_name_it(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else that of another phone, or of this machine, would take their place."""
+    monkeypatch.setattr(adb, "_call", InProcess())
+    here = ["--backend", "litert", "--device", f"adb:{SERIAL}", "--benchmark-binary", BINARY, "--samples", "2"]
+    build.main(["--space", "toy", *here])
+    (path,) = Path("runs/tables").glob("*.json")
+    assert path.name.endswith("-litert-float32-1t-Google-Pixel-8.json")
+    transfer.main(["--table", str(path), "--measure", "8", *here])
+    assert path.with_stem(f"{path.stem}-transferred").exists()
 
 
 def test_calls_are_those_of_the_documentation(phone: Phone, tmp_path: Path) -> None:

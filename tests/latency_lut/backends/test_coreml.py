@@ -374,6 +374,18 @@ class TestPhone:
         with pytest.raises(UserError, match="connected: none"):
             CoreMLBackend(device="Old iPad").describe()
 
+    def test_which_it_is_is_a_fact_of_its_times(self, phone: FakePhone) -> None:
+        assert CoreMLBackend(device=phone.name).facts() == {"udid": "udid-iPhone16,1"}
+        assert CoreMLBackend().facts() == {}
+
+    def test_two_of_one_name_are_refused(self, phone: FakePhone) -> None:
+        phone.twin = True
+        with pytest.raises(UserError) as error:
+            CoreMLBackend(device=phone.name).describe()
+        which = "udid-iPhone16,1, udid-iPhone17,2"
+        expected = f"""--device is "Anna's iPhone", the name of 2 connected devices: {which}; connect one alone"""
+        assert str(error.value) == expected
+
     def test_plans_are_the_devices(self, phone: FakePhone, packages: dict[str, Path]) -> None:
         path = next(iter(packages.values()))
         phone.core.placement = lambda op: PLACEMENTS.get(op, ("gpu", 0.05))
