@@ -11,7 +11,7 @@ from typing import Any
 
 from latency_lut.tables.table import LatencyTable, open_table
 from latency_lut.tables.text import heading, shape_text, stage_of
-from latency_lut.tables.validation import read_validation
+from latency_lut.tables.validation import validation_of
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 from search_spaces.command import Flags, align, flag
 from search_spaces.command.files import read_json
@@ -143,13 +143,9 @@ def load_archs(table_path: Path, space: SearchSpace, names: Sequence[str]) -> di
 
 
 def expected_error(table_path: Path, table: LatencyTable, space: SearchSpace) -> ExpectedError | None:
-    """From the validation beside the table; None if there is none, or if it is of other figures or another device than
-    the table's."""
-    data = read_validation(table_path)
+    """From the validation beside the table; None if there is none of this table."""
+    data = validation_of(table, table_path, space)
     if data is None:
-        return None
-    same = all(table.latency_ms(space, space.from_json(n["arch"])) == n["predicted_ms"] for n in data["networks"])
-    if not same or data["runtime"] != asdict(table.provenance.runtime):
         return None
     found = data["table"]
     return ExpectedError(found["mape"], found["within_10_percent"], len(data["networks"]), data["busy"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from latency_lut.backends.base import Runtime
+from latency_lut.tables.table import LatencyTable
+from search_spaces import SearchSpace, UserError
 from search_spaces.command.typed import Amount, Positive, Within, load_typed, read_typed
 
 Rank = Annotated[float, Within(-1, 1)]
@@ -55,3 +58,26 @@ def read_validation(table: Path) -> Validation | None:
     if not path.exists():
         return None
     return load_typed(Validation, path, "make it again with python -m latency_lut.validate")
+
+
+def validation_of(table: LatencyTable, path: Path, space: SearchSpace) -> Validation | None:
+    """The validation beside the table; None if there is none, or if it is of other figures, another device or another
+    space than the table's.
+
+    Args:
+        path: of the table.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    found = read_validation(path)
+    return found if found is not None and _is_of(table, found, space) else None
+
+
+def _is_of(table: LatencyTable, found: Validation, space: SearchSpace) -> bool:
+    if found["runtime"] != asdict(table.provenance.runtime):
+        return False
+    try:
+        return all(table.latency_ms(space, space.from_json(n["arch"])) == n["predicted_ms"] for n in found["networks"])
+    except UserError:  # networks of another space
+        return False

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_lut.tables.table import LatencyTable
-from latency_lut.tables.validation import Validation, read_validation
+from latency_lut.tables.validation import Validation, validation_of
 from nas.evaluation.intervals import as_text, interval
 from nas.objective import tables
 from nas.objective.figure import classifies, figure_name
@@ -43,6 +43,7 @@ class UsedTable:
 
     Args:
         uses: by which searches, each with the metric that it has there.
+        validation: of this very table; None if there is none.
     """
 
     path: str
@@ -200,8 +201,9 @@ def _tables(searches: Mapping[str, Json], space: SearchSpace) -> Iterator[UsedTa
             for metric, table in recorded.items():
                 uses.setdefault((table["path"], table["sha256"]), []).append((search, metric))
     for (path, digest), by in uses.items():
-        validation = read_validation(Path(path))
-        yield UsedTable(path, tuple(by), _table(path, digest, space), validation)
+        table = _table(path, digest, space)
+        validation = None if isinstance(table, UserError) else validation_of(table, Path(path), space)
+        yield UsedTable(path, tuple(by), table, validation)
 
 
 def _table(path: str, digest: str | None, space: SearchSpace) -> LatencyTable | UserError:

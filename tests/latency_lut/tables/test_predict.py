@@ -169,6 +169,17 @@ def test_a_validation_of_another_build_says_nothing(
     assert "error unknown" in capsys.readouterr().out
 
 
+def test_a_validation_of_another_space_says_nothing(
+    table: LatencyTable, nano: SearchSpace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "t.json"
+    validation = write_validation(table, nano, path)
+    validation["networks"][0]["arch"] = {"of": "another space"}
+    write_json(path.with_suffix(".validation.json"), validation)
+    main(["--table", str(path)])
+    assert "error unknown" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("data", [[], {}, {"networks": 3}, {"networks": [], "table": {"mape": None}}])
 def test_a_damaged_validation_is_named(data: Any, table: LatencyTable, tmp_path: Path) -> None:
     table.save(tmp_path / "t.json")

@@ -524,6 +524,23 @@ def test_a_table_that_is_no_longer_what_was_searched_with_is_not_shown_for_it(tm
     assert "t.json has changed since it was searched with" in write_report(run).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("change", ["figures", "device", "space"])
+def test_a_validation_of_another_table_is_not_shown_for_it(change: str, tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    assert "held-out networks" in write_report(run).read_text(encoding="utf-8")
+    path = tmp_path / "tables/t.validation.json"
+    validation = read_json(path)
+    if change == "figures":
+        validation["networks"][0]["predicted_ms"] *= 1.01
+    elif change == "device":
+        validation["runtime"]["device"] = "another"
+    else:
+        validation["networks"][0]["arch"] = {"of": "another space"}
+    write_json(path, validation)
+    html = write_report(run).read_text(encoding="utf-8")
+    assert "calibration networks" in html and "held-out networks" not in html and "latency_lut.validate" not in html
+
+
 def add_pruning(run: Path, name: str) -> None:
     accuracy = {stage: {"test": share} for stage, share in (("dense", 0.95), ("pruned", 0.5), ("finetuned", 0.94))}
     costs = {"dense": 8_000_000, "pruned": 3_000_000}
