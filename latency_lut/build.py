@@ -9,12 +9,12 @@ becomes a table with `--from`. Method and accuracy: docs/latency.md.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 
 from latency_lut.measurement.build import MODULE, BuildConfig, build_table
 from latency_lut.measurement.interpreter import delegate
+from latency_lut.measurement.validate import next_step
 from latency_lut.tables.table import LatencyTable
 from latency_lut.tables.text import summary
 from search_spaces.command import parse, run
@@ -27,9 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     path = build_table(config)
     print(summary(LatencyTable.load(path)))
-    of = ["--run", config.run] if config.run and not config.out else ["--table", str(path)]
     print(path)
-    print(f"next: {shlex.join(['python', '-m', 'latency_lut.validate', *of])}")
+    print(next_step(config, run=config.run) if config.run and not config.out else next_step(config, table=path))
 
 
 if __name__ == "__main__":

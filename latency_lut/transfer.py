@@ -10,12 +10,12 @@ kept in the table, is on networks left out: each of the 20 predicted from the ot
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 
 from latency_lut.measurement.interpreter import delegate
 from latency_lut.measurement.transfer import MODULE, TransferConfig, report, transfer_table
+from latency_lut.measurement.validate import next_step
 from latency_lut.tables.text import summary
 from search_spaces.command import parse, run
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     made = transfer_table(config)
     print(f"{summary(made.table)}\n\n{report(made)}\n\n{made.path}")
-    print(f"next: {shlex.join(['python', '-m', 'latency_lut.validate', '--table', str(made.path)])}")
+    print(next_step(config, table=made.path))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ import sys
 from collections.abc import Sequence
 
 from latency_lut.measurement.interpreter import delegate
-from latency_lut.measurement.validate import ValidateConfig, report, validate_table
+from latency_lut.measurement.validate import MODULE, ValidateConfig, report, validate_table
 from search_spaces.command import parse, run
-
-MODULE = "latency_lut.validate"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from latency_lut.backends.base import Backend, Runtime
 from latency_lut.backends.protocol import Measurement, Settings
-from latency_lut.backends.registry import DeviceFlags, make_backend
+from latency_lut.backends.registry import DeviceFlags, Target, make_backend
 from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import Result, check_jobs, checksum
 from latency_lut.measurement.sessions import measure_sessions, prepare_all
@@ -22,8 +22,10 @@ from latency_lut.tables.placement import misplaced
 from latency_lut.tables.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
 from latency_lut.tables.table import LatencyTable, open_table
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
-from search_spaces.command import flag, flags_given
+from search_spaces.command import flag, flags_given, spell
 from search_spaces.command.files import write_json
+
+MODULE = "latency_lut.validate"
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,12 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
         result = validate(table, space, backend, archs, settings, journal)
         write_json(out, result)
     return out, result
+
+
+def next_step(measured: Target, *, table: Path | None = None, run: str | None = None) -> str:
+    """The line that says how to validate a table just measured: on the same device, in the same environment."""
+    flags = {name: getattr(measured, name) for name in ("device", "benchmark_binary", "cores", "python")}
+    return f"next: {spell(MODULE, ValidateConfig(table=str(table) if table else None, run=run, **flags))}"
 
 
 def archs_id(space: SearchSpace, archs: Sequence[Arch]) -> str:

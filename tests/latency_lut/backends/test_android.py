@@ -161,15 +161,20 @@ def test_a_measurement_of_one_phone_does_not_go_on_with_its_twin(phone: Phone, m
         build.main([*flags, "--device", f"adb:{TWIN}"])
 
 
-def test_the_files_of_a_phones_tables_name_it(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_a_phones_tables_name_it_and_what_is_next_is_done_there(
+    phone: Phone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Else that of another phone, or of this machine, would take their place."""
     monkeypatch.setattr(adb, "_call", InProcess())
     here = ["--backend", "litert", "--device", f"adb:{SERIAL}", "--benchmark-binary", BINARY, "--samples", "2"]
+    next_ = f"next: python -m latency_lut.validate --device adb:{SERIAL} --benchmark-binary {BINARY} --table"
     build.main(["--space", "toy", *here])
     (path,) = Path("runs/tables").glob("*.json")
     assert path.name.endswith("-litert-float32-1t-Google-Pixel-8.json")
+    assert capsys.readouterr().out.endswith(f"\n{next_} {path}\n")
     transfer.main(["--table", str(path), "--measure", "8", *here])
-    assert path.with_stem(f"{path.stem}-transferred").exists()
+    transferred = path.with_stem(f"{path.stem}-transferred")
+    assert transferred.exists() and capsys.readouterr().out.endswith(f"\n{next_} {transferred}\n")
 
 
 def test_calls_are_those_of_the_documentation(phone: Phone, tmp_path: Path) -> None:

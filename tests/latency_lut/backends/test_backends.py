@@ -127,7 +127,7 @@ def test_no_interpreter_no_delegation() -> None:
 
 
 def test_a_table_measured_in_another_environment_says_so(
-    table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The process that --python has started measures, and spells the command with it."""
     monkeypatch.setenv(CHILD, "1")
@@ -137,6 +137,7 @@ def test_a_table_measured_in_another_environment_says_so(
     build.main(["--space", "tiny", "--python", "there/python", "--samples", "2", "--out", str(out)])
     command = f"python -m latency_lut.build --python there/python --space tiny --samples 2 --out {out}"
     assert LatencyTable.load(out).provenance.command == command
+    assert f"next: python -m latency_lut.validate --table {out} --python there/python" in capsys.readouterr().out
 
 
 def test_an_interpreter_that_is_none_is_refused(tmp_path: Path) -> None:
