@@ -12,12 +12,9 @@ from torch import nn
 
 from nas import runs
 from nas.distributed.device import pick_device
-from nas.evaluation.accuracy import right_answers
 from nas.evaluation.intervals import paired_bootstrap, wilson
-from nas.evaluation.quantized import quantized
 from nas.exporting.winner import load_winners
-from nas.networks.inherit import calibration_batches
-from nas.objective.precisions import RANGE_IMAGES
+from nas.proving.answers import right_in, warnings_in
 from nas.proving.search import Config, Search, find_search
 from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long, train_narrowed
 from nas.pruning import recipe as recipes
@@ -74,12 +71,8 @@ def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baseli
     entries, size = list(_entries(search)), search.space.image_size
     sessions_ms, warnings = _timed(config, search, entries)
     data, device = runs.load_run_data(search.run_folder), pick_device(config.device)
-    models = [entry.model.to(device) for entry in entries]
-    if search.precision == "int8":
-        ranges = calibration_batches(data.train, size, RANGE_IMAGES, device, config.num_workers)
-        models = [quantized(model.eval(), ranges) for model in models]
-        warnings.append("accuracies are of int8, simulated as ONNX Runtime computes; nas.export measures the files")
-    answers = right_answers(models, data.test, size, device, config.num_workers)
+    models = [entry.model for entry in entries]
+    answers = right_in(search.precision, models, data, size, device, config.num_workers)
     right = {entry.name: row for entry, row in zip(entries, answers, strict=True)}
     return Baselines(
         command=runs.command_line(),
@@ -89,7 +82,7 @@ def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baseli
         max_loss=config.max_loss,
         broken_limits=_broken_limits(search),
         runtime=str(search.backend.describe()),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *warnings_in(search.precision)),
         networks=tuple(_network(search, entry, right[entry.name], sessions_ms) for entry in entries),
         differences=tuple(_difference(one.name, other.name, right) for one, other in pairs(entries)),
         missing=missing,

@@ -13,10 +13,10 @@ from nas import runs
 from nas.comparison.compare import OUT
 from nas.comparison.compare import Config as CompareConfig
 from nas.distributed.device import pick_device
-from nas.evaluation.accuracy import right_answers
 from nas.evaluation.intervals import wilson
 from nas.exporting.winner import Winner, load_winners
-from nas.proving.families_page import as_text, families_page
+from nas.proving.answers import right_in, warnings_in
+from nas.proving.families_page import BUSY, as_text, families_page
 from nas.proving.reigns import Families, Network, reigns
 from nas.proving.search import Config as SearchConfig
 from nas.proving.search import Search, find_search
@@ -31,8 +31,8 @@ def compare_families(config: CompareConfig) -> Path:
     """Writes the comparison and returns its folder.
 
     Raises:
-        UserError: fewer than two runs, runs of other images, or without a retrained winner; flags of other
-            comparisons.
+        UserError: fewer than two runs, runs of other images, in another precision, or without a retrained winner; flags
+            of other comparisons.
     """
     check_idle(config, ("max_latency_ms", "max_params", "points"), "searches, and --winners compares networks")
     names = tuple(dict.fromkeys(config.searches))
@@ -40,6 +40,7 @@ def compare_families(config: CompareConfig) -> Path:
         raise UserError(f"--winners compares runs: name two or more, such as {runs.RUNS}/a {runs.RUNS}/b")
     searches = [find_search(SearchConfig(run=name)) for name in names]
     _check_images(searches)
+    _check_precisions(searches)
     found = _compared(config, searches)
     folder = Path(config.out) if config.out else OUT / slug("-".join(s.run_folder.name for s in searches))
     write_json(folder / "families.json", asdict(found))
@@ -59,10 +60,21 @@ def _check_images(searches: Sequence[Search]) -> None:
             )
 
 
+def _check_precisions(searches: Sequence[Search]) -> None:
+    """UserError unless the winners of all runs are in the same precision: it is what they are timed in."""
+    first, *others = searches
+    for other in others:
+        if other.precision != first.precision:
+            raise UserError(
+                f"the winners of {other.run_folder} are in {other.precision}, those of {first.run_folder} in "
+                f"{first.precision}; give runs whose newest searches are in one precision"
+            )
+
+
 def _compared(config: CompareConfig, searches: Sequence[Search]) -> Families:
     winners = list(_winners(searches))
     sessions_ms, busy = _timed([w for _, w in winners], searches[0].backend, config.samples)
-    right = [row for search in searches for row in _right(config, [w for s, w in winners if s is search])]
+    right = [row for search in searches for row in _right(config, search, [w for s, w in winners if s is search])]
     networks = [
         Network(
             _family(search, searches),
@@ -81,7 +93,7 @@ def _compared(config: CompareConfig, searches: Sequence[Search]) -> Families:
     return Families(
         command=runs.command_line(),
         runtime=str(searches[0].backend.describe()),
-        busy=busy,
+        warnings=(*([BUSY] if busy else []), *warnings_in(searches[0].precision)),
         num_images=len(right[0]),
         networks=tuple(networks),
         reigns=tuple(reigns(networks, right)),
@@ -100,12 +112,12 @@ def _family(search: Search, searches: Sequence[Search]) -> str:
     return search.space.name if len(alike) == 1 else f"{search.space.name} ({search.run_folder.name})"
 
 
-def _right(config: CompareConfig, winners: Sequence[Winner]) -> list[np.ndarray]:
+def _right(config: CompareConfig, search: Search, winners: Sequence[Winner]) -> list[np.ndarray]:
     """(images,) of each network of one run, whether it is right."""
-    device = pick_device(config.device)
-    test = runs.load_run_data(winners[0].folder.parents[1]).test
-    models = [winner.model().to(device) for winner in winners]
-    return list(right_answers(models, test, winners[0].info.image_size, device, config.num_workers))
+    data, device = runs.load_run_data(search.run_folder), pick_device(config.device)
+    models = [winner.model() for winner in winners]
+    size = winners[0].info.image_size
+    return list(right_in(search.precision, models, data, size, device, config.num_workers))
 
 
 def _timed(winners: Sequence[Winner], backend: Backend, samples: int) -> tuple[list[tuple[float, ...]], bool]:

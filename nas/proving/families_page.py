@@ -30,7 +30,7 @@ def as_text(found: Families) -> str:
     """The table and the sentences."""
     heads = [head.replace("\n", ", ") for head in HEAD]
     lines = [align([heads, *_rows(found.networks)], "<<" + ">" * (len(heads) - 2)), *sentences(found)]
-    return "\n".join([*lines, *([BUSY] if found.busy else [])])
+    return "\n".join([*lines, *found.warnings])
 
 
 def families_page(found: Families) -> str:
@@ -40,7 +40,7 @@ def families_page(found: Families) -> str:
         html("<ul>\n{}</ul>\n", joined(html("<li>{}</li>\n", sentence) for sentence in sentences(found))),
         embed("families", plot(found), ""),
         table(HEAD, _rows(found.networks), text=(0, 1), wide=True),
-        *([warning(BUSY)] if found.busy else []),
+        *map(warning, found.warnings),
         html(
             '<p class="soft">Retrained winners, and the fine-tuned networks that runs began with, on the same {:,} '
             "test images. Latency: each network twice, in one interleaved run ({}); the mean of both. Two networks are "

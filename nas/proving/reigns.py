@@ -61,7 +61,7 @@ class Families:
 
     command: str
     runtime: str
-    busy: bool
+    warnings: tuple[str, ...]
     num_images: int
     networks: tuple[Network, ...]
     reigns: tuple[Reign, ...]

@@ -22,7 +22,7 @@ def network(family: str, name: str, accuracy: float, latency_ms: float) -> tuple
 
 def families(*members: tuple[Network, np.ndarray]) -> Families:
     networks, right = zip(*members, strict=True)
-    return Families("python -m nas.compare", "a runtime", False, COUNT, networks, tuple(reigns(networks, right)))
+    return Families("python -m nas.compare", "a runtime", (), COUNT, networks, tuple(reigns(networks, right)))
 
 
 ALPHA = [network("alpha", "a1", 0.60, 0.1), network("alpha", "a2", 0.70, 0.4), network("alpha", "a3", 0.80, 2.0)]

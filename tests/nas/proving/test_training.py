@@ -65,7 +65,7 @@ def test_networks_answer_in_the_precision_of_the_winners(
     search.costs = SimpleNamespace(one=lambda _: {}, objective=SimpleNamespace(limits={}))
     monkeypatch.setattr("nas.proving.baselines._entries", lambda _: [whole])
     monkeypatch.setattr("nas.proving.baselines._timed", lambda *_: ({"whole": (1.0, 1.0)}, []))
-    monkeypatch.setattr("nas.proving.baselines.quantized", in_int8)
+    monkeypatch.setattr("nas.proving.answers.quantized", in_int8)
     data = load_data(DataConfig())
     monkeypatch.setattr(runs, "load_run_data", lambda _: data)
     found = _compared(Config(device="cpu"), search, {})

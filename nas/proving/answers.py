@@ -1,0 +1,43 @@
+"""What retrained networks of a search answer on the test images, in the precision of its winners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas.data import Data
+from nas.evaluation.accuracy import right_answers
+from nas.evaluation.quantized import quantized
+from nas.networks.inherit import calibration_batches
+from nas.objective.precisions import RANGE_IMAGES, Precision
+
+SIMULATED = "accuracies are of int8, simulated as ONNX Runtime computes; nas.export measures the files"
+
+
+def right_in(
+    precision: Precision,
+    models: Sequence[nn.Module],
+    data: Data,
+    image_size: int,
+    device: torch.device,
+    num_workers: int,
+) -> np.ndarray:
+    """(models, images) which test images each model classifies correctly; in int8 as a file of it would.
+
+    Args:
+        data: of the run: its training images give int8's ranges.
+        device: where the models are brought to.
+    """
+    models = [model.to(device).eval() for model in models]
+    if precision == "int8":
+        ranges = calibration_batches(data.train, image_size, RANGE_IMAGES, device, num_workers)
+        models = [quantized(model, ranges) for model in models]
+    return right_answers(models, data.test, image_size, device, num_workers)
+
+
+def warnings_in(precision: Precision) -> list[str]:
+    """What is said of accuracies in it."""
+    return [SIMULATED] if precision == "int8" else []
