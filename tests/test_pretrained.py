@@ -33,6 +33,7 @@ from search_spaces.command.files import read_json, write_json
 from supernet import Supernet, train_step
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.tiny import make_images
+from tests.nas.unreadable import unreadable
 
 NAME = "test_resnet"
 SPACE = f"timm/{NAME}"
@@ -239,6 +240,14 @@ def test_a_classifier_is_fitted_to_the_features_of_the_frozen_network() -> None:
     batches = eval_batches(data.train, SIZE, 8)
     right = [(network(normalize(images, CPU)).argmax(1) == labels).float() for images, labels in batches]
     assert torch.cat(right).mean() > 0.6  # 0.33 by chance: the features are random, but of other colours
+
+
+def test_a_classifier_is_fitted_beside_a_batch_of_corrupt_images() -> None:
+    train, network = load_data(DataConfig(data="images")).train, timm.create_model(NAME, num_classes=3)
+    start.fit_classifier(network, unreadable(train, 150, range(128)), SIZE, CPU)
+    assert network.get_parameter("fc.weight").std() > 0
+    with pytest.raises(UserError, match="none of 150 training images to fit a classifier to can be read; see the warn"):
+        start.fit_classifier(network, unreadable(train, 150, range(150)), SIZE, CPU)
 
 
 @pytest.mark.parametrize(

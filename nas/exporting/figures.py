@@ -34,17 +34,22 @@ def load_images(folder: Path) -> Data | None:
 def accuracies(files: Mapping[str, Answers], model: nn.Module, images: Images, info: RunInfo) -> dict[str, Any]:
     """Of each file: top-1 accuracy with its 95 % interval, and how many points less it is than `model`'s.
 
-    All see the same images, read once; corrupt ones do not count.
+    All see the same images, read once; corrupt ones do not count. Empty, with a warning, if none can be read.
     """
     reference = normalized_first(model, info)
     right: dict[str, list[np.ndarray]] = {name: [] for name in ("", *files)}
     for batch, labels in eval_batches(images, info.image_size, BATCH_SIZE):
         known = labels >= 0
+        if not known.any():
+            continue
         batch, truth = batch[known], labels[known].numpy()
         with torch.inference_mode():
             right[""].append(reference(batch).argmax(1).numpy() == truth)
         for name, answers in files.items():
             right[name].append(answers(batch).argmax(1) == truth)
+    if not right[""]:
+        warn(f"files are not tried on test images: none of {len(images)} can be read")
+        return {}
     answered = {name: np.concatenate(found) for name, found in right.items()}
     return {name: _figures(answered[name], answered[""]) for name in files}
 

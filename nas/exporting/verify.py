@@ -46,7 +46,7 @@ def verify(run: str | None, winners: Sequence[str], max_drop: float) -> list[dic
                 facts |= {**vars(parity), **found}
                 if data is not None and len(data.test):
                     answers = {name: coreml.answers(path, winner.info)}
-                    facts |= accuracies(answers, model, data.test, winner.info)[name]
+                    facts |= accuracies(answers, model, data.test, winner.info).get(name, {})
                 say(path, facts, max_drop)
         write_json(place / "result.json", result)
         write_guide(place, winner, result["files"])

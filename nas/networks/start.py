@@ -139,6 +139,9 @@ def fit_classifier(network: Any, images: Images, image_size: int, device: torch.
 
     A logistic regression on features that are computed once. A network whose logits are no linear layer's is left as
     it is.
+
+    Raises:
+        UserError: none of the images can be read.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -148,10 +151,14 @@ def fit_classifier(network: Any, images: Images, image_size: int, device: torch.
     network.to(device).eval()
     features, labels = [], []
     for batch, found in eval_batches(images.spread(FIT_IMAGES), image_size, 128, num_workers):
-        x = network.forward_features(normalize(batch[found >= 0], device, images.normalization))
+        if not (read := found >= 0).any():
+            continue
+        x = network.forward_features(normalize(batch[read], device, images.normalization))
         pooled = network.forward_head(x, pre_logits=True)
         features.append(pooled.flatten(1).float().cpu())
-        labels.append(found[found >= 0])
+        labels.append(found[read])
+    if not features:
+        raise UserError(f"none of {len(images)} training images to fit a classifier to can be read; see the warnings")
     table, rows = torch.cat(features).numpy(), torch.cat(labels).numpy()
     scale = float(table.std()) or 1.0
     model = LogisticRegression(C=0.01, max_iter=300).fit(table / scale, rows)

@@ -17,12 +17,14 @@ from nas.data import Data
 from nas.exporting import coreml, files
 from nas.exporting import onnx as onnx_files
 from nas.exporting.export import added_to, export_files
+from nas.exporting.figures import accuracies
 from nas.exporting.files import Exporter, FileConfig
 from nas.exporting.matrix import Cell, cells
 from nas.exporting.parity import example_images
 from search_spaces import UserError
 from search_spaces.command import parse
 from tests.nas.exporting.small import SIZE, Network
+from tests.nas.unreadable import unreadable
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +181,20 @@ def test_fewer_calibration_images_than_asked_for_are_said(
     config = FileConfig(formats=("onnx",), precision=("int8",), max_drop=100)
     Exporter(network, tmp_path, config, few).write()
     assert "5 training images to calibrate int8 on, 256 were asked for" in capsys.readouterr().out
+
+
+def test_a_batch_of_corrupt_test_images_costs_no_file(
+    network: Network, data: Data, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, seen = network.model(), []
+
+    def answers(batch: torch.Tensor) -> np.ndarray:
+        assert len(batch)
+        seen.append(len(batch))
+        with torch.inference_mode():
+            return np.asarray(model((batch.float() / 255 - 0.5) / 0.5))
+
+    found = accuracies({"file": answers}, model, unreadable(data.test, 80, range(64, 80)), network.info)
+    assert (seen, found["file"]["test_images"], found["file"]["drop"]) == ([64], 64, 0)
+    assert accuracies({"file": answers}, model, unreadable(data.test, 80, range(80)), network.info) == {}
+    assert "files are not tried on test images: none of 80 can be read" in capsys.readouterr().err
