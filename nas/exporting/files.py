@@ -160,9 +160,10 @@ class Exporter:
             case format:
                 assert precision != "palettized"
                 mobile.write_mobile(format, network, path, precision, self._as_taken(images))
-                parity = mobile.check_mobile(format, path, network, precision)
-                answers = mobile.answers(format, path, info)
-                backend = mobile.backend(format, precision, self.config.threads)
+                threads = self.config.threads
+                parity = mobile.check_mobile(format, path, network, precision, threads)
+                answers = mobile.answers(format, path, info, threads)
+                backend = mobile.backend(format, precision, threads)
         facts |= {"file": path.name, "format": cell.format, "precision": precision, **asdict(parity)}
         return Written(path, facts | ({} if backend is None else self._timed(path, backend)), answers)
 

@@ -61,9 +61,13 @@ def write_mobile(
     backend(name, precision).export(Job((3, size, size), build, images=images, float_ends=True), path)
 
 
-def answers(name: Mobile, path: Path, info: RunInfo) -> Answers:
-    """What the file answers in its own runtime, an image at a time."""
-    run = backend(name, "float32").answering(path)
+def answers(name: Mobile, path: Path, info: RunInfo, threads: int = 1) -> Answers:
+    """What the file answers in its own runtime, an image at a time.
+
+    Args:
+        threads: of the runtime; ExecuTorch has one number of them in a process, also for what is timed.
+    """
+    run = backend(name, "float32", threads).answering(path)
 
     def answer(images: Tensor) -> np.ndarray:
         return np.concatenate([run(image[None].numpy()) for image in normalized(images, info.mean, info.std)])
@@ -71,15 +75,15 @@ def answers(name: Mobile, path: Path, info: RunInfo) -> Answers:
     return answer
 
 
-def check_mobile(name: Mobile, path: Path, network: Exportable, precision: Precision) -> Parity:
-    """The file in its runtime against the network.
+def check_mobile(name: Mobile, path: Path, network: Exportable, precision: Precision, threads: int = 1) -> Parity:
+    """The file in its runtime, with so many threads, against the network.
 
     Raises:
         UserError: the logits differ by more than TOLERANCE.
     """
     info = network.info
     images, reference = example_images(NUM_IMAGES, info.image_size), normalized_first(network.model(), info)
-    parity = compare(answers(name, path, info), reference, [images])
+    parity = compare(answers(name, path, info, threads), reference, [images])
     if parity.max_abs_diff > (allowed := limit(TOLERANCE[precision], reference, images)):
         beyond = "; activations or weights are beyond float16" if precision == "float16" else ""
         differ = f"its logits differ from PyTorch's by {parity.max_abs_diff:.2g}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 
+from latency_lut.backends.base import Session
+from latency_lut.backends.executorch import ExecuTorchBackend
 from nas.data import Data
 from nas.exporting import files, mobile
 from nas.exporting.files import Exporter, FileConfig
@@ -17,6 +21,7 @@ from nas.exporting.matrix import Cell, Precision, cells
 from nas.exporting.mobile import Mobile, answers
 from nas.exporting.parity import example_images, normalized_first
 from search_spaces import UserError
+from tests.latency_lut.fake import SizedMachine
 from tests.nas.exporting.small import SIZE, Network
 
 PACKAGE: dict[Mobile, str] = {"litert": "litert_torch", "executorch": "executorch"}
@@ -62,6 +67,32 @@ def test_a_file_answers_as_the_network_in_its_precision(
     error = np.abs(got - wanted).max() / np.ptp(wanted)
     assert error < TOLERANCE[cell.precision]
     assert cell.precision == "float32" or error > 1e-5, "the precision that is asked for"
+
+
+def test_files_are_checked_and_tried_with_the_threads_that_they_are_timed_with(
+    network: Network, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ExecuTorch's runtime, of one number of threads in a process, is replaced by PyTorch."""
+    pools = set[int]()
+
+    def answering(backend: ExecuTorchBackend, path: Path) -> Any:
+        pools.add(backend.threads)
+        return lambda images: network.model()(torch.from_numpy(images)).detach().numpy()
+
+    def timed(path: Path, backend: ExecuTorchBackend) -> tuple[float, float, bool]:
+        pools.add(backend.threads)
+        return 0.5, 0.6, False
+
+    monkeypatch.setattr(ExecuTorchBackend, "export", lambda backend, job, path: path.write_bytes(b"program"))
+    monkeypatch.setattr(ExecuTorchBackend, "answering", answering)
+    monkeypatch.setattr(ExecuTorchBackend, "load", lambda *_: Session(lambda _: None))
+    monkeypatch.setattr(ExecuTorchBackend, "describe", lambda _: SizedMachine().describe())
+    monkeypatch.setattr(files, "measure_file", timed)
+    monkeypatch.setattr(files, "peak_memory", lambda path, backend: None)
+    some = replace(data, test=data.test.spread(8))
+    found = Exporter(network, tmp_path, FileConfig(formats=("executorch",), threads=4), some).write()
+    assert not found["failed"] and pools == {4}
+    assert found["files"]["executorch"]["latency_ms"]["threads"] == 4
 
 
 def test_numbers_beyond_float16_are_named(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
