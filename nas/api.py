@@ -133,11 +133,15 @@ class Run:
         return [Search(path.parent) for path in found]
 
     def retrain(self, **flags: Any) -> list[Winner]:
-        """Trains networks on their own and tests them: `python -m nas.retrain`."""
+        """Trains networks on their own and tests them: `python -m nas.retrain`.
+
+        Those that ASHA has stopped (`ray_workers` with `archs`, or `scheduler="asha"`) are not among those returned.
+        """
         with self._settings("nas.retrain", WinnerConfig, flags) as config:
             config, folder, jobs = winners.configure(config)
             winners.train_all(config, folder, jobs)
-            return load_winners(folder, tuple(job.folder.name for job in jobs))
+            names = tuple(job.folder.name for job in jobs if job.test_accuracy is not None)
+            return load_winners(folder, names) if names else []
 
     @property
     def trained(self) -> list[Winner]:

@@ -10,10 +10,11 @@ import torch
 
 from latency_lut.measurement.build import BuildConfig
 from nas import api, train_supernet
+from nas.training.winner import Job
 from search_spaces import SPACES, UserError
-from search_spaces.command.files import read_json
+from search_spaces.command.files import read_json, write_json
 from tests.latency_lut.fake import SizedMachine
-from tests.nas.synthetic_run import make_run
+from tests.nas.synthetic_run import add_retrain, add_supernet, make_run
 from tests.nas.tiny import QuickSpace, make_images, make_table
 
 DOCS = Path(__file__).parents[2] / "docs/python.md"
@@ -84,6 +85,26 @@ def test_a_run_has_its_table_built() -> None:
     make_run(Path("runs/r"), 16, ["a", "b", "c"], "tiny")
     table = api.Run.open("r").build_table(samples=2)
     assert (table.space, table.image_size, table.num_classes) == ("tiny", 16, 3)
+
+
+@pytest.mark.parametrize("trained", [("b",), ()])
+def test_networks_that_were_stopped_are_not_returned(trained: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("runs/r")
+    space = make_run(folder, 16, ["a", "b", "c"], "tiny")
+    add_supernet(folder)
+    write_json(Path("archs.json"), [{"name": name, "arch": space.to_json(space.largest)} for name in ("a", "b")])
+
+    def train(config: object, run_folder: Path, jobs: list[Job], scheduler: str) -> None:
+        assert (scheduler, len(jobs)) == ("asha", 2)
+        for job in jobs:
+            if job.folder.name in trained:
+                add_retrain(run_folder, space, (job.folder.name,))
+            else:
+                write_json(job.folder / "stopped.json", {"epoch": 1, "accuracy": 0.4})
+
+    monkeypatch.setattr("nas.training.winners.train_parallel", train)
+    found = api.Run(folder).retrain(archs="archs.json", ray_workers=2, init="scratch")
+    assert [winner.name for winner in found] == list(trained)
 
 
 def test_tables_are_frames() -> None:
