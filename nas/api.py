@@ -13,7 +13,7 @@
     run.report()
 
 Settings are the flags of the commands, by the same names (`--batch-size` is `batch_size`), with the same defaults and
-recipes; a setting that there is not, or a value out of its range, is a `UserError` of one line.
+recipes; a setting that there is not, or a value of the wrong type or out of its range, is a `UserError` of one line.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def train_supernet(**flags: Any) -> Run:
 
     With `task="detect"` of networks that find objects, `task="segment"` of such that classify pixels.
     """
-    kind: type[Any] = tasks.config_of(flags.get("task"), flags.get("resume", False), flags.get("run"))
+    run = flags.get("run")
+    kind: type[Any] = tasks.config_of(flags.get("task"), flags.get("resume", False), None if run is None else str(run))
     with _settings("nas.train_supernet", kind, flags) as config:
         return Run(tasks.train_supernet(config))
 

@@ -10,6 +10,7 @@ import errno
 import io
 import logging
 import math
+import numbers
 import os
 import shlex
 import signal
@@ -129,26 +130,44 @@ def settings(config: type[Config], **values: Any) -> Config:
     """An instance of `config` with these fields given, as by a command line.
 
     Args:
-        values: of a flag that takes several, a list or tuple of them, or one.
+        values: of a flag that takes several, a list or tuple of them, or one. Paths and numbers may be given for texts,
+            NumPy's numbers for Python's.
 
     Raises:
-        UserError: no such field; a value out of bounds or none of the choices.
+        UserError: no such field; a value of the wrong type, out of bounds or none of the choices.
     """
-    names = [field.name for field in dataclasses.fields(config)]
+    names = {field.name: field for field in dataclasses.fields(config)}
     if unknown := next((name for name in values if name not in names), None):
         near = difflib.get_close_matches(unknown, names, 3)
         raise UserError(f"there is no setting {unknown!r}; choose from {', '.join(near or names)}")
     hints = typing.get_type_hints(config)
-    held = {name: _held(hints[name], value) for name, value in values.items()}
+    held = {name: _held(_spelling(names[name]), hints[name], value) for name, value in values.items()}
     return _mark(config(**held), frozenset(held))
 
 
-def _held(hint: Any, value: Any) -> Any:
-    """As a field of that type holds it. Where texts are numbers, or a name and one, numbers may be given."""
-    if typing.get_origin(hint) is not tuple:
+def _held(name: str, hint: Any, value: Any) -> Any:
+    """As a field of that type holds it; UserError, with the name, if it cannot."""
+    if typing.get_origin(hint) is tuple:
+        several = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_held(name, typing.get_args(hint)[0], each) for each in several)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        hint = next(t for t in typing.get_args(hint) if t is not type(None))
+    choices = typing.get_args(hint)  # of a Literal, whose values are checked when the config is built
+    kind = type(choices[0]) if choices else hint
+    is_bool = type(value).__name__ in ("bool", "bool_")  # NumPy's too, which is no number, where Python's is
+    if kind is bool and is_bool:
+        return bool(value)
+    if kind is int and isinstance(value, numbers.Integral) and not is_bool:
+        return int(value)
+    if kind is float and isinstance(value, numbers.Real) and not is_bool and math.isfinite(value):
+        return float(value)
+    if kind is str and isinstance(value, str | os.PathLike | numbers.Real) and not is_bool:
+        return str(value)
+    if choices and not is_bool:
         return value
-    several = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return tuple(map(str, several)) if typing.get_args(hint)[0] is str else several
+    raise UserError(f"{name} is {value!r}; give {_KINDS[kind]}")
 
 
 def spell(module: str, config: Flags) -> str:
@@ -246,7 +265,7 @@ def _converter(name: str, hint: Any, optional: bool) -> Callable[[str], Any]:
     return convert
 
 
-_KINDS = {int: "a whole number", float: "a finite number", str: "a text"}
+_KINDS = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False"}
 
 _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
     "minimum": ("at least", lambda value, bound: value >= bound),

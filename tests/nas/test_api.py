@@ -45,6 +45,8 @@ def test_settings_are_the_flags_with_the_same_recipe() -> None:
     [
         ({"epoch": 1}, "there is no setting 'epoch'; choose from epochs"),
         ({"epochs": 0}, "--epochs is 0; give a number at least 1"),
+        ({"epochs": "3"}, "--epochs is '3'; give a whole number"),
+        ({"resume": True, "run": Path("runs/none")}, "runs/none"),
         ({"recipe": "best"}, "--recipe is 'best'; choose from "),
     ],
 )

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from search_spaces.command import Flags, UserError, amend, fill, flag, flags_given, given, parse, settings, spell
@@ -128,6 +131,39 @@ def test_from_python_one_of_several_values_need_be_no_list_and_a_number_no_text(
     assert settings(Config, tables=[2, 3]).tables == ("2", "3")
     with pytest.raises(UserError, match="--formats is 'c'; choose from a, b"):
         settings(Config, formats="c")
+
+
+def test_from_python_paths_are_texts_and_numpys_values_are_pythons() -> None:
+    given: dict[str, Any] = {"model": Path("a b"), "epochs": np.int64(3), "alpha": np.float32(0.5), "amp": np.True_}
+    found = settings(Config, threads=np.int64(2), limits=[np.float64(1), 2], tables=Path("x"), max_params=None, **given)
+    assert found == Config("a b", 3, 0.5, "inherit", 2, True, False, (1.0, 2.0), tables=("x",))
+    json.dumps(asdict(found))
+    assert [type(value) for value in (found.epochs, found.threads, found.amp)] == [int, int, bool]
+    assert shlex.split(spell("m", found))[3:7] == ["a b", "--alpha", "0.5", "--threads"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": "3"}, "--epochs is '3'; give a whole number"),
+        ({"epochs": True}, "--epochs is True; give a whole number"),
+        ({"epochs": 2.0}, "--epochs is 2.0; give a whole number"),
+        ({"epochs": None}, "--epochs is None; give a whole number"),
+        ({"alpha": "x"}, "--alpha is 'x'; give a finite number"),
+        ({"max_params": float("inf")}, "--max-params is inf; give a finite number"),
+        ({"limits": [1.0, None]}, "--limits is None; give a finite number"),
+        ({"model": ["a"]}, "model is ['a']; give a text"),
+        ({"tables": [None]}, "--tables is None; give a text"),
+        ({"resume": "no"}, "--resume is 'no'; give True or False"),
+        ({"amp": 1}, "--amp is 1; give True or False"),
+        ({"threads": "2"}, "--threads is '2'; choose from 1, 2"),
+        ({"init": ["inherit"]}, "--init is ['inherit']; choose from inherit, scratch"),
+    ],
+)
+def test_from_python_a_value_of_the_wrong_type_is_one_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings(Config, **values)
+    assert str(caught.value) == message
 
 
 def test_given_is_what_the_command_line_says_also_if_it_is_the_default() -> None:
