@@ -42,6 +42,7 @@ class Sample:
         return f"- **{self.platform}**: {self.use.format(file=facts['file'], code=code, version=version)}"
 
 
+DEEP = "Of pixels of more than 8 bits, scale white to 255 first."
 ANDROID = "{code}; `{file}` and `classes.txt` in the assets; in the dependencies "
 SAMPLES: dict[Format, tuple[Sample, ...]] = {
     "onnx": (
@@ -128,7 +129,7 @@ def _readme(network: Exportable, files: Mapping[str, Mapping[str, Any]], uses: S
         "|---|---|---|---|---|---|",
         *(_row(facts) for facts in files.values()),
         f"\nLatency and memory are of the machine that exported: {'; '.join(sorted(runtimes))}.\n" if runtimes else "",
-        f"- **Photo**: upright {preprocessing(size)}. Scaled in other ways it costs accuracy.",
+        f"- **Photo**: upright {preprocessing(size)}. Scaled in other ways it costs accuracy. {DEEP}",
         f"- **Input**: (1, 3, {size}, {size}) float32, planes R, G, B: pixels / 255, less ({mean}), over ({std}).",
         f"- **Output**: {info.num_classes} logits, in the order of `classes.txt`.",
     ]

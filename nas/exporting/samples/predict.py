@@ -26,7 +26,13 @@ STD = (0.229, 0.224, 0.225)
 
 
 def preprocess(photo: Image.Image) -> np.ndarray:
-    """The photo as the network takes it: (1, 3, IMAGE_SIZE, IMAGE_SIZE) float32, planes R, G and B."""
+    """The photo as the network takes it: (1, 3, IMAGE_SIZE, IMAGE_SIZE) float32, planes R, G and B.
+
+    Raises:
+        ValueError: its pixels have more than 8 bits, of which only who made it knows what is white.
+    """
+    if photo.mode == "F" or photo.mode.startswith("I"):  # convert() would make all of it white or black
+        raise ValueError("the photo has pixels of more than 8 bits: scale its white to 255 first")
     photo = ImageOps.exif_transpose(photo).convert("RGB")
     width, height = (side * RESIZED // min(photo.size) for side in photo.size)
     photo = photo.resize((width, height), Image.Resampling.BICUBIC)
@@ -44,7 +50,11 @@ def logits(model: Path, images: np.ndarray) -> np.ndarray:
 def main(photo: str, model: str = MODEL) -> None:
     classes = (HERE / "classes.txt").read_text(encoding="utf-8").splitlines()
     with Image.open(photo) as image:
-        scores = logits(HERE / model, preprocess(image))[0]
+        try:
+            images = preprocess(image)
+        except ValueError as error:
+            sys.exit(str(error))
+    scores = logits(HERE / model, images)[0]
     exponentials = np.exp(scores - scores.max())
     probabilities = exponentials / exponentials.sum()
     for i in probabilities.argsort()[::-1][:5]:

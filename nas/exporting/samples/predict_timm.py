@@ -22,17 +22,28 @@ CROP_SHARE = 0.95
 
 
 def preprocess(photo: Image.Image) -> Tensor:
-    """The photo as the network takes it: (1, 3, IMAGE_SIZE, IMAGE_SIZE) float32."""
+    """The photo as the network takes it: (1, 3, IMAGE_SIZE, IMAGE_SIZE) float32.
+
+    Raises:
+        ValueError: its pixels have more than 8 bits, of which only who made it knows what is white.
+    """
+    if photo.mode == "F" or photo.mode.startswith("I"):  # convert() would make all of it white or black
+        raise ValueError("the photo has pixels of more than 8 bits: scale its white to 255 first")
     transform = create_transform(IMAGE_SIZE, interpolation="bicubic", crop_pct=CROP_SHARE, mean=MEAN, std=STD)
     images: Tensor = transform(ImageOps.exif_transpose(photo).convert("RGB"))[None]
     return images
 
 
 def main(photo: str) -> None:
+    with Image.open(photo) as image:
+        try:
+            images = preprocess(image)
+        except ValueError as error:
+            sys.exit(str(error))
     model = create_model()
     timm.models.load_checkpoint(model, str(HERE / MODEL))
-    with Image.open(photo) as image, torch.inference_mode():
-        probabilities = model.eval()(preprocess(image))[0].softmax(0)
+    with torch.inference_mode():
+        probabilities = model.eval()(images)[0].softmax(0)
     classes = (HERE / "classes.txt").read_text(encoding="utf-8").splitlines()
     for share, i in zip(*probabilities.topk(min(5, len(classes))), strict=True):
         print(f"{share:7.2%}  {classes[i]}")

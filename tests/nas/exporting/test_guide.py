@@ -8,8 +8,10 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,22 @@ def test_python_prepares_images_as_training_did(network: Network, size: int, tmp
         assert np.abs(got - as_trained(content, info).numpy()).max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["predict.py", "predict_timm.py"])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_python_refuses_photos_of_more_than_8_bits(
+    exported: Exported, name: str, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow would clip them to white or black."""
+    half = {"IMAGE_SIZE": 16, "MEAN": (0.5,) * 3, "STD": (0.5,) * 3}
+    monkeypatch.setitem(sys.modules, "model", SimpleNamespace(**half, create_model=None))
+    for file in (name, "classes.txt"):
+        there = exported[0] / file
+        shutil.copy(there if there.exists() else TEMPLATES / file, tmp_path)
+    Image.fromarray(np.full((32, 32), 1000, dtype)).save(tmp_path / "photo.tif")
+    with pytest.raises(SystemExit, match=r"^the photo has pixels of more than 8 bits: scale its white to 255 first$"):
+        runpy.run_path(str(tmp_path / name))["main"](str(tmp_path / "photo.tif"))
+
+
 def test_what_the_folder_says_is_what_was_measured(exported: Exported) -> None:
     folder, result = exported
     text = (folder / "README.md").read_text()
@@ -115,6 +133,7 @@ def test_what_the_folder_says_is_what_was_measured(exported: Exported) -> None:
         assert size == f"{(folder / facts['file']).stat().st_size / 1e6:.2f}"
     assert "(1, 3, 16, 16) float32, planes R, G, B: pixels / 255, less (0.5, 0.5, 0.5), over (0.5, 0.5, 0.5)" in text
     assert "shorter side resized to 16 pixels" in text
+    assert "Of pixels of more than 8 bits, scale white to 255 first." in text
     assert "Core ML" not in text
 
 
