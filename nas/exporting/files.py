@@ -165,6 +165,8 @@ class Exporter:
                 answers = mobile.answers(format, path, info, threads)
                 backend = mobile.backend(format, precision, threads)
         facts |= {"file": path.name, "format": cell.format, "precision": precision, **asdict(parity)}
+        if images and (cell.format != "coreml" or coreml.on_apple()):  # elsewhere only its weights are int8
+            facts["calibration_images"] = sum(map(len, images))
         return Written(path, facts | ({} if backend is None else self._timed(path, backend)), answers)
 
     def _write_onnx(self, path: Path, precision: Precision, images: tuple[Tensor, ...], scratch: Path) -> None:
@@ -192,13 +194,14 @@ class Exporter:
 
     @cached_property
     def _calibration(self) -> tuple[Tensor, ...]:
-        """uint8 batches of training images."""
+        """uint8 batches of as many training images as are asked for, or of all that can be read."""
         if self.data is None:
             raise UserError("int8 is calibrated on training images, which are not there; bring them back")
-        asked, there = self.config.calibration_images, len(self.data.train)
-        if there < asked:
-            print(f"  WARNING: {there} training images to calibrate int8 on, {asked} were asked for", flush=True)
-        return calibration_images(self.data.train, self.network.info.image_size, asked)
+        asked = self.config.calibration_images
+        images = calibration_images(self.data.train, self.network.info.image_size, asked, exact=True)
+        if (count := sum(map(len, images))) < asked:
+            print(f"  WARNING: {count} training images to calibrate int8 on, {asked} were asked for", flush=True)
+        return images
 
     def _as_taken(self, images: Iterable[Tensor]) -> list[np.ndarray]:
         info = self.network.info

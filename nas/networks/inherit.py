@@ -84,28 +84,33 @@ def calibration_batches(
 
 
 def calibration_images(
-    images: Images | Scenes, image_size: int, count: int, num_workers: int = 0
+    images: Images | Scenes, image_size: int, count: int, num_workers: int = 0, *, exact: bool = False
 ) -> tuple[Tensor, ...]:
     """`count` of the (training) images, or all if there are fewer, without the corrupt ones: uint8, on the CPU.
 
     In whole batches of 256, of fewer if images have more than 128 px (or one smaller): all count alike in the mean of
     their statistics.
 
+    Args:
+        exact: not only whole batches, and one image too: for ranges, which are of all images and no mean.
+
     Raises:
-        UserError: a single image.
+        UserError: a single image, unless `exact`; none can be read.
     """
     if count == 0:
         return ()
-    if count == 1:
+    if count == 1 and not exact:
         raise UserError("--calibration-images is 1, which has no variance; give at least 2")
     count = min(count, len(images))
     batch_size = max(BATCH_SIZE // 16, BATCH_SIZE // _times_larger(image_size))
-    if count > batch_size:
+    if count > batch_size and not exact:
         count -= count % batch_size
-    read = list(_readable(images.spread(count), image_size, batch_size, num_workers))
-    if not any(len(batch) > 1 for batch in read):
-        raise UserError(f"none of {count} training images to recalibrate norms on can be read; see the warnings")
-    return tuple(batch for batch in read if len(batch) > 1)
+    read = _readable(images.spread(count), image_size, batch_size, num_workers)
+    found = tuple(batch for batch in read if len(batch) > (0 if exact else 1))
+    if not found:
+        use = "find ranges" if exact else "recalibrate norms"
+        raise UserError(f"none of {count} training images to {use} on can be read; see the warnings")
+    return found
 
 
 def _readable(images: Images | Scenes, image_size: int, batch_size: int, num_workers: int) -> Iterator[Tensor]:

@@ -177,10 +177,23 @@ def test_a_second_export_adds_to_the_first(network: Network, data: Data, tmp_pat
 def test_fewer_calibration_images_than_asked_for_are_said(
     network: Network, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few: Any = replace(data, train=data.train.spread(5))
+    few: Any = replace(data, train=unreadable(data.train, 6, range(1)))
     config = FileConfig(formats=("onnx",), precision=("int8",), max_drop=100)
-    Exporter(network, tmp_path, config, few).write()
+    found = Exporter(network, tmp_path, config, few).write()
     assert "5 training images to calibrate int8 on, 256 were asked for" in capsys.readouterr().out
+    assert found["files"]["onnx-int8"]["calibration_images"] == 5
+
+
+@pytest.mark.parametrize("count", [1, 257])
+def test_int8_is_calibrated_on_exactly_so_many_images(
+    count: int, network: Network, data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    formats: Any = ("onnx", "coreml")
+    config = FileConfig(formats=formats, precision=("int8",), calibration_images=count, max_drop=100)
+    found = Exporter(network, tmp_path, config, replace(data, test=data.test.spread(8))).write()
+    counts = {name: facts.get("calibration_images") for name, facts in found["files"].items()}
+    assert counts == {"onnx-int8": count, "coreml-int8": count if coreml.on_apple() else None}
+    assert not found["failed"] and "to calibrate int8 on" not in capsys.readouterr().out
 
 
 def test_a_batch_of_corrupt_test_images_costs_no_file(

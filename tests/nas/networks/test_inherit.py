@@ -11,7 +11,7 @@ from torch import Tensor
 from nas.data import Images
 from nas.data.batches import normalize
 from nas.data.sources import Decoded, Skipped
-from nas.networks.inherit import calibration_batches, calibration_default, default_calibration
+from nas.networks.inherit import calibration_batches, calibration_default, calibration_images, default_calibration
 from search_spaces import UserError
 from supernet import Supernet
 from tests.nas.tiny import tiny_space
@@ -67,6 +67,15 @@ def test_larger_images_are_fewer(pixels: int, count: int, batch: int, monkeypatc
     monkeypatch.setattr("nas.networks.inherit.eval_batches", read)
     calibration_batches(images_of(300), pixels, 300, CPU)
     assert seen == [batch]
+
+
+@pytest.mark.parametrize(
+    ("count", "available", "sizes"),
+    [(1, 600, [1]), (257, 600, [256, 1]), (500, 600, [256, 244]), (999, 600, [256, 256, 88])],
+)
+def test_ranges_are_of_exactly_so_many_images(count: int, available: int, sizes: list[int]) -> None:
+    found = calibration_images(images_of(available), 8, count, exact=True)
+    assert [len(batch) for batch in found] == sizes
 
 
 def test_one_image_has_no_variance() -> None:
