@@ -18,14 +18,16 @@ recipes; a setting that there is not, or a value of the wrong type or out of its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from latency_lut.measurement import build
-from latency_lut.tables.table import LatencyTable
+from latency_lut.measurement.interpreter import delegate
+from latency_lut.tables.table import LatencyTable, find_table
 from nas import runs
 from nas.exporting import export as exporting
 from nas.exporting.winner import Winner, load_winners
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Config = TypeVar("Config", bound=Flags)
+INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended
 
 __all__ = ["Backbone", "Run", "Search", "UserError", "Winner", "build_table", "finetune", "prune", "train_supernet"]
 
@@ -83,6 +86,8 @@ def prune(**flags: Any) -> Path:
 def build_table(**flags: Any) -> LatencyTable:
     """Your device measured, once for each space and image size: `python -m latency_lut.build`."""
     with _settings(build.MODULE, build.BuildConfig, flags) as config:
+        if _done_elsewhere(build.MODULE, config, config.python):
+            return LatencyTable.load(find_table(config.out))
         return LatencyTable.load(build.build_table(config))
 
 
@@ -92,6 +97,20 @@ def _settings(module: str, kind: type[Config], flags: dict[str, Any]) -> Iterato
     config = settings(kind, **flags)
     with runs.called_as(spell(module, config)):
         yield config
+
+
+def _done_elsewhere(module: str, config: Flags, python: str | None, also: Sequence[str] = ()) -> bool:
+    """Runs the command of these settings by another interpreter, if one is given, as `delegate` does.
+
+    Raises:
+        UserError: it cannot, or has ended unsuccessfully.
+    """
+    try:
+        return delegate(python, module, shlex.split(spell(module, config))[3:], also)
+    except SystemExit as error:
+        if error.code == INTERRUPTED:
+            raise KeyboardInterrupt from None
+        raise UserError(f"{python} -m {module} has ended with status {error.code}; its last line says why") from None
 
 
 @dataclass(frozen=True)
@@ -160,7 +179,8 @@ class Run:
     def export(self, **flags: Any) -> Path:
         """Files for phones of retrained networks, in the folder returned: `python -m nas.export`."""
         with self._settings("nas.export", exporting.Config, flags) as config:
-            exporting.export(config)
+            if not _done_elsewhere("nas.export", config, config.python, exporting.PACKAGES):
+                exporting.export(config)
         return self.folder / "export"
 
     def report(self) -> Path:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from latency_lut.measurement.interpreter import delegate
 from nas import runs
-from nas.exporting.export import Config, export
+from nas.exporting.export import PACKAGES, Config, export
 from nas.runs.next_step import say_next
 from search_spaces.command import parse, run
 
@@ -24,7 +24,7 @@ from search_spaces.command import parse, run
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     config = parse(Config, argv, "python -m nas.export", __doc__ or "")
-    if delegate(config.python, "nas.export", argv, ("markupsafe", "pandas", "safetensors")):
+    if delegate(config.python, "nas.export", argv, PACKAGES):
         return
     export(config)
     say_next("nas.report", runs.find_run(config.run, "export/*/result.json", "python -m nas.export"))

@@ -21,6 +21,9 @@ from search_spaces import UserError
 from search_spaces.command import check_idle, flag
 from search_spaces.command.files import atomic_folder, read_json, sha256, write_json, write_text
 
+# What --python needs to export, beside what measuring takes.
+PACKAGES = ("markupsafe", "pandas", "safetensors")
+
 
 @dataclass(frozen=True)
 class Config(FileConfig):

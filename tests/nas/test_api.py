@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from latency_lut.measurement.build import BuildConfig
+from latency_lut.tables.table import LatencyTable
 from nas import api, train_supernet
 from nas.training.winner import Job
 from search_spaces import SPACES, UserError
@@ -107,6 +108,37 @@ def test_networks_that_were_stopped_are_not_returned(trained: tuple[str, ...], m
     monkeypatch.setattr("nas.training.winners.train_parallel", train)
     found = api.Run(folder).retrain(archs="archs.json", ray_workers=2, init="scratch")
     assert [winner.name for winner in found] == list(trained)
+
+
+@pytest.fixture
+def elsewhere() -> str:
+    """An interpreter that only tells how it was called, as if it had written a table, and ends with $STATUS."""
+    script = Path("elsewhere")
+    script.write_text(
+        '#!/bin/sh\nif [ "$1" = -c ]; then echo new; exit; fi\nprintf "%s\\n" "$@" > call\n'
+        "mkdir -p runs/tables && cp table.json runs/tables/new.json\nexit ${STATUS:-0}\n"
+    )
+    script.chmod(0o755)
+    make_table(QuickSpace()).save(Path("table.json"))
+    return str(script.resolve())
+
+
+def test_what_another_interpreter_is_to_do_it_does(elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = api.build_table(space="tiny", samples=2, python=elsewhere)
+    assert table == LatencyTable.load(Path("table.json"))
+    assert Path("call").read_text().split() == [
+        *("-m", "latency_lut.build", "--python", elsewhere, "--space", "tiny", "--samples", "2")
+    ]
+    folder = Path("runs/r")
+    assert api.Run(folder).export(formats="litert", python=Path(elsewhere)) == folder / "export"
+    called = Path("call").read_text().split()
+    assert called == ["-m", "nas.export", "--formats", "litert", "--run", "runs/r", "--python", elsewhere]
+    monkeypatch.setenv("STATUS", "2")
+    with pytest.raises(UserError, match=r"/elsewhere -m nas.export has ended with status 2; its last line says why$"):
+        api.Run(folder).export(python=elsewhere)
+    monkeypatch.setenv("STATUS", "130")
+    with pytest.raises(KeyboardInterrupt):
+        api.Run(folder).export(python=elsewhere)
 
 
 def test_tables_are_frames() -> None:
