@@ -103,7 +103,7 @@ def _narrowed(search: Search, winner: str) -> Arch | str:
 
 
 def prune_whole(config: Config, search: Search) -> Missing:
-    """Prunes the fine-tuned network to the measured time of each winner, in `prune/`."""
+    """Prunes the fine-tuned network to the measured time of each winner, in `prune/`, timed as the table was."""
     if search.whole is None:
         print(f"{search.run_folder} was not begun with nas.finetune: there is no fine-tuned network, so none is pruned")
         return {}
@@ -120,7 +120,7 @@ def prune_whole(config: Config, search: Search) -> Missing:
         share = shares.get(winner)
         settings = _begun(search, folder) if share is None else _settings(search, winner, share, source, config)
         try:
-            prune(replace(settings, **_local(config)), source, folder)
+            prune(replace(settings, **_local(config)), source, folder, search.backend)
         except OutOfReach as error:
             missing[folder.name] = str(error)
     return missing

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latency_lut.backends.base import Backend
 from latency_lut.backends.registry import make_backend
 from nas import runs
 from nas.data import Data, load_data
@@ -66,8 +67,11 @@ class Network:
     structure: Structure
 
 
-def prune(config: Config, source: Source, folder: Path) -> None:
+def prune(config: Config, source: Source, folder: Path, backend: Backend | None = None) -> None:
     """Prunes the network in the folder, or goes on with it on `resume`.
+
+    Args:
+        backend: that times networks, in place of the settings' in its default precision and unit.
 
     Raises:
         UserError: what a `Job` raises; other data or settings than it was begun with.
@@ -86,7 +90,7 @@ def prune(config: Config, source: Source, folder: Path) -> None:
             runs.record(folder, changed)
             _finished(config, folder, data, dict(result))
             return
-    job = Job(config, folder, source, data)
+    job = Job(config, folder, source, data, backend)
     source.check_splits(data)
     if config.resume:
         runs.record(folder, changed)
@@ -133,11 +137,10 @@ def _finished(config: Config, folder: Path, data: Data, result: dict[str, Any]) 
 def export(
     network: Network, folder: Path, config: Config, data: Data, test_accuracy: float | None, before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Adds files to the export folder and returns what is known of all in it.
+    """Adds files to the export folder and returns what is known of all in it, `before` that of what is there already.
 
     Args:
         test_accuracy: None where it may be of images that the network has seen: then files are not tried on them.
-        before: the same of what is there already.
     """
     shipped = _Shipped(network, _run_info(network.recipe, config, data), test_accuracy)
     if test_accuracy is None:
@@ -166,9 +169,9 @@ class Job:
         UserError: a network, device, runtime or setting that cannot be used; a target below what can be reached.
     """
 
-    def __init__(self, config: Config, folder: Path, source: Source, data: Data) -> None:
+    def __init__(self, config: Config, folder: Path, source: Source, data: Data, backend: Backend | None) -> None:
         self.config, self.folder = config, folder
-        self.backend = make_backend(config.backend, config.threads)
+        self.backend = backend or make_backend(config.backend, config.threads)
         self.backend.describe()
         self.device = pick_device(config.device)
         check_amp(config.amp, self.device)

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from nas import runs
 from nas.data import DataConfig, load_data
+from nas.proving import training
 from nas.proving.baselines import Entry, _compared
 from nas.proving.search import Config
-from nas.proving.training import narrowed_name, pruned_name, say_how_long
+from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long
+from nas.pruning.config import Config as PruningConfig
 from search_spaces.command.files import write_json
 from tests.nas.synthetic_run import add_retrain, add_search, make_run
 
@@ -73,6 +75,22 @@ def test_networks_answer_in_the_precision_of_the_winners(
     assert found.networks[0].accuracy.value == pytest.approx(expected)
     assert ranges == ([256] if precision == "int8" else [])
     assert [warning[:26] for warning in found.warnings] == ["accuracies are of int8, si"] * len(ranges)
+
+
+def test_what_is_pruned_is_timed_as_the_table_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun now, or gone on with."""
+    search: Any = SimpleNamespace(
+        run_folder=tmp_path, whole=tmp_path, winners=["new", "begun"], suffix="", backend="of the table"
+    )
+    write_json(tmp_path / "prune" / pruned_name(search, "begun") / "config.json", {})
+    pruned: list[tuple[bool, str]] = []
+    monkeypatch.setattr(training, "find", lambda *_, **__: None)
+    monkeypatch.setattr(training, "_shares", lambda *_: {"new": 0.5})
+    monkeypatch.setattr(training, "_settings", lambda *_: PruningConfig())
+    monkeypatch.setattr(training, "_begun", lambda *_: PruningConfig(resume=True))
+    monkeypatch.setattr(training, "prune", lambda config, _, __, by: pruned.append((config.resume, by)))
+    assert prune_whole(Config(), search) == {}
+    assert pruned == [(False, "of the table"), (True, "of the table")]
 
 
 def test_equals_by_another_latency_have_folders_of_their_own() -> None:

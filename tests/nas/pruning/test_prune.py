@@ -19,6 +19,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from latency_lut.backends.base import Backend
+from latency_lut.backends.registry import make_backend
 from nas.data import DataConfig, load_data
 from nas.evaluation.accuracy import accuracy
 from nas.exporting.export import export_files
@@ -34,7 +35,7 @@ from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.drop_path import set_drop_path
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
-from search_spaces.command import settings
+from search_spaces.command import parse, settings
 from search_spaces.structure.costs import Costs
 from search_spaces.structure.families.registry import prepare
 from tests.nas.tiny import export_nothing, json_lines, make_images, move_run, run_killed, tiny_space
@@ -207,6 +208,14 @@ def test_a_renamed_run_is_gone_on_with_and_a_killed_export_hinders_nobody(monkey
     config = json.loads((moved / "prune/again/config.json").read_text())
     assert config["model"] == str(moved / "prune" / PRUNED.name)
     assert sorted(path.name for path in (moved / "prune/again").glob("*export*")) == ["export"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_backend_that_is_given_times_in_place_of_the_settings() -> None:
+    """Of the settings it would be one thread."""
+    config = parse(Config, [*ARGS, "--finetune-epochs", "1", "--name", "timed"], "prune", "")
+    job.prune(*configure(config), make_backend("torch", 2))
+    assert result(PRUNED.parent / "timed")["device"]["threads"] == 2
 
 
 @pytest.mark.usefixtures("folder")
