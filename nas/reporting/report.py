@@ -253,12 +253,17 @@ def _others(a: Artifacts) -> Iterator[Markup]:
         rows = [
             [
                 link(f"prune/{name}/report.html", name),
-                *(with_interval(result["accuracy"][s]["test"], a.info.splits.test) for s in ("dense", "finetuned")),
+                *(
+                    with_interval(result["accuracy"][stage]["test"], result["num_images"]["test"])
+                    for stage in ("dense", "finetuned")
+                ),
+                _pruned_on(a, name, result),
                 percent(result["networks"]["pruned"]["macs"] / result["networks"]["dense"]["macs"]),
             ]
             for name, result in a.pruned.items()
         ]
-        yield table(["Pruning", "Test accuracy\nbefore", "Test accuracy\nfine-tuned", "MACs\nthat remain"], rows)
+        head = ["Pruning", "Accuracy\nbefore", "Accuracy\nfine-tuned", "Images\nthat it is of", "MACs\nthat remain"]
+        yield table(head, rows, text=(0, 3))
     if a.evaluated:
         yield html("<h2>Evaluations</h2>\n")
         rows = [
@@ -271,6 +276,13 @@ def _others(a: Artifacts) -> Iterator[Markup]:
             for name, result in a.evaluated.items()
         ]
         yield table(["Evaluation", "Networks", "Split", "Images"], rows, text=(0, 1, 2))
+
+
+def _pruned_on(a: Artifacts, name: str, result: Json) -> str:
+    """The images that a pruning's accuracies are of: it may be of another network, and of other data."""
+    what = "maybe seen" if result["may_have_seen_test"] else "test split"
+    own = runs.fact(a.folder / "prune" / name, "data_digest", str) == a.info.splits.digest
+    return f"{result['num_images']['test']:,}, {what}{'' if own else ', others than the run’s'}"
 
 
 def _trajectories(a: Artifacts) -> Iterator[Markup]:

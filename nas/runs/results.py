@@ -147,10 +147,20 @@ class PruningNetworks(TypedDict):
     pruned: PrunedCosts
 
 
+class PruningImages(TypedDict):
+    test: Count
+
+
 class PrunedResult(TypedDict):
-    """`prune/<name>/result.json`."""
+    """`prune/<name>/result.json`.
+
+    Args:
+        may_have_seen_test: nothing says that the network was not trained on the test images.
+    """
 
     command: str
+    num_images: PruningImages
+    may_have_seen_test: bool
     accuracy: PruningAccuracy
     networks: PruningNetworks
 
@@ -158,7 +168,6 @@ class PrunedResult(TypedDict):
 class FinishedPruning(PrunedResult):
     """The same, for further formats to be exported."""
 
-    may_have_seen_test: bool
     export: dict[str, Any]
 
 

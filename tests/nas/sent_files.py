@@ -61,7 +61,8 @@ READERS = {
             "runs/r/retrain/winner-1/metrics.jsonl": "0.step 0.epoch",
             "runs/r/export/winner-1/result.json": "command files files.onnx.file:path files.onnx.bytes "
             "files.onnx.precision files.onnx.latency_ms.min",
-            "runs/r/prune/p/result.json": "command accuracy.dense.test networks.pruned.macs",
+            "runs/r/prune/p/result.json": "command accuracy.dense.test num_images.test may_have_seen_test "
+            "networks.pruned.macs",
             "runs/r/baselines/result.json": "command num_images networks networks.0.name:path networks.0.sessions_ms "
             "networks.1.accuracy.value networks.2.winner differences differences.0.low missing",
             "runs/r/evaluate/e.json": "command split num_images networks networks.0.name",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -541,17 +542,21 @@ def test_a_validation_of_another_table_is_not_shown_for_it(change: str, tmp_path
     assert "calibration networks" in html and "held-out networks" not in html and "latency_lut.validate" not in html
 
 
-def add_pruning(run: Path, name: str) -> None:
+def add_pruning(run: Path, name: str, *, digest: str, images: int = 359, maybe_seen: bool = False) -> None:
     accuracy = {stage: {"test": share} for stage, share in (("dense", 0.95), ("pruned", 0.5), ("finetuned", 0.94))}
     costs = {"dense": 8_000_000, "pruned": 3_000_000}
     networks = {name: {"macs": macs, "num_params": macs} for name, macs in costs.items()}
-    result = {"command": "python -m nas.prune", "accuracy": accuracy, "networks": networks}
+    result: dict[str, Any] = {"command": "python -m nas.prune", "accuracy": accuracy, "networks": networks}
+    result |= {"num_images": {"test": images}, "may_have_seen_test": maybe_seen}
     write_json(run / "prune" / name / "result.json", result)
+    write_json(run / "prune" / name / "config.json", {"command": "prune", "data_digest": digest})
 
 
 def test_prunings_and_evaluations_are_linked(tmp_path: Path) -> None:
     make_run(tmp_path)
-    add_pruning(tmp_path, "a #1")
+    digest = read_json(tmp_path / "run.json")["splits"]["digest"]
+    add_pruning(tmp_path, "a #1", digest=digest)
+    add_pruning(tmp_path, "b", digest="of other images", images=1000, maybe_seen=True)
     found = {"command": "python -m nas.evaluate", "split": "test", "num_images": 359, "networks": [{"name": EVIL}]}
     write_json(tmp_path / "evaluate/mine.json", found)
     write_json(tmp_path / "evaluate/interrupted.json", found)
@@ -559,10 +564,21 @@ def test_prunings_and_evaluations_are_linked(tmp_path: Path) -> None:
     html = write_report(tmp_path).read_text(encoding="utf-8")
     page = Page(html)
     assert [row for row in page.rows if row] == [
-        ["a #1", with_interval(0.95, 359), with_interval(0.94, 359), "37.50 %"],
+        ["a #1", with_interval(0.95, 359), with_interval(0.94, 359), "359, test split", "37.50 %"],
+        [
+            "b",
+            with_interval(0.95, 1000),
+            with_interval(0.94, 1000),
+            "1,000, maybe seen, others than the run’s",
+            "37.50 %",
+        ],
         ["mine", EVIL, "test", "359"],
     ]
-    assert [a["href"] for tag, a in page.tags if tag == "a"] == ["prune/a%20%231/report.html", "evaluate/mine.html"]
+    assert [a["href"] for tag, a in page.tags if tag == "a"] == [
+        "prune/a%20%231/report.html",
+        "prune/b/report.html",
+        "evaluate/mine.html",
+    ]
     assert EVIL not in html
     assert page.commands == ["python -m nas.prune", "python -m nas.evaluate"]
 
