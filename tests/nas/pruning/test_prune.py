@@ -28,8 +28,8 @@ from nas.pruning import job, rounds
 from nas.pruning.config import Config
 from nas.pruning.configure import configure
 from nas.pruning.latency import Trial
-from nas.pruning.page import as_text
-from nas.pruning.recipe import load, read, timm_recipe
+from nas.pruning.page import as_text, write_page
+from nas.pruning.recipe import load, load_prunable, read, timm_recipe
 from nas.pruning.rounds import Method, Pruner, Target
 from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.drop_path import set_drop_path
@@ -88,6 +88,17 @@ def test_it_prunes_tunes_measures_exports_and_reports() -> None:
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_busy_machine_is_named(busy: bool) -> None:
     assert ("WARNING: the machine was busy" in as_text(result() | {"busy": busy})) is busy
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("reached", "missed"), [(0.49, None), (0.53, "53.0 %"), (0.4, "40.0 %")])
+def test_a_latency_that_is_missed_is_said_where_it_is_claimed(reached: float, missed: str | None) -> None:
+    found = result() | {"target": "latency=0.5"}
+    found["networks"]["dense"]["latency_ms"], found["networks"]["pruned"]["latency_ms"] = 1.0, reached
+    page = write_page(PRUNED, found, *(load_prunable(read(PRUNED), PRUNED)[1] for _ in range(2)))
+    for said in as_text(found), page.read_text():
+        assert ("the latency aimed at, 50.0 %, is not met" in said) is bool(missed)
+        assert f"is not met: it is {missed}" in said or not missed
 
 
 @pytest.mark.usefixtures("folder")
