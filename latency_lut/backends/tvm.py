@@ -111,6 +111,10 @@ class TunedTvmBackend(TvmBackend):
         super().__init__(threads, precision, compute_unit)
         self.tuning_s = tuning_s
 
+    def facts(self) -> dict[str, Any]:
+        """The time for tuning: with another one kernels are others."""
+        return {"tuning_s": self.tuning_s}
+
     def _tvm(self) -> Any:
         for package in ("xgboost", "psutil", "cloudpickle"):  # the tuner's, which TVM itself goes without
             require(package, INSTALL)

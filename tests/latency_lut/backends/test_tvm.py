@@ -15,9 +15,12 @@ from torch import nn
 
 from latency_lut.backends import tvm as backend_tvm
 from latency_lut.backends.base import Job
+from latency_lut.backends.protocol import Sample, Settings
 from latency_lut.backends.registry import make_backend
 from latency_lut.backends.tvm import RECORDS, TunedTvmBackend, TvmBackend
+from latency_lut.measurement.journal import Journal
 from search_spaces import UserError
+from tests.latency_lut.fake import FakeMachine
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +117,22 @@ def test_what_is_missing_is_named_with_its_remedy(name: str, monkeypatch: pytest
         monkeypatch.setitem(sys.modules, package, None if package == name else SimpleNamespace())
     with pytest.raises(UserError, match=rf"^{name} is not installed; pip install 'apache-tvm\[meta-schedule"):
         TunedTvmBackend().describe()
+
+
+def test_a_measurement_goes_on_with_the_same_time_for_tuning_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(tuning_s: int) -> None:
+        with Journal.kept(tmp_path / "t.json", True, {}, TunedTvmBackend(tuning_s=tuning_s), Settings(2)) as journal:
+            journal.append("a", [Sample(1.0, None, 1.0)])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TunedTvmBackend, "describe", FakeMachine().describe)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(7)
+    with pytest.raises(UserError, match=r"was begun with tuning_s 7 \(now 8\); go on with that, or start over"):
+        interrupted(8)
 
 
 def test_the_time_for_tuning_reaches_the_backend() -> None:
