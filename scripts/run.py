@@ -1,6 +1,6 @@
 """The whole job on embedded images, as `make run` does it: the commands a user types, one after another.
 
-EfficientNet-Lite0 with its ImageNet weights becomes a curve of smaller networks for other images, in about ten
+EfficientNet-Lite0 with its ImageNet weights becomes a curve of smaller networks for other images, in about eight
 minutes on two cores. `--job published` is the search as published (`make run-published`, about five minutes): a
 supernet of EfficientFormerV2's space from fresh weights. Every line beginning with $ can be typed as it stands.
 """
