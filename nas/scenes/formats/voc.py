@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 
 from nas.data.classes import class_name, in_order
 from nas.data.listing import some
+from nas.scenes.formats.beside import beside
 from nas.scenes.formats.coco import Coco, Size
 from search_spaces import UserError
 from search_spaces.command.typed import read_typed
@@ -57,9 +58,9 @@ def read_voc(files: Sequence[Path], images: Mapping[str, Path]) -> Coco:
 
 def _images_of(files: Sequence[Path], images: Mapping[str, Path]) -> list[str]:
     """The name of each file's image: beside it, in VOC's folder of images, or the only one that has its stem."""
-    beside = _by(images, (path.with_suffix("") for path in images.values()))
+    by_place = _by(images, (path.with_suffix("") for path in images.values()))
     by_stem = _by(images, (path.stem for path in images.values()))
-    near = [next((beside[place] for place in _places(file) if place in beside), []) for file in files]
+    near = [next((by_place[place] for place in _places(file) if place in by_place), []) for file in files]
     taken = {name for names in near for name in names}
     found = []
     for file, names in zip(files, near, strict=True):
@@ -80,11 +81,9 @@ def _by(names: Iterable[str], keys: Iterable[Hashable]) -> dict[Hashable, list[s
 
 def _places(file: Path) -> Iterator[Path]:
     """Where the image may lie, without its ending."""
-    yield file.with_suffix("")
-    parts = file.with_suffix("").parts
-    if "Annotations" in parts:
-        last = len(parts) - 1 - parts[::-1].index("Annotations")
-        yield Path(*parts[:last], "JPEGImages", *parts[last + 1 :])
+    yield (place := file.with_suffix(""))
+    if image := beside(place, "Annotations", "JPEGImages"):
+        yield image
 
 
 def _parse(file: Path) -> tuple[Size, list[_Object]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.data.classes import class_name
+from nas.scenes.formats.beside import beside
 from nas.scenes.formats.coco import Coco, CocoAnnotation, CocoCategory, Size
 from search_spaces import UserError
 
@@ -113,12 +114,10 @@ def read_yolo(file: Path, images: Mapping[str, Path], sizes: Mapping[str, Size])
 
 def labels_of(image: Path) -> Iterator[Path]:
     """Where the text of an image may lie: in `labels/` where its path has `images/` last, and beside it."""
-    beside = image.with_suffix(".txt")
-    *folders, name = beside.parts
-    if "images" in folders:
-        last = len(folders) - 1 - folders[::-1].index("images")
-        yield Path(*folders[:last], "labels", *folders[last + 1 :], name)
-    yield beside
+    text = image.with_suffix(".txt")
+    if label := beside(text, "images", "labels"):
+        yield label
+    yield text
 
 
 def _objects(text: Path, image: int, size: Size, described: Described, file: Path) -> list[CocoAnnotation]:
