@@ -151,3 +151,7 @@ class Target(DeviceFlags):
             self.benchmark_binary,
             self.cores,
         )
+
+    def slug(self, backend: Backend) -> str:
+        """`Runtime.slug` of the backend that these flags make: with the device where they name one."""
+        return backend.describe().slug(backend.name, elsewhere=self.device is not None)

@@ -57,7 +57,7 @@ def build_table(config: BuildConfig) -> Path:
         return _take_over(config, Path(config.from_))
     config = config.of_run()  # the table's own command needs no run
     space, backend = config.search_space(), config.make_backend()
-    out = table_file(config.out, space, backend.describe().slug(backend.name, elsewhere=config.device is not None))
+    out = table_file(config.out, space, config.slug(backend))
     build(space, backend, backend.settings(config.samples), out, resume=config.resume, command=spell(MODULE, config))
     return out
 

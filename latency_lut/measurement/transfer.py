@@ -80,9 +80,7 @@ def transfer_table(config: TransferConfig) -> Transferred:
     archs = choose_archs(path, table, space, config.measure)
     backend = config.make_backend()
     runtime, settings = backend.describe(), backend.settings(config.samples)
-    out = table_file(
-        config.out, space, f"{runtime.slug(backend.name, elsewhere=config.device is not None)}-transferred"
-    )
+    out = table_file(config.out, space, f"{config.slug(backend)}-transferred")
     facts = {"table": checksum(path), "networks": archs_id(space, archs)}
     with Journal.kept(out, config.resume, facts, backend, settings) as journal:
         sessions = prepare_all(transfer_jobs(space, archs), backend)

@@ -70,7 +70,7 @@ def run_study(
         DeviceGone: the device has been disconnected; what was measured is kept.
     """
     runtime, settings = backend.describe(), backend.settings(config.samples)
-    out = STUDIES / f"{slug(study)}-{runtime.slug(backend.name, elsewhere=config.device is not None)}.json"
+    out = STUDIES / f"{slug(study)}-{config.slug(backend)}.json"
     facts = {"study": study, "networks": {name: list(network.job.input_shape) for name, network in networks.items()}}
     with Journal.kept(out, config.resume, facts, backend, settings) as journal:
         rows, measured = _measure(networks, backend, settings, journal)
