@@ -23,6 +23,7 @@ from search_spaces import Arch, macs
 from supernet import Supernet
 from supernet.store import Norm
 from tests.nas.tiny import tiny_space
+from tests.nas.unreadable import unreadable
 
 SPACE = tiny_space()
 CPU = torch.device("cpu")
@@ -139,17 +140,7 @@ def blocks_run(base: Arch, archs: Sequence[Arch]) -> int:
 
 
 def test_a_corrupt_image_does_not_count(supernet: Supernet, images: Images) -> None:
-    class Broken(Decoded):
-        def image(self, position: int):
-            if position == 5:
-                raise OSError("no image")
-            return super().image(position)
-
-    assert isinstance(images.source, Decoded)
-    source = Broken(images.source.pixels, images.labels, ("a", "b", "c"), "")
-    evaluator = Evaluator(
-        supernet, ClassJudge(Images(source, images.indices, images.labels, Skipped(strict=False)), 16), 8
-    )
+    evaluator = Evaluator(supernet, ClassJudge(unreadable(images, 23, range(5, 6)), 16), 8)
     assert evaluator.num_images == 22
     rest = np.delete(np.arange(23), 5)
     without = Images(images.source, rest, images.labels[rest], Skipped(strict=False))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from nas.networks.inherit import calibration_batches, calibration_default, calib
 from search_spaces import UserError
 from supernet import Supernet
 from tests.nas.tiny import tiny_space
+from tests.nas.unreadable import unreadable
 
 CPU = torch.device("cpu")
 
@@ -41,15 +41,8 @@ def test_batches_are_what_networks_are_evaluated_on() -> None:
 
 
 def test_a_corrupt_image_is_left_out() -> None:
-    class Broken(Decoded):
-        def image(self, position: int):
-            if position == 5:
-                raise OSError("no image")
-            return super().image(position)
-
     images = images_of(9)
-    assert isinstance(images.source, Decoded)
-    broken = replace(images, source=Broken(images.source.pixels, images.labels, ("a", "b", "c"), ""))
+    broken = unreadable(images, 9, range(5, 6))
     (found,), (whole,) = (calibration_batches(each, 8, 9, CPU) for each in (broken, images))
     assert torch.equal(found, whole[[0, 1, 2, 3, 4, 6, 7, 8]])
 

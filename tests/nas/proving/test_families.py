@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nas import runs
 from nas.comparison.compare import Config
@@ -18,17 +14,7 @@ from nas.data import DataConfig, load_data
 from nas.proving import families
 from nas.proving.families import compare_families
 from search_spaces import UserError
-
-
-class Says(nn.Module):
-    """The same label of each image."""
-
-    def __init__(self, label: int) -> None:
-        super().__init__()
-        self.label = label
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.one_hot(torch.full((len(x),), self.label), 10).float()
+from tests.nas.proving.says import Says, says_1_in_int8
 
 
 def search(name: str, precision: str) -> Any:
@@ -49,10 +35,6 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(families, "find_search", lambda config: found[config.run])
         compare_families(Config(tuple(found), winners=True, device="cpu", out=str(tmp_path / "out")))
 
-    def in_int8(_model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
-        assert sum(map(len, batches)) == 256
-        return Says(1)
-
     data = load_data(DataConfig())
     monkeypatch.setattr(runs, "load_run_data", lambda _: data)
     monkeypatch.setattr(runs, "load_classes_info", lambda _: SimpleNamespace(splits=data.splits))
@@ -60,7 +42,7 @@ def compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(families, "_timed", lambda winners, *_: ([(1.0, 1.0)] * len(winners), False))
     monkeypatch.setattr(families, "num_params", lambda *_: 1)
     monkeypatch.setattr(families, "macs", lambda *_: 1)
-    monkeypatch.setattr("nas.proving.answers.quantized", in_int8)
+    monkeypatch.setattr("nas.proving.answers.quantized", says_1_in_int8)
     return compare
 
 

@@ -6,9 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nas import runs
 from nas.data import DataConfig, load_data
@@ -18,6 +16,7 @@ from nas.proving.search import Config
 from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long
 from nas.pruning.config import Config as PruningConfig
 from search_spaces.command.files import write_json
+from tests.nas.proving.says import Says, says_1_in_int8
 from tests.nas.synthetic_run import add_retrain, add_search, make_run
 
 
@@ -44,19 +43,11 @@ def test_networks_answer_in_the_precision_of_the_winners(
 ) -> None:
     """In int8 as an int8 file would; here it would always say 1."""
 
-    class Says(nn.Module):
-        def __init__(self, label: int) -> None:
-            super().__init__()
-            self.label = label
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.one_hot(torch.full((len(x),), self.label), 10).float()
-
     ranges: list[int] = []
 
     def in_int8(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
         ranges.append(sum(map(len, batches)))
-        return Says(1)
+        return says_1_in_int8(model, batches)
 
     space = make_run(tmp_path)
     whole = Entry("whole", "whole", "", "retrain/whole", Says(0), {"num_params": 1, "macs": 1})
