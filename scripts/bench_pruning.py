@@ -6,9 +6,10 @@
 
 A network is trained once, here, and every method prunes that checkpoint. A seed draws the calibration images, which
 are the same for all methods, and the order of fine-tuning; differences are of the same seed. All MACs are counted by
-fvcore. `scratch` trains the shape that `taylor` leaves from fresh weights, with as many MACs as training the whole and
-fine-tuning the pruned network take together. `torch-pruning-scaled` is Torch-Pruning's network with the attention's
-scale that it was trained with.
+fvcore. `scratch` trains the shape that `taylor` leaves from fresh weights, with as many MACs as training the whole
+and fine-tuning the pruned network take together. `torch-pruning-scaled` is Torch-Pruning's network with the
+attention's scale that it was trained with. Last comes what remains of queries and keys, values and FFNs, over the
+embedding: Figure 5 of EfficientViT's supplement (Liu et al., CVPR 2023) has it for DeiT-T.
 
 What is found is a line in `<folder>/<network>/cells.jsonl`: the same command, or one with more seeds, goes on.
 Torch-Pruning is an extra (pip install torch-pruning==1.6.1); without it the rest runs.
@@ -38,6 +39,7 @@ from latency_lut.backends.registry import make_backend
 from nas.data import Data, DataConfig, load_data
 from nas.evaluation.accuracy import accuracy
 from nas.pruning.latency import measure, ms_per_mac, reach
+from nas.pruning.page import WITHIN_BLOCKS
 from nas.training.recipe import TrainConfig, with_recipe
 from scripts.pruning_peers.child import Child, ChildFailed
 from scripts.pruning_peers.methods import METHODS, PEERS, Task, calibration
@@ -139,7 +141,8 @@ class Bench:
         print(f"{self.name} {json.dumps(cell)}", flush=True)
 
     def _cut(self, method: str, seed: int, macs: int) -> Cell:
-        return self._facts(self.task.cut(method, seed, macs))
+        found = self._facts(self.task.cut(method, seed, macs))
+        return found if method in PEERS else {**found, "over_embedding": self.task.over_embedding(method, seed, macs)}
 
     def _facts(self, model: nn.Module) -> Cell:
         num_params = sum(parameter.numel() for parameter in model.parameters())
@@ -208,6 +211,8 @@ class Bench:
             if rows := self._rows(stage):
                 head = [title, "MACs %", "latency %", "M params", "accuracy %", "ours - this", "seeds"]
                 lines.append(align([head, *rows], "<>>>>>>"))
+        if ratios := self._ratios():
+            lines.append(align([["channels / embedding", *WITHIN_BLOCKS], *ratios], "<>>>"))
         lines += [f"{method}: {reason}" for method, reason in sorted(self._failures())]
         return "\n".join([*lines, *self._bars()])
 
@@ -230,6 +235,21 @@ class Bench:
                     ]
                 )
         return rows
+
+    def _ratios(self) -> list[list[str]]:
+        """Means over the seeds: what the network has, and what each method of ours leaves."""
+        found = {method: [c.get("over_embedding") for c in self._good("cut", method)] for method in self.methods}
+        known = {method: cells for method, all_cells in found.items() if (cells := [c for c in all_cells if c])}
+        if not known:
+            return []
+
+        def row(name: str, cells: Sequence[Cell], at: int) -> list[str]:
+            return [
+                name,
+                *(f"{statistics.mean(c[k][at] for c in cells):.2f}" if k in cells[0] else "" for k in WITHIN_BLOCKS),
+            ]
+
+        return [row("whole", next(iter(known.values())), 0), *(row(m, cells, 1) for m, cells in known.items())]
 
     def _good(self, stage: str, method: str) -> list[Cell]:
         return [c for c in self.cells if (c["stage"], c["method"]) == (stage, method) and "failed" not in c]

@@ -33,6 +33,7 @@ from search_spaces.command.page import (
 from search_spaces.structure.base import Structure
 
 Json = dict[str, Any]
+WITHIN_BLOCKS = ("Q, K", "V", "FFN")  # kinds of channels that Figure 5 has over the embedding
 Channels = dict[str, dict[str, int]]  # by kind and layer
 
 
@@ -235,6 +236,16 @@ def embeddings(structure: Structure) -> dict[str, str]:
     return found
 
 
+def ratios(structure: Structure) -> dict[str, dict[str, float]]:
+    """Channels over the embedding that they come from or go to: of Q and K, V and FFNs, by layer."""
+    counts, sizes, owner = channels(structure), structure.sizes, embeddings(structure)
+    found = {
+        kind: {layer: n / sizes[owner[layer]] for layer, n in counts.get(kind, {}).items() if layer in owner}
+        for kind in WITHIN_BLOCKS
+    }
+    return {kind: layers for kind, layers in found.items() if layers}
+
+
 def _bars(dense: Structure, pruned: Structure) -> Iterator[Markup]:
     before, after = channels(dense), channels(pruned)
     shares = {
@@ -248,17 +259,11 @@ def _bars(dense: Structure, pruned: Structure) -> Iterator[Markup]:
             '<p class="soft">Queries and keys (Q, K) are multiplied with each other, so they lose the same channels. A '
             "projection’s output is the embedding, its input the values (V).</p>\n"
         )
-    owner = embeddings(dense)
-    ratios: dict[str, dict[str, float]] = {}
-    for label, structure, counts in (("before", dense, before), ("after", pruned, after)):
-        sizes = structure.sizes
-        for kind in ("Q, K", "V", "FFN"):
-            layers = {layer: n / sizes[owner[layer]] for layer, n in counts.get(kind, {}).items() if layer in owner}
-            if layers:
-                ratios[f"{kind}, {label}"] = layers
-    if ratios:
+    both = {"before": ratios(dense), "after": ratios(pruned)}
+    if any(both.values()):
+        pairs = {f"{kind}, {label}": layers for label, found in both.items() for kind, layers in found.items()}
         yield html("<h3>Channels over the embedding</h3>\n")
-        yield embed("ratio", _grouped(ratios, "output channels / embedding", pairs=True))
+        yield embed("ratio", _grouped(pairs, "output channels / embedding", pairs=True))
         yield html(
             '<p class="soft">As Figure 5 of EfficientViT (Liu et al., CVPR 2023, supplement) has it for DeiT-T; the '
             "embedding is each network’s own.</p>\n"

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from statistics import mean
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.networks import importance
 from nas.networks.importance import Scores
+from nas.pruning.page import ratios
 from nas.pruning.selection import Ranking, Scope, select
 from scripts.pruning_peers.child import Child
 from scripts.pruning_peers.torch_pruning_peer import taylor_to_macs
@@ -91,6 +93,15 @@ class Task:
         prune(model, prepare(model), kept)
         return model.eval()
 
+    def over_embedding(self, method: str, seed: int, macs: int) -> dict[str, tuple[float, float]]:
+        """Channels of Q and K, of V and of FFNs over the embedding, before and after: means over layers, as Figure 5 of
+        EfficientViT (Liu et al., CVPR 2023, supplement) has them one by one. Empty if nothing has an embedding."""
+        structure = prepare(copy.deepcopy(self.model))
+        kept = self._kept(method, seed, macs)
+        pruned = structure.resized({name: len(units) for name, units in kept.items()})
+        before, after = ratios(structure), ratios(pruned)
+        return {kind: (mean(before[kind].values()), mean(after[kind].values())) for kind in before}
+
     @lru_cache(maxsize=1)  # noqa: B019  # both methods of it are one call
     def _by_peer(self, seed: int, macs: int) -> nn.Module:
         assert self.peer is not None, "it is not installed"
@@ -99,6 +110,7 @@ class Task:
         )
         return model.eval()
 
+    @lru_cache(maxsize=1)  # noqa: B019  # a network's cut and what remains of it are one choice
     def _kept(self, method: str, seed: int, macs: int) -> dict[str, Tensor]:
         model = copy.deepcopy(self.model)
         structure = prepare(model)

@@ -26,6 +26,13 @@ def deit(num_classes: int) -> nn.Module:
     return timm.create_model("deit_tiny_patch16_224", num_classes=num_classes, **shape)
 
 
+def swin(num_classes: int) -> nn.Module:
+    """Swin (Liu et al. 2021) with 256 tokens in windows of 16: three stages of two blocks, 32 to 128 channels."""
+    shape: dict[str, Any] = {"img_size": IMAGE_SIZE, "patch_size": 2, "window_size": 4, "embed_dim": 32}
+    shape |= {"depths": (2, 2, 2), "num_heads": (2, 4, 8)}
+    return timm.create_model("swin_tiny_patch4_window7_224", num_classes=num_classes, **shape)
+
+
 def mobilevit_small(num_classes: int) -> nn.Module:
     """MobileViT-XXS (Mehta and Rastegari 2022) for small images: two strides and a stage fewer, two transformer blocks
     in both stages that have any, which see 16 and 4 positions of each place in a patch."""
@@ -40,7 +47,7 @@ def _shallow(stage: Any) -> Any:
     return downsampling, replace(block, block_kwargs={**block.block_kwargs, "transformer_depth": 2})
 
 
-NETWORKS = {"deit": deit, "mobilevit": mobilevit_small}
+NETWORKS = {"deit": deit, "swin": swin, "mobilevit": mobilevit_small}
 
 
 def train(

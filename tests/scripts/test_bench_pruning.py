@@ -90,8 +90,15 @@ def test_what_torch_pruning_cannot_do_is_told(
     monkeypatch.setattr(Child, "call", fails)
     more = "--seeds 1 --finetune-seeds 0 --scratch-seeds 0 --methods torch-pruning taylor"
     bench_pruning.main([*flags, *more.split()])
-    assert "torch-pruning: not finished after 600 s" in capsys.readouterr().out
-    assert [c["method"] for c in read_json_lines(tmp_path / "bench/tiny/cells.jsonl")] == ["torch-pruning", "taylor"]
+    printed = capsys.readouterr().out
+    assert "torch-pruning: not finished after 600 s" in printed
+    failed, ours = read_json_lines(tmp_path / "bench/tiny/cells.jsonl")
+    assert (failed["method"], ours["method"]) == ("torch-pruning", "taylor")
+    (whole_q, q), (whole_v, v), (whole_ffn, ffn) = (ours["over_embedding"][kind] for kind in ("Q, K", "V", "FFN"))
+    assert (whole_q, whole_v, whole_ffn) == (1, 1, 4), "of the whole network"
+    assert q <= 1 and v <= 1 and ffn <= 4 and q + v + ffn < 6
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["whole", "1.00", "1.00", "4.00"] in rows and ["taylor", f"{q:.2f}", f"{v:.2f}", f"{ffn:.2f}"] in rows
 
 
 def test_both_networks_of_torch_pruning_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
