@@ -120,13 +120,13 @@ class Run:
     folder: Path
 
     @classmethod
-    def open(cls, name: str | None = None) -> Run:
+    def open(cls, name: str | Path | None = None) -> Run:
         """The run of that name or path, or the newest.
 
         Raises:
             UserError: there is none.
         """
-        return cls(runs.find_run(name, "run.json", "python -m nas.train_supernet"))
+        return cls(runs.find_run(name and str(name), "run.json", "python -m nas.train_supernet"))
 
     @property
     def info(self) -> runs.RunInfo:

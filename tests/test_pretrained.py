@@ -248,6 +248,18 @@ def test_a_classifier_is_fitted_beside_a_batch_of_corrupt_images() -> None:
     assert network.get_parameter("fc.weight").std() > 0
     with pytest.raises(UserError, match="none of 150 training images to fit a classifier to can be read; see the warn"):
         start.fit_classifier(network, unreadable(train, 150, range(150)), SIZE, CPU)
+    others = [i for i, label in enumerate(train.labels) if label != 2]
+    with pytest.raises(UserError, match=r"all \d+ training images .* are of class number 2; see the warn"):
+        start.fit_classifier(network, unreadable(train, len(train), others), SIZE, CPU)
+
+
+def test_a_fit_that_could_go_on_is_no_warning(
+    recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "FIT_ITERATIONS", 1)
+    data = load_data(DataConfig(data="images"))
+    start.fit_classifier(timm.create_model(NAME, num_classes=3), data.train, SIZE, CPU)
+    assert not [warning for warning in recwarn if "converge" in str(warning.message)]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ that matter; the network computes what it did.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -43,7 +44,7 @@ class Begun(TypedDict):
 
 
 PRETRAINED = "pretrained"
-FIT_IMAGES = 10_000
+FIT_IMAGES, FIT_ITERATIONS = 10_000, 300
 ORDER_IMAGES = 256
 UNCHANGED = 1e-4  # of the largest logit: what another order of summation may change
 
@@ -141,8 +142,9 @@ def fit_classifier(network: Any, images: Images, image_size: int, device: torch.
     it is.
 
     Raises:
-        UserError: none of the images can be read.
+        UserError: the images that can be read are none, or of one class.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     layers = [layer for layer in _as_tuple(network.get_classifier()) if isinstance(layer, nn.Linear)]
@@ -160,8 +162,16 @@ def fit_classifier(network: Any, images: Images, image_size: int, device: torch.
     if not features:
         raise UserError(f"none of {len(images)} training images to fit a classifier to can be read; see the warnings")
     table, rows = torch.cat(features).numpy(), torch.cat(labels).numpy()
+    if (rows == rows[0]).all():
+        raise UserError(
+            f"all {len(rows)} training images to fit a classifier to that can be read are of class number {rows[0]}; "
+            "see the warnings"
+        )
     scale = float(table.std()) or 1.0
-    model = LogisticRegression(C=0.01, max_iter=300).fit(table / scale, rows)
+    model = LogisticRegression(C=0.01, max_iter=FIT_ITERATIONS)
+    with warnings.catch_warnings():  # that it could go on: training does
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(table / scale, rows)
     weight, bias = torch.from_numpy(model.coef_ / scale).float(), torch.from_numpy(model.intercept_).float()
     if len(model.classes_) == 2:  # it has one row, of the second
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
