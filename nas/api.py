@@ -126,7 +126,7 @@ class Run:
         Raises:
             UserError: there is none.
         """
-        return cls(runs.find_run(name and str(name), "run.json", "python -m nas.train_supernet"))
+        return cls(runs.find_run(None if name is None else str(name), "run.json", "python -m nas.train_supernet"))
 
     @property
     def info(self) -> runs.RunInfo:

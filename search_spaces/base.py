@@ -149,9 +149,9 @@ class SearchSpace(ABC):
         return Arch(self.name, self.canonical([c.options[-1] for c in self.choices]))
 
     @property
-    @abstractmethod
     def smallest(self) -> Arch:
         """The arch of the fewest blocks and smallest values: no action is left."""
+        return Arch(self.name, self.canonical([choice.options[0] for choice in self.choices]))
 
     @property
     def named(self) -> dict[str, Arch]:

@@ -171,10 +171,6 @@ class ToySpace(SearchSpace):
     def published(self) -> Mapping[str, Arch]:
         return {}
 
-    @property
-    def smallest(self) -> Arch:
-        return Arch(self.name, tuple(choice.options[0] for choice in self.choices))
-
     def _arguments(self, arch: Arch) -> tuple[int, dict[str, int], int]:
         ratios = {block.name: block.ratio for block in self.lower(arch) if isinstance(block, Bottleneck)}
         return arch.values[0], ratios, self.num_classes

@@ -13,6 +13,7 @@ from torch import Tensor
 from nas.dense.kind import Kind
 from nas.evaluation.judge import Judge
 from nas.scenes import Scenes
+from nas.scenes.batches import eval_scenes
 from search_spaces import SearchSpace
 from search_spaces.dense.space import HeadedSpace
 
@@ -35,7 +36,7 @@ class DenseJudge(Judge[list[Any]]):
         self, kind: Kind[Any, Any], images: Scenes, space: SearchSpace, device: torch.device, num_workers: int = 0
     ) -> None:
         assert isinstance(space, HeadedSpace)
-        batches = kind.eval_batches(images, space.image_size, BATCH_SIZE, num_workers)
+        batches = eval_scenes(images, space.image_size, BATCH_SIZE, num_workers)
         read = [(batch, [_kept(target) for target in targets]) for batch, targets in batches]
         self.images = torch.cat([batch for batch, _ in read])
         self.targets = [target for _, targets in read for target in targets]

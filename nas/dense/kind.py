@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nas.dense.config import DenseConfig
 from nas.dense.result import WEIGHTS, DenseResult, read_result, space_of
 from nas.runs import RunInfo
 from nas.runs.checkpoint import load_module, load_tensors
 from nas.scenes import SceneData, Scenes
-from nas.scenes.batches import EpochJoint
 from nas.scenes.embedded import EMBEDDED
 from nas.scenes.transforms import Joint
 from search_spaces import Arch, SearchSpace
@@ -83,18 +82,8 @@ class Kind(ABC, Generic[S, Config]):
         """How an image and what is on it are augmented, to so many pixels a side."""
 
     @abstractmethod
-    def batches(self, scenes: S, transform: EpochJoint, **plan: Any) -> Iterator[tuple[Tensor, Any]]:
-        """Augmented batches, as `nas.scenes.batches` has them: of a `plan` of steps, from one of them on."""
-
-    @abstractmethod
     def prepared(self, target: Any, device: torch.device) -> Any:
         """The target of a batch as the network's loss takes it."""
-
-    @abstractmethod
-    def eval_batches(
-        self, scenes: S, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
-    ) -> Iterator[tuple[Tensor, Sequence[Any]]]:
-        """The whole split in order, as `nas.scenes.batches` has it: uint8 images, and the target of each."""
 
     @abstractmethod
     def compared(self, network: Any, outputs: Any, targets: Iterable[Any]) -> list[Any]:

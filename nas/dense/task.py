@@ -12,6 +12,7 @@ from nas.data.batches import StepImages, normalize
 from nas.dense.kind import Kind
 from nas.distributed import process
 from nas.scenes import SceneData
+from nas.scenes.batches import train_scenes
 from nas.training.task import Criterion, Task
 from search_spaces import UserError
 
@@ -40,7 +41,7 @@ class DenseTask(Task):
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Any]]:
         config, steps = self.config, [StepImages(self.image_size, self.config.batch_size)] * self.steps_per_epoch
-        return self.kind.batches(
+        return train_scenes(
             self.train,
             lambda _, size: self.kind.transform(config, size),
             steps=lambda _: steps,

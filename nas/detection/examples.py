@@ -12,7 +12,7 @@ from nas.data.batches import normalize
 from nas.data.pixels import CORRUPT, as_base64
 from nas.detection.metric import Seen, seen
 from nas.scenes import BoxScenes
-from nas.scenes.batches import eval_box_batches
+from nas.scenes.batches import eval_scenes
 from search_spaces.dense.ssdlite import SSDLite
 
 COUNT, SIDE = 12, 480  # images; pixels at most
@@ -36,7 +36,7 @@ def examples(network: SSDLite, scenes: BoxScenes, image_size: int) -> list[Examp
     """A dozen images, evenly spaced over the split: chosen by nothing else. Corrupt ones are left out."""
     some, found = scenes.spread(COUNT), []
     device = next(network.parameters()).device
-    for images, targets in eval_box_batches(some, image_size, COUNT):
+    for images, targets in eval_scenes(some, image_size, COUNT):
         answers = network.predict(normalize(images, device, scenes.normalization))
         found += [seen(*pair, image_size) for pair in zip(targets, answers, strict=True)]
     return [Example(some.name(i), jpeg, one) for i, one in enumerate(found) if (jpeg := _jpeg(some, i))]

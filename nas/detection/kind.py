@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,7 +22,7 @@ from nas.detection.page import report_page
 from nas.distributed import process
 from nas.runs import BoxesRun
 from nas.scenes import BoxScenes, SceneData, Scenes, load_boxes
-from nas.scenes.batches import EpochJoint, EvalBoxes, TrainBoxes, eval_box_batches, train_box_batches
+from nas.scenes.batches import EvalBoxes, eval_scenes
 from nas.scenes.transforms import Joint, box_train_transform
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command.files import write_json, write_text
@@ -51,16 +51,8 @@ class Detection(Kind[BoxScenes, Config]):
     def transform(self, config: Any, image_size: int) -> Joint:
         return box_train_transform(image_size, config.augment)
 
-    def batches(
-        self, scenes: BoxScenes, transform: EpochJoint, **plan: Any
-    ) -> Iterator[tuple[Tensor, list[TrainBoxes]]]:
-        return train_box_batches(scenes, transform, **plan)
-
     def prepared(self, target: list[Mapping[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
         return on_device(target, device)
-
-    def eval_batches(self, scenes: BoxScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[EvalBoxes]]]:
-        return eval_box_batches(scenes, *sizes)
 
     def compared(self, network: Boxes, outputs: Any, targets: Iterable[EvalBoxes]) -> list[Pair]:
         size = network.image_size
@@ -76,7 +68,7 @@ class Detection(Kind[BoxScenes, Config]):
         detector = cast(SSDLite, network)
         found: list[metric.Seen] = []
         share = (process.rank(), process.world_size())
-        for images, targets in self.eval_batches(scenes, image_size, BATCH_SIZE, num_workers, share):
+        for images, targets in eval_scenes(scenes, image_size, BATCH_SIZE, num_workers, share):
             outputs = detector(normalize(images, device, scenes.normalization))
             found += [pair.seen() for pair in self.compared(detector, outputs, targets)]
         return dict(metric.figures(metric.of_all_processes(found), len(scenes.classes)))

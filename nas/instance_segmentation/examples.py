@@ -16,7 +16,7 @@ from nas.detection.examples import COUNT, SIDE
 from nas.detection.metric import Seen
 from nas.instance_segmentation.metric import seen
 from nas.scenes import InstanceScenes
-from nas.scenes.batches import eval_instance_batches
+from nas.scenes.batches import eval_scenes
 from nas.scenes.run_lengths import unpacked
 from nas.segmentation.colours import colours
 from search_spaces.dense.maskrcnn import MaskRCNN
@@ -48,7 +48,7 @@ def examples(network: MaskRCNN, scenes: InstanceScenes, image_size: int, score: 
     """
     some, shown = scenes.spread(COUNT), []
     device = next(network.parameters()).device
-    for i, (images, (target,)) in enumerate(eval_instance_batches(some, image_size, 1)):
+    for i, (images, (target,)) in enumerate(eval_scenes(some, image_size, 1)):
         answer = network.predict(normalize(images, device, scenes.normalization))[0]
         image = seen(target, answer, image_size)
         image = {**image, "found": [one for one in image["found"] if one["score"] >= score]}

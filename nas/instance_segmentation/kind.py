@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,7 @@ from nas.instance_segmentation.export import InstanceFiles
 from nas.instance_segmentation.page import instances_page
 from nas.runs import InstancesRun
 from nas.scenes import InstanceScenes, SceneData, load_instances
-from nas.scenes.batches import EpochJoint, EvalInstances, InstanceBatch, eval_instance_batches, train_instance_batches
+from nas.scenes.batches import EvalInstances, eval_scenes
 from nas.scenes.transforms import Joint, box_train_transform
 from search_spaces import Arch, SearchSpace
 from search_spaces.command.files import write_json, write_text
@@ -65,14 +65,8 @@ class Instances(Kind[InstanceScenes, Config]):
     def transform(self, config: Any, image_size: int) -> Joint:
         return box_train_transform(image_size, config.augment)
 
-    def batches(self, scenes: InstanceScenes, transform: EpochJoint, **plan: Any) -> Iterator[InstanceBatch]:
-        return train_instance_batches(scenes, transform, **plan)
-
     def prepared(self, target: list[Mapping[str, Tensor]], device: torch.device) -> list[dict[str, Tensor]]:
         return on_device(target, device)
-
-    def eval_batches(self, scenes: InstanceScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[EvalInstances]]]:
-        return eval_instance_batches(scenes, *sizes)
 
     def compared(self, network: MaskRCNN, outputs: Maps, targets: Iterable[EvalInstances]) -> list[Seen]:
         found = network.decode(outputs)
@@ -87,7 +81,7 @@ class Instances(Kind[InstanceScenes, Config]):
     ) -> Figures:
         model, found = cast(MaskRCNN, network), []
         share = (process.rank(), process.world_size())
-        for images, targets in self.eval_batches(scenes, image_size, BATCH_SIZE, num_workers, share):
+        for images, targets in eval_scenes(scenes, image_size, BATCH_SIZE, num_workers, share):
             found += self.compared(model, model(normalize(images, device, scenes.normalization)), targets)
         return dict(metric.figures(of_all_processes(found), len(scenes.classes)))
 
@@ -103,7 +97,7 @@ class Instances(Kind[InstanceScenes, Config]):
     ) -> None:
         model, path = cast(MaskRCNN, network), folder / "result.json"
         search, test = (read_figures(result, split, path) for split in ("search", "test"))
-        pairs = eval_instance_batches(data.test.spread(NUM_COMPARED), result["image_size"], NUM_COMPARED)
+        pairs = eval_scenes(data.test.spread(NUM_COMPARED), result["image_size"], NUM_COMPARED)
         images = torch.cat([images for images, _ in pairs])
         made = InstanceFiles(model, result, images, search["score"], config.threads)
         files, failed = made.write(folder / FOLDER, config.formats)

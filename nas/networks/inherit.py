@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.networks.checkpoints import check_finite
 from nas.runs.checkpoint import load_module, load_tensors
-from nas.scenes import BoxScenes, Scenes
-from nas.scenes.batches import eval_box_batches, eval_mask_batches
+from nas.scenes import Scenes
+from nas.scenes.batches import eval_scenes
 from search_spaces import Arch, UserError
 from search_spaces.command.typed import read_typed
 from supernet import Supernet, recalibrate
@@ -119,8 +119,7 @@ def _readable(images: Images | Scenes, image_size: int, batch_size: int, num_wor
         for batch, labels in eval_batches(images, image_size, batch_size, num_workers):
             yield batch[labels >= 0]
         return
-    batches: Any = eval_box_batches if isinstance(images, BoxScenes) else eval_mask_batches
-    for batch, _ in batches(images, image_size, batch_size, num_workers):
+    for batch, _ in eval_scenes(images, image_size, batch_size, num_workers):
         yield batch[batch.flatten(1).amax(dim=1) > 0]  # corrupt ones are black
 
 

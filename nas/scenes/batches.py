@@ -19,7 +19,7 @@ from nas.scenes.boxes import BoxTarget
 from nas.scenes.masks import IGNORED
 from nas.scenes.run_lengths import RunLengths, packed
 from nas.scenes.transforms import Joint, as_boxes, eval_transform, shrunk
-from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes
+from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes, Scenes
 
 EpochJoint = Callable[[int, int], Joint]  # of an epoch, to so many pixels a side
 
@@ -52,16 +52,11 @@ class EvalInstances(EvalBoxes):
     masks: list[RunLengths]
 
 
-BoxBatch = tuple[Tensor, list[TrainBoxes]]
-EvalBoxBatch = tuple[Tensor, list[EvalBoxes]]
-InstanceBatch = tuple[Tensor, list[TrainInstances]]
-EvalInstanceBatch = tuple[Tensor, list[EvalInstances]]
 MaskBatch = tuple[Tensor, Tensor]
-EvalMaskBatch = tuple[Tensor, list[Tensor]]
 
 
-def train_box_batches(
-    scenes: BoxScenes,
+def train_scenes(
+    scenes: Scenes,
     transform: EpochJoint,
     *,
     steps: EpochSteps,
@@ -70,8 +65,9 @@ def train_box_batches(
     start: int,
     num_workers: int,
     share: tuple[int, int] = (0, 1),
-) -> Iterator[BoxBatch]:
-    """(uint8 images (B, 3, H, W), boxes of each) of every step from `start` on; crowds are left out.
+) -> Iterator[tuple[Tensor, Any]]:
+    """(uint8 images (B, 3, H, W), what is on each) of every step from `start` on; crowds are left out. Of masks the
+    second is uint8 (B, H, W), 255 ignored.
 
     Args:
         steps: of an epoch; equally many in each, of no more images than there are.
@@ -81,83 +77,22 @@ def train_box_batches(
         UserError: 100 images in a row are corrupt.
     """
     keys = TrainKeys(len(scenes), steps, epochs, seed, start, share)
-    yield from load_batches(_TrainBoxes(scenes, transform, seed, replace=True), keys, num_workers, _listed)
+    samples, collate = _TRAIN[type(scenes)]
+    yield from load_batches(samples(scenes, transform, seed, replace=True), keys, num_workers, collate)
 
 
-def eval_box_batches(
-    scenes: BoxScenes, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
-) -> Iterator[EvalBoxBatch]:
-    """(uint8 images (B, 3, H, W), boxes of each) of the whole split in order.
+def eval_scenes(
+    scenes: Scenes, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[Tensor, list[Any]]]:
+    """(uint8 images (B, 3, S, S), what is on each) of the whole split in order; masks as large as they were given.
 
-    A corrupt image is black and, wholly, a crowd of every class: nothing that is found there counts.
-
-    Args:
-        share: (first, step): only every so many-th image.
-    """
-    keys = eval_keys(len(scenes), image_size, batch_size, share)
-    samples = _EvalBoxes(scenes, lambda _, size: eval_transform(size), 0, replace=False)
-    yield from load_batches(samples, keys, num_workers, _listed)
-
-
-def train_instance_batches(
-    scenes: InstanceScenes,
-    transform: EpochJoint,
-    *,
-    steps: EpochSteps,
-    epochs: int,
-    seed: int,
-    start: int,
-    num_workers: int,
-    share: tuple[int, int] = (0, 1),
-) -> Iterator[InstanceBatch]:
-    """(uint8 images (B, 3, H, W), boxes and masks of each) of every step from `start` on; crowds are left out.
-
-    Arguments and errors as `train_box_batches`.
-    """
-    keys = TrainKeys(len(scenes), steps, epochs, seed, start, share)
-    yield from load_batches(_TrainInstances(scenes, transform, seed, replace=True), keys, num_workers, _listed)
-
-
-def eval_instance_batches(
-    scenes: InstanceScenes, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
-) -> Iterator[EvalInstanceBatch]:
-    """(uint8 images (B, 3, H, W), boxes and masks of each) of the whole split in order, as `eval_box_batches`."""
-    keys = eval_keys(len(scenes), image_size, batch_size, share)
-    samples = _EvalInstances(scenes, lambda _, size: eval_transform(size), 0, replace=False)
-    yield from load_batches(samples, keys, num_workers, _listed)
-
-
-def train_mask_batches(
-    scenes: MaskScenes,
-    transform: EpochJoint,
-    *,
-    steps: EpochSteps,
-    epochs: int,
-    seed: int,
-    start: int,
-    num_workers: int,
-    share: tuple[int, int] = (0, 1),
-) -> Iterator[MaskBatch]:
-    """(uint8 images (B, 3, H, W), uint8 masks (B, H, W), 255 ignored) of every step from `start` on.
-
-    Arguments and errors as `train_box_batches`.
-    """
-    keys = TrainKeys(len(scenes), steps, epochs, seed, start, share)
-    yield from load_batches(_TrainMasks(scenes, transform, seed, replace=True), keys, num_workers, _stacked)
-
-
-def eval_mask_batches(
-    scenes: MaskScenes, image_size: int, batch_size: int, num_workers: int = 0, share: tuple[int, int] = (0, 1)
-) -> Iterator[EvalMaskBatch]:
-    """(uint8 images (B, 3, S, S), the uint8 mask (H, W) of each) of the whole split in order.
-
-    Masks have the size that they were given with. Of a corrupt image no pixel counts: its mask is 255.
+    A corrupt image is black and, wholly, a crowd of every class, or a mask of 255: nothing that is found there counts.
 
     Args:
         share: (first, step): only every so many-th image.
     """
     keys = eval_keys(len(scenes), image_size, batch_size, share)
-    samples = _EvalMasks(scenes, lambda _, size: eval_transform(size), 0, replace=False)
+    samples = _EVAL[type(scenes)](scenes, lambda _, size: eval_transform(size), 0, replace=False)
     yield from load_batches(samples, keys, num_workers, _listed)
 
 
@@ -281,3 +216,11 @@ def _listed(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, list[Any]]:
 def _stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> MaskBatch:
     images, masks = zip(*samples, strict=True)
     return torch.stack(images), torch.stack(masks)
+
+
+_TRAIN: dict[type[Scenes], tuple[Any, Any]] = {
+    BoxScenes: (_TrainBoxes, _listed),
+    InstanceScenes: (_TrainInstances, _listed),
+    MaskScenes: (_TrainMasks, _stacked),
+}
+_EVAL: dict[type[Scenes], Any] = {BoxScenes: _EvalBoxes, InstanceScenes: _EvalInstances, MaskScenes: _EvalMasks}

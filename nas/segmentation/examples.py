@@ -12,7 +12,7 @@ from torch import nn
 from nas.data.batches import normalize
 from nas.data.pixels import as_base64
 from nas.scenes import MaskScenes
-from nas.scenes.batches import eval_mask_batches
+from nas.scenes.batches import eval_scenes
 from nas.segmentation.colours import palette
 from nas.segmentation.metric import PixelConfusion, class_map
 
@@ -43,7 +43,7 @@ def examples(network: nn.Module, scenes: MaskScenes, image_size: int) -> list[Ex
     """
     chosen = scenes.spread(COUNT)
     found = []
-    batches = eval_mask_batches(chosen, image_size, 1)
+    batches = eval_scenes(chosen, image_size, 1)
     for i, (images, (mask,)) in enumerate(batches):
         counts = PixelConfusion(len(scenes.classes))
         logits = network(normalize(images, torch.device("cpu"), scenes.normalization))[0]

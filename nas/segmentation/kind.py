@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from nas.dense.kind import PAGE, Figures, Kind
 from nas.dense.result import DenseResult, Split, check_classes, typed_figures
 from nas.runs import MasksRun
 from nas.scenes import MaskScenes, SceneData, load_masks
-from nas.scenes.batches import EpochJoint, MaskBatch, eval_mask_batches, train_mask_batches
+from nas.scenes.batches import eval_scenes
 from nas.scenes.transforms import Joint, mask_train_transform
 from nas.segmentation.config import EMBEDDED, PUBLISHED, Config
 from nas.segmentation.examples import examples
@@ -47,14 +47,8 @@ class Segmentation(Kind[MaskScenes, Config]):
     def transform(self, config: Any, image_size: int) -> Joint:
         return mask_train_transform(image_size, config.augment)
 
-    def batches(self, scenes: MaskScenes, transform: EpochJoint, **plan: Any) -> Iterator[MaskBatch]:
-        return train_mask_batches(scenes, transform, **plan)
-
     def prepared(self, target: Tensor, device: torch.device) -> Tensor:
         return target.to(device, non_blocking=True).long()
-
-    def eval_batches(self, scenes: MaskScenes, *sizes: Any) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
-        return eval_mask_batches(scenes, *sizes)
 
     def compared(self, network: Pixels, outputs: Tensor, targets: Iterable[Tensor]) -> list[PixelConfusion]:
         return [of_image(*pair) for pair in zip(outputs, targets, strict=True)]
@@ -77,7 +71,7 @@ class Segmentation(Kind[MaskScenes, Config]):
     ) -> None:
         segmenter, path = cast(DeepLabV3, network), folder / "result.json"
         search, test = (read_figures(result, split, path) for split in ("search", "test"))
-        pairs = eval_mask_batches(data.test.spread(NUM_COMPARED), result["image_size"], NUM_COMPARED)
+        pairs = eval_scenes(data.test.spread(NUM_COMPARED), result["image_size"], NUM_COMPARED)
         images = torch.cat([images for images, _ in pairs])
         files, failed = SegmenterFiles(segmenter, result, images, config.threads).write(folder / FOLDER, config.formats)
         result = {**result, "files": files}

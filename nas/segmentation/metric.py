@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nas.data.batches import normalize
 from nas.distributed import collectives, process
 from nas.scenes import MaskScenes
-from nas.scenes.batches import eval_mask_batches
+from nas.scenes.batches import eval_scenes
 from nas.scenes.masks import IGNORED
 from search_spaces.command.typed import Count, Fraction
 
@@ -132,7 +132,7 @@ def confusion(
     """
     found = PixelConfusion(len(scenes.classes))
     share = (process.rank(), process.world_size())
-    for images, masks in eval_mask_batches(scenes, image_size, BATCH_SIZE, num_workers, share):
+    for images, masks in eval_scenes(scenes, image_size, BATCH_SIZE, num_workers, share):
         outputs = network(normalize(images, device, scenes.normalization))
         for pair in zip(outputs, masks, strict=True):
             found.counts += of_image(*pair).counts

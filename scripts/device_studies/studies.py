@@ -138,16 +138,14 @@ def _times(name: str, networks: Mapping[str, Network], timings: Mapping[str, Tim
 
 
 def count(job: Job) -> tuple[int, int]:
-    """Parameters and multiply-accumulates of convolutions and matrix products, the same as fvcore counts."""
+    """Parameters and multiply-accumulates of convolutions and matrix products."""
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from search_spaces.structure.fvcore_macs import fvcore_macs
 
     module = job.module().requires_grad_(False)
-    # Fused attention counts as nothing before torch 2.15.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        module(torch.zeros(1, *job.input_shape))
-    return sum(parameter.numel() for parameter in module.parameters()), counter.get_total_flops() // 2
+    num_params = sum(parameter.numel() for parameter in module.parameters())
+    return num_params, fvcore_macs(module, torch.zeros(1, *job.input_shape))
 
 
 def report(result: Mapping[str, Any], title: str, phone: str) -> str:

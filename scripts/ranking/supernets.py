@@ -12,15 +12,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from nas import runs
 from nas.data import DataConfig
-from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
+from nas.evaluation.accuracy import right_answers
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
 from nas.supernets import classification as training
 from nas.training.recipe import TrainConfig
@@ -120,7 +118,9 @@ def _evaluate(study: Study, folder: Path, device: torch.device) -> Arm:
         keys = {AS_TRAINED: AS_TRAINED, **keys}
     if missing := {norms: key for norms, key in keys.items() if key not in known}:
         models = _models(study, load_supernet(folder, device), tuple(missing))
-        found = _accuracies(study, list(chain(*models.values())), device, f"inherited from {folder.name}")
+        every, num_workers = list(chain(*models.values())), study.config.num_workers
+        right = right_answers(every, study.data.test, study.space.image_size, device, num_workers)
+        found = right.mean(axis=1)
         known |= dict(zip(missing.values(), found.reshape(len(missing), -1).tolist(), strict=True))
         write_json(path, known)
     accuracies = {norms: known[key] for norms, key in keys.items()}
@@ -133,20 +133,6 @@ def _models(study: Study, supernet: Supernet, norms: Sequence[str]) -> dict[str,
     if RECALIBRATED in norms:
         batches[RECALIBRATED] = calibration_batches(study.data.train, study.space.image_size, count, supernet.device)
     return {kind: [inherited(supernet, arch, batches[kind]) for arch in archs] for kind in norms}
-
-
-@torch.inference_mode()
-def _accuracies(study: Study, models: Sequence[nn.Module], device: torch.device, description: str) -> np.ndarray:
-    """(len(models),) top-1 accuracies on the test split, fractions; each image is read once for all."""
-    images = study.data.test
-    correct, count = np.zeros(len(models)), 0
-    with tqdm(total=len(images), desc=description, unit="img") as bar:
-        for batch, labels in eval_batches(images, study.space.image_size, 256, study.config.num_workers):
-            x = normalize(batch, device, images.normalization)
-            correct += [int((model(x).argmax(dim=1).cpu() == labels).sum()) for model in models]
-            count += int((labels >= 0).sum())
-            bar.update(len(labels))
-    return correct / max(count, 1)
 
 
 def _label(config: dict[str, Any]) -> str:

@@ -205,10 +205,6 @@ class EfficientVitSpace(SearchSpace):
         blocks = (num_blocks(2 * len(self.expansions)) - without) * len(self.keys) if attending else without
         return blocks * len(self.head_widths[stage])
 
-    @property
-    def smallest(self) -> Arch:
-        return Arch(self.name, self.canonical([choice.options[0] for choice in self.choices]))
-
     @cached_property
     def published(self) -> dict[str, Arch]:
         """M0 to M5, their blocks in the first places of each stage; empty where the space cannot hold them."""

@@ -152,10 +152,6 @@ class MobileOneSpace(SearchSpace):
             total *= len(options) * each * sum(comb(depth - 1, d) * each**d for d in range(depth))
         return total
 
-    @property
-    def smallest(self) -> Arch:
-        return Arch(self.name, self.canonical([choice.options[0] for choice in self.choices]))
-
     @cached_property
     def published(self) -> dict[str, Arch]:
         """S0 to S4; empty where the space cannot hold them."""

@@ -160,10 +160,6 @@ class MobileViTSpace(SearchSpace):
             total *= 1 + layers * self._num_options(f"dim.{i}", f"patch.{i}", f"fusion.{i}")
         return total + stage.may_lack
 
-    @property
-    def smallest(self) -> Arch:
-        return Arch(self.name, self.canonical([choice.options[0] for choice in self.choices]))
-
     @cached_property
     def published(self) -> dict[str, Arch]:
         """XXS, XS and S, and of MobileViT-Tiny's paper XS without some stages; those that the space can hold."""

@@ -104,10 +104,6 @@ class TimmSpace(SearchSpace):
         free = prod(len(c.options) for at, c in enumerate(self.choices) if at not in own and c.field != "present")
         return free * prod(1 + prod(len(self.choices[at].options) for at in places) for places in self._own.values())
 
-    @property
-    def smallest(self) -> Arch:
-        return Arch(self.name, self.canonical([choice.options[0] for choice in self.choices]))
-
     @cached_property
     def published(self) -> dict[str, Arch]:
         """The network itself."""

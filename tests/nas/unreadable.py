@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from nas.data.sources import Decoded, Skipped
 
 @dataclass(frozen=True)
 class _Broken(Decoded):
-    positions: range = range(0)
+    positions: Collection[int] = ()
 
     def image(self, position: int) -> Image.Image:
         if position in self.positions:
@@ -21,7 +22,7 @@ class _Broken(Decoded):
         return super().image(position)
 
 
-def unreadable(images: Images, count: int, positions: range) -> Images:
+def unreadable(images: Images, count: int, positions: Collection[int]) -> Images:
     """So many of the images, again and again if there are fewer, without those at these positions."""
     rows = np.resize(np.arange(len(images)), count)
     pixels, labels = [np.asarray(images.image(int(row))) for row in rows], images.labels[rows]

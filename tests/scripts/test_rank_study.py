@@ -124,11 +124,11 @@ def test_a_finished_study_trains_and_evaluates_nothing(
 def test_another_calibration_evaluates_only_what_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = result()["arms"][0]["norms"]
     evaluated: list[int] = []
-    real = supernets._accuracies
+    real = supernets.right_answers
     monkeypatch.setattr(
         supernets,
-        "_accuracies",
-        lambda study, models, *rest: evaluated.append(len(models)) or real(study, models, *rest),  # type: ignore[func-returns-value]
+        "right_answers",
+        lambda models, *rest: evaluated.append(len(models)) or real(models, *rest),  # type: ignore[func-returns-value]
     )
     main(["--study", "s", "--runs", "r", "--calibration-images", "8"])
     assert evaluated == [5]

@@ -10,7 +10,7 @@ import torch
 from nas.data import sources
 from nas.data.batches import StepImages
 from nas.scenes import BoxesConfig, BoxScenes, MaskScenes, MasksConfig, load_boxes, load_masks
-from nas.scenes.batches import eval_box_batches, eval_mask_batches, train_box_batches, train_mask_batches
+from nas.scenes.batches import eval_scenes, train_scenes
 from nas.scenes.transforms import as_boxes, box_train_transform, mask_train_transform
 from search_spaces import UserError
 from tests.nas.scenes.folders import HEIGHT, WIDTH, coco_of, picture, write_coco, write_masks
@@ -37,9 +37,9 @@ def train(scenes: Any, augment: Any, start: int = 0, num_workers: int = 0, seed:
     options["steps"] = lambda _: [StepImages(SIZE, 4)] * (len(scenes) // 4)
     if isinstance(scenes, MaskScenes):
         for_masks = mask_train_transform(SIZE, augment)
-        return list(train_mask_batches(scenes, lambda *_: for_masks, **options))
+        return list(train_scenes(scenes, lambda *_: for_masks, **options))
     for_boxes = box_train_transform(SIZE, augment)
-    return list(train_box_batches(scenes, lambda *_: for_boxes, **options))
+    return list(train_scenes(scenes, lambda *_: for_boxes, **options))
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -94,7 +94,7 @@ def test_photos_are_shrunk_before_they_are_augmented(boxes: BoxScenes) -> None:
 
     steps = [StepImages(8, 4)]
     options: dict[str, Any] = {"epochs": 1, "seed": 0, "start": 0, "num_workers": 0}
-    list(train_box_batches(boxes, lambda *_: spied, steps=lambda _: steps, **options))
+    list(train_scenes(boxes, lambda *_: spied, steps=lambda _: steps, **options))
     single = [torch.tensor(one["boxes"][~one["iscrowd"]]) for one in map(boxes.target, range(len(boxes)))]
     for size, found in given:
         assert size == (32, 24) == tuple(found.canvas_size)[::-1]
@@ -153,7 +153,7 @@ def _white(folder: Path) -> BoxScenes:
 
 
 def test_evaluation_batches_of_boxes(boxes: BoxScenes) -> None:
-    batches = list(eval_box_batches(boxes, SIZE, 5))
+    batches = list(eval_scenes(boxes, SIZE, 5))
     targets = [target for _, found in batches for target in found]
     assert sum(len(images) for images, _ in batches) == len(boxes) == len(targets)
     scale = torch.tensor([SIZE / WIDTH, SIZE / HEIGHT] * 2)
@@ -163,17 +163,17 @@ def test_evaluation_batches_of_boxes(boxes: BoxScenes) -> None:
         assert target["size"].tolist() == [HEIGHT, WIDTH]
         for name in ("labels", "iscrowd", "area"):
             assert np.array_equal(target[name].numpy(), given[name])
-    shares = [list(eval_box_batches(boxes, SIZE, 5, share=(i, 2))) for i in range(2)]
+    shares = [list(eval_scenes(boxes, SIZE, 5, share=(i, 2))) for i in range(2)]
     assert equal([target for _, found in shares[1] for target in found], targets[1::2])
 
 
 def test_evaluation_batches_of_masks(masks: MaskScenes) -> None:
-    batches = list(eval_mask_batches(masks, SIZE, 5))
+    batches = list(eval_scenes(masks, SIZE, 5))
     assert all(images.shape == (len(found), 3, SIZE, SIZE) for images, found in batches)
     found = [mask for _, found in batches for mask in found]
     assert len(found) == len(masks)
     assert all(np.array_equal(mask.numpy(), masks.mask(i)) for i, mask in enumerate(found))
-    assert equal(found[1::2], [m for _, some in eval_mask_batches(masks, SIZE, 5, share=(1, 2)) for m in some])
+    assert equal(found[1::2], [m for _, some in eval_scenes(masks, SIZE, 5, share=(1, 2)) for m in some])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -185,9 +185,9 @@ def test_a_corrupt_image_counts_for_nothing(
     masks = load_masks(MasksConfig(data=str(write_masks(tmp_path / "m", 20)))).train
     for folder, of in ((tmp_path / "b", scenes), (tmp_path / "m" / "images", masks)):
         (folder / of.name(0)).write_bytes(b"no image")
-    (_, (target, *_)), *_ = eval_box_batches(scenes, SIZE, 4, num_workers)
+    (_, (target, *_)), *_ = eval_scenes(scenes, SIZE, 4, num_workers)
     assert target["iscrowd"].tolist() == [True, True] and target["boxes"].tolist() == [[0, 0, SIZE, SIZE]] * 2
-    (_, found), *_ = eval_mask_batches(masks, SIZE, 4, num_workers)
+    (_, found), *_ = eval_scenes(masks, SIZE, 4, num_workers)
     assert (found[0] == 255).all() and not (found[1] == 255).any()
     assert f"skipped {scenes.name(0)}: it is no image" in capsys.readouterr().err
     assert len(train(scenes, "hflip", num_workers=num_workers)) == 2 * (len(scenes) // 4)  # another is in its place

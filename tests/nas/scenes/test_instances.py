@@ -16,7 +16,7 @@ from nas.data import sources
 from nas.data.batches import StepImages
 from nas.data.sources import Skipped
 from nas.scenes import BoxesConfig, InstanceScenes, embedded, load_boxes, load_instances, run_lengths
-from nas.scenes.batches import eval_instance_batches, train_instance_batches
+from nas.scenes.batches import eval_scenes, train_scenes
 from nas.scenes.embedded import drawn_instances
 from nas.scenes.reading import Place, read_instances
 from nas.scenes.run_lengths import packed, unpacked
@@ -152,7 +152,7 @@ def train(scenes: InstanceScenes, augment: Any, start: int = 0, num_workers: int
     steps = [StepImages(SIZE, 4)] * (len(scenes) // 4)
     transform = box_train_transform(SIZE, augment)
     return list(
-        train_instance_batches(
+        train_scenes(
             scenes,
             lambda *_: transform,
             steps=lambda _: steps,
@@ -201,7 +201,7 @@ def test_masks_of_photos_are_shrunk_one_at_a_time(scenes: InstanceScenes, monkey
 
     steps = [StepImages(8, 4)] * 2
     options: dict[str, Any] = {"epochs": 1, "seed": 0, "start": 0, "num_workers": 0}
-    list(train_instance_batches(scenes, lambda *_: spied, steps=lambda _: steps, **options))
+    list(train_scenes(scenes, lambda *_: spied, steps=lambda _: steps, **options))
     assert set(decoded) == {1}
     for image, on_it in given:
         boxes, masks = on_it["boxes"], on_it["masks"]
@@ -223,13 +223,13 @@ def test_batches_are_of_seed_epoch_and_step(scenes: InstanceScenes) -> None:
 
 
 def test_evaluation_has_masks_at_their_own_size(scenes: InstanceScenes) -> None:
-    batches = list(eval_instance_batches(scenes, SIZE, 5))
+    batches = list(eval_scenes(scenes, SIZE, 5))
     targets = [target for _, found in batches for target in found]
     assert len(targets) == len(scenes) and batches[0][0].shape[1:] == (3, SIZE, SIZE)
     for i, target in enumerate(targets):
         assert target["masks"] == scenes.target(i)["masks"] and target["size"].tolist() == [HEIGHT, WIDTH]
     assert max(len(target["masks"]) for target in targets) == 4
-    (_, (second, *_)), *_ = eval_instance_batches(scenes, SIZE, 1, share=(1, 2))
+    (_, (second, *_)), *_ = eval_scenes(scenes, SIZE, 1, share=(1, 2))
     assert second["masks"] == targets[1]["masks"]
 
 
@@ -237,7 +237,7 @@ def test_a_corrupt_image_is_a_crowd(tmp_path: Path, scenes: InstanceScenes, monk
     monkeypatch.setattr(sources, "MEMORY_BYTES", 0)
     scenes = load_instances(BoxesConfig(data=str(tmp_path / "images"))).train
     (tmp_path / "images" / scenes.name(0)).write_bytes(b"no image")
-    (_, (target, other, *_)), *_ = eval_instance_batches(scenes, SIZE, 4)
+    (_, (target, other, *_)), *_ = eval_scenes(scenes, SIZE, 4)
     assert target["masks"] == packed(np.ones((2, SIZE, SIZE))) and target["iscrowd"].all()
     assert not other["iscrowd"].all()
     assert len(train(scenes, "hflip")) == 2 * (len(scenes) // 4)  # another is in its place

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas.data.batches import normalize
 from nas.scenes import MasksConfig, load_masks
-from nas.scenes.batches import eval_mask_batches
+from nas.scenes.batches import eval_scenes
 from nas.segmentation import metric
 from nas.segmentation.metric import PixelConfusion, class_map, confusion
 from tests.nas.scenes.folders import HEIGHT, WIDTH, write_masks
@@ -84,7 +84,7 @@ def test_maps_are_compared_at_the_size_of_the_masks(tmp_path: Path) -> None:
     found = confusion(_Bright(), scenes, 32, torch.device("cpu"))
     by_hand = PixelConfusion(3)
     for i in range(len(scenes)):
-        ((images, _),) = eval_mask_batches(scenes.at(scenes.indices[i : i + 1]), 32, 1)
+        ((images, _),) = eval_scenes(scenes.at(scenes.indices[i : i + 1]), 32, 1)
         logits = _Bright()(normalize(images, torch.device("cpu")))
         large = F.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear", align_corners=False)
         by_hand.add(large[0].argmax(dim=0), torch.from_numpy(scenes.mask(i)))
