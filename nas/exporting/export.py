@@ -34,10 +34,14 @@ class Config(FileConfig):
     python: str | None = flag(None, "interpreter of another environment to export in, where a converter is installed")
     verify: bool = flag(False, "on a Mac: try the Core ML packages that were exported in Core ML, instead of exporting")
 
-    def check(self) -> None:
-        """UserError if there is nothing to write, or a flag has no effect on what there is."""
+    def check(self, searched: tuple[Precision, ...] = ("float32",)) -> None:
+        """UserError if there is nothing to write, or a flag has no effect on what there is.
+
+        Args:
+            searched: precisions that the networks were searched in.
+        """
         if not self.verify:
-            super().check()
+            super().check(searched)
             return
         idle = {field.name for field in fields(FileConfig)} - {"max_drop"}
         check_idle(self, (*idle, "python"), "exports, not for --verify")
@@ -45,16 +49,18 @@ class Config(FileConfig):
 
 def export(config: Config) -> list[dict[str, Any]]:
     """Exports the winners, or tries what was exported, and returns their `result.json`."""
-    config.check()
     if config.verify:
+        config.check()
         return verify(config.run, config.winners, config.max_drop)
     folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
     if not (names := config.winners or winner_names(folder)):
         raise UserError(
             f"{folder} has no retrained winner; run nas.retrain, or name the fine-tuned one: --winners whole"
         )
+    winners = load_winners(folder, names)
+    config.check(tuple(winner.precision for winner in winners))
     data, results = load_images(folder), []
-    for winner in load_winners(folder, names):
+    for winner in winners:
         print(winner.name)
         weights, place = sha256(winner.folder / "model.safetensors"), folder / "export" / winner.name
         before = _before(place, weights)

@@ -63,11 +63,15 @@ class FileConfig(PrecisionConfig):
     formats: tuple[Format, ...] = flag(DEFAULT_FORMATS, "files to write; others of the same weights stay")
     threads: int = flag(1, "threads of a runtime in the latency measurement", minimum=1)
 
-    def check(self) -> None:
-        """UserError if there is nothing to write, or a flag has no effect on what there is."""
+    def check(self, searched: tuple[Precision, ...] = ("float32",)) -> None:
+        """UserError if there is nothing to write, or a flag has no effect on what there is.
+
+        Args:
+            searched: precisions that the networks were searched in, which files have where none is asked for.
+        """
         if not self.formats:
             raise UserError(f"--formats is empty; give some of {', '.join(FORMATS)}")
-        asked, _impossible = cells(self.formats, self.precision)
+        asked = [cell for precision in searched for cell in cells(self.formats, self.precision, precision)[0]]
         idle = {
             "opset": ("--formats onnx", any(cell.format == "onnx" for cell in asked)),
             "threads": (f"--formats {', '.join(TIMED)}", any(cell.format in TIMED for cell in asked)),

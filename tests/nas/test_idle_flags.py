@@ -18,7 +18,6 @@ from nas.comparison.compare import Config as CompareConfig
 from nas.comparison.compare import compare
 from nas.data import DataConfig, load_data
 from nas.exporting.export import Config as FilesConfig
-from nas.exporting.export import export
 from nas.inspection.evaluate import Config as EvaluateConfig
 from nas.inspection.evaluate import evaluate
 from nas.proving.families import compare_families
@@ -48,7 +47,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (compare, CompareConfig, {"device": "cpu", "num_workers": 2}, "--device, --num-workers are for --winners"),
         (compare_families, CompareConfig, {"winners": True, "max_params": [1e6]}, "--max-params is for searches"),
         (compare_families, CompareConfig, {"winners": True, "points": "x"}, "--points is for searches"),
-        (export, FilesConfig, {"formats": ["timm"], "opset": 18}, "--opset is for --formats onnx"),
+        (FilesConfig.check, FilesConfig, {"formats": ["timm"], "opset": 18}, "--opset is for --formats onnx"),
         (evaluate, EvaluateConfig, {"retrained": ["x"], "calibration_images": 8}, "--calibration-images is for"),
         (blocks.export, ExportConfig, {"backend": "onnxruntime", "seed": 1}, "--seed is for --validate"),
         (profile, ProfileConfig, {"model": "timm/vgg11", "num_random": 1}, "--num-random is for networks of a space"),

@@ -32,6 +32,7 @@ from nas.exporting.parity import compare, example_images, normalized
 from nas.exporting.winner import Winner, load_winners
 from nas.runs.checkpoint import load_tensors, save_tensors
 from search_spaces import UserError, num_params
+from search_spaces.command import settings
 from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import MEAN, STD, add_retrain, make_run, trained_like
 from tests.rounding import assert_equal_but_for_rounding, rounding
@@ -303,6 +304,23 @@ def test_mistakes_have_one_line_with_the_remedy(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"python -m nas.retrain"):
         export(Config())
+
+
+def test_flags_of_int8_are_for_winners_that_were_searched_in_int8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their files are int8 without --precision, so these flags have an effect."""
+    add_retrain(tmp_path, make_run(tmp_path), ("one",))
+    given = settings(Config, run=str(tmp_path), calibration_images=8, keep_float=["stem"])
+    with pytest.raises(UserError, match="--keep-float is for --formats onnx --precision int8; leave it out"):
+        export(given)
+    path = tmp_path / "retrain/one/result.json"
+    write_json(path, {**read_json(path), "precision": "int8"})
+    written: dict[str, Any] = {"files": {"onnx-int8": {}}, "failed": {}}
+    monkeypatch.setattr("nas.exporting.export.export_files", lambda *_: written)
+    assert export(given)[0]["files"] == written["files"]
+    with pytest.raises(UserError, match="--calibration-images is for --precision int8; leave it out"):
+        export(settings(Config, run=str(tmp_path), precision=["float32"], calibration_images=8))
 
 
 def test_truncated_weights_are_named(tmp_path: Path) -> None:
