@@ -223,14 +223,32 @@ class Search:
 
     @property
     def winners(self) -> pd.DataFrame:
-        """The same of those that were picked, by name."""
-        return frame(self.result["winners"]).set_index("name")
+        """The same of those that were picked, by name.
+
+        Raises:
+            UserError: none was, since no network that was evaluated is within the limits.
+        """
+        return frame(self._picked["winners"]).set_index("name")
 
     @property
     def recommended(self) -> str:
-        """The name of the winner to take; `result["recommended"]["sentence"]` says why."""
-        return str(self.result["recommended"]["name"])
+        """The name of the winner to take; `result["recommended"]["sentence"]` says why.
+
+        Raises:
+            UserError: none was picked, since no network that was evaluated is within the limits.
+        """
+        return str(self._picked["recommended"]["name"])
 
     def retrain(self, **flags: Any) -> list[Winner]:
         """Trains the winners on their own and tests them: `python -m nas.retrain`."""
         return Run(self.folder.parent).retrain(**{**flags, "search": self.folder.name})
+
+    @property
+    def _picked(self) -> dict[str, Any]:
+        """Its `result.json`, with winners."""
+        result = self.result
+        if not result["winners"]:
+            raise UserError(
+                f"{self.folder} picked no winner; go on with search(resume=True) and limits that can be met"
+            )
+        return result

@@ -16,6 +16,7 @@ from search_spaces import SPACES, UserError
 from search_spaces.command.files import read_json, write_json
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.synthetic_run import add_retrain, add_supernet, make_run
+from tests.nas.synthetic_search import add_strategy
 from tests.nas.tiny import QuickSpace, make_images, make_table
 
 DOCS = Path(__file__).parents[2] / "docs/python.md"
@@ -82,6 +83,18 @@ def test_what_the_documentation_shows_runs() -> None:
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
     assert (run.folder / "export" / winner.name / "model.onnx").exists() and (run.folder / "report.html").exists()
     assert [trained.name for trained in run.trained] == [winner.name]
+
+
+def test_a_search_whose_limits_nothing_meets_has_no_winners() -> None:
+    folder = Path("runs/r")
+    add_strategy(folder, make_run(folder, 16, ["a", "b", "c"], "tiny"), "random", 0, budget=3)
+    path = next(folder.glob("search*/result.json"))
+    write_json(path, {**read_json(path), "winners": []})
+    (found,) = api.Run(folder).searches
+    assert len(found.evaluated) == 3
+    for name in ("winners", "recommended"):
+        with pytest.raises(UserError, match=r"picked no winner; go on with search\(resume=True\) and limits that can"):
+            getattr(found, name)
 
 
 def test_a_run_has_its_table_built() -> None:
