@@ -17,7 +17,8 @@ passes of training, multiply-accumulates × images, and a winner's is its retrai
 retrained winners) of all passes of the supernet's. What no weights were trained by is left out: the search's
 evaluations, and FastNAS's, which are more. The fine-tuning that all begin with is left out, too.
 
-What is made lies in `bench-peers/` of the run; the same command goes on with what is not there yet. In the end all are
+What is made lies in `bench-peers/` of the run; the same command goes on with what is not there yet, and no other
+--images, --round-to or weights are taken for those that it was begun with. In the end all are
 timed in one interleaved run and tested on the same images: `bench-peers/result.json`, and a table.
 
 The peers are extras: pip install torch-pruning==1.6.1 nvidia-modelopt==0.47.0 torchprofile==0.0.4, all of which leave
@@ -35,6 +36,7 @@ if __name__ == "__main__":
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from torch import nn
 
@@ -55,9 +57,11 @@ from scripts.search_peers.methods import METHODS, NEEDS, Cut, Given
 from scripts.search_peers.shapes import shaped
 from search_spaces import UserError
 from search_spaces.command import Flags, flag, parse, run
-from search_spaces.command.files import write_json
+from search_spaces.command.files import sha256, write_json
 from search_spaces.deployed import deployed
 
+# `search`: winners of each have names of their own.
+FREE = ("run", "search", "winners", "methods", "samples", "peer_limit_s", "device", "num_workers")
 LEAST = 1 / 3  # of a share of the time: the share of the MACs that it is looked for from
 
 
@@ -79,7 +83,8 @@ class Bench:
     """A run's fine-tuned network, and the winners that others are made in the place of.
 
     Raises:
-        UserError: what `find_search` raises; no fine-tuned network; no winner of that name, or none that is faster.
+        UserError: what `find_search` raises; no fine-tuned network; no winner of that name, or none that is faster;
+            a bench of other settings or another fine-tuned network.
     """
 
     def __init__(self, config: Config) -> None:
@@ -92,6 +97,7 @@ class Bench:
         names = config.winners or tuple(search.winners)
         self.whole, *winners = load_winners(search.run_folder, (runs.WHOLE, *names))
         self.folder, self.size = search.run_folder / "bench-peers", search.space.image_size
+        _begin(self.folder, config, self.whole.folder)
         self.data = runs.load_run_data(search.run_folder)
         models = {winner.name: winner.model() for winner in winners}
         times = self._times_ms({runs.WHOLE: self.whole.model(), **models})
@@ -133,10 +139,14 @@ class Bench:
     def _smaller(self, winner: str, method: str) -> nn.Module:
         """What the method leaves of the fine-tuned network in the winner's time, found or read."""
         path = self.folder / f"{method}-{winner}" / "cut.safetensors"
+        trained = sha256(self.search.trained(winner) / "model.safetensors")
         if not path.exists():
             model, trials = self._found(winner, method)
-            save_tensors(path, model.state_dict(), {"trials": trials})
-        return shaped(self._given.model, load_tensors(path)[0])
+            save_tensors(path, model.state_dict(), {"trials": trials, "winner_sha256": trained})
+        tensors, info = load_tensors(path)
+        if info.get("winner_sha256") != trained:
+            raise UserError(f"{winner} has been trained anew since {path} was made; move {path.parent} away")
+        return shaped(self._given.model, tensors)
 
     def _found(self, winner: str, method: str) -> tuple[nn.Module, list[tuple[float, float]]]:
         """With the shares of the MACs, and of the winner's time, of all that were tried."""
@@ -167,6 +177,21 @@ class Bench:
     def _times_ms(self, models: dict[str, nn.Module]) -> dict[str, float]:
         timings = measure(models, self.size, self.search.backend, self.config.samples).timings
         return {name: timings[name].min_ms for name in models}
+
+
+def _begin(folder: Path, config: Config, whole: Path) -> None:
+    """Takes down what everything in the folder depends on, or compares it.
+
+    Raises:
+        UserError: it was begun with something else, or nobody knows with what.
+    """
+    weights = sha256(whole / "model.safetensors")
+    if (folder / "config.json").exists():
+        runs.reopen(folder, config, FREE, whole_sha256=weights)
+    elif any(folder.glob("*/cut.safetensors")):
+        raise UserError(f"{folder} has networks, but no config.json that has their settings; move it away")
+    else:
+        runs.begin(folder, config, whole_sha256=weights)
 
 
 def bench(config: Config) -> Result:

@@ -24,7 +24,7 @@ from nas.proving.families import compare_families
 from nas.proving.search import Config, find_search
 from nas.reporting.verdict import verdict
 from nas.runs.baselines import read_baselines
-from nas.runs.checkpoint import save_tensors
+from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.recipe import StepConfig
 from scripts import bench_search_peers
 from scripts.search_peers.compute import winner_compute
@@ -182,6 +182,16 @@ def stand_beside_peers(folder: Path, capsys: pytest.CaptureFixture[str], superne
     before = {path: path.stat().st_mtime_ns for path in folder.glob("bench-peers/*/*.safetensors")}
     bench_search_peers.main(command)
     assert len(before) == 3 and before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(
+        UserError, match=r"bench-peers with other settings: images was 8, now 9; round_to was 1, now 2$"
+    ):
+        bench_search_peers.main([*command, "--images", "9", "--round-to", "2"])
+    weights = folder / "retrain/winner-1/model.safetensors"
+    content, (tensors, info) = weights.read_bytes(), load_tensors(weights)
+    save_tensors(weights, tensors, {**info, "trained": "anew"})
+    with pytest.raises(UserError, match=r"^winner-1 has been trained anew since .*move .*nas.prune-winner-1 away$"):
+        bench_search_peers.main(command)
+    weights.write_bytes(content)
 
 
 def test_the_supernets_largest_network_is_the_one_it_starts_from() -> None:

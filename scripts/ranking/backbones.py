@@ -6,7 +6,8 @@
 From each seed a supernet is trained and searched under two limits of latency: those of two uniformly narrowed networks.
 Beside what was found are trained, by the same recipe from the same supernet, the narrowed network and a random one of
 95 to 100 % of the limit. Figures are of test images; differences are means over the seeds with their standard errors.
-What is done is kept in runs/, so the same command goes on with it.
+What is done is kept in runs/, so the same command goes on with it, with more --seeds and --shares, too; the settings
+and the result are in runs/studies/NAME-TASK/.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import Flags, align, flag, parse, run, settings
 from search_spaces.command.files import write_json
 
+FREE = ("seeds", "shares")  # each has folders of its own
 KINDS = ("searched", "narrowed", "random")
 TRIES = 100_000  # of drawing a random network that is as fast
 
@@ -66,7 +68,26 @@ class Trained(NamedTuple):
 
 
 def study(config: Config) -> list[Trained]:
+    """
+    Raises:
+        UserError: a study of other settings, or runs of unknown ones, by that name.
+    """
+    folder = folder_of(config)
+    if (folder / "config.json").exists():
+        runs.reopen(folder, config, FREE)
+    elif there := [run for seed in config.seeds if (run := _run_folder(config, seed)).exists()]:
+        raise UserError(f"{there[0]} is there, but {folder}/config.json, its settings, is not; give another --name")
+    else:
+        runs.begin(folder, config)
     return [one for seed in config.seeds for one in _of_seed(config, seed)]
+
+
+def folder_of(config: Config) -> Path:
+    return runs.RUNS / "studies" / f"{config.name}-{config.task}"
+
+
+def _run_folder(config: Config, seed: int) -> Path:
+    return runs.run_folder(f"{config.name}-{config.task}-{seed}")
 
 
 def _of_seed(config: Config, seed: int) -> Iterator[Trained]:
@@ -95,15 +116,14 @@ def _of_seed(config: Config, seed: int) -> Iterator[Trained]:
 
 
 def _supernet(config: Config, seed: int) -> Path:
-    name = f"{config.name}-{config.task}-{seed}"
-    folder = runs.run_folder(name)
+    folder = _run_folder(config, seed)
     if not (folder / "supernet/result.json").exists():
         begun = (folder / "supernet/config.json").exists()
         given: dict[str, Any] = {"space": config.space, "image_size": config.image_size, "seed": seed}
         given |= {"init": config.init} if config.init else {}
         given |= {"epochs": config.supernet_epochs, "sampling": "uniform", "num_random": 3}
         kind: Any = tasks.TASKS[config.task]
-        tasks.train_supernet(settings(kind, run=name, **({"resume": True} if begun else given)))
+        tasks.train_supernet(settings(kind, run=folder.name, **({"resume": True} if begun else given)))
     return folder
 
 
@@ -166,7 +186,7 @@ def _mean(values: np.ndarray) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv, "python -m scripts.ranking.backbones", __doc__ or "")
     found = study(config)
-    write_json(runs.RUNS / f"{config.name}-{config.task}.json", [one._asdict() for one in found])
+    write_json(folder_of(config) / "result.json", [one._asdict() for one in found])
     print(as_text(config, found))
 
 
