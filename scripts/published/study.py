@@ -31,7 +31,7 @@ class Config(TrainConfig, DataConfig):
     folder: str | None = flag(None, "name of the study under runs/studies/ (default: made of table and data)")
 
 
-FREE, AMEND = (*FREE_ON_RESUME, "folder", "table"), ("seeds",)
+FREE, AMEND = (*FREE_ON_RESUME, "folder"), ("seeds",)
 
 
 def configure(config: Config) -> Config:

@@ -71,6 +71,16 @@ def test_a_killed_study_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["test_accuracies"] for row in rows] == [row["test_accuracies"] for row in whole]
 
 
+def test_a_folder_is_of_one_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several tables have the same labels."""
+    main([*ARGS, "--folder", "mine"])
+    monkeypatch.setitem(TABLES, "toy-too", TABLES["toy"])
+    with pytest.raises(
+        UserError, match=r"resume runs/studies/mine with other settings: table was 'toy', now 'toy-too'$"
+    ):
+        main(["toy-too", *ARGS[1:], "--folder", "mine"])
+
+
 def test_settings_of_a_row_give_way_to_flags() -> None:
     config = study.configure(study.Config(table="toy", data="images", image_size=16))
     large, small = TABLES["toy"].arms(16, 3)
