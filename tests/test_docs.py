@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from latency_lut.backends import litert
 from latency_lut.measurement.build import BuildConfig
+from latency_lut.measurement.interpreter import NEEDED
 from nas import __main__ as listing
+from nas.exporting.export import PACKAGES
 from search_spaces.command import Flags
 from search_spaces.command.files import read_json
 from tests.latency_lut.fake import SizedMachine
@@ -102,6 +105,31 @@ def test_what_the_first_pages_name_is_installed() -> None:
         if page.name in ("README.md", TUTORIAL.name):
             assert not of_clone
         assert not of_clone or "clone" in page.read_text(encoding="utf-8"), f"{page.name} names {of_clone}"
+
+
+def test_the_environment_of_litert_is_the_same_everywhere() -> None:
+    """In what has none yet, too, and with all that --python asks for."""
+    named = {package.partition("==")[0] for package in litert.PACKAGES.split()}
+    assert {*NEEDED, *PACKAGES} - named == {"numpy", "torch"}, "these come with litert-torch"
+    texts = {page.name: page.read_text(encoding="utf-8") for page in LINKED}
+    listed = {name: text.count(litert.PACKAGES) for name, text in texts.items() if "litert-torch==" in text}
+    assert listed == {"CONTRIBUTING.md": 1, "guide.md": 1, "latency.md": 1}
+    assert all(texts[name].count("litert-torch==") == 1 for name in listed)
+    assert litert.PACKAGES in litert.INSTALL
+
+
+def test_every_source_that_is_named_is_there() -> None:
+    """By sources and pages, with its folders."""
+    folders = ("latency_lut", "nas", "scripts", "search_spaces", "supernet", "tests")
+    named = re.compile(rf"(?<!/)\b(?:{'|'.join(folders)})/[\w/]+\.py\b")
+    files = [*PAGES, *LINKED, *(file for folder in folders[:-1] for file in (ROOT / folder).rglob("*.py"))]
+    missing = {
+        (file.name, path)
+        for file in files
+        for path in named.findall(file.read_text(encoding="utf-8"))
+        if not (ROOT / path).exists()
+    }
+    assert not missing
 
 
 LINKED = (*(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")), *ROOT.glob("docs/*.md"))

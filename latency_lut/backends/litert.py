@@ -24,8 +24,10 @@ from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.backends.ranges import spanned
 from search_spaces.command import quiet
 
+# Of an environment that measures and exports: litert-torch, and what our own modules import there.
+PACKAGES = "litert-torch==0.10.0 timm fvcore pandas markupsafe platformdirs safetensors filelock tqdm scipy"
 INSTALL = (
-    "pip install litert-torch==0.10.0 timm in an environment of its own, with torch < 2.15, and give it as --python; "
+    f"pip install {PACKAGES} in an environment of its own, with torch < 2.15, and give it as --python; "
     "to run exported models, ai-edge-litert==2.3.0 is enough"
 )
 SIGNATURE = "serving_default"  # which litert-torch gives to a model with one
