@@ -43,7 +43,9 @@ class BenchConfig(Flags):
     backends: tuple[str, ...] = flag(("onnxruntime", "openvino", "torch"), "runtimes; latency_lut.backends lists them")
     compute_unit: str | None = flag(None, "what the runtimes compute on (default: each one's first)")
     precision: str | None = flag(None, "number format (default: each runtime's first)")
-    threads: tuple[int, ...] = flag((1, 2), "threads that run one network; 0: the runtime chooses", minimum=0)
+    threads: tuple[int, ...] = flag(
+        (1, 2), "threads that run one network on a CPU; 0: none is named, for --compute-unit cuda and others", minimum=0
+    )
     python: str | None = flag(None, "interpreter of another environment, where the runtimes are installed")
     space: str = flag(DEFAULT_SPACE, "search space; python -m search_spaces lists them")
     samples: int = flag(40, "undisturbed samples of every graph and network", minimum=2)

@@ -5,7 +5,7 @@
 
 The networks differ only in their activation or in skip-connections, and hardly in multiply-accumulates (printed with
 the parameters); what differs in time is memory traffic and synchronization. The paper's column is an iPhone 12's; it
-does not print how its network is built, ours is in `scripts/study_nets.py`.
+does not print how its network is built, ours is in `scripts/device_studies/nets.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean
 
-WARM_UP = 3  # runs of a process that do not count
+WARM_UP = 3  # runs of a process that do not count; ONNX Runtime's program takes no such number
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Program:
     log_tag: str = ""
 
     def line(self, model: str, threads: int, runs: int, cores: str = "") -> str:
-        """A line of the device's shell that runs a model so many times, after `WARM_UP` runs.
+        """A line of the device's shell that runs a model so many times, after those that do not count.
 
         Args:
             cores: hexadecimal mask of those that may run it, as taskset has it; "" for all.
