@@ -5,19 +5,19 @@
     python -m scripts.device_studies.transfer --table T.json --backend litert --python ~/litert/bin/python
 
 Transfers T to the runtime, builds its full table there, and times random networks that neither has seen. MACs go
-through a line that is fitted on the same networks as the transfer. What is there of an earlier call is not measured
-again.
+through a line that is fitted on the same networks as the transfer. Tables that are there of an earlier call for the
+same device are not measured again, random networks are.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from latency_lut.backends.registry import Target
+from latency_lut.backends.registry import DeviceFlags, Target
 from latency_lut.measurement.build import BuildConfig, build_table
 from latency_lut.measurement.interpreter import delegate
 from latency_lut.measurement.manifest import checksum
@@ -46,17 +46,17 @@ def study(config: TransferStudyConfig) -> tuple[dict[str, Any], Path]:
     """Everything measured, as JSON, and the file that holds it."""
     path, table, space = open_table(config.table)
     config = amend(config, precision=precision_there(table, config.backend, config.precision))
-    here = config.make_backend().describe()
-    name = f"transfer-{space.name}-{checksum(path)[:8]}-{here.slug(config.backend)}"
+    name = f"transfer-{space.name}-{checksum(path)[:8]}-{config.slug(config.make_backend())}"
     folder = STUDIES / slug(f"{name}-{config.measure}-networks-{config.samples}-samples")
-    names = ("backend", "precision", "threads", "compute_unit", "device", "tuning_s", "samples")
-    flags: dict[str, Any] = {name: getattr(config, name) for name in names}
+    device: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(DeviceFlags)}
+    names = ("backend", "precision", "threads", "compute_unit", "tuning_s", "samples")
+    flags: dict[str, Any] = {**device, **{name: getattr(config, name) for name in names}}
     by_networks = TransferConfig(table=str(path), measure=config.measure, out=f"{folder}/transferred.json", **flags)
     of: dict[str, Any] = {"space": table.space, "image_size": table.image_size, "num_classes": table.num_classes}
     by_blocks = BuildConfig(out=f"{folder}/full.json", **of, **flags)
     transferred = _once(folder / "transferred.json", lambda: transfer_table(by_networks))
     full = _once(folder / "full.json", lambda: build_table(by_blocks))
-    check = ValidateConfig(f"{folder}/transferred.json", config.num_archs, config.samples, device=config.device)
+    check = ValidateConfig(f"{folder}/transferred.json", config.num_archs, config.samples, **device)
     found = validate_table(check)[1]
     result = compare(space, table, transferred, full, found)
     out = folder / "result.json"

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 import search_spaces
+from latency_lut.backends.android import adb
 from latency_lut.backends.protocol import Settings
 from latency_lut.measurement.build import build
 from scripts.device_studies import transfer
 from search_spaces.command.files import read_json
+from tests.latency_lut.backends.test_android import BINARY, SERIAL, Files, InProcess
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine
 from tests.latency_lut.measurement.test_transfer import Other
+from tests.toy_family import ToySpace
 
 
 def test_a_transferred_table_stands_beside_the_full_one(
@@ -37,6 +40,21 @@ def test_a_transferred_table_stands_beside_the_full_one(
     made = [path.stat().st_mtime_ns for path in tables]
     transfer.main(flags)
     assert len(made) == 2 and made == [path.stat().st_mtime_ns for path in tables]
+
+
+def test_a_phone_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its tables would be taken for another phone's, or this machine's."""
+    monkeypatch.setattr("latency_lut.backends.litert.LiteRtBackend", Files)
+    monkeypatch.setattr(adb, "_call", InProcess())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(search_spaces.SPACES, "toy", ToySpace)
+    build(ToySpace(), FakeMachine(), Settings(samples=3, min_sample_ms=0.001), Path("t.json"))
+    phone = ["--device", f"adb:{SERIAL}", "--benchmark-binary", BINARY, "--cores", "f0"]
+    few = ["--measure", "8", "--samples", "2", "--num-archs", "3"]
+    transfer.main(["--table", "t.json", "--backend", "litert", *phone, *few])
+    (path,) = Path("runs/studies").rglob("result.json")
+    assert "-litert-float32-1t-Google-Pixel-8-cores-f0-8-networks" in path.parent.name
+    assert "Google Pixel 8, cores f0" in read_json(path)["to"]
 
 
 def test_bars_that_are_missed_are_said() -> None:
