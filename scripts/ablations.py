@@ -39,7 +39,7 @@ from nas.objective.tables import load_tables, recorded
 from nas.searching.result import objective_of, read_result
 from nas.searching.search import Config as SearchConfig
 from nas.searching.search import search
-from scripts.ablation.networks import Network, Weights, measured_ms, pruned, retrained, whole
+from scripts.ablation.networks import Network, Weights, described, measured_ms, pruned, retrained, whole
 from scripts.ablation.report import ablations_page, markdown
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import flag, parse, run
@@ -100,7 +100,8 @@ def ablations(config: Config) -> Path:
     """Does what is left to do, and returns the folder.
 
     Raises:
-        UserError: no supernet, other settings than before, or a table that has changed.
+        UserError: no supernet, or one whose networks cannot be pruned; other settings than before, or a table that has
+            changed.
     """
     if len(config.table) > 1:
         raise UserError(f"--table gives {len(config.table)} tables, the ablations are of one device; give one")
@@ -136,6 +137,7 @@ def _open(config: Config, folder: Path, run_folder: Path) -> Ablations:
     """Runs the searches, and loads what their networks are evaluated with."""
     info = runs.load_classes_info(run_folder)
     space = info.search_space()
+    described(space, space.largest, space.build(space.largest).eval())  # else the searches would be in vain
     searches = {name: _searched(config, run_folder, folder, name, of) for name, of in _searches(space).items()}
     costs = Costs(space, load_tables(recorded(searches["joint"]["tables"]), space), objective_of(searches["joint"]))
     supernet, data = load_supernet(run_folder, pick_device(config.device)), runs.load_run_data(run_folder)

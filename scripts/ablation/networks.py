@@ -21,12 +21,13 @@ from nas.pruning.latency import measure
 from nas.pruning.selection import Ranking, default_scope, select
 from nas.training.network import make_trainer
 from nas.training.recipe import TrainConfig, with_recipe
-from search_spaces import Arch, SearchSpace
+from search_spaces import Arch, SearchSpace, macs, num_params
 from search_spaces.command.files import read_json, write_json
 from search_spaces.structure.base import Structure
 from search_spaces.structure.costs import Costs
-from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.families.registry import is_known, prepare
 from search_spaces.structure.slicing import prune
+from search_spaces.structure.verify import describe
 from supernet import Supernet, recalibrate
 
 Criterion = Literal["magnitude", "taylor"]
@@ -78,28 +79,47 @@ class Network:
 
 def whole(weights: Weights, arch: Arch) -> Network:
     """A network of the space."""
-    return _network(weights, inherited(weights.supernet, arch, weights.calibration), _name(weights, arch))
+    space, model = weights.space, inherited(weights.supernet, arch, weights.calibration)
+    if is_known(model):
+        prepare(model)  # as those are that are pruned, beside which it is timed
+    return _network(weights, model, _name(weights, arch), num_params(space, arch), macs(space, arch))
 
 
 def pruned(
-    weights: Weights, arch: Arch, criterion: Criterion, num_params: int, kinds: Collection[str] | None = None
+    weights: Weights, arch: Arch, criterion: Criterion, limit: int, kinds: Collection[str] | None = None
 ) -> Network:
-    """A network of the space pruned to so many parameters, chosen as `nas.prune` does by default.
+    """A network of the space pruned to `limit` parameters, chosen as `nas.prune` does by default.
 
     Args:
-        kinds: of the dimensions that may shrink; None: all.
+        kinds: of the dimensions that may shrink; None: all. A network of no known family has widths alone.
     """
     model = inherited(weights.supernet, arch, weights.calibration)
-    structure = prepare(model)
+    structure = described(weights.space, arch, model)
     scores = magnitude(model, structure) if criterion == "magnitude" else taylor(model, structure, _labelled(weights))
     costs, ranking = Costs(model, structure, _example(weights)), Ranking(default_scope(criterion), "macs")
-    kept = select(_restricted(structure, kinds), scores, costs, "params", num_params, ranking)
-    prune(model, structure, kept)
+    kept = select(_restricted(structure, kinds), scores, costs, "params", limit, ranking)
+    structure = prune(model, structure, kept)
     if weights.calibration:
         recalibrate(model, weights.calibration)
     images = f" of {TAYLOR_IMAGES} images, {TAYLOR_BATCH} at a time" if criterion == "taylor" else ""
-    how = f"{criterion}{images} and {ranking} to {num_params} parameters, kinds {kinds and sorted(kinds)}"
-    return _network(weights, model, f"{_name(weights, arch)}, pruned by {how}")
+    how = f"{criterion}{images} and {ranking} to {limit} parameters, kinds {kinds and sorted(kinds)}"
+    costs, sizes = Costs(model, structure, _example(weights)), structure.sizes
+    name = f"{_name(weights, arch)}, pruned by {how}"
+    return _network(weights, model, name, costs.num_params(sizes), costs.macs(sizes))
+
+
+def described(space: SearchSpace, arch: Arch, model: nn.Module) -> Structure:
+    """What can be pruned of a network of the space, which is made prunable in place; as `nas.prune` finds it.
+
+    Raises:
+        UserError: nothing can be.
+    """
+    if is_known(model):
+        return prepare(model)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        layouts, _ = describe(space.build(arch).eval(), space.image_size)
+    return layouts.structure(model)
 
 
 def measured_ms(models: Mapping[str, nn.Module], image_size: int, samples: int) -> dict[str, float]:
@@ -135,7 +155,7 @@ def _name(weights: Weights, arch: Arch) -> str:
     return f"{arch.values}, norms of {sum(map(len, weights.calibration))} images"
 
 
-def _network(weights: Weights, model: nn.Module, name: str) -> Network:
+def _network(weights: Weights, model: nn.Module, name: str, num_params: int, macs: int) -> Network:
     known: dict[str, Any] = read_json(weights.known) if weights.known.exists() else {}
     images = weights.data.test
     images = images.spread(weights.num_images or len(images))
@@ -143,10 +163,7 @@ def _network(weights: Weights, model: nn.Module, name: str) -> Network:
     if key not in known:
         known[key] = accuracy(model.eval(), images, weights.space.image_size, weights.supernet.device)
         write_json(weights.known, known)
-    structure = prepare(model)
-    costs = Costs(model, structure, _example(weights))
-    sizes = structure.sizes
-    return Network(name, model, known[key], costs.num_params(sizes), costs.macs(sizes))
+    return Network(name, model, known[key], num_params, macs)
 
 
 def _restricted(structure: Structure, kinds: Collection[str] | None) -> Structure:

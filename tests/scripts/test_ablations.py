@@ -15,8 +15,10 @@ from nas.runs import load_run_data
 from scripts import ablations
 from scripts.ablation import networks
 from scripts.ablations import Config
-from search_spaces import Arch, UserError, num_params
+from search_spaces import Arch, UserError, get_space, macs, num_params
 from search_spaces.command.files import read_json
+from search_spaces.structure.fvcore_macs import fvcore_macs
+from supernet import Supernet
 from tests.nas.tiny import tiny_space
 
 CONFIG = Config(run="r", levels=1, num_random=1, samples=5)
@@ -77,6 +79,29 @@ def test_all_parts_from_one_supernet(
         ablations.ablations(Config(run="r", table=("a=x.json", "b=y.json")))
     with pytest.raises(UserError, match="levels was 1, now 3"):
         ablations.ablations(Config(run="r", levels=3, num_random=1, samples=5))
+
+
+@pytest.mark.usefixtures("supernet")
+def test_networks_of_no_known_family_are_pruned_too() -> None:
+    space = get_space("timm/test_resnet", 32, 3)
+    supernet, data = Supernet(space).eval(), load_run_data(Path("runs/r"))
+    weights = networks.Weights(supernet, data, "images", (), None, Path("known.json"))
+    whole = networks.whole(weights, space.largest)
+    assert (whole.num_params, whole.macs) == (num_params(space, space.largest), macs(space, space.largest))
+    limit = whole.num_params // 2
+    pruned = networks.pruned(weights, space.largest, "taylor", limit, ablations.CHANNELS)
+    assert 0.9 * limit < pruned.num_params <= limit and pruned.macs < whole.macs
+    assert fvcore_macs(pruned.model, torch.zeros(1, 3, 32, 32)) == pruned.macs
+
+
+def test_networks_that_cannot_be_pruned_are_refused_before_the_searches(
+    supernet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "is_known", lambda _: False)
+    monkeypatch.setattr(networks, "describe", Mock(side_effect=UserError("nothing can be narrowed")))
+    monkeypatch.setattr(ablations, "search", None)
+    with pytest.raises(UserError, match="nothing can be narrowed"):
+        ablations.ablations(CONFIG)
 
 
 def test_depth_and_width_are_all_choices_but_those_inside_of_blocks() -> None:
