@@ -43,6 +43,10 @@ class Sample:
 
 
 DEEP = "Of pixels of more than 8 bits, scale white to 255 first."
+GAMUT = (
+    "- **Kotlin**: Android turns the colours of a wide-gamut photo (Display P3) into sRGB; training and all other code "
+    "here take the file's numbers as they are. For an app that sees such photos, train on photos saved as sRGB."
+)
 ANDROID = "{code}; `{file}` and `classes.txt` in the assets; in the dependencies "
 SAMPLES: dict[Format, tuple[Sample, ...]] = {
     "onnx": (
@@ -137,6 +141,8 @@ def _readme(network: Exportable, files: Mapping[str, Mapping[str, Any]], uses: S
         lines.append(
             "- **Core ML** takes the RGB image, normalizes it itself, and gives `classLabel` and probabilities."
         )
+    if any("Classifier.kt" in use for use in uses):
+        uses = [*uses, GAMUT]
     return "\n".join([*lines, *uses, ""])
 
 

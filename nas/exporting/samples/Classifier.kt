@@ -53,7 +53,7 @@ fun decode(resolver: ContentResolver, photo: Uri): Bitmap =
  * The planes R, G and B, normalized, of the photo's middle.
  *
  * It is resized as the training images were, by Pillow: bicubic, over all pixels that one of the result covers. Android's
- * own scaling looks at four pixels only, which costs accuracy.
+ * own scaling looks at four pixels only, which costs accuracy. Colours are sRGB's, whatever the photo's own are.
  */
 fun preprocess(photo: Bitmap): FloatArray {
     val short = min(photo.width, photo.height)

@@ -135,6 +135,7 @@ def test_what_the_folder_says_is_what_was_measured(exported: Exported) -> None:
     assert "shorter side resized to 16 pixels" in text
     assert "Of pixels of more than 8 bits, scale white to 255 first." in text
     assert "Core ML" not in text
+    assert "- **Kotlin**: Android turns the colours of a wide-gamut photo (Display P3) into sRGB" in text
 
 
 def facts(kind: str, file: str, precision: str = "float32") -> dict[str, Any]:
@@ -145,7 +146,8 @@ def test_the_code_is_for_the_formats_that_are_there(network: Network, tmp_path: 
     there = {"coreml": facts("coreml", "model.mlpackage")}
     write_guide(tmp_path, network, there)
     assert {path.name for path in tmp_path.iterdir()} == {"README.md", "Classifier.swift"}
-    assert "Core ML** takes the RGB image" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert "Core ML** takes the RGB image" in text and "Kotlin" not in text
     there["litert-int8"] = facts("litert", "model-int8.tflite", "int8")
     write_guide(tmp_path, network, there)
     assert {path.name for path in tmp_path.iterdir()} == {
