@@ -31,7 +31,7 @@ def invented(self: Evaluator, base: Arch, archs: Sequence[Arch], *precision: obj
 
 
 def raced(
-    self: Evaluator, base: Arch, archs: Sequence[Arch], gains: Sequence[float], **precision: object
+    self: Evaluator, base: Arch, archs: Sequence[Arch], gains: Sequence[float], *precision: object
 ) -> list[Finish]:
     """Of which none is dropped."""
     return [Finish(accuracy, self.num_images) for accuracy in invented(self, base, archs)]
