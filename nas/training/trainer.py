@@ -161,6 +161,7 @@ class Trainer:
             total=self.total, initial=self.step, desc=description, unit="step", mininterval=0.5, disable=log is None
         )
         with log or nullcontext(), bar:
+            self._evaluate_end()
             report = self._reporter(log, bar)
             left = forecast(description, self.step, self.total, self.epochs, self.task.num_images, self.after)
             for _ in () if self.is_over else self.steps():
@@ -199,6 +200,12 @@ class Trainer:
         for images, target in self.task.batches(self.step):
             self._one(images, target)
             yield
+
+    def _evaluate_end(self) -> None:
+        """With patience, takes down the last step's weights of one resumed to end where it is, perhaps between two
+        evaluations or before the first."""
+        if self.best is not None and self.best.step < self.step == self.total:
+            self.best.add(self.step, self.evaluate(self.ema.module), self.ema.module)
 
     def _reporter(self, log: MetricsLog | None, bar: tqdm) -> Callable[[], None]:
         """To be called after each step: evaluates when it is time to, logs and shows metrics."""

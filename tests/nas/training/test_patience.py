@@ -82,6 +82,25 @@ def test_resumed_at_any_step_it_ends_alike(tmp_path: Path, images: Images, stop:
     assert equal(load_tensors(resumed.path)[0], load_tensors(whole.path)[0])
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_resumed_to_end_between_two_evaluations_it_keeps_what_it_has_trained(
+    tmp_path: Path,
+    images: Images,  # noqa: F811
+    epochs: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Evaluations are at every second epoch; before the first there were fresh weights."""
+    monkeypatch.setitem(FOUND, 3, 0.8)
+    long, step = replace(PATIENT, epochs=40), epochs * STEPS
+    with pytest.raises(KeyboardInterrupt):
+        patient(tmp_path / "r", images, long, stop=step).fit("")
+    resumed = patient(tmp_path / "r", images, replace(long, epochs=epochs))
+    assert resumed.resume() and resumed.is_over
+    resumed.fit("")
+    assert resumed.ending["kept_epoch"] == epochs
+    assert equal(averages(resumed), after(make(tmp_path / "other", images, replace(long, patience=None)), step))
+
+
 def test_the_averages_of_the_end_are_in_the_checkpoint_beside_the_best(tmp_path: Path, images: Images) -> None:  # noqa: F811
     trainer = patient(tmp_path, images)
     trainer.fit("")
