@@ -268,10 +268,11 @@ def _explore(
             return accuracies
 
         explore(config.strategy, costs, evaluate, budget, config.seed, start, _at_once(config))
-        if not bar.n:
-            raise UserError(f"no network within the limits was found; relax {', '.join(costs.objective.limits)}")
-        if bar.n < budget:
-            print(f"the space has no more than {bar.n} archs within the limits, or they are hard to find")
+    evaluated = len(study.evaluations)  # not what the bar says: TQDM_DISABLE keeps it at 0
+    if not evaluated:
+        raise UserError(f"no network within the limits was found; relax {', '.join(costs.objective.limits)}")
+    if evaluated < budget:
+        print(f"the space has no more than {evaluated} archs within the limits, or they are hard to find")
 
 
 def _at_once(config: Config) -> int:

@@ -329,6 +329,15 @@ def test_a_strategy_evaluates_its_budget_within_the_limits(strategy: str, monkey
     write_report(Path("runs/r"))
 
 
+def test_a_search_without_a_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with TQDM_DISABLE=1, which tqdm reads when it is imported."""
+    monkeypatch.setattr(Evaluator, "accuracies", invented)
+    monkeypatch.setattr(core, "tqdm", partial(core.tqdm, disable=True))
+    main([*SIZE, "--strategy", "random", "--budget", "5"])
+    main([*SLIMMING, "--exact", "--budget", "5"])
+    assert result()["num_evaluations"] == 5 <= result("search-2")["num_evaluations"]
+
+
 def test_slimming_stops_with_the_step_that_reaches_its_budget() -> None:
     main([*SLIMMING, "--budget", "40"])
     main([*SLIMMING, "--budget", "20"])
