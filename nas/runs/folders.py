@@ -123,7 +123,7 @@ def begin(folder: Path, config: Any, **facts: Any) -> None:
         facts: what else must be the same when the stage is resumed, as JSON.
     """
     if process.is_primary():
-        _claim(folder)
+        claim(folder)
         write_json(folder / "config.json", {"command": command_line(), **asdict(config), **facts})
 
 
@@ -174,7 +174,7 @@ def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, .
         UserError: another setting differs, the message says which; or another process works on the stage.
     """
     if process.is_primary():
-        _claim(folder)
+        claim(folder)
     before, changed = _config(folder), differences(folder, config, free, **facts)
     if fixed := [f"{n} was {before.get(n)!r}, now {v!r}" for n, v in changed.items() if n not in amend]:
         raise UserError(f"cannot resume {folder} with other settings: {'; '.join(fixed)}")
@@ -213,8 +213,8 @@ def fact(folder: Path, name: str, kind: type[Value]) -> Value:
 _claimed: dict[Path, BaseFileLock] = {}
 
 
-def _claim(folder: Path) -> None:
-    """Until this process ends, however it ends, no other one claims the folder."""
+def claim(folder: Path) -> None:
+    """Until this process ends, however it ends, no other one claims the folder. UserError if another one has."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.resolve() / ".lock"
     if path in _claimed:

@@ -13,6 +13,7 @@ from nas.data.named import is_named
 from nas.data.places import NO_TEST
 from nas.data.splits import SplitConfig
 from nas.distributed import process
+from nas.runs.folders import begin, check_new, claim
 from nas.scenes import (
     BoxesConfig,
     BoxScenes,
@@ -142,6 +143,20 @@ def check_run(folder: Path, info: RunInfo) -> None:
             f"{folder} is a run of {found.space} at {found.image_size} px with {found.num_classes} classes, or of "
             "other images; give another --run"
         )
+
+
+def begin_run(folder: Path, info: RunInfo, stage: Path, config: Any, **facts: Any) -> None:
+    """Writes `run.json`, and begins the stage that the run begins with, as `begin` does.
+
+    Raises:
+        UserError: another process is at work in the stage, or has begun it or another run of this name meanwhile.
+    """
+    if process.is_primary():
+        claim(stage)
+        check_new(stage, "--run")
+        check_run(folder, info)
+        save_run_info(folder, info)
+    begin(stage, config, **facts)
 
 
 def load_run_info(folder: Path) -> RunInfo:

@@ -123,8 +123,7 @@ def train_supernet(config: Config) -> Path:
     if config.resume:
         record(config, folder, changed)
     else:
-        runs.save_run_info(folder, info)
-        runs.begin(stage, config, **teacher_facts(config))
+        runs.begin_run(folder, info, stage, config, **teacher_facts(config))
     trainer.fit(f"supernet {space.name}")
     save_weights(stage, trainer, config.norm)
     _finish(config, folder, trainer, data, taught)

@@ -103,8 +103,7 @@ def finetune(config: Config) -> Path:
         if config.resume:
             _record(config, run_folder, changed)
         else:
-            runs.save_run_info(run_folder, info)
-            runs.begin(folder, config)
+            runs.begin_run(run_folder, info, folder, config)
 
     start = partial(_start, config, space, data)
     facts = {"init": config.init}

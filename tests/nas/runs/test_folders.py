@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,18 @@ def test_flags_that_are_newer_than_the_run_have_their_defaults(tmp_path: Path) -
     write_json(tmp_path / "run.json", info())
     assert read_json(tmp_path / "run.json")["data"] == {"data": "digits"}
     assert runs.load_classes_info(tmp_path).data.search_fraction == 0.15
+
+
+def test_a_run_that_another_process_has_begun_meanwhile_is_as_it_was(tmp_path: Path) -> None:
+    write_json(tmp_path / "r/run.json", info())
+    before = (tmp_path / "r/run.json").read_bytes()
+    ours, stage = replace(runs.load_run_info(tmp_path / "r"), classes=("c", "d")), tmp_path / "r/supernet"
+    with pytest.raises(UserError, match=r"r is a run of .*, or of other images; give another --run"):
+        runs.begin_run(tmp_path / "r", ours, stage, Settings(3, ()))
+    write_json(stage / "config.json", {"command": "theirs"})
+    with pytest.raises(UserError, match=r"r/supernet exists; go on with it by --resume, or make another with --run"):
+        runs.begin_run(tmp_path / "r", ours, stage, Settings(3, ()))
+    assert (tmp_path / "r/run.json").read_bytes() == before and runs.command_of(stage) == "theirs"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from nas.supernets.kinds import kind_of
 from nas.supernets.tasks import config_of_command
 from nas.training.trainer import Trainer
 from search_spaces import UserError, get_space
-from search_spaces.command.files import read_json
+from search_spaces.command.files import read_json, try_lock
 from search_spaces.dense.backbone import Backbone
 from supernet import Supernet
 from tests.nas.scenes.folders import NAMES, coco_of, write_coco, write_masks
@@ -242,6 +242,21 @@ def test_a_run_of_classes_is_not_overwritten(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=r"runs/c is a run of efficientformerv2-nano at .*; give another --run"):
         train_supernet.main(["--task", "detect", "--data", "images", *FLAGS[:-1], "c"])
     assert Path("runs/c/run.json").read_bytes() == before
+
+
+def test_a_run_that_another_process_begins_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "detect").mkdir()
+    monkeypatch.chdir(tmp_path / "detect")
+    write_images()
+    Path("runs/r/supernet").mkdir(parents=True)
+    other = try_lock(Path("runs/r/supernet/.lock"))
+    assert other is not None
+    with pytest.raises(UserError, match="another process is at work in runs/r/supernet; wait for it, or end it"):
+        train_supernet.main(["--task", "detect", "--data", "images", *FLAGS])
+    other.release()
+    assert not Path("runs/r/run.json").exists()
 
 
 def test_a_supernet_of_another_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from nas.runs import load_run_data
 from nas.runs.checkpoint import load_tensors, save_tensors
 from nas.training.trainer import Trainer
 from search_spaces import UserError, get_space
-from search_spaces.command.files import read_json, write_json
+from search_spaces.command.files import read_json, try_lock, write_json
 from tests.nas.tiny import interrupt_at, move_run
 from tests.test_pretrained import ARGS, CPU, NAME, SIZE, SPACE, _here, weights  # noqa: F401
 
@@ -56,6 +56,19 @@ def test_a_finished_one_takes_down_where_its_images_are_now() -> None:
     with pytest.raises(UserError, match="the images of others are not those that runs/r was begun with"):
         finetune.main(["--run", "r", "--resume", "--data", "others"])
     assert read_json(FOLDER / "config.json")["data"] == "elsewhere"
+
+
+@pytest.mark.parametrize("command", [finetune, train_supernet])
+def test_a_run_that_another_process_begins_meanwhile_is_not_overwritten(command: Any) -> None:
+    weights(Path(FILE))
+    stage = FOLDER if command is finetune else Path("runs/r/supernet")
+    stage.mkdir(parents=True)
+    other = try_lock(stage / ".lock")
+    assert other is not None
+    with pytest.raises(UserError, match=f"another process is at work in {stage}; wait for it, or end it"):
+        command.main([*(OF if command is finetune else ("--space", SPACE, *OF[2:]))])
+    other.release()
+    assert [path.name for path in Path("runs/r").rglob("*") if path.is_file()] == [".lock"]
 
 
 @pytest.mark.parametrize("command", [finetune, train_supernet])
