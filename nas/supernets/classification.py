@@ -106,7 +106,7 @@ def train_supernet(config: Config) -> Path:
         data = found
     else:
         runs.check_new(stage, "--run")
-        data = runs.load_run_data(folder, config) if (folder / "run.json").exists() else load_data(config)
+        data = runs.load_run_data(folder, config) if _is_finetuned(folder) else load_data(config)
         if config.is_finetuning and "epochs" not in given(config):
             config = amend(config, epochs=finetune_epochs(len(data.train)))
     check_alike(config, data.splits.digest)
@@ -180,6 +180,11 @@ def suited(config: Config) -> Config:
     return replace(recipe, **SMALL) if small else recipe
 
 
+def _is_finetuned(folder: Path) -> bool:
+    """Whether nas.finetune has begun the run; its network may not have ended."""
+    return (folder / "retrain" / runs.WHOLE / "config.json").exists()
+
+
 def of_run(config: Config) -> Config:
     """With the space, the images and the weights of the run that --run names, where nas.finetune has begun it.
 
@@ -187,7 +192,7 @@ def of_run(config: Config) -> Config:
         UserError: it has not ended; flags that say something else.
     """
     folder = runs.run_folder(config.run) if config.run else None
-    if folder is None or not (folder / "retrain" / runs.WHOLE / "config.json").exists():
+    if folder is None or not _is_finetuned(folder):
         return config
     if not (folder / "retrain" / runs.WHOLE / "result.json").exists():
         resume = shlex.join(["python", "-m", "nas.finetune", "--resume", "--run", str(config.run)])

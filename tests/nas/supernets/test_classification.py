@@ -292,6 +292,18 @@ def test_a_new_run_does_not_touch_one_of_the_same_name(monkeypatch: pytest.Monke
     assert before == {path: path.read_bytes() for path in RUN.rglob("*.json")}
 
 
+def test_a_run_whose_supernet_is_gone_is_not_begun_on_other_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(monkeypatch, *ARGS)
+    before = (RUN / "run.json").read_bytes()
+    shutil.rmtree(RUN / "supernet")
+    for flags in (("--search-fraction", "0.3"), ("--split-seed", "3")):
+        with pytest.raises(UserError, match=r"runs/r is a run of tiny .*, or of other images; give another --run"):
+            main([*ARGS, *flags, "--run", "r"])
+    assert (RUN / "run.json").read_bytes() == before
+    begin(monkeypatch, *ARGS)
+    assert load_run_data(RUN).splits == load_run_info(RUN).splits
+
+
 def test_nothing_is_left_by_a_run_that_cannot_begin() -> None:
     size = ("--space", "mobileone-nano", "--image-size", "17")
     for flags in (("--data", "nowhere"), size, ("--batch-size", "64"), ("--device", "tpu:9")):
