@@ -65,7 +65,7 @@ def find_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, 
     winners = {network["name"]: dict(network) for network in _read_networks(found)}
     if not winners:
         raise UserError(f"{found.parent} picked no winner; go on with nas.search --resume and limits that can be met")
-    return run_folder, found.parent.name, _named(config.winners, winners, found.parent)
+    return run_folder, found.parent.name, _named(config, winners, run_folder, found.parent)
 
 
 def _begun_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str, Any]]] | None:
@@ -77,18 +77,26 @@ def _begun_winners(config: Config) -> tuple[Path, str | None, dict[str, dict[str
         return None
     run_folder = runs.find_run(config.run, "retrain/*/config.json", "python -m nas.retrain")
     source = Path(config.archs) if config.archs else run_folder / str(config.search) / "result.json"
-    folders = {name: run_folder / "retrain" / folder_name(name, config.suffix) for name in config.winners}
-    if source.exists() or not all((folder / "config.json").exists() for folder in folders.values()):
+    if source.exists() or len(winners := _begun(config, run_folder)) < len(config.winners):
         return None
-    winners = {name: {"name": name, **_searched(runs.begun_with(Searched, f))} for name, f in folders.items()}
     return run_folder, config.search, winners
 
 
-def _named(names: Sequence[str], winners: dict[str, dict[str, Any]], where: Path) -> dict[str, dict[str, Any]]:
-    """The winners of these names, or all."""
-    if unknown := [name for name in names if name not in winners]:
+def _begun(config: Config, run_folder: Path) -> dict[str, dict[str, Any]]:
+    """Of the winners that the config names those that were begun, by name, as their folders say."""
+    folders = {name: run_folder / "retrain" / folder_name(name, config.suffix) for name in config.winners}
+    begun = {name: folder for name, folder in folders.items() if (folder / "config.json").exists()}
+    return {name: {"name": name, **_searched(runs.begun_with(Searched, f))} for name, f in begun.items()}
+
+
+def _named(
+    config: Config, winners: dict[str, dict[str, Any]], run_folder: Path, where: Path
+) -> dict[str, dict[str, Any]]:
+    """The winners that the config names, or all; on resume those that have been begun, too, if they are none now."""
+    known = {**_begun(config, run_folder), **winners} if config.resume else winners
+    if unknown := [name for name in config.winners if name not in known]:
         raise UserError(f"no winner {', '.join(unknown)} in {where}; choose from {', '.join(winners)}")
-    return {name: winners[name] for name in names or winners}
+    return {name: known[name] for name in config.winners or winners}
 
 
 def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[str, Any]]]:
@@ -107,7 +115,7 @@ def _read_archs(config: Config, path: Path) -> tuple[Path, None, dict[str, dict[
     named: dict[str, dict[str, Any]] = {network["name"]: dict(network) for network in networks}
     if len(named) < len(networks):
         raise UserError(f"two networks in {path} have the same name; give each its own")
-    return run_folder, None, _named(config.winners, named, path)
+    return run_folder, None, _named(config, named, run_folder, path)
 
 
 class Searched(TypedDict):

@@ -201,6 +201,29 @@ def test_a_renamed_run_goes_on_without_what_named_its_networks(gone: str, monkey
     assert found["arch"] == winners[1]["arch"] and found["precision"] == "int8"
 
 
+@pytest.mark.parametrize("archs", [(), ("--archs", "runs/r/search/result.json")])
+def test_what_was_begun_goes_on_after_the_search_has_picked_others(
+    archs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def fit(self: Any, description: str) -> None:
+        folders.append(self.folder)
+        if len(folders) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    begun = set_winners("winner-1", "winner-2")
+    with pytest.raises(KeyboardInterrupt):
+        main([*ARGS, "--init", "scratch", *archs])
+    set_winners("winner-1")
+    main(["--resume"])
+    assert folders[1:] == [RETRAINED / "winner-1", RETRAINED / "winner-2"]
+    assert result("winner-2")["arch"] == begun[1]["arch"]
+    with pytest.raises(UserError, match=r"no winner winner-2 in runs/r/search.*; choose from winner-1$"):
+        main([*ARGS, *archs, "--winners", "winner-2", "--suffix", "new"])
+
+
 def test_nothing_to_go_on_with() -> None:
     with pytest.raises(UserError, match=r"no run under runs/ has retrain/\*/config.json; make it with: python"):
         main([*ARGS, "--resume"])
