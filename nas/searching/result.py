@@ -200,7 +200,8 @@ def together(parts: Sequence[Json]) -> Json:
         ]
         steps += [{**step, "step": len(steps) + step["step"]} for step in part.get("trajectory", ())]
     front = np.flatnonzero(_on_front(points)).tolist()
-    result: Json = {"evaluations": points, "num_evaluations": len(points), "front": front}
+    minutes = sum(part["minutes"] for part in parts)
+    result: Json = {"evaluations": points, "num_evaluations": len(points), "front": front, "minutes": minutes}
     if not steps:
         return result
     forwards = {n: sum(part["image_forwards"][n] for part in parts) for n in parts[0]["image_forwards"]}

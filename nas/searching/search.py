@@ -140,7 +140,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
             evaluated = [_evaluated(config, p, part.costs, evaluator, studies[p], start) for p, part in parts.items()]
             tables = recorded_tables({p: part.tables for p, part in parts.items()})
             result = _result(config, folder, first.costs) | together(evaluated) | tables
-            result |= {**images, "minutes": sum(study.seconds for study in studies.values()) / 60}
+            result |= images
             pick(config, folder, space, result, answers)
     return folder
 
@@ -191,13 +191,14 @@ def _evaluated(
     study: Study,
     start: Sequence[Arch],
 ) -> Json:
-    """What the strategy finds."""
+    """What the strategy finds, and the minutes that it takes."""
+    study.start_clock()  # all studies are open, and this one may have waited for others
     if config.strategy != "slimming":
         _explore(config, precision, costs, evaluator, study, start)
-        return found(study.evaluations, study.dropped, (), costs, precision)
+        return found(study.evaluations, study.dropped, (), costs, precision) | {"minutes": study.seconds / 60}
     forwards = Forwards(costs.space, evaluator.num_images, evaluator.calibration(precision))
     steps = _slim(config, precision, costs, evaluator, study, forwards)
-    counts = {"num_dropped": len(study.dropped), "image_forwards": forwards.to_json()}
+    counts = {"num_dropped": len(study.dropped), "image_forwards": forwards.to_json(), "minutes": study.seconds / 60}
     return found(study.evaluations, study.dropped, steps, costs, precision) | counts
 
 

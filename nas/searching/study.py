@@ -116,7 +116,12 @@ class Study:
         self.known = {e.arch: e for e in found if not _is_dropped(e)}
         self._known_dropped = {(e.step, e.arch): e for e in found if _is_dropped(e)}
         self._asked: set[Arch] = set()
-        self._start = time.monotonic() - max((e.seconds_since_start for e in found), default=0.0)
+        self._before = max((e.seconds_since_start for e in found), default=0.0)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """To be called again where the search begins, if something else takes time between its opening and that."""
+        self._start = time.monotonic() - self._before
 
     def accuracies(self, archs: Sequence[Arch], evaluate: Evaluate, step: int) -> list[float]:
         """Accuracy of each arch; `evaluate` is asked for those not in the study, which records each as it comes.

@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,23 @@ def test_several_precisions_have_one_front(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(Evaluator, "accuracies", lambda *_: pytest.fail("evaluated again"))
     main(["--resume", "--winners", "2"])
     assert found()["evaluations"] == points and len(found()["winners"]) <= 2
+
+
+def test_each_precision_has_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def one_second(self: Evaluator, base: Arch, archs: Any, precision: str) -> list[float]:
+        now[0] += len(archs)
+        return invented(self, base, archs, precision)
+
+    monkeypatch.setattr("nas.searching.study.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Evaluator, "accuracies", one_second)
+    main(["--precision", "float32", "int8", "--table", FLOAT, INT8, *LATENCY])
+    first = found()
+    assert [p["seconds_since_start"] for p in first["evaluations"]] == list(range(1, 25))
+    assert first["minutes"] == pytest.approx(24 / 60)
+    main(["--resume", "--winners", "1"])
+    assert (found()["evaluations"], found()["minutes"]) == (first["evaluations"], first["minutes"])
 
 
 def test_trajectories_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
