@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
@@ -99,32 +99,26 @@ class SceneData(Generic[S]):
         return replace(self, train=train, search=search, test=test)
 
 
-def load_boxes(config: BoxesConfig, classes: Sequence[str] | None = None) -> SceneData[BoxScenes]:
+def load_boxes(config: BoxesConfig) -> SceneData[BoxScenes]:
     """Reads the data and draws the splits; the same config and data give the same splits.
-
-    Args:
-        classes: in the order of the labels, instead of that of the categories' ids.
 
     Raises:
         UserError: no such path, no annotations, no object, too few images for three splits.
     """
-    return _load(config, classes, read_boxes, drawn_boxes)
+    return _load(config, read_boxes, drawn_boxes)
 
 
-def load_instances(config: BoxesConfig, classes: Sequence[str] | None = None) -> SceneData[InstanceScenes]:
+def load_instances(config: BoxesConfig) -> SceneData[InstanceScenes]:
     """As `load_boxes`, with the mask of each object.
 
     Raises:
         UserError: also if no object has a mask.
     """
-    return _load(config, classes, read_instances, drawn_instances)
+    return _load(config, read_instances, drawn_instances)
 
 
-def load_masks(config: MasksConfig, classes: Sequence[str] | None = None) -> SceneData[MaskScenes]:
+def load_masks(config: MasksConfig) -> SceneData[MaskScenes]:
     """Reads the data and draws the splits; the same config and data give the same splits.
-
-    Args:
-        classes: in the order of the labels, instead of that of the indices.
 
     Raises:
         UserError: no such path, no masks, fewer than two classes, too few images for three splits.
@@ -139,7 +133,7 @@ def load_masks(config: MasksConfig, classes: Sequence[str] | None = None) -> Sce
     def read(place: Place, skipped: Skipped) -> MaskScenes:
         return read_masks(place, config.ignore_index, names, skipped)
 
-    data = _load(config, classes, read, drawn_masks)
+    data = _load(config, read, drawn_masks)
     if len(data.classes) < 2:
         raise UserError(
             f"{config.data} has masks of one class beside the ignored index {config.ignore_index}; give masks of two, "
@@ -150,7 +144,6 @@ def load_masks(config: MasksConfig, classes: Sequence[str] | None = None) -> Sce
 
 def _load(
     config: ScenesConfig,
-    classes: Sequence[str] | None,
     read: Callable[[Place, Skipped], S],
     drawn: Callable[[bool, Skipped], S],
 ) -> SceneData[S]:
@@ -166,11 +159,9 @@ def _load(
         raise UserError(
             f"--test-fraction {config.test_fraction} has no meaning where test images are given; leave it out"
         )
-    names = tuple(classes or source.classes)
-    source = source.with_classes(names, f"{config.data} has", "give others by --data or --annotations")
     if test is not None:
         where = config.test_annotations or config.test_data or config.data
-        test = test.with_classes(names, f"the test images of {where} have", "give others by --test-data")
+        test = test.with_classes(source.classes, f"the test images of {where} have", "give others by --test-data")
     if not source.present.any():
         raise UserError(f"{config.data} has no object on any image; give images with objects to train on")
     return _split(config, source, test, skipped)
