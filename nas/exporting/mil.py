@@ -18,15 +18,6 @@ from torch import Tensor
 Values = dict[str, Any]
 
 
-def run_program(program: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that the program ends in; those of a classifier are named `probabilities`.
-
-    Raises:
-        NotImplementedError: an operator that this module does not know yet, by name.
-    """
-    return Interpreter(program)(inputs)
-
-
 class Interpreter:
     """A program, its constants read and its compressed weights expanded once."""
 
@@ -40,7 +31,11 @@ class Interpreter:
                 self._constants[op.outputs[0]] = _operator(op)(self._arguments(op, {}))
 
     def __call__(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As `run_program`."""
+        """The tensors that the program ends in; those of a classifier are named `probabilities`.
+
+        Raises:
+            NotImplementedError: an operator that this module does not know yet, by name.
+        """
         values: dict[Any, Any] = {self._function.inputs[name]: tensor for name, tensor in inputs.items()}
         for op in self._function.operations:
             if op.op_type.startswith("const"):

@@ -170,12 +170,12 @@ def test_a_program_computes_what_the_module_does(tiny: SearchSpace) -> None:
     import torch
 
     from nas.exporting.coreml import load_program
-    from nas.exporting.mil import run_program
+    from nas.exporting.mil import Interpreter
 
     job = network_job(tiny, tiny.largest)
     package = coremltools.models.MLModel(str(EXPORTS.path(job, "float32")), skip_model_load=True)
     images = torch.randn(1, *job.input_shape)
-    (output,) = run_program(load_program(package), {"x": images}).values()
+    (output,) = Interpreter(load_program(package))({"x": images}).values()
     with torch.no_grad():
         assert_equal_but_for_rounding(output, job.module()(images), job.module())
 

@@ -27,7 +27,7 @@ from nas.exporting import onnx as onnx_files
 from nas.exporting.coreml import Classifier, check_coreml, load_program
 from nas.exporting.export import Config, export
 from nas.exporting.files import Exporter
-from nas.exporting.mil import run_program
+from nas.exporting.mil import Interpreter
 from nas.exporting.parity import compare, example_images, normalized
 from nas.exporting.winner import Winner, load_winners
 from nas.runs.checkpoint import load_tensors, save_tensors
@@ -199,7 +199,7 @@ def test_unknown_mil_operator_is_named() -> None:
     op = SimpleNamespace(op_type="cumsum", inputs={}, outputs=[SimpleNamespace(shape=())], name="op")
     program = SimpleNamespace(functions={"main": SimpleNamespace(inputs={}, operations=[op], outputs=[])})
     with pytest.raises(NotImplementedError, match="cumsum"):
-        run_program(program, {})
+        Interpreter(program)({})
 
 
 def test_on_apple_core_ml_predicts(exported: Path, winner: Winner, monkeypatch: pytest.MonkeyPatch) -> None:

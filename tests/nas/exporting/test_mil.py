@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.exporting.mil import run_program
+from nas.exporting.mil import Interpreter
 
 SHAPE = (1, 4, 5, 7)
 POOL = {"kernel_sizes": [3, 3], "strides": [2, 2]}
@@ -80,7 +80,7 @@ def test_an_operator_is_that_of_pytorch(name: str) -> None:
     spec = [mb.TensorSpec(shape=SHAPE)]
     program = mb.program(input_specs=spec, opset_version=ct.target.iOS16)(lambda x: ours(mb, x))
     images = torch.randn(SHAPE)
-    (found,) = run_program(program, {next(iter(program.functions["main"].inputs)): images}).values()
+    (found,) = Interpreter(program)({next(iter(program.functions["main"].inputs)): images}).values()
     torch.testing.assert_close(found, theirs(images))
 
 
@@ -101,5 +101,5 @@ def test_weights_in_a_palette_are_those_that_coremltools_packed() -> None:
     spec = [mb.TensorSpec(shape=places.shape)]
     program = mb.program(input_specs=spec, opset_version=ct.target.iOS16)(added)
     inputs = {next(iter(program.functions["main"].inputs)): torch.zeros(places.shape)}
-    (found,) = run_program(program, inputs).values()
+    (found,) = Interpreter(program)(inputs).values()
     assert torch.equal(found, torch.from_numpy(palette[places]))
