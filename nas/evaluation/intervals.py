@@ -86,9 +86,7 @@ def whiskers(intervals: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
     }
 
 
-def paired_bootstrap(
-    one: np.ndarray, other: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float]:
+def paired_bootstrap(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """Ends of the 95 % percentile interval (Efron 1979) of the accuracy of `one` less that of `other`.
 
     Images, or parts of them, are drawn with replacement, each with what both networks have there, so what makes it hard
@@ -98,12 +96,12 @@ def paired_bootstrap(
     Args:
         one, other: (images,) whether the network is right, or scores as `interval_of` has them.
     """
-    rng, count = np.random.default_rng(seed), len(one)
+    rng, count = np.random.default_rng(0), len(one)
     if one.dtype == bool:
         difference = one.astype(np.int64) - other.astype(np.int64)
-        drawn = rng.multinomial(count, [np.mean(difference == value) for value in (1, 0, -1)], size=resamples)
+        drawn = rng.multinomial(count, [np.mean(difference == value) for value in (1, 0, -1)], size=RESAMPLES)
         means = (drawn[:, 0] - drawn[:, 2]) / count
     else:
-        means = (one - other)[rng.integers(count, size=(resamples, count))].mean(axis=1)
+        means = (one - other)[rng.integers(count, size=(RESAMPLES, count))].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

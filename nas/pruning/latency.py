@@ -51,14 +51,14 @@ def measure_twice(jobs: Mapping[str, Job], backend: Backend, samples: int) -> tu
     return {name: tuple(found.timings[f"{name} {n}"].min_ms for n in (1, 2)) for name in jobs}, found.busy
 
 
-def stage_times_ms(model: nn.Module, image_size: int, backend: Backend, repeats: int = 30) -> dict[str, float]:
+def stage_times_ms(model: nn.Module, image_size: int, backend: Backend) -> dict[str, float]:
     """Time of each stage or block: of its operators, as the runtime reports them; its profiler slows each a little.
 
     Raises:
         UserError: the runtime does not report operators.
     """
     times: defaultdict[str, float] = defaultdict(float)
-    for operator in backend.profile(_job(model, image_size), repeats):
+    for operator in backend.profile(_job(model, image_size), repeats=30):
         times[_stage(operator.name)] += operator.ms
     return dict(times)
 

@@ -1,14 +1,6 @@
 """Images with boxes, masks, or both: where they come from, how they are split, and in which batches."""
 
-from nas.scenes.splits import (
-    BoxesConfig,
-    MasksConfig,
-    SceneData,
-    ScenesConfig,
-    load_boxes,
-    load_instances,
-    load_masks,
-)
+from nas.scenes.splits import BoxesConfig, MasksConfig, SceneData, load_boxes, load_instances, load_masks
 from nas.scenes.views import BoxScenes, InstanceScenes, MaskScenes, Scenes
 
 __all__ = [
@@ -19,7 +11,6 @@ __all__ = [
     "MasksConfig",
     "SceneData",
     "Scenes",
-    "ScenesConfig",
     "load_boxes",
     "load_instances",
     "load_masks",

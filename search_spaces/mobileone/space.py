@@ -44,7 +44,6 @@ class MobileOneSpace(SearchSpace):
         widths: the options of each stage's width, multiples of 8.
         depths: the most pairs of each stage.
         branches: the options of the number of branches.
-        se: the options of squeeze-and-excitation, for each pair of the last two stages.
         first_stride: of the first stage: 2 as published, 1 for small images.
 
     Raises:
@@ -61,7 +60,6 @@ class MobileOneSpace(SearchSpace):
         depths: tuple[int, ...],
         *,
         branches: tuple[int, ...],
-        se: tuple[int, ...] = (0, 1),
         first_stride: int = 2,
         image_size: int,
         num_classes: int,
@@ -72,13 +70,12 @@ class MobileOneSpace(SearchSpace):
         self.num_classes = num_classes
         self.widths = widths
         self.depths = depths
-        self.se = se
         self.strides = (first_stride, 2, 2, 2)
         pairs = [(s, b) for s, depth in enumerate(depths) for b in range(depth)]
         self.choices = (
             *(Choice("width", (s,), options) for s, options in enumerate(widths)),
             *(Choice("present", (s, b), (0, 1) if b else (1,)) for s, b in pairs),
-            *(Choice("se", (s, b), se) for s, b in pairs if s in SE_STAGES),
+            *(Choice("se", (s, b), (0, 1)) for s, b in pairs if s in SE_STAGES),
             Choice("branches", (0,), branches),
         )
         self._position = {(c.field, c.index): i for i, c in enumerate(self.choices)}
@@ -133,7 +130,7 @@ class MobileOneSpace(SearchSpace):
         for s in SE_STAGES:
             for b in range(self.depths[s]):
                 if not values[at["present", (s, b)]]:
-                    result[at["se", (s, b)]] = self.se[0]
+                    result[at["se", (s, b)]] = 0
         return tuple(result)
 
     def sample(self, rng: random.Random) -> Arch:
@@ -148,7 +145,7 @@ class MobileOneSpace(SearchSpace):
     def size(self) -> int:
         total = len(self.choices[self._position["branches", (0,)]].options)
         for s, (options, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            each = len(self.se) if s in SE_STAGES else 1
+            each = 2 if s in SE_STAGES else 1
             total *= len(options) * each * sum(comb(depth - 1, d) * each**d for d in range(depth))
         return total
 

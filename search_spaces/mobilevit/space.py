@@ -50,7 +50,6 @@ class MobileViTSpace(SearchSpace):
 
     Args:
         features: options of the width before the classifier.
-        heads: options of each layer's heads, each of a quarter of the transformer's width.
         patches: sides of patches, the largest first. Options are those that divide the map, into four or more; where
             none does, the last, and the map is resized to whole patches.
 
@@ -70,10 +69,7 @@ class MobileViTSpace(SearchSpace):
         *,
         features: tuple[int, ...],
         expansions: tuple[int, ...] = (2, 4),
-        heads: tuple[int, ...] = (2, 4),
-        ratios: tuple[int, ...] = (1, 2),
         patches: tuple[int, ...] = (8, 4, 2),
-        fusions: tuple[int, ...] = (NONE, RESIDUAL, CONCATENATION),
         image_size: int,
         num_classes: int,
     ) -> None:
@@ -92,10 +88,10 @@ class MobileViTSpace(SearchSpace):
             *(Choice("expansion", block, expansions) for block in blocks),
             *(Choice("dim", (i,), stages[s].dims) for i, s in enumerate(vits)),
             *(Choice("layer", layer, (0, 1)) for layer in layers),
-            *(Choice("heads", layer, heads) for layer in layers),
-            *(Choice("ratio", layer, ratios) for layer in layers),
+            *(Choice("heads", layer, (2, HEADS)) for layer in layers),
+            *(Choice("ratio", layer, (1, RATIO)) for layer in layers),
             *(Choice("patch", (i,), self._patches(s, patches)) for i, s in enumerate(vits)),
-            *(Choice("fusion", (i,), fusions) for i, _ in enumerate(vits)),
+            *(Choice("fusion", (i,), (NONE, RESIDUAL, CONCATENATION)) for i, _ in enumerate(vits)),
             Choice("features", (0,), features),
         )
         self._position = {choice.name: i for i, choice in enumerate(self.choices)}

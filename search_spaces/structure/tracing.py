@@ -54,12 +54,12 @@ class _Track:
 
 
 @torch.no_grad()
-def trace(model: nn.Module, image_size: int, in_chans: int = 3) -> Layouts:
+def trace(model: nn.Module, image_size: int) -> Layouts:
     """What can be told of the network."""
     model = copy.deepcopy(model).eval()
     channels = Channels(model)
     tracer = _Tracer(model, channels)
-    image = torch.zeros(1, in_chans, image_size, image_size)
+    image = torch.zeros(1, 3, image_size, image_size)
     with tracer:
         output = model(image)
     tracer.fix(output)
