@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.backends.protocol import Clock, Run, Settings, SystemClock
 from search_spaces import Arch, BlockSpec, SearchSpace, UserError
 from search_spaces.command.files import slug
@@ -168,16 +169,24 @@ class Backend(ABC):
     Attributes:
         name: as the command line has it.
         precision: of weights and activations, e.g. "float32".
+        compute_unit: as `Runtime` has it.
+        threads: as `Runtime` has it.
         clock: what the runs are timed by; a runtime that times itself brings its own.
     """
 
     name: str
     precision: str
+    compute_unit: str
+    threads: int
     clock: Clock = SystemClock()
 
     @abstractmethod
     def describe(self) -> Runtime:
         """The runtime and device that sessions use; UserError, with a remedy, if they cannot run here."""
+
+    def on_this_cpu(self, runtime: str, version: str) -> Runtime:
+        """What `describe` tells of a runtime on the processor of this machine."""
+        return Runtime(cpu_model(), os_name(), runtime, version, self.compute_unit, self.precision, self.threads)
 
     @abstractmethod
     def prepare(self, job: Job) -> Session:

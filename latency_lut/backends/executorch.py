@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latency_lut.backends.base import FileBackend, Job, Runtime, Session, require
-from latency_lut.backends.machine import cpu_model, os_name
 from search_spaces import UserError
 from search_spaces.command import quiet
 
@@ -91,15 +90,7 @@ class ExecuTorchBackend(FileBackend):
         _runtime()
         from executorch.version import __version__
 
-        return Runtime(
-            device=cpu_model(),
-            os=os_name(),
-            runtime="ExecuTorch",
-            runtime_version=__version__,
-            compute_unit=self.compute_unit,
-            precision=self.precision,
-            threads=self.threads,
-        )
+        return self.on_this_cpu("ExecuTorch", __version__)
 
 
 def _runtime() -> Any:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from latency_lut.backends.base import FileBackend, Job, Runtime, Session, require
-from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.backends.ranges import spanned
 from search_spaces.command import quiet
 
@@ -86,15 +85,7 @@ class LiteRtBackend(FileBackend):
 
     def describe(self) -> Runtime:
         _runtime()
-        return Runtime(
-            device=cpu_model(),
-            os=os_name(),
-            runtime="LiteRT",
-            runtime_version=version("ai-edge-litert"),
-            compute_unit=self.compute_unit,
-            precision=self.precision,
-            threads=self.threads,
-        )
+        return self.on_this_cpu("LiteRT", version("ai-edge-litert"))
 
 
 def _runtime() -> Any:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from latency_lut.backends.base import FileBackend, Job, OperatorTime, Runtime, Session, one_torch_thread, require
-from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.backends.ranges import spanned
 from search_spaces.command import quiet
 
@@ -91,16 +90,7 @@ class OnnxRuntimeBackend(FileBackend):
             return _operator_times(events, repeats, _convolutions(optimized))
 
     def describe(self) -> Runtime:
-        onnxruntime = _onnxruntime()
-        return Runtime(
-            device=cpu_model(),
-            os=os_name(),
-            runtime="ONNX Runtime",
-            runtime_version=onnxruntime.__version__,
-            compute_unit=self.compute_unit,
-            precision=self.precision,
-            threads=self.threads,
-        )
+        return self.on_this_cpu("ONNX Runtime", _onnxruntime().__version__)
 
 
 def export_onnx(job: Job, path: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from latency_lut.backends.base import FileBackend, Job, OperatorTime, Runtime, Session, one_torch_thread, require
-from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.backends.onnxruntime import export_onnx
 from search_spaces import UserError
 
@@ -43,15 +42,7 @@ class OpenVinoBackend(FileBackend):
         able = self._openvino().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if CAPABILITIES[self.precision] not in able:
             raise self._unable(able)
-        return Runtime(
-            device=cpu_model(),
-            os=os_name(),
-            runtime="OpenVINO",
-            runtime_version=require("openvino", INSTALL).__version__.partition("-")[0],
-            compute_unit=self.compute_unit,
-            precision=self.precision,
-            threads=self.threads,
-        )
+        return self.on_this_cpu("OpenVINO", require("openvino", INSTALL).__version__.partition("-")[0])
 
     def export(self, job: Job, path: Path) -> None:
         export_onnx(job, path)

@@ -12,13 +12,13 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from latency_lut.backends.base import Backend, Job, OperatorTime, Runtime, Session, require
-from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.backends.protocol import Clock, ReportedClock, Settings, SystemClock
 from search_spaces import UserError
 
@@ -63,16 +63,10 @@ class TorchBackend(Backend):
 
     def describe(self) -> Runtime:
         torch = self._torch()
-        on_gpu = self.compute_unit == CUDA
-        return Runtime(
-            device=torch.cuda.get_device_name() if on_gpu else cpu_model(),
-            os=os_name(),
-            runtime=self.runtime,
-            runtime_version=torch.__version__,
-            compute_unit=self.compute_unit,
-            precision=self.precision,
-            threads=0 if on_gpu else self.threads,
-        )
+        found = self.on_this_cpu(self.runtime, torch.__version__)
+        if self.compute_unit == CUDA:
+            return replace(found, device=torch.cuda.get_device_name(), threads=0)
+        return found
 
     def prepare(self, job: Job) -> Session:
         keep_freed_memory()

@@ -23,7 +23,6 @@ import numpy as np
 import platformdirs
 
 from latency_lut.backends.base import Backend, Job, Runtime, Session, one_torch_thread, require
-from latency_lut.backends.machine import cpu_model, os_name
 from search_spaces import UserError
 from search_spaces.command import quiet
 from search_spaces.command.files import drop_torn_line, slug, try_lock
@@ -52,15 +51,7 @@ class TvmBackend(Backend):
         self.threads, self.precision, self.compute_unit = threads, precision, compute_unit
 
     def describe(self) -> Runtime:
-        return Runtime(
-            device=cpu_model(),
-            os=os_name(),
-            runtime=self.runtime,
-            runtime_version=self._tvm().__version__,
-            compute_unit=self.compute_unit,
-            precision=self.precision,
-            threads=self.threads,
-        )
+        return self.on_this_cpu(self.runtime, self._tvm().__version__)
 
     def prepare(self, job: Job) -> Session:
         tvm = self._tvm()
