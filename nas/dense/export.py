@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend, session_options
-from latency_lut.measurement.networks import measure_file
 from nas.dense.config import Format
 from nas.dense.result import DenseResult
 from nas.exporting import coreml, onnx
-from nas.exporting.files import CONVERTER_ERRORS, latency_said, size_of
+from nas.exporting.files import CONVERTER_ERRORS, latency_said, size_of, timed
 from nas.exporting.mil import Interpreter
 from nas.exporting.parity import normalized
 from search_spaces import UserError
@@ -137,10 +135,7 @@ def onnx_answers(path: Path, result: DenseResult) -> Callable[[Tensor], list[Out
 
 def onnx_latency(path: Path, threads: int) -> Facts:
     """Of one image in ONNX Runtime, by the protocol of latency tables."""
-    backend = OnnxRuntimeBackend(threads)
-    minimum, median, busy = measure_file(path, backend)
-    latency = {"min": minimum, "median": median, "threads": threads, "busy": busy}
-    return {"latency_ms": latency, "units": backend.load(path).devices, "runtime": asdict(backend.describe())}
+    return timed(path, OnnxRuntimeBackend(threads))
 
 
 # ---- Core ML

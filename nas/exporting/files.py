@@ -190,9 +190,7 @@ class Exporter:
         return path
 
     def _timed(self, path: Path, backend: FileBackend) -> dict[str, Any]:
-        minimum, median, busy = measure_file(path, backend)
-        latency = {"min": minimum, "median": median, "threads": self.config.threads, "busy": busy}
-        facts = {"latency_ms": latency, "units": backend.load(path).devices, "runtime": asdict(backend.describe())}
+        facts = timed(path, backend)
         memory = peak_memory(path, backend)
         return facts | ({} if memory is None else {"peak_memory_bytes": memory})
 
@@ -230,6 +228,13 @@ class Exporter:
             return None
         images = np.concatenate(self._as_taken(self._calibration))
         return blame(self._float32(scratch), self.folder / files["onnx-int8"]["file"], images)
+
+
+def timed(path: Path, backend: FileBackend) -> dict[str, Any]:
+    """Latency of one image, by the protocol of latency tables, and what it was measured on."""
+    minimum, median, busy = measure_file(path, backend)
+    latency = {"min": minimum, "median": median, "threads": backend.threads, "busy": busy}
+    return {"latency_ms": latency, "units": backend.load(path).devices, "runtime": asdict(backend.describe())}
 
 
 def failures(failed: dict[str, str]) -> str:
