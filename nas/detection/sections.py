@@ -11,7 +11,7 @@ import numpy as np
 from nas.dense.export import FOLDER, Facts
 from nas.dense.result import DenseResult
 from nas.detection.metric import RECALLS, By, ObjectFigures, Seen
-from nas.evaluation.confusion_plot import confusion_matrix, shares
+from nas.evaluation.confusion_plot import MAX_CLASSES, confusion_matrix, mistakes, worst_share
 from search_spaces.command.page import CYCLE, GRAY, Markup, embed, figure, html, joined, link, table
 
 ONE: dict[By, str] = {"bbox": "box", "segm": "mask"}
@@ -32,7 +32,6 @@ CONFUSION = (
     "{many} on no object, the last column objects without a {one} (IoU 0.5, whatever the class)."
 )
 NOTHING = "no object"
-MAX_CLASSES, MOST = 60, 30  # in a matrix; of more, so many of the most frequent mistakes
 NARROW = 18  # characters of a name beside a box
 STYLE = """
 .boxes { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); gap: 12px; }
@@ -101,18 +100,10 @@ def confusion(classes: Sequence[str], test: ObjectFigures, by: By) -> Iterator[M
     yield html('<h2>What is taken for what</h2>\n<p class="soft">{}</p>\n', said)
     counts, names = np.array(test["confusion"]), [*classes, NOTHING]
     if len(classes) > MAX_CLASSES:
-        yield table(["Object", ONE[by].capitalize(), "Objects"], _mistakes(names, counts), text=(0, 1))
+        rows = [[names[a], names[b], f"{objects:,}"] for a, b, objects in mistakes(counts)]
+        yield table(["Object", ONE[by].capitalize(), "Objects"], rows, text=(0, 1))
         return
-    top = float(shares(counts)[~np.eye(len(names), dtype=bool)].max())
-    yield embed("confusion", confusion_matrix(names, counts, top, "objects"))
-
-
-def _mistakes(names: Sequence[str], counts: np.ndarray) -> list[list[str]]:
-    """The most frequent ones."""
-    wrong = counts * ~np.eye(len(counts), dtype=bool)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
-    places = [divmod(int(i), len(counts)) for i in order if wrong.flat[i]]
-    return [[names[a], names[b], f"{counts[a, b]:,}"] for a, b in places]
+    yield embed("confusion", confusion_matrix(names, counts, worst_share(counts), "objects"))
 
 
 # ---- images

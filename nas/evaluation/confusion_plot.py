@@ -10,6 +10,8 @@ import numpy as np
 
 from search_spaces.command.page import BLUE, ORANGE, figure
 
+MAX_CLASSES = 60  # in a matrix; of more, this many of the most frequent mistakes:
+MOST = 30
 NUMBERED = 15  # classes up to which the matrix has its figures written in it
 LABEL = 24  # characters of a class's name
 
@@ -62,6 +64,19 @@ def confusion_matrix(names: Sequence[str], counts: np.ndarray, top: float, unit:
 def shares(counts: np.ndarray) -> np.ndarray:
     """In % of each row's images."""
     return np.asarray(100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+
+def worst_share(counts: np.ndarray) -> float:
+    """The largest share of a row that is wrong, in %: where a scale of mistakes can end."""
+    return float(shares(counts)[~np.eye(len(counts), dtype=bool)].max())
+
+
+def mistakes(counts: np.ndarray, limit: int = MOST) -> list[tuple[int, int, int]]:
+    """(class, taken for, count) of a confusion matrix, at most `limit` of them, the largest counts first."""
+    true, predicted = np.nonzero(counts - np.diag(np.diagonal(counts)))
+    count = counts[true, predicted]
+    first = np.argsort(-count, kind="stable")[:limit]
+    return [(int(true[i]), int(predicted[i]), int(count[i])) for i in first]
 
 
 def class_ticks(labels: Sequence[str]) -> dict[str, Any]:

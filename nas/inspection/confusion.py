@@ -89,11 +89,3 @@ class Confusion:
     def _of_images(self, correct: int) -> Accuracy:
         low, high = wilson(correct, self.num_images)
         return Accuracy(correct / self.num_images if self.num_images else None, float(low), float(high))
-
-
-def mistakes(counts: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
-    """(class, taken for, images) of a confusion matrix, at most `limit` of them, the most images first."""
-    true, predicted = np.nonzero(counts - np.diag(np.diagonal(counts)))
-    images = counts[true, predicted]
-    first = np.argsort(-images, kind="stable")[:limit]
-    return [(int(true[i]), int(predicted[i]), int(images[i])) for i in first]

@@ -10,8 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from nas.evaluation.confusion_plot import class_ticks, confusion_matrix, shares, short
-from nas.inspection.confusion import mistakes
+from nas.evaluation.confusion_plot import (
+    MAX_CLASSES,
+    MOST,
+    class_ticks,
+    confusion_matrix,
+    mistakes,
+    short,
+    worst_share,
+)
+from nas.evaluation.intervals import whiskers
 from nas.inspection.text import Json, origin, percent, worst_first
 from nas.objective.metrics import latency_metrics, shown
 from search_spaces.command.page import (
@@ -28,8 +36,6 @@ from search_spaces.command.page import (
     warning,
 )
 
-MAX_CLASSES = 60  # in a plot; of more, this many of the worst and of the most frequent mistakes:
-MOST = 30
 NOTE = (
     "Brackets and whiskers are 95 % intervals (Wilson’s): chance in the choice of images alone moves an accuracy that "
     "far. All networks see the same images, so the difference between two of them is surer than each of them."
@@ -102,7 +108,7 @@ def _classes(result: Json) -> Iterator[Markup]:
 def _mistakes(result: Json) -> Iterator[Markup]:
     names, counts = result["classes"], [np.array(network["confusion"]) for network in result["networks"]]
     matrix = len(names) <= MAX_CLASSES
-    top = max(float(shares(c)[~np.eye(len(names), dtype=bool)].max()) for c in counts)
+    top = max(map(worst_share, counts))
     note = MATRIX_NOTE if matrix else BARS_NOTE
     yield html('<h2>What is taken for what</h2>\n<p class="soft">{}</p>\n', note)
     for i, (network, count) in enumerate(zip(result["networks"], counts, strict=True)):
@@ -169,22 +175,14 @@ def class_bars(result: Json) -> Any:
     traces = []
     for network, color in zip(networks, cycle(CYCLE), strict=False):
         found = [network["per_class"][i] for i in shown]
-        low, value, high = (np.array([100 * a[end] for a in found]) for end in ("low", "value", "high"))
+        bars = whiskers([(a["value"], a["low"], a["high"]) for a in found])
         traces.append(
             go.Bar(
                 name=escape(network["name"]),
                 orientation="h",
                 y=list(range(len(shown))),
-                x=value.tolist(),
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": (high - value).tolist(),
-                    "arrayminus": (value - low).tolist(),
-                    "color": color,
-                    "thickness": 1.5,
-                    "width": 3,
-                },
+                x=[100 * a["value"] for a in found],
+                error_x=bars | {"color": color, "thickness": 1.5},
                 customdata=[
                     f"{escape(names[i])}: {percent(a)} of {result['class_sizes'][i]:,} images"
                     for i, a in zip(shown, found, strict=True)
@@ -212,7 +210,7 @@ def mistake_bars(names: Sequence[str], counts: np.ndarray) -> Any:
     """A bar for each of the most frequent mistakes."""
     import plotly.graph_objects as go
 
-    found = mistakes(counts, MOST)
+    found = mistakes(counts)
     sizes = counts.sum(axis=1)
     bars = go.Bar(
         orientation="h",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nas.evaluation import intervals
 from nas.objective.metrics import columns, shown
 from search_spaces.command import align
 
@@ -68,7 +69,7 @@ def percent(accuracy: Json | None) -> str:
     """An accuracy in % with its interval: '94.91 % (91.6–97.0)'."""
     if accuracy is None or accuracy["value"] is None:
         return "–"
-    return f"{100 * accuracy['value']:.2f} % ({100 * accuracy['low']:.1f}–{100 * accuracy['high']:.1f})"
+    return intervals.as_text(accuracy["value"], (accuracy["low"], accuracy["high"]))
 
 
 def worst_first(per_class: Sequence[Json]) -> list[int]:

@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from nas.dense.result import DenseResult
-from nas.evaluation.confusion_plot import confusion_matrix, shares
+from nas.evaluation.confusion_plot import MAX_CLASSES, confusion_matrix, mistakes, shares, worst_share
 from nas.runs.results import lasted
 from nas.segmentation.colours import BORDER, colours
 from nas.segmentation.examples import Example
 from nas.segmentation.metric import MaskFigures
 from search_spaces.command.page import Markup, commands, embed, html, joined, link, page, table
 
-MAX_CLASSES = 60  # in a matrix; of more, this many of the most frequent mistakes:
-MOST = 30
 IOU_NOTE = (
     "Intersection over union (IoU): the pixels that are of a class in both mask and prediction, over those that are in "
     "either; mIoU is the mean over the classes that occur. Predictions are compared at each mask’s own size, ignored "
@@ -94,16 +92,12 @@ def _classes(names: Sequence[str], search: MaskFigures, test: MaskFigures) -> It
 
 
 def _mistakes(names: Sequence[str], counts: np.ndarray) -> Iterator[Markup]:
-    wrong = np.where(np.eye(len(names), dtype=bool), 0, counts)
     yield html("<h2>What is taken for what</h2>\n")
     if len(names) <= MAX_CLASSES:
-        top = float(shares(counts)[~np.eye(len(names), dtype=bool)].max())
         yield html('<p class="soft">{}</p>\n', MATRIX_NOTE)
-        yield embed("mistakes", confusion_matrix(names, counts, top, "pixels"))
+        yield embed("mistakes", confusion_matrix(names, counts, worst_share(counts), "pixels"))
         return
-    most = np.argsort(-wrong, axis=None, kind="stable")[:MOST]
-    places = [(int(i // len(names)), int(i % len(names))) for i in most]
-    rows = [[names[i], names[j], _percent(shares(counts)[i, j] / 100)] for i, j in places if wrong[i, j]]
+    rows = [[names[i], names[j], _percent(shares(counts)[i, j] / 100)] for i, j, _ in mistakes(counts)]
     yield table(["Class", "taken for", "Of its pixels"], rows, text=(0, 1))
 
 

@@ -22,9 +22,10 @@ from nas.data import Data
 from nas.data.batches import eval_batches
 from nas.evaluate import main
 from nas.evaluation.accuracy import accuracy
+from nas.evaluation.confusion_plot import mistakes
 from nas.evaluation.quantized import quantized
 from nas.inspection import evaluate as core
-from nas.inspection.confusion import Confusion, mistakes
+from nas.inspection.confusion import Confusion
 from nas.inspection.page import evaluation_page
 from nas.inspection.text import as_text
 from nas.networks.inherit import calibration_batches, inherited, load_supernet
