@@ -12,15 +12,14 @@ from torch import nn
 
 from nas import runs
 from nas.distributed.device import pick_device
-from nas.evaluation.intervals import paired_bootstrap, wilson
 from nas.exporting.winner import load_winners
-from nas.proving.answers import right_in, warnings_in
+from nas.proving.answers import BUSY, accuracy_of, difference_of, right_in, warnings_in
 from nas.proving.search import Config, Search, find_search
 from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long, train_narrowed
 from nas.pruning import recipe as recipes
 from nas.pruning.latency import jobs_of, measure_twice
 from nas.reporting.verdict import as_text
-from nas.runs.baselines import FILE, Accuracy, Baselines, Difference, Kind, Network, pairs, read_baselines
+from nas.runs.baselines import FILE, Baselines, Kind, Network, pairs, read_baselines
 from nas.runs.results import REMEDY, PrunedResult
 from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
@@ -84,7 +83,7 @@ def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baseli
         runtime=str(search.backend.describe()),
         warnings=(*warnings, *warnings_in(search.precision)),
         networks=tuple(_network(search, entry, right[entry.name], sessions_ms) for entry in entries),
-        differences=tuple(_difference(one.name, other.name, right) for one, other in pairs(entries)),
+        differences=tuple(difference_of(a.name, b.name, right[a.name], right[b.name]) for a, b in pairs(entries)),
         missing=missing,
         recommended=search.recommended,
     )
@@ -116,14 +115,12 @@ def _pruned(folder: Path, winner: str) -> Entry:
 
 
 def _network(search: Search, entry: Entry, right: np.ndarray, sessions_ms: Mapping[str, tuple[float, ...]]) -> Network:
-    low, high = wilson(right.sum(), len(right))
-    accuracy = Accuracy(float(right.mean()), float(low), float(high))
     times_ms = sessions_ms[entry.name]
     mes = entry.costs.get("mes")  # none of a pruned network: no table knows it
     if entry.kind == "pruned":
         mes = _mes(search, entry, sum(times_ms) / sum(sessions_ms[entry.winner]))
     counts = {name: int(entry.costs[name]) for name in ("num_params", "macs")}
-    return Network(entry.name, entry.kind, entry.winner, entry.folder, accuracy, times_ms, **counts, mes=mes)
+    return Network(entry.name, entry.kind, entry.winner, entry.folder, accuracy_of(right), times_ms, **counts, mes=mes)
 
 
 def _mes(search: Search, entry: Entry, times: float) -> float | None:
@@ -132,11 +129,6 @@ def _mes(search: Search, entry: Entry, times: float) -> float | None:
     known = {**entry.costs, search.metric: times * winner_ms}
     objective = search.costs.objective
     return float(objective.mes(known)) if all(term.metric in known for term in objective.terms) else None
-
-
-def _difference(name: str, other: str, right: Mapping[str, np.ndarray]) -> Difference:
-    value = float(right[name].mean() - right[other].mean())
-    return Difference(name, other, value, *paired_bootstrap(right[name], right[other]))
 
 
 def _broken_limits(search: Search) -> tuple[str, ...]:
@@ -152,7 +144,7 @@ def _timed(config: Config, search: Search, entries: Sequence[Entry]) -> tuple[di
     """The fastest run of each network in each session, all interleaved; why these deserve less trust, a line each."""
     jobs = jobs_of({entry.name: entry.model for entry in entries}, search.space.image_size)
     times, busy = measure_twice(jobs, search.backend, config.samples)
-    warnings = ["WARNING: the machine was busy while networks were timed; measure again when it is quiet"]
+    warnings = [BUSY]
     here, there = search.backend.describe(), search.table.provenance.runtime
     if here != there:
         warnings.append(f"WARNING: the table is of another device or runtime: {there}; networks were timed by {here}")

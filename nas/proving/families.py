@@ -13,15 +13,13 @@ from nas import runs
 from nas.comparison.compare import OUT
 from nas.comparison.compare import Config as CompareConfig
 from nas.distributed.device import pick_device
-from nas.evaluation.intervals import wilson
 from nas.exporting.winner import Winner, load_winners
-from nas.proving.answers import right_in, warnings_in
-from nas.proving.families_page import BUSY, as_text, families_page
+from nas.proving.answers import BUSY, accuracy_of, right_in, warnings_in
+from nas.proving.families_page import as_text, families_page
 from nas.proving.reigns import Families, Network, reigns
 from nas.proving.search import Config as SearchConfig
 from nas.proving.search import Search, find_search
 from nas.pruning.latency import measure_twice
-from nas.runs.baselines import Accuracy
 from search_spaces import UserError, macs, num_params
 from search_spaces.command import check_idle
 from search_spaces.command.files import slug, write_json, write_text
@@ -81,7 +79,7 @@ def _compared(config: CompareConfig, searches: Sequence[Search]) -> Families:
             str(search.run_folder),
             winner.name,
             winner.info.image_size,
-            Accuracy(float(row.mean()), *map(float, wilson(row.sum(), len(row)))),
+            accuracy_of(row),
             sessions,
             num_params(search.space, winner.arch),
             macs(search.space, winner.arch),

@@ -23,7 +23,6 @@ HEAD = (
     "MACs\nmillions",
     "Images\npx",
 )
-BUSY = "WARNING: the machine was busy while networks were timed; measure again when it is quiet"
 
 
 def as_text(found: Families) -> str:

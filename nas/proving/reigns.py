@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-from nas.evaluation.intervals import paired_bootstrap
+from nas.proving.answers import difference_of
 from nas.runs.baselines import EQUAL, Accuracy, Difference
 
 
@@ -80,7 +80,9 @@ def reigns(networks: Sequence[Network], right: Sequence[np.ndarray]) -> Iterator
         end = starts[i + 1] if i + 1 < len(starts) else len(networks)
         best = max((j for j in front if start <= j < end), key=lambda j: networks[j].accuracy.value)
         others = [_rival(networks, best, family) for family in dict.fromkeys(n.family for n in networks)]
-        differences = tuple(_difference(networks, right, best, j) for j in others if j is not None)
+        differences = tuple(
+            difference_of(networks[best].key, networks[j].key, right[best], right[j]) for j in others if j is not None
+        )
         yield Reign(networks[start].latency_ms, networks[best].name, networks[best].family, differences)
 
 
@@ -89,8 +91,3 @@ def _rival(networks: Sequence[Network], best: int, family: str) -> int | None:
     limit_ms = (1 + EQUAL) * networks[best].latency_ms
     known = [i for i, n in enumerate(networks) if n.family == family and n.latency_ms <= limit_ms]
     return max(known, key=lambda i: networks[i].accuracy.value) if known and family != networks[best].family else None
-
-
-def _difference(networks: Sequence[Network], right: Sequence[np.ndarray], one: int, other: int) -> Difference:
-    value = float(right[one].mean() - right[other].mean())
-    return Difference(networks[one].key, networks[other].key, value, *paired_bootstrap(right[one], right[other]))

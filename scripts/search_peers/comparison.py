@@ -12,7 +12,7 @@ from torch import nn
 from nas import runs
 from nas.data import Images
 from nas.evaluation.accuracy import right_answers
-from nas.evaluation.intervals import paired_bootstrap, wilson
+from nas.proving.answers import BUSY, accuracy_of, difference_of
 from nas.proving.search import Search
 from nas.pruning.latency import jobs_of, measure_twice
 from nas.runs.baselines import Accuracy, Difference
@@ -93,7 +93,7 @@ def compare(made: Mapping[str, Made], search: Search, images: Images, samples: i
         busy=busy,
         num_images=answers.shape[1],
         networks=tuple(_network(name, made[name], models[name], size, times[name], right[name]) for name in made),
-        differences=tuple(_difference(*pair, right) for pair in pairs),
+        differences=tuple(difference_of(a, b, right[a], right[b]) for a, b in pairs),
         failed=failed,
     )
 
@@ -101,20 +101,13 @@ def compare(made: Mapping[str, Made], search: Search, images: Images, samples: i
 def _network(
     name: str, made: Made, model: nn.Module, size: int, sessions_ms: tuple[float, ...], right: np.ndarray
 ) -> Network:
-    low, high = wilson(right.sum(), len(right))
-    accuracy = Accuracy(float(right.mean()), float(low), float(high))
     num_params, macs = sum(p.numel() for p in model.parameters()), count_macs(model, size)
-    return Network(name, made.winner, made.method, made.epochs, num_params, macs, sessions_ms, accuracy)
+    return Network(name, made.winner, made.method, made.epochs, num_params, macs, sessions_ms, accuracy_of(right))
 
 
 def count_macs(model: nn.Module, image_size: int) -> int:
     """Of the deployed network."""
     return fvcore_macs(deployed(model), torch.zeros(1, 3, image_size, image_size))
-
-
-def _difference(winner: str, other: str, right: Mapping[str, np.ndarray]) -> Difference:
-    value = float(right[winner].mean() - right[other].mean())
-    return Difference(winner, other, value, *paired_bootstrap(right[winner], right[other]))
 
 
 def as_text(result: Result) -> str:
@@ -124,7 +117,7 @@ def as_text(result: Result) -> str:
     rows = [_row(network, gains.get(network.name)) for network in sorted(result.networks, key=_place)]
     lines = [f"{result.num_images} test images; {result.runtime}", align([head, *rows], "<>>>>>>")]
     if result.busy:
-        lines.append("WARNING: the machine was busy while networks were timed; run again when it is quiet")
+        lines.append(BUSY)
     return "\n".join([*lines, *(f"{name}: {why}" for name, why in result.failed.items())])
 
 
