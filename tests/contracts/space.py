@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
-from search_spaces import Arch, CostTable, SearchSpace, UserError, macs, num_params, peak_activations
+from search_spaces import Arch, CostTable, SearchSpace, UserError, get_space, macs, num_params, peak_activations
 from search_spaces.deployed import deployed
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from tests.contracts.memory import traced_peak
@@ -273,6 +274,50 @@ def refused(space: SearchSpace, data: dict[str, Any], *parts: str) -> None:
 def output_of(y: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     """A block's own, without what it hands on beside it."""
     return y[0] if isinstance(y, tuple) else y
+
+
+class TimmContract:
+    """Inherit, give the space, and test by `is_timms`, with what was published, each network that is timm's.
+
+    Attributes:
+        space: of the published networks' size; there is one of its name and "-nano", too.
+    """
+
+    space: SearchSpace
+
+    def is_timms(self, name: str) -> None:
+        """Asserts that the network computes what timm's does, of as many parameters and MACs."""
+        arch, x = self.space.published[name], image(self.space, 1)
+        theirs = randomized(timm.create_model(f"{self.space.name}_{name}"), 0)
+        shipped = deployed(theirs)
+        assert num_params(self.space, arch) == sum(p.numel() for p in shipped.parameters())
+        assert macs(self.space, arch) == fvcore_macs(shipped, x)
+        ours = self.space.build(arch).eval()
+        assert type(ours) is type(theirs)
+        ours.load_state_dict(theirs.state_dict())
+        assert torch.equal(ours(x), theirs(x))
+
+    def fresh(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The smallest published network's weights and those of timm's, both of one seed."""
+        name = next(iter(self.space.published))
+        torch.manual_seed(3)
+        theirs = timm.create_model(f"{self.space.name}_{name}").state_dict()
+        torch.manual_seed(3)
+        return self.space.build(self.space.published[name]).state_dict(), theirs
+
+    def test_is_initialized_as_timms_model(self) -> None:
+        ours, theirs = self.fresh()
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+    def test_nano_takes_images_of_64_pixels(self) -> None:
+        space = get_space(f"{self.space.name}-nano", image_size=64)
+        model = deployed(space.build(space.largest))
+        assert macs(space, space.largest) == fvcore_macs(model, image(space, 1))
+
+    @pytest.mark.parametrize("image_size", [0, -32, 16, 100, 2048])
+    def test_image_size_is_checked(self, image_size: int) -> None:
+        with pytest.raises(UserError, match=rf"image size {image_size} .* multiple of 32 from 32 to 1024"):
+            get_space(self.space.name, image_size=image_size)
 
 
 def image(space: SearchSpace, batch: int = 2) -> Tensor:

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
-from timm.utils import reparameterize_model
 
-from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
+from search_spaces import Arch, SearchSpace, UserError, get_space, macs
 from search_spaces.mobileone import MobileOneSpace, mobileone, mobileone_nano
-from search_spaces.structure.fvcore_macs import fvcore_macs
 from supernet import Supernet
 from supernet.store import Norm
-from tests.contracts.space import SpaceContract, image, randomized
+from tests.contracts.space import SpaceContract, TimmContract, image
 from tests.contracts.supernet import SupernetContract
 
 
@@ -38,13 +35,8 @@ class TestNano(SpaceContract):
     def make_space(cls) -> SearchSpace:
         return get_space("mobileone-nano")
 
-    def test_takes_images_of_64_pixels(self) -> None:
-        space = get_space("mobileone-nano", image_size=64)
-        model = randomized(space.build(space.largest), 0)
-        assert macs(space, space.largest) == fvcore_macs(reparameterize_model(model), image(space, 1))
 
-
-class TestPublished:
+class TestPublished(TimmContract):
     """The five networks of the paper's Table 2, against timm's models of the same names; MACs in M."""
 
     space = mobileone()
@@ -60,22 +52,12 @@ class TestPublished:
         ],
     )
     def test_is_timms_model(self, name: str, mmacs: float) -> None:
-        arch = self.space.published[name]
-        theirs = randomized(timm.create_model(f"mobileone_{name}"), 0)
-        merged = reparameterize_model(theirs)
-        assert num_params(self.space, arch) == sum(p.numel() for p in merged.parameters())
-        assert macs(self.space, arch) == fvcore_macs(merged, image(self.space, 1))
-        assert macs(self.space, arch) == pytest.approx(mmacs * 1e6, rel=0.02)
-        ours = self.space.build(arch).eval()
-        assert type(ours) is type(theirs)
-        ours.load_state_dict(theirs.state_dict())
-        assert torch.equal(ours(image(self.space, 1)), theirs(image(self.space, 1)))
+        self.is_timms(name)
+        assert macs(self.space, self.space.published[name]) == pytest.approx(mmacs * 1e6, rel=0.02)
 
-    def test_is_initialized_as_timms_model_but_for_silent_branches(self) -> None:
-        torch.manual_seed(3)
-        theirs = timm.create_model("mobileone_s0").state_dict()
-        torch.manual_seed(3)
-        ours = self.space.build(self.space.published["s0"]).state_dict()
+    def test_is_initialized_as_timms_model(self) -> None:
+        """But for silent branches."""
+        ours, theirs = self.fresh()
         silent = {name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)}
         assert {name.rpartition(".bn.")[2] for name in silent} == {"weight"}
         assert not any(ours[name].any() for name in silent)
@@ -99,12 +81,6 @@ def test_no_action_takes_branches_away_as_they_cost_nothing() -> None:
     plain, branched = (space.from_json({**fields, "branches": [k]}) for k in (1, 4))
     assert [b.key for b in space.lower(plain)] == [b.key for b in space.lower(branched)]
     assert space.lower(plain) != space.lower(branched)
-
-
-@pytest.mark.parametrize("image_size", [0, -32, 16, 100, 2048])
-def test_image_size_is_checked(image_size: int) -> None:
-    with pytest.raises(UserError, match=rf"image size {image_size} .* multiple of 32 from 32 to 1024"):
-        mobileone(image_size=image_size)
 
 
 def test_the_first_pair_of_a_stage_stays() -> None:

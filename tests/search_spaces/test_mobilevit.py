@@ -8,12 +8,12 @@ import torch
 
 from nas.training.optimization import Optimization
 from nas.training.recipe import TrainConfig, with_recipe
-from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
-from search_spaces.mobilevit import MobileViTSpace, Stage, mobilevit, mobilevit_nano, mobilevit_tiny
+from search_spaces import Arch, SearchSpace, get_space, macs, num_params
+from search_spaces.mobilevit import MobileViTSpace, Stage, mobilevit, mobilevit_tiny
 from search_spaces.structure.families.registry import prepare
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from supernet import Supernet
-from tests.contracts.space import SpaceContract, image, randomized
+from tests.contracts.space import SpaceContract, TimmContract, image
 from tests.contracts.supernet import SupernetContract, images, shaken
 
 
@@ -74,7 +74,7 @@ class TestTinyImageNet(MobileViTContract):
         return [space.published[name] for name in ("tiny", "remove-3-4-residual", "remove-4-5", "xxs")]
 
 
-class TestPublished:
+class TestPublished(TimmContract):
     """The three networks of the paper's Table 4, against timm's models of the same names; parameters in M."""
 
     space = mobilevit()
@@ -83,22 +83,8 @@ class TestPublished:
         ("name", "millions"), [("xxs", 1.3), pytest.param("xs", 2.3, marks=pytest.mark.heavy), ("s", 5.6)]
     )
     def test_is_timms_model(self, name: str, millions: float) -> None:
-        arch = self.space.published[name]
-        theirs = randomized(timm.create_model(f"mobilevit_{name}"), 0)
-        assert num_params(self.space, arch) == sum(p.numel() for p in theirs.parameters())
-        assert num_params(self.space, arch) == pytest.approx(millions * 1e6, rel=0.03)
-        assert macs(self.space, arch) == fvcore_macs(theirs, image(self.space, 1))
-        ours = self.space.build(arch).eval()
-        assert type(ours) is type(theirs)
-        ours.load_state_dict(theirs.state_dict())
-        assert torch.equal(ours(image(self.space, 1)), theirs(image(self.space, 1)))
-
-    def test_is_initialized_as_timms_model(self) -> None:
-        torch.manual_seed(3)
-        theirs = timm.create_model("mobilevit_xxs").state_dict()
-        torch.manual_seed(3)
-        ours = self.space.build(self.space.published["xxs"]).state_dict()
-        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+        self.is_timms(name)
+        assert num_params(self.space, self.space.published[name]) == pytest.approx(millions * 1e6, rel=0.03)
 
     def test_the_largest_network_is_s(self) -> None:
         assert self.space.largest == self.space.published["s"]
@@ -167,17 +153,6 @@ def test_patches_divide_the_map_or_are_the_smallest() -> None:
     space = mobilevit(224)
     model = timm.create_model("mobilevit_xxs").eval()
     assert macs(space, space.published["xxs"]) == fvcore_macs(model, image(space, 1))
-
-
-def test_nano_takes_images_of_64_pixels() -> None:
-    space = mobilevit_nano(image_size=64)
-    assert macs(space, space.largest) == fvcore_macs(space.build(space.largest).eval(), image(space, 1))
-
-
-@pytest.mark.parametrize("image_size", [0, -64, 16, 100, 2048])
-def test_image_size_is_checked(image_size: int) -> None:
-    with pytest.raises(UserError, match=rf"image size {image_size} .* multiple of 32 from 32 to 1024"):
-        mobilevit(image_size=image_size)
 
 
 @pytest.mark.parametrize("fusion", [0, 1, 2])
