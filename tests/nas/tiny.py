@@ -27,6 +27,8 @@ from PIL import Image
 from latency_lut.backends.base import Runtime
 from latency_lut.backends.protocol import Settings
 from latency_lut.tables.table import SCHEMA, Calibration, CalibrationNetwork, Graph, LatencyTable, Provenance, Row
+from nas.data import Images
+from nas.data.sources import Decoded, Skipped
 from nas.distributed import collectives
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, SearchSpace
@@ -73,6 +75,14 @@ def make_images(
             pixels[..., label % 3] += 35
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
+
+
+def random_images(count: int, size: int) -> Images:
+    """Noise of so many pixels a side, labelled at random with three classes; the same each time."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, count)
+    pixels = tuple(rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+    return Images(Decoded(pixels, labels, ("a", "b", "c"), ""), np.arange(count), labels, Skipped(strict=False))
 
 
 def make_table(space: SearchSpace, ms_per_mega_mac: float = 0.1) -> LatencyTable:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from nas.detection import metric
 from nas.detection.metric import Seen, average_precisions, figures, located, of_all_processes, seen
+from tests.nas.detection.peer import pycocotools
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
@@ -59,30 +56,6 @@ def random_images(seed: int, count: int = 12, classes: int = 4) -> list[Seen]:
         found += [box((*rng.uniform(0, 150, 2), 40, 30), int(rng.integers(classes)), 0.5) for _ in range(3)]
         images.append(image(objects, found))
     return images
-
-
-def pycocotools(images: list[Seen], num_classes: int, folder: Path) -> COCOeval:
-    """Its figures of the same, read out of files."""
-    objects = [(i, one) for i, found in enumerate(images) for one in found["objects"]]
-    truth = {
-        "images": [{"id": i, "height": 200, "width": 200} for i in range(len(images))],
-        "annotations": [{**one, "id": n, "image_id": i} for n, (i, one) in enumerate(objects, 1)],
-        "categories": [{"id": i, "name": str(i)} for i in range(num_classes)],
-    }
-    results = [
-        {"image_id": i, "category_id": one["category_id"], "bbox": one["bbox"], "score": one["score"]}
-        for i, found in enumerate(images)
-        for one in found["found"]
-    ]
-    (folder / "truth.json").write_text(json.dumps(truth))
-    (folder / "results.json").write_text(json.dumps(results))
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(folder / "truth.json"))
-        evaluation = COCOeval(coco, coco.loadRes(str(folder / "results.json")), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -22,7 +22,7 @@ from nas.networks.inherit import calibration_batches, inherited
 from search_spaces import Arch, macs
 from supernet import Supernet
 from supernet.store import Norm
-from tests.nas.tiny import tiny_space
+from tests.nas.tiny import random_images, tiny_space
 from tests.nas.unreadable import unreadable
 
 SPACE = tiny_space()
@@ -48,10 +48,7 @@ def random_supernet(norm: Norm) -> Supernet:
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 23)
-    pixels = tuple(rng.integers(0, 256, (23, 16, 16, 3), dtype=np.uint8))
-    return Images(Decoded(pixels, labels, ("a", "b", "c"), ""), np.arange(23), labels, Skipped(strict=False))
+    return random_images(23, 16)
 
 
 def logits_alone(

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torchvision.models.detection import roi_heads
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import clip_boxes_to_image
 
-from nas.detection.metric import Seen, located
+from nas.detection.metric import By, Seen, located
 from nas.instance_segmentation.kind import Instances
 from nas.instance_segmentation.metric import figures, outlined, seen
 from nas.scenes.run_lengths import packed, unpacked
+from tests.nas.detection.peer import pycocotools
 
 SIDE = 120
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -64,36 +60,13 @@ def random_images(seed: int, count: int = 10, classes: int = 3) -> list[Seen]:
     return images
 
 
-def pycocotools(images: list[Seen], kind: str, folder: Path) -> COCOeval:
-    """Its figures of the same, read out of files: what is found without boxes where masks count, as is usual."""
-    objects = [(i, one) for i, found in enumerate(images) for one in found["objects"]]
-    truth = {
-        "images": [{"id": i, "height": SIDE, "width": SIDE} for i in range(len(images))],
-        "annotations": [{**one, "id": n, "image_id": i} for n, (i, one) in enumerate(objects, 1)],
-        "categories": [{"id": i, "name": str(i)} for i in range(3)],
-    }
-    results = [
-        {"image_id": i, **{name: one[name] for name in ("category_id", kind, "score")}}
-        for i, found in enumerate(images)
-        for one in ({**one, "segm": None} for one in found["found"])
-    ]
-    (folder / "truth.json").write_text(json.dumps(truth))
-    (folder / "results.json").write_text(json.dumps(results))
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(folder / "truth.json"))
-        evaluation = COCOeval(coco, coco.loadRes(str(folder / "results.json")), kind.replace("segmentation", "segm"))
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return evaluation
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_are_those_of_pycocotools(seed: int, tmp_path: Path) -> None:
     images = random_images(seed)
     found = figures(images, 3)
-    for of, kind in ((found, "segmentation"), (found["boxes"], "bbox")):
-        expected = pycocotools(images, kind, tmp_path)
+    by: By
+    for of, by in ((found, "segm"), (found["boxes"], "bbox")):
+        expected = pycocotools(images, 3, tmp_path, by)
         values = dict(of)
         reached = [-1 if values[name] is None else values[name] for name in NAMES]
         assert reached == pytest.approx(expected.stats[:6].tolist(), abs=1e-12)

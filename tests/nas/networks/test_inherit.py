@@ -9,20 +9,13 @@ from torch import Tensor
 
 from nas.data import Images
 from nas.data.batches import normalize
-from nas.data.sources import Decoded, Skipped
 from nas.networks.inherit import calibration_batches, calibration_default, calibration_images, default_calibration
 from search_spaces import UserError
 from supernet import Supernet
-from tests.nas.tiny import tiny_space
+from tests.nas.tiny import random_images, tiny_space
 from tests.nas.unreadable import unreadable
 
 CPU = torch.device("cpu")
-
-
-def images_of(count: int) -> Images:
-    labels = np.arange(count) % 3
-    pixels = tuple(np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8))
-    return Images(Decoded(pixels, labels, ("a", "b", "c"), ""), np.arange(count), labels, Skipped(strict=False))
 
 
 @pytest.mark.parametrize(
@@ -30,18 +23,18 @@ def images_of(count: int) -> Images:
     [(0, 600, []), (10, 600, [10]), (10, 7, [7]), (256, 600, [256]), (257, 600, [256]), (999, 600, [256, 256])],
 )
 def test_batches_weigh_alike(count: int, available: int, sizes: list[int]) -> None:
-    assert [len(batch) for batch in calibration_batches(images_of(available), 8, count, CPU)] == sizes
+    assert [len(batch) for batch in calibration_batches(random_images(available, 8), 8, count, CPU)] == sizes
 
 
 def test_batches_are_what_networks_are_evaluated_on() -> None:
-    images = images_of(9)
+    images = random_images(9, 8)
     (batch,) = calibration_batches(images, 8, 3, CPU)
     pixels = np.stack([np.asarray(images.image(i)) for i in (0, 4, 8)])
     assert torch.equal(batch, normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), CPU))
 
 
 def test_a_corrupt_image_is_left_out() -> None:
-    images = images_of(9)
+    images = random_images(9, 8)
     broken = unreadable(images, 9, range(5, 6))
     (found,), (whole,) = (calibration_batches(each, 8, 9, CPU) for each in (broken, images))
     assert torch.equal(found, whole[[0, 1, 2, 3, 4, 6, 7, 8]])
@@ -58,7 +51,7 @@ def test_larger_images_are_fewer(pixels: int, count: int, batch: int, monkeypatc
         yield torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2)
 
     monkeypatch.setattr("nas.networks.inherit.eval_batches", read)
-    calibration_batches(images_of(300), pixels, 300, CPU)
+    calibration_batches(random_images(300, 8), pixels, 300, CPU)
     assert seen == [batch]
 
 
@@ -67,13 +60,13 @@ def test_larger_images_are_fewer(pixels: int, count: int, batch: int, monkeypatc
     [(1, 600, [1]), (257, 600, [256, 1]), (500, 600, [256, 244]), (999, 600, [256, 256, 88])],
 )
 def test_ranges_are_of_exactly_so_many_images(count: int, available: int, sizes: list[int]) -> None:
-    found = calibration_images(images_of(available), 8, count, exact=True)
+    found = calibration_images(random_images(available, 8), 8, count, exact=True)
     assert [len(batch) for batch in found] == sizes
 
 
 def test_one_image_has_no_variance() -> None:
     with pytest.raises(UserError, match="--calibration-images is 1, which has no variance; give at least 2"):
-        calibration_batches(images_of(9), 8, 1, CPU)
+        calibration_batches(random_images(9, 8), 8, 1, CPU)
 
 
 def test_shared_norms_alone_need_calibration() -> None:

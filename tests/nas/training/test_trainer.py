@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nas.data import Data, Images, Splits
-from nas.data.sources import Decoded, Skipped
 from nas.runs import checkpoint
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
 from nas.runs.metrics import read_metrics
@@ -25,6 +23,7 @@ from nas.training.recipe import TrainConfig
 from nas.training.task import Classification
 from nas.training.trainer import Trainer
 from search_spaces import UserError
+from tests.nas.tiny import random_images
 
 CONFIG = TrainConfig(
     epochs=3, batch_size=4, lr=1.0, warmup_epochs=1.0, clip_grad=1.0, clip_mode="norm", amp="off", checkpoint_seconds=0
@@ -34,10 +33,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def images() -> Images:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 20)
-    pixels = tuple(rng.integers(0, 256, (20, 16, 16, 3), dtype=np.uint8))
-    return Images(Decoded(pixels, labels, ("a", "b", "c"), ""), np.arange(20), labels, Skipped(strict=False))
+    return random_images(20, 16)
 
 
 def small_model() -> nn.Module:
