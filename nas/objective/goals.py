@@ -107,7 +107,7 @@ class Goals(_GoalFlags):
 
     def _by_table(self, field: str) -> dict[str, float]:
         """The number of each latency metric: the last that has the table's name or none, of the default's and those
-        given; left out if there is none."""
+        given; left out if there is none, or if that is a limit of "none"."""
         spelled, names = f"--{field.replace('_', '-')}", [split_name(text)[0] for text in self.table] or [""]
         found: dict[str, float] = {}
         for text in (*getattr(Goals, field), *getattr(self, field)):
@@ -115,10 +115,11 @@ class Goals(_GoalFlags):
             if name not in ("", *names):
                 known = f"choose from {', '.join(names)}" if any(names) else "name it by --table, as in phone=FILE"
                 raise UserError(f"{spelled} names a table {name}; {known}")
+            metrics = [_metric(n, names) for n in names if name in ("", n)]
             if field.startswith("max_") and number.lower() == "none":
-                continue
-            value = _positive(spelled, number)
-            found |= {_metric(n, names): value for n in names if name in ("", n)}
+                found = {metric: value for metric, value in found.items() if metric not in metrics}
+            else:
+                found |= dict.fromkeys(metrics, _positive(spelled, number))
         return found
 
 
