@@ -22,7 +22,7 @@ from nas.objective.precisions import Precision
 from nas.searching.samplers import draw
 from nas.searching.strategies import default_budget
 from search_spaces import Arch, SearchSpace
-from search_spaces.command import Flags, amend, flag
+from search_spaces.command import Flags, amend, flag, given
 from search_spaces.command.forecast import Forecast, duration
 
 if TYPE_CHECKING:
@@ -92,9 +92,15 @@ class Plan:
 
 
 def as_planned(config: AnyConfig, begun: AnyConfig) -> AnyConfig:
-    """The config of a resumed search, with what it was begun with in place of what it does not say."""
-    names = [f.name for f in fields(PlanConfig) if getattr(config, f.name) is None]
-    return amend(config, **{name: getattr(begun, name) for name in names})
+    """The config of a resumed search, with what it was begun with in place of what it does not say.
+
+    A budget of "none" is said: the default of the strategy.
+    """
+    names = [f.name for f in fields(PlanConfig) if getattr(config, f.name) is None and f.name not in given(config)]
+    config = amend(config, **{name: getattr(begun, name) for name in names})
+    if config.budget is None and config.strategy not in (None, "slimming"):
+        config = amend(config, budget=default_budget(str(config.strategy)))
+    return config
 
 
 def with_plan(

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from nas.evaluation.speed import Speed
-from nas.searching.plan import FEWER_CALIBRATION, FEWEST_IMAGES, MINUTES, Plan, PlanConfig, plans, slimmed
+from nas.searching.plan import FEWER_CALIBRATION, FEWEST_IMAGES, MINUTES, Plan, PlanConfig, as_planned, plans, slimmed
+from search_spaces.command import parse
 from tests.nas.tiny import tiny_space
 
 SPACE = tiny_space()
@@ -55,3 +56,19 @@ def test_what_is_given_stays() -> None:
     assert planned(1.0, exact=True).strategy == "slimming"
     assert planned(1.0, num_images=300).num_images == 300
     assert planned(1.0, images=225, num_images=300).num_images == 225
+
+
+@pytest.mark.parametrize(
+    ("strategy", "flags", "budget"),
+    [
+        ("slimming", ("--budget", "none"), None),
+        ("predictor", ("--budget", "none"), 150),
+        ("random", ("--budget", "none"), 500),
+        ("random", ("--budget", "200"), 200),
+        ("slimming", (), 100),
+    ],
+)
+def test_a_resumed_search_takes_its_budget_back_by_none(strategy: Any, flags: tuple[str, ...], budget: int) -> None:
+    begun = PlanConfig(strategy=strategy, budget=100, num_images=600)
+    config = as_planned(parse(PlanConfig, flags, "prog", ""), begun)
+    assert (config.strategy, config.budget, config.num_images) == (strategy, budget, 600)

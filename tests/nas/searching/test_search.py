@@ -347,6 +347,9 @@ def test_slimming_stops_with_the_step_that_reaches_its_budget() -> None:
     assert [p["arch"] for p in found["trajectory"]] == [
         p["arch"] for p in whole["trajectory"][: len(found["trajectory"])]
     ]
+    main(["--resume", "--budget", "none"])
+    archs = [[p["arch"] for p in found["trajectory"]] for found in (whole, result("search-2"))]
+    assert archs[1][: len(archs[0])] == archs[0] and len(archs[1]) > len(archs[0])
 
 
 def test_a_small_budget_without_a_strategy_is_a_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
