@@ -171,19 +171,24 @@ def _held(name: str, hint: Any, value: Any) -> Any:
 
 
 def spell(module: str, config: Flags) -> str:
-    """The command line of the module that parses into this config: what is not default, as flags."""
-    words = ["python", "-m", module]
+    """The command line of the module that parses into this config: what was given or is not default, as flags."""
+    words, names, hints = ["python", "-m", module], given(config), typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default:
+        if value == field.default and (field.name not in names or not _can_be_typed(hints[field.name], value)):
             continue
         name = _spelling(field)
         if isinstance(value, bool):
             words.append(name if value else name.replace("--", "--no-", 1))
             continue
         words += [] if field.metadata.get("positional") else [name]
-        words += map(str, value) if isinstance(value, tuple) else [str(value)]
+        words += map(str, value) if isinstance(value, tuple) else ["none" if value is None else str(value)]
     return shlex.join(words)
+
+
+def _can_be_typed(hint: Any, value: Any) -> bool:
+    """Whether a flag can say so: of what is not there only that it is no number."""
+    return bool({int, float} & {*typing.get_args(hint)}) if value is None else value != ()
 
 
 def flags_given(config: Flags, of: type[Flags] | None = None) -> list[str]:

@@ -50,11 +50,27 @@ def test_a_flag_of_several_values_may_be_repeated() -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    ["", "deit --epochs 7 --no-amp --resume --limits 1.0 2.5", "--init scratch --threads 2 --amp", "'a b' --alpha 0.5"],
+    [
+        "",
+        "deit --epochs 7 --no-amp --resume --limits 1.0 2.5",
+        "--init scratch --threads 2 --amp",
+        "'a b' --alpha 0.5",
+        "--epochs 3 --init inherit --no-resume --max-params none",  # defaults, which a recipe would replace
+    ],
 )
 def test_a_config_is_spelled_as_the_command_that_gives_it(argv: str) -> None:
     config = parsed(*shlex.split(argv))
     assert shlex.split(spell("nas.prog", config)) == ["python", "-m", "nas.prog", *shlex.split(argv)]
+
+
+def test_what_python_gives_is_spelled_also_where_it_is_the_default() -> None:
+    assert spell("m", settings(Config, epochs=3, alpha=2.0, max_params=None)) == (
+        "python -m m --epochs 3 --alpha 2.0 --max-params none"
+    )
+    assert spell("m", amend(settings(Config, epochs=3), threads=2)) == "python -m m --epochs 3 --threads 2"
+    nothing_to_type: dict[str, Any] = {"model": None, "amp": None, "limits": (), "formats": []}
+    assert spell("m", settings(Config, **nothing_to_type)) == "python -m m"
+    assert spell("m", Config()) == "python -m m"
 
 
 def test_a_field_may_end_in_an_underscore_where_its_flag_is_a_keyword() -> None:
@@ -139,7 +155,7 @@ def test_from_python_paths_are_texts_and_numpys_values_are_pythons() -> None:
     assert found == Config("a b", 3, 0.5, "inherit", 2, True, False, (1.0, 2.0), tables=("x",))
     json.dumps(asdict(found))
     assert [type(value) for value in (found.epochs, found.threads, found.amp)] == [int, int, bool]
-    assert shlex.split(spell("m", found))[3:7] == ["a b", "--alpha", "0.5", "--threads"]
+    assert shlex.split(spell("m", found))[3:9] == ["a b", "--epochs", "3", "--alpha", "0.5", "--threads"]
 
 
 @pytest.mark.parametrize(
