@@ -93,9 +93,9 @@ def build_table(**flags: Any) -> LatencyTable:
 
 @contextmanager
 def _settings(module: str, kind: type[Config], flags: dict[str, Any]) -> Iterator[Config]:
-    """The settings of a command, which is recorded as if it had been typed."""
+    """The settings of a command, which is recorded as if it had been typed, and leaves the stages that it worked in."""
     config = settings(kind, **flags)
-    with runs.called_as(spell(module, config)):
+    with runs.called_as(spell(module, config)), runs.released():
         yield config
 
 

@@ -16,6 +16,7 @@ from nas.runs.folders import (
     follow,
     newest,
     record,
+    released,
     reopen,
     restore,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "newest",
     "record",
     "record_place",
+    "released",
     "reopen",
     "restore",
     "run_folder",

@@ -211,10 +211,28 @@ def fact(folder: Path, name: str, kind: type[Value]) -> Value:
 
 
 _claimed: dict[Path, BaseFileLock] = {}
+_to_release: ContextVar[list[Path] | None] = ContextVar("to_release", default=None)
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Stages that are claimed within it are free again when it ends: for what Python calls, and stays open."""
+    paths: list[Path] = []
+    token = _to_release.set(paths)
+    try:
+        yield
+    finally:
+        _to_release.reset(token)
+        for path in paths:
+            _claimed.pop(path).release()
 
 
 def claim(folder: Path) -> None:
-    """Until this process ends, however it ends, no other one claims the folder. UserError if another one has."""
+    """Until this process ends, however it ends, or `released` does, no other one claims the folder.
+
+    Raises:
+        UserError: another process has claimed it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.resolve() / ".lock"
     if path in _claimed:
@@ -223,4 +241,6 @@ def claim(folder: Path) -> None:
     if lock is None:
         raise UserError(f"another process is at work in {folder}; wait for it, or end it")
     _claimed[path] = lock
+    if (paths := _to_release.get()) is not None:
+        paths.append(path)
     drop_leftovers(folder)

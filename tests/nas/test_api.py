@@ -13,7 +13,7 @@ from latency_lut.tables.table import LatencyTable
 from nas import api, train_supernet
 from nas.training.winner import Job
 from search_spaces import SPACES, UserError
-from search_spaces.command.files import read_json, write_json
+from search_spaces.command.files import read_json, try_lock, write_json
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.synthetic_run import add_retrain, add_supernet, make_run
 from tests.nas.synthetic_search import add_strategy
@@ -83,6 +83,8 @@ def test_what_the_documentation_shows_runs() -> None:
     assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
     assert (run.folder / "export" / winner.name / "model.onnx").exists() and (run.folder / "report.html").exists()
     assert [trained.name for trained in run.trained] == [winner.name]
+    locks = [try_lock(path) for path in run.folder.rglob(".lock")]
+    assert len(locks) >= 3 and all(locks), "this process has ended its work, and goes on"
 
 
 def test_a_search_whose_limits_nothing_meets_has_no_winners() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from nas.searching.result import read_result
 from nas.training.winner import Config
 from nas.training.winners import find_winners, folder_name
 from search_spaces import UserError, get_space
-from search_spaces.command.files import read_json, write_json
+from search_spaces.command.files import read_json, try_lock, write_json
 from tests.nas.synthetic_run import run_info
 
 BAD_NAMES = ("..", ".", ".hidden", "../x", "/etc/x", "a/b", "a\\b", "a\nb", "a\0b", "", "x" * 300)
@@ -156,6 +157,19 @@ def test_going_on_records_only_when_told_to(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"command": "c", "study": 3})
     with pytest.raises(UserError, match=r"config.json has no study \(3\); restore it"):
         runs.fact(tmp_path, "study", str)
+
+
+def test_what_python_has_called_leaves_its_stages_to_other_processes(tmp_path: Path) -> None:
+    """A command holds its own until it ends; a notebook stays open."""
+    ours, later, lock = tmp_path / "ours", tmp_path / "later", ".lock"
+    runs.begin(ours, Settings(3, ()))
+    for _ in range(2):
+        with suppress(KeyboardInterrupt), runs.released():
+            runs.begin(later, Settings(3, ()))
+            runs.reopen(ours, Settings(3, ()), ())
+            assert try_lock(later / lock) is None and try_lock(ours / lock) is None
+            raise KeyboardInterrupt
+        assert try_lock(later / lock) is not None and try_lock(ours / lock) is None
 
 
 @pytest.mark.parametrize(
