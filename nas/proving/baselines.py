@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,7 @@ def compare_with_baselines(config: Config) -> Path:
     search = find_search(config)
     found = read_baselines(search.run_folder)
     if found is not None and _is_of(found, search, config):
-        print(f"{as_text(found)}\n{search.run_folder / FILE} is finished: nothing to do; remove it to measure again")
-        return search.run_folder / FILE
+        return _judged_again(found, search)
     say_how_long(search)
     missing = train_narrowed(config, search) | prune_whole(config, search)
     found = _compared(config, search, missing)
@@ -64,6 +63,18 @@ def _is_of(found: Baselines, search: Search, config: Config) -> bool:
     """Whether it compares the same."""
     same = (found.search, found.metric, found.max_loss) == (search.name, search.metric, config.max_loss)
     return same and [winner.name for winner in found.winners] == list(search.winners)
+
+
+def _judged_again(found: Baselines, search: Search) -> Path:
+    """The same figures by the limits and the recommendation that the search has now; the path of the comparison."""
+    now = replace(found, broken_limits=_broken_limits(search), recommended=search.recommended)
+    path = search.run_folder / FILE
+    done = "is finished: nothing to do"
+    if now != found:
+        now.write(search.run_folder)
+        done = "has the limits and the recommendation that the search has now"
+    print(f"{as_text(now)}\n{path} {done}; remove it to measure again")
+    return path
 
 
 def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baselines:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from nas import runs
 from nas.data import DataConfig, load_data
 from nas.proving import training
-from nas.proving.baselines import Entry, _compared
+from nas.proving.baselines import Entry, _compared, compare_with_baselines
 from nas.proving.search import Config
 from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long
 from nas.pruning.config import Config as PruningConfig
+from nas.reporting.verdict import verdict
+from nas.runs.baselines import read_baselines
 from search_spaces.command.files import write_json
 from tests.nas.proving.says import Says, says_1_in_int8
+from tests.nas.synthetic_baselines import baselines
 from tests.nas.synthetic_run import add_retrain, add_search, make_run
 
 
@@ -66,6 +70,25 @@ def test_networks_answer_in_the_precision_of_the_winners(
     assert found.networks[0].accuracy.value == pytest.approx(expected)
     assert ranges == ([256] if precision == "int8" else [])
     assert [warning[:26] for warning in found.warnings] == ["accuracies are of int8, si"] * len(ranges)
+
+
+def test_a_comparison_has_the_limits_that_its_search_has_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`nas.search --resume` with others may pick the same winners, whose figures stay."""
+    baselines().write(tmp_path)
+    search: Any = SimpleNamespace(run_folder=tmp_path, name="search", metric="latency_ms", winners=["winner-1"])
+    search.space, search.recommended = SimpleNamespace(largest=None), "winner-1"
+    search.costs = SimpleNamespace(one=lambda _: {"latency_ms": 2.0})
+    monkeypatch.setattr("nas.proving.baselines.find_search", lambda _: search)
+    for limit, broken, finished in ((1.5, ("latency_ms",), False), (1.4, ("latency_ms",), True), (3.0, (), False)):
+        search.costs.objective = SimpleNamespace(limits={"latency_ms": limit})
+        path = compare_with_baselines(Config())
+        expected = replace(baselines(), broken_limits=broken, recommended="winner-1")
+        assert read_baselines(tmp_path) == expected
+        said = capsys.readouterr().out
+        assert verdict(expected) in said and str(path) in said
+        assert ("is finished: nothing to do" in said) is finished
 
 
 def test_what_is_pruned_is_timed_as_the_table_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
