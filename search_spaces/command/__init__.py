@@ -3,7 +3,6 @@
 from search_spaces.command.flags import (
     Flags,
     UserError,
-    align,
     amend,
     check_given,
     check_idle,
@@ -12,11 +11,11 @@ from search_spaces.command.flags import (
     flags_given,
     given,
     parse,
-    quiet,
     run,
     settings,
     spell,
 )
+from search_spaces.command.terminal import align, quiet
 
 __all__ = [
     "Flags",

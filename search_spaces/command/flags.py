@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
 import errno
-import io
-import logging
 import math
 import numbers
 import os
@@ -17,11 +14,11 @@ import signal
 import sys
 import types
 import typing
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from search_spaces.command import start
+from search_spaces.command.terminal import is_text
 
 
 class UserError(Exception):
@@ -42,7 +39,7 @@ class Flags:
     """A frozen dataclass whose fields are flags; its values are checked when it is built, by a command line or not.
 
     Raises:
-        UserError: a value out of its flag's bounds, or none of its choices.
+        UserError: a value out of its flag's bounds, none of its choices, or a text that no file of ours can hold.
     """
 
     _given: ClassVar[frozenset[str] | None] = None  # fields that a command line gave, of what `parse` has returned
@@ -53,6 +50,7 @@ class Flags:
             value = getattr(self, field.name)
             check_bounds(field, value)
             _check_choices(field, hints[field.name], value)
+            _check_texts(field, value)
 
 
 Config = TypeVar("Config", bound=Flags)
@@ -303,25 +301,13 @@ def _check_choices(field: dataclasses.Field[Any], hint: Any, value: Any) -> None
             raise UserError(f"{_spelling(field)} is {each!r}; choose from {', '.join(map(str, choices))}")
 
 
-def align(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Each row as a line, its columns aligned left (`<`) or right (`>`)."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ([f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)] for row in rows)
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps progress bars and warnings of libraries off the terminal; their errors are exceptions."""
-    sink = io.StringIO()
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+def _check_texts(field: dataclasses.Field[Any], value: Any) -> None:
+    """UserError if a text is none that a file can hold: what is given is recorded, and read again by later commands."""
+    for each in value if isinstance(value, tuple) else (value,):
+        if isinstance(each, str) and not is_text(each):
+            raise UserError(
+                f"{_spelling(field)} is {each!r}, which is not UTF-8 or has control characters; rename what it names"
+            )
 
 
 def run(main: Callable[[], None], after_interrupt: str = "start it again") -> typing.NoReturn:

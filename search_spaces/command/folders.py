@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from search_spaces.command.flags import UserError
-from search_spaces.command.typed import shown
+from search_spaces.command.terminal import shown
 
 RUNS = Path("runs")
 MOST_BYTES = 200  # of a name: file systems take 255, and files of a stage have longer names than its folder

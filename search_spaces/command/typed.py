@@ -12,7 +12,6 @@ import dataclasses
 import sys
 import types
 import typing
-import unicodedata
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from search_spaces.command.files import read_json, read_json_lines
 from search_spaces.command.flags import UserError
+from search_spaces.command.terminal import SHOWN, is_text, shown
 
 T = TypeVar("T")
 Check = Callable[[Any], None]  # ValueError on a value that is not allowed: "is 3; give a number from 0 to 1"
 LARGEST_INT = 2**63 - 1  # what numpy, databases and other programs can hold
-SHOWN = 60  # characters of a wrong value
 MOST = 20  # problems that are listed
 
 
@@ -120,17 +119,6 @@ def _is_plain(hint: Any, value: Any) -> bool:
     if hint is int:
         return bool(abs(value) <= LARGEST_INT)
     return hint is bool or (hint is str and is_text(value))
-
-
-def is_text(text: str) -> bool:
-    """Whether a file and a terminal can hold it."""
-    return text.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in text)
-
-
-def shown(value: Any) -> str:
-    """A value as a message has it: all of a short one."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _inside(where: str, name: str) -> str:

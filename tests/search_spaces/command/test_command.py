@@ -29,6 +29,9 @@ class Config(Flags):
     tables: tuple[str, ...] = flag((), "a number, or a name and one")
 
 
+NO_TEXT = "which is not UTF-8 or has control characters; rename what it names"
+
+
 def parsed(*argv: str) -> Config:
     return parse(Config, argv, "prog", "What it does.")
 
@@ -126,6 +129,8 @@ def test_bounds_include_what_they_say(argv: str) -> None:
         ({"init": "none"}, "--init is 'none'; choose from inherit, scratch"),
         ({"threads": 3}, "--threads is 3; choose from 1, 2"),
         ({"formats": ("a", "c")}, "--formats is 'c'; choose from a, b"),
+        ({"model": "im\udce9"}, f"model is 'im\\udce9', {NO_TEXT}"),
+        ({"tables": ("a\tb\n", "\x1b[2J")}, f"--tables is '\\x1b[2J', {NO_TEXT}"),
     ],
 )
 def test_what_is_built_from_python_is_checked_too(values: dict[str, Any], message: str) -> None:
