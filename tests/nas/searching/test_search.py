@@ -247,9 +247,9 @@ def test_a_race_killed_while_it_is_recorded_is_run_again(race_number: int, monke
             raise KeyboardInterrupt
         record(self, evaluation)
 
-    def counting(self: Evaluator, base: Arch, archs: Any, gains: Any, **precision: Any) -> list[Finish]:
+    def counting(self: Evaluator, base: Arch, archs: Any, gains: Any, *precision: Any) -> list[Finish]:
         raced.append(base)
-        return race(self, base, archs, gains, **precision)
+        return race(self, base, archs, gains, *precision)
 
     monkeypatch.setattr(Study, "_record", killed)
     with pytest.raises(KeyboardInterrupt):
