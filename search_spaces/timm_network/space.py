@@ -7,9 +7,9 @@ goes where the network runs without it. So any pretrained network whose forward 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import groupby
+from itertools import groupby, product
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from search_spaces.timm_network.network import Network
 
 LEAST = 16  # a dimension of fewer units stays whole, but for heads
+MOST_FORMS = 2000  # of a block: a supernet holds norms, and a latency table a row, for each
 FIELDS = ("width", "present", "heads", "key", "value", "expansion")
 
 
@@ -35,7 +36,8 @@ class TimmSpace(SearchSpace):
 
     Args:
         steps: sizes of a dimension are k / steps of it, from a half on of a width, from a fourth on of an expansion and
-            of heads; keys and values have a half and the whole.
+            of heads; keys and values have a half and the whole. Where a block would have more than `MOST_FORMS`, some
+            of its dimensions have a half and the whole, or stay whole.
         multiple: what sizes are multiples of, but for the number of heads.
     """
 
@@ -44,21 +46,23 @@ class TimmSpace(SearchSpace):
         self.image_size, self.num_classes = network.image_size, network.num_classes
         self.mean, self.std = network.mean, network.std
         self.finetune = "finetune" if network.has_batch_norm else "finetune-gently"
-        self.remarks = tuple(_remarks(network))
         users: dict[str, set[str]] = {}
         for link in network.links:
             for dimension in link.dimensions:
                 users.setdefault(dimension, set()).add(link.prefix or link.name)
         kinds = {dimension.name: dimension.kind for dimension in network.structure.dimensions}
         fields = {d: _field(kinds[d], len(blocks) > 1) for d, blocks in users.items()}
+        wanted = {d: _options(field, network.sizes[d], steps, multiple) for d, field in fields.items()}
+        inner = [d for d, blocks in users.items() if len(blocks) == 1]
+        options = _few([link.dimensions for link in network.links], wanted, inner)
+        self.remarks = tuple(_remarks(network, [d for d in users if options[d] != wanted[d]]))
         choices: list[Choice] = []
         self._at: dict[str, int] = {}  # dimensions and removable blocks by their names
         for field in FIELDS:
             names = network.removable if field == "present" else [d for d in users if fields[d] == field]
             for i, name in enumerate(names):
                 self._at[name] = len(choices)
-                options = (0, 1) if field == "present" else _options(field, network.sizes[name], steps, multiple)
-                choices.append(Choice(field, (i,), options))
+                choices.append(Choice(field, (i,), (0, 1) if field == "present" else options[name]))
         self.choices = tuple(choices)
         self._own = {
             path: [self._at[d] for d, blocks in users.items() if blocks == {path}] for path in network.removable
@@ -133,7 +137,7 @@ class TimmSpace(SearchSpace):
         return source_of(self.network, self._sizes(arch), self._removed(arch))
 
 
-def _remarks(network: Network) -> Iterator[str]:
+def _remarks(network: Network, coarse: Sequence[str]) -> Iterator[str]:
     links, whole = network.links, network.description.whole
     blocks = {link.prefix or link.name for link in links}
     yield f"{len(blocks)} blocks, {len(network.removable)} of them removable; {len(network.sizes)} dimensions"
@@ -142,6 +146,8 @@ def _remarks(network: Network) -> Iterator[str]:
     small = [d.name for d in network.structure.dimensions if d.size < LEAST and d.kind != "heads"]
     if small:
         yield f"whole stay, of less than {LEAST} units: {', '.join(small)}"
+    if coarse:
+        yield f"half or whole, or whole alone, so that no block has over {MOST_FORMS} forms: {', '.join(coarse)}"
     if any(link.template.other_macs for link in links):
         yield "whole stays what is not followed from layer to layer: the heads of attentions"
 
@@ -160,6 +166,35 @@ def _options(field: str, size: int, steps: int, multiple: int) -> tuple[int, ...
     parts = [size / 2] if field in ("key", "value") else [size * k / steps for k in range(max(1, least), steps)]
     near = {max(1, round(part / multiple)) * multiple for part in parts}
     return (*sorted(n for n in near if n < size), size)
+
+
+def _few(
+    blocks: Sequence[Sequence[str]], options: Mapping[str, tuple[int, ...]], inner: Collection[str]
+) -> dict[str, tuple[int, ...]]:
+    """The options with which no block has more than `MOST_FORMS`: of some dimensions a half and the whole, then the
+    whole alone; those inside one block come first, and of these the smallest.
+
+    Args:
+        blocks: the dimensions of each.
+        options: of each dimension, rising to the whole.
+        inner: the dimensions inside one block.
+    """
+    few = dict(options)
+    for dimensions in blocks:
+        order = sorted(dimensions, key=lambda name: (name not in inner, options[name][-1]))
+        for fewer, name in product((_half_and_whole, _whole), order):
+            if prod(len(few[each]) for each in dimensions) > MOST_FORMS:
+                few[name] = fewer(few[name])
+    return few
+
+
+def _half_and_whole(options: tuple[int, ...]) -> tuple[int, ...]:
+    *smaller, whole = options
+    return (min(smaller, key=lambda size: abs(size - whole / 2)), whole) if smaller else (whole,)
+
+
+def _whole(options: tuple[int, ...]) -> tuple[int, ...]:
+    return options[-1:]
 
 
 def _block(name: str, template: Template, *sizes: int) -> TimmBlock:

@@ -13,7 +13,8 @@ from torch import nn
 from search_spaces import SearchSpace, UserError, get_space, macs
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.timm_network import description
-from search_spaces.timm_network.space import _options, _renumbered
+from search_spaces.timm_network import space as timm_space
+from search_spaces.timm_network.space import _few, _options, _renumbered
 from supernet import Supernet
 from tests.contracts.space import SpaceContract, image
 from tests.contracts.supernet import SupernetContract
@@ -84,6 +85,28 @@ def small(name: str) -> SearchSpace:
 )
 def test_options_are_few(field: str, size: int, options: tuple[int, ...]) -> None:
     assert _options(field, size, steps=4, multiple=8) == options
+
+
+def test_a_block_of_many_dimensions_has_few_forms() -> None:
+    four, three = (16, 32, 48, 64), (32, 48, 64)
+    inner, shared = [f"i{i}" for i in range(24)], [f"s{i}" for i in range(24)]
+    options = {**dict.fromkeys(inner, four), **dict.fromkeys(shared, three)}
+    assert _few([inner[:4], shared[:6]], options, inner) == options
+    few = _few([inner[:6]], options, inner)
+    assert [few[name] for name in inner[:6]] == [(32, 64)] * 2 + [four] * 4
+    few = _few([[*inner, *shared]], options, inner)
+    assert [few[name] for name in inner] == [(64,)] * 24
+    assert [few[name] for name in shared] == [(64,)] * 14 + [(32, 64)] * 10
+
+
+def test_a_space_says_which_dimensions_have_fewer_sizes_for_the_number_of_forms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timm_space, "MOST_FORMS", 10)
+    space = get_space("timm/test_resnet", image_size=32, num_classes=5)
+    forms = [len({block.key for block in space.slot_blocks(slot)}) for slot in space.slots]
+    assert max(forms) <= 10 < space.size()
+    assert "so that no block has over 10 forms: " in space.remarks[-1]
 
 
 def test_paths_follow_from_all_lists_that_blocks_are_taken_out_of() -> None:
