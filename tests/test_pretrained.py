@@ -20,6 +20,7 @@ from nas.comparison.compare import Config as CompareConfig
 from nas.data import DataConfig, load_data
 from nas.data.batches import eval_batches, normalize
 from nas.networks import start
+from nas.networks.checkpoints import classifiers
 from nas.proving.families import compare_families
 from nas.proving.search import Config, find_search
 from nas.reporting.verdict import verdict
@@ -30,7 +31,7 @@ from scripts import bench_search_peers
 from scripts.search_peers.compute import winner_compute
 from search_spaces import UserError, get_space, macs
 from search_spaces.command.files import read_json, write_json
-from supernet import Supernet, train_step
+from supernet import Supernet, recalibrate, train_step
 from tests.latency_lut.fake import SizedMachine
 from tests.nas.tiny import make_images
 from tests.nas.unreadable import unreadable
@@ -243,13 +244,29 @@ def test_heads_keys_and_values_are_put_in_order(order: start.Order) -> None:
     start.take_over(supernet, space.largest, network)
 
 
-def test_a_classifier_is_fitted_to_the_features_of_the_frozen_network() -> None:
+@pytest.mark.parametrize("name", [NAME, "repvit_m0_9", "dla46_c"])
+def test_a_classifier_is_fitted_to_the_features_of_the_frozen_network(name: str) -> None:
+    """Two classifiers, each behind a norm, or a convolution, too."""
     data = load_data(DataConfig(data="images"))
-    network = timm.create_model(NAME, num_classes=3)
+    network = timm.create_model(name, num_classes=3)
+    recalibrate(network, [normalize(images, CPU) for images, _ in eval_batches(data.train, SIZE, 64)])
+    before = copy.deepcopy(network.state_dict())
     start.fit_classifier(network, data.train, SIZE, CPU)
     batches = eval_batches(data.train, SIZE, 8)
     right = [(network(normalize(images, CPU)).argmax(1) == labels).float() for images, labels in batches]
     assert torch.cat(right).mean() > 0.6  # 0.33 by chance: the features are random, but of other colours
+    changed = {n.rpartition(".")[0] for n, tensor in network.state_dict().items() if not torch.equal(tensor, before[n])}
+    assert changed == set(classifiers(network))
+
+
+def test_of_a_classifier_that_cannot_be_fitted_none_is_claimed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "_is_linear", lambda _: False)
+    file, data = weights(Path("resnet.safetensors")), load_data(DataConfig(data="images"))
+    start.fitted_start(get_space(SPACE, SIZE, 3), str(file), data.train, CPU)
+    assert "the new classifier of 3 classes begins with fresh weights" in (said := capsys.readouterr().out)
+    assert "is fitted" not in said
 
 
 def test_a_classifier_is_fitted_beside_a_batch_of_corrupt_images() -> None:

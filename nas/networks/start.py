@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -86,13 +86,16 @@ def fitted_start(
     space: SearchSpace, init: str, images: Images, device: torch.device, num_workers: int = 0
 ) -> tuple[Arch, nn.Module]:
     """The network that `init` names and which one of the space it is, its classifier fitted to the (training) images if
-    it is new.
+    it is new and linear.
 
     Raises:
         UserError: what `load_start` raises.
     """
     arch, network, is_new = load_start(space, init)
-    if is_new:
+    if is_new and not linear_classifiers(network):
+        said = "begins with fresh weights: it has no linear layer that could be fitted"
+        print(f"the new classifier of {space.num_classes} classes {said}", flush=True)
+    elif is_new:
         print(f"a new classifier of {space.num_classes} classes is fitted to the features of {init}", flush=True)
         fit_classifier(network, images, space.image_size, device, num_workers)
     return arch, network
@@ -138,35 +141,81 @@ def _downloaded(space: SearchSpace) -> tuple[nn.Module, bool]:
 def fit_classifier(network: Any, images: Images, image_size: int, device: torch.device, num_workers: int = 0) -> None:
     """Fits the classifiers of the network, frozen otherwise, to (at most 10,000 of) the images, in place.
 
-    A logistic regression on features that are computed once. A network whose logits are no linear layer's is left as
-    it is.
+    A logistic regression on what each of them is given, computed once. What is no `linear_classifiers` is left as it
+    is.
 
     Raises:
         UserError: the images that can be read are none, or of one class.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    layers = [layer for layer in _as_tuple(network.get_classifier()) if isinstance(layer, nn.Linear)]
+    layers = linear_classifiers(network)
     if not layers:
         return
-    network.to(device).eval()
-    features, labels = [], []
-    for batch, found in eval_batches(images.spread(FIT_IMAGES), image_size, 128, num_workers):
-        if not (read := found >= 0).any():
-            continue
-        x = network.forward_features(normalize(batch[read], device, images.normalization))
-        pooled = network.forward_head(x, pre_logits=True)
-        features.append(pooled.flatten(1).float().cpu())
-        labels.append(found[read])
-    if not features:
+    features, rows = _features(network.to(device).eval(), layers, images, image_size, num_workers)
+    before, fit = torch.empty(0), None
+    for layer, table in features.items():
+        if fit is None or not torch.equal(table, before):  # two classifiers may be given the same
+            before, fit = table, _regression(table.numpy(), rows)
+        classes, weight, bias = fit
+        layer.weight.data[classes] = weight.view(-1, *layer.weight.shape[1:]).to(device)
+        if layer.bias is not None:
+            layer.bias.data[classes] = bias.to(device)
+
+
+def linear_classifiers(network: Any) -> list[nn.Linear | nn.Conv2d]:
+    """The layers that make logits, as far as they are linear or 1x1 convolutions."""
+    names = _classifiers(network)
+    return [layer for name, layer in network.named_modules() if name in names and _is_linear(layer)]
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or (
+        isinstance(layer, nn.Conv2d) and layer.weight[0].numel() == layer.in_channels
+    )
+
+
+def _features(
+    network: nn.Module, layers: Sequence[nn.Linear | nn.Conv2d], images: Images, image_size: int, num_workers: int
+) -> tuple[dict[nn.Linear | nn.Conv2d, Tensor], np.ndarray]:
+    """(images, features) that each layer is given while the network runs, the mean of an image's positions, and the
+    images' (images,) labels; those that cannot be read are left out.
+
+    Raises:
+        UserError: those that can be read are none, or of one class.
+    """
+    taken: dict[Any, list[Tensor]] = {layer: [] for layer in layers}
+    labels = []
+
+    def take(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        (x,) = inputs
+        x = x.movedim(1, -1) if isinstance(layer, nn.Conv2d) else x
+        taken[layer].append(x.reshape(len(x), -1, x.shape[-1]).mean(1).float().cpu())
+
+    hooks = [layer.register_forward_pre_hook(take) for layer in layers]
+    device = layers[0].weight.device
+    try:
+        for batch, found in eval_batches(images.spread(FIT_IMAGES), image_size, 128, num_workers):
+            if (read := found >= 0).any():
+                network(normalize(batch[read], device, images.normalization))
+                labels.append(found[read])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not labels:
         raise UserError(f"none of {len(images)} training images to fit a classifier to can be read; see the warnings")
-    table, rows = torch.cat(features).numpy(), torch.cat(labels).numpy()
+    rows = torch.cat(labels).numpy()
     if (rows == rows[0]).all():
         raise UserError(
             f"all {len(rows)} training images to fit a classifier to that can be read are of class number {rows[0]}; "
             "see the warnings"
         )
+    return {layer: torch.cat(tables) for layer, tables in taken.items() if tables}, rows
+
+
+def _regression(table: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:
+    """The classes that occur, and the weight (classes, features) and bias (classes,) of their logits."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     scale = float(table.std()) or 1.0
     model = LogisticRegression(C=0.01, max_iter=FIT_ITERATIONS)
     with warnings.catch_warnings():  # that it could go on: training does
@@ -175,10 +224,7 @@ def fit_classifier(network: Any, images: Images, image_size: int, device: torch.
     weight, bias = torch.from_numpy(model.coef_ / scale).float(), torch.from_numpy(model.intercept_).float()
     if len(model.classes_) == 2:  # it has one row, of the second
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    for layer in layers:
-        layer.weight.data[model.classes_] = weight.to(device)
-        if layer.bias is not None:
-            layer.bias.data[model.classes_] = bias.to(device)
+    return model.classes_, weight, bias
 
 
 # ---- units in order

@@ -109,7 +109,7 @@ def finetune(config: Config) -> Path:
     facts = {"init": config.init}
     found = train_network(config, folder, space, space.largest, data, start, begin, facts=facts, resume=config.resume)
     print(
-        f"{config.model}: test accuracy {100 * found['start_test_accuracy']:.2f} % with a fitted classifier, "
+        f"{config.model}: test accuracy {100 * found['start_test_accuracy']:.2f} % at the start, "
         f"{with_interval(found['test_accuracy'], len(data.test))} after {lasted(found)}; wrote {folder}"
     )
     return run_folder
