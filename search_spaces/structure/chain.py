@@ -17,6 +17,8 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
 STEM, HEAD = "stem", "head"
+# Of a block that takes several tensors, or a list of them.
+_FORWARD_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _PLACES = nn.Sequential | nn.ModuleList
 
 
@@ -44,14 +46,14 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
         image: (1, 3, height, width), of the size that the model is for.
 
     Raises:
-        ValueError: it is no chain of two blocks or more, or its forward pass cannot be followed; says why.
+        ValueError: it is no chain of two blocks or more and a head, or its forward pass cannot be followed; says why.
     """
     opened = {""}
     segments = _segments(model, opened)
     while (more := _opened_further(model, opened, segments)) != opened:
         opened, segments = more, _segments(model, more)
     blocks = [i for i, nodes in enumerate(segments) if (name := _only_module(nodes)) and _is_block(model, name)]
-    if len(blocks) < 2:
+    if len(blocks) < 2 or segments[blocks[-1]] is segments[-1]:
         raise ValueError(f"{type(model).__name__} is no chain of blocks")
     first, last = blocks[0], blocks[-1]
     links = [_glue(model, STEM, segments[:first])] if first else []
@@ -68,8 +70,12 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
             links.append(_glue(model, f"{links[-1].name}.after" if links else STEM, segments[at:end]))
         at = end
     links.append(_glue(model, HEAD, segments[last + 1 :]))
-    inputs = (image, *run(links, image))
-    return [part for link, x in zip(links, inputs, strict=False) for part in _parts(link, x)]
+    try:
+        inputs = (image, *run(links, image))
+        return [part for link, x in zip(links, inputs, strict=False) for part in _parts(link, x)]
+    except _FORWARD_ERRORS as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"{type(model).__name__} is no chain of blocks: {why}") from None
 
 
 class _Blocks(Tracer):
@@ -152,7 +158,11 @@ def _parts(link: Link, x: torch.Tensor) -> list[Link]:
     for nodes in segments:
         found[-1] += nodes
         x = _graph(block, nodes)(x)
-        if x.shape == shape and sum(layers for _, layers in _called(block, found[-1])) > 1:
+        if (
+            isinstance(x, torch.Tensor)
+            and x.shape == shape
+            and sum(layers for _, layers in _called(block, found[-1])) > 1
+        ):
             found.append([])
     rest = found.pop()
     if sum(layers for _, layers in _called(block, rest)) > 1:
@@ -224,7 +234,9 @@ def _graph(model: nn.Module, nodes: Sequence[Node]) -> GraphModule:
 
 @torch.no_grad()
 def run(links: Sequence[Link], x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """What each block makes of the one before."""
+    """What each block makes of the one before. TypeError if that is no tensor."""
     for link in links:
         x = link.module(x)
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{link.name} makes a {type(x).__name__}, no tensor")
         yield x

@@ -1,0 +1,63 @@
+"""Networks as chains of their blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search_spaces.structure.chain import chain
+
+IMAGE = torch.zeros(1, 3, 8, 8)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+
+    def forward(self, x: Any) -> Any:
+        return self.layers(x)
+
+
+class OfLists(Block):
+    """As those of SelecSLS, which pass on what all before have made."""
+
+    def forward(self, x: Any) -> Any:
+        made = x if isinstance(x, list) else [x]
+        return [*made, self.layers(made[-1])]
+
+
+class OfTwo(Block):
+    """As those of CoaT, which are told the size of the map."""
+
+    def forward(self, x: Tensor, scale: float = torch.nan) -> Tensor:
+        made: Tensor = self.layers(x)
+        assert scale == 2, f"scale is {scale}"
+        return made * scale
+
+
+class Network(nn.Module):
+    def __init__(self, kind: type[Block]) -> None:
+        super().__init__()
+        self.blocks, self.head = nn.ModuleList([kind(), kind()]), nn.Conv2d(3, 5, 1)
+
+    def forward(self, x: Any) -> Any:
+        for block in self.blocks:
+            x = block(x, scale=2) if isinstance(block, OfTwo) else block(x)
+        return self.head(x[-1] if isinstance(self.blocks[-1], OfLists) else x)
+
+
+def test_blocks_run_one_after_another() -> None:
+    assert [link.name for link in chain(Network(Block), IMAGE)] == ["blocks.0", "blocks.1", "head"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [(OfLists, "blocks.0 makes a list, no tensor"), (OfTwo, "scale is nan")],
+)
+def test_blocks_that_take_more_than_a_tensor_are_no_chain(kind: type[Block], why: str) -> None:
+    with pytest.raises(ValueError, match=f"^Network is no chain of blocks: {why}$"):
+        chain(Network(kind), IMAGE)
