@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import cache
 from itertools import islice
 from typing import Any, Literal
@@ -152,12 +153,13 @@ class Supernet(nn.Module):
         self.space, self.normalization, self.checkpoint_activations = space, norm, checkpoint_activations
         self._frozen = self._distilled_training = False
         largest: Any = space.build(space.largest)
-        self._undecayed = frozenset(largest.no_weight_decay()) if hasattr(largest, "no_weight_decay") else frozenset()
+        self._undecayed = frozenset(self._undecayed_of(largest))
         # not a set: the order of parameters must be the same in every process
         self._extents: dict[str, Extent] = {}
         every = dict.fromkeys(block for slot in space.slots for block in space.slot_blocks(slot))
         weights, norms = self._tensors_of(every, norms=False), self._tensors_of(every, norms=True)
-        template = _named_as_stored(space, largest)
+        state = largest.state_dict()
+        template = {_join(b.name, own): state[name] for name, b, own, _ in _tensors_in(space, space.largest)}
         for name, (block, own) in weights.items():
             _register(self, name, _initial(template.get(name), self._extents[name].shape, block, own), True)
         for name, (block, own) in norms.items():
@@ -196,6 +198,14 @@ class Supernet(nn.Module):
         super()._apply(fn, recurse)
         self._index()
         return self
+
+    def _undecayed_of(self, largest: Any) -> Iterator[str]:
+        """What that network, which may name patterns, trains without weight decay, by its names and those here."""
+        patterns = largest.no_weight_decay() if hasattr(largest, "no_weight_decay") else ()
+        yield from patterns
+        for name, block, own, is_norm in _tensors_in(self.space, self.space.largest):
+            if any(fnmatch(name, pattern) for pattern in patterns):
+                yield self._stored_name(block, own, is_norm)
 
     def no_weight_decay(self) -> frozenset[str]:
         """Parameters that the family trains without weight decay, for timm's optimizer factory."""
@@ -354,14 +364,11 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _named_as_stored(space: SearchSpace, largest: nn.Module) -> dict[str, Tensor]:
-    """The largest network's tensors, by their names in the store."""
-    state, arch = largest.state_dict(), space.largest
-    return {
-        _join(block.name, name): state[_join(prefix, name)]
-        for block, prefix in zip(space.lower(arch), space.prefixes(arch), strict=True)
-        for name, _, _ in _skeleton_of(block).tensors
-    }
+def _tensors_in(space: SearchSpace, arch: Arch) -> Iterator[tuple[str, BlockSpec, str, bool]]:
+    """Of each tensor of a network its name, its block and the name in that, and whether it is a norm's."""
+    for block, prefix in zip(space.lower(arch), space.prefixes(arch), strict=True):
+        for own, _, is_norm in _skeleton_of(block).tensors:
+            yield _join(prefix, own), block, own, is_norm
 
 
 def _initial(largest: Tensor | None, shape: torch.Size, block: BlockSpec, name: str) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from search_spaces import SearchSpace, UserError, get_space, macs
@@ -65,6 +66,20 @@ def test_a_part_of_any_network_runs_in_the_supernet_alone_and_elsewhere(name: st
         elsewhere: nn.Module = scope["create_model"]()
         elsewhere.load_state_dict(alone.state_dict())
         torch.testing.assert_close(elsewhere.eval()(x), logits)
+
+
+def test_the_supernet_decays_what_the_network_does() -> None:
+    space = get_space("timm/test_vit@2x16", image_size=32, num_classes=5)
+    alone = _undecayed(space.build(space.largest))
+    assert alone == {"cls_token", "pos_embed"}
+    assert _undecayed(Supernet(space, norm="shared")) == {f"stem.{name}" for name in alone}
+
+
+def _undecayed(model: nn.Module) -> set[str]:
+    """What timm's optimizer does not decay, but for biases and norms."""
+    groups = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05).param_groups
+    without = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"] if p.ndim > 1}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in without}
 
 
 def small(name: str) -> SearchSpace:
