@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
@@ -43,6 +44,7 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
     """The blocks and their parts in the order of execution, sharing the model's tensors.
 
     Args:
+        model: in evaluation mode; links follow `train` and `eval` as it does.
         image: (1, 3, height, width), of the size that the model is for.
 
     Raises:
@@ -229,7 +231,23 @@ def _graph(model: nn.Module, nodes: Sequence[Node]) -> GraphModule:
     for node in nodes:
         copies[node] = graph.node_copy(node, lambda used: copies[used])
     graph.output(copies[nodes[-1]])
-    return GraphModule(model, graph)
+    return _with_dropout(GraphModule(model, graph))
+
+
+def _with_dropout(module: GraphModule) -> GraphModule:
+    """Dropout that is a function becomes a module, in place: followed in evaluation, the function would drop nothing in
+    training either."""
+    graph = module.graph
+    functions = [node for node in graph.nodes if node.target is F.dropout and not node.kwargs["training"]]
+    for i, node in enumerate(functions):
+        name = f"dropout_function_{i}"
+        module.add_submodule(name, nn.Dropout(node.kwargs["p"]).train(module.training))
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.call_module(name, node.args))
+        graph.erase_node(node)
+    if functions:
+        module.recompile()
+    return module
 
 
 @torch.no_grad()

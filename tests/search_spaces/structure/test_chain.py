@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.structure.chain import chain
@@ -47,11 +48,12 @@ class Network(nn.Module):
     def forward(self, x: Any) -> Any:
         for block in self.blocks:
             x = block(x, scale=2) if isinstance(block, OfTwo) else block(x)
-        return self.head(x[-1] if isinstance(self.blocks[-1], OfLists) else x)
+        x = x[-1] if isinstance(self.blocks[-1], OfLists) else x
+        return self.head(F.dropout(x, 0.5, self.training))
 
 
 def test_blocks_run_one_after_another() -> None:
-    assert [link.name for link in chain(Network(Block), IMAGE)] == ["blocks.0", "blocks.1", "head"]
+    assert [link.name for link in chain(Network(Block).eval(), IMAGE)] == ["blocks.0", "blocks.1", "head"]
 
 
 @pytest.mark.parametrize(
@@ -60,4 +62,20 @@ def test_blocks_run_one_after_another() -> None:
 )
 def test_blocks_that_take_more_than_a_tensor_are_no_chain(kind: type[Block], why: str) -> None:
     with pytest.raises(ValueError, match=f"^Network is no chain of blocks: {why}$"):
-        chain(Network(kind), IMAGE)
+        chain(Network(kind).eval(), IMAGE)
+
+
+@torch.no_grad()
+def test_dropout_that_is_a_function_drops_in_training_alone() -> None:
+    network = Network(Block).eval()
+    head = chain(network, IMAGE)[-1].module
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(head(x), network.head(x))
+    head.train()
+    network.train()
+    torch.manual_seed(1)
+    dropped = head(x)
+    torch.manual_seed(1)
+    assert torch.equal(dropped, network.head(F.dropout(x, 0.5)))
+    assert not torch.equal(dropped, head.eval()(x))
+    assert head.state_dict().keys() == {"head.weight", "head.bias"}
