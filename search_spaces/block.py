@@ -61,8 +61,8 @@ class BlockSpec(ABC):
     def two_classifiers(self) -> bool:
         """True of a head with one classifier for the labels and one for a teacher.
 
-        The module of such a block has a `distilled_training` to set, as timm's networks: while it trains with that, it
-        returns (logits of the first, logits of the second), and otherwise their mean.
+        The module of such a block, or a part of it, has a `distilled_training` to set, as timm's networks: while it
+        trains with that, it returns (logits of the first, logits of the second), and otherwise their mean.
         """
         return False
 

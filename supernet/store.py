@@ -256,8 +256,9 @@ class Supernet(nn.Module):
         drop_prob = self._drop_prob[block.name] if block.residual else 0.0
         if hasattr(module, "drop_prob"):
             module.drop_prob, drop_prob = drop_prob, 0.0
-        if block.two_classifiers:
-            module.distilled_training = self._distilled_training
+        for part in module.modules() if block.two_classifiers else ():
+            if hasattr(part, "distilled_training"):
+                part.distilled_training = self._distilled_training
         tensors: list[Tensor | None] = [*plan.tensors]
         for i, part in zip(plan.sliced, _sliced([plan])[0] if slices is None else slices, strict=True):
             tensors[i] = part

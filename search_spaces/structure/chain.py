@@ -9,6 +9,7 @@ cut into parts where each has the shapes of the block's input, as attention and 
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
         if not all(_is_nothing(model, nodes) for nodes in segments[at:end]):
             links.append(_glue(model, f"{links[-1].name}.after" if links else STEM, segments[at:end]))
         at = end
-    links.append(_glue(model, HEAD, segments[last + 1 :]))
+    links.append(_head(model, segments[last + 1 :]))
     try:
         inputs = (image, *run(links, image))
         return [part for link, x in zip(links, inputs, strict=False) for part in _parts(link, x)]
@@ -219,6 +220,38 @@ def _is_block(model: nn.Module, name: str) -> bool:
 def _glue(model: nn.Module, name: str, segments: Sequence[Sequence[Node]]) -> Link:
     """What lies between blocks."""
     return Link(name, "", _graph(model, [node for nodes in segments for node in nodes]), name.rpartition(".")[2])
+
+
+def _head(model: nn.Module, segments: Sequence[Sequence[Node]]) -> Link:
+    """What follows the last block; of two classifiers, which return the logits of each in distilled training, too."""
+    link = _glue(model, HEAD, segments)
+    if hasattr(model, "set_distilled_training"):
+        _return_both(link.module)
+    return link
+
+
+def _return_both(head: nn.Module) -> None:
+    """The mean of two tensors, if the graph ends with that, becomes a module that may return both, in place."""
+    assert isinstance(head, GraphModule)
+    mean = next(node.all_input_nodes[0] for node in head.graph.nodes if node.op == "output")
+    if mean.target is not operator.truediv:
+        return
+    both = mean.all_input_nodes[0]
+    head.add_submodule("two_classifiers", _TwoClassifiers().train(head.training))
+    with head.graph.inserting_before(mean):
+        mean.replace_all_uses_with(head.graph.call_module("two_classifiers", both.args))
+    head.graph.erase_node(mean)
+    head.graph.erase_node(both)
+    head.recompile()
+
+
+class _TwoClassifiers(nn.Module):
+    """The mean of their logits; the logits of each in distilled training, as timm's networks have it."""
+
+    distilled_training = False  # set by the supernet
+
+    def forward(self, x: torch.Tensor, distilled: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        return (x, distilled) if self.distilled_training and self.training else (x + distilled) / 2
 
 
 def _graph(model: nn.Module, nodes: Sequence[Node]) -> GraphModule:

@@ -71,6 +71,10 @@ class Template:
     def whole(self) -> dict[str, int]:
         return self.structure.sizes
 
+    @cached_property
+    def two_classifiers(self) -> bool:
+        return any(hasattr(part, "distilled_training") for part in self.module.modules())
+
     def __deepcopy__(self, _: Any) -> Template:
         return self
 
@@ -159,6 +163,10 @@ class TimmBlock(BlockSpec):
     @property
     def residual(self) -> bool:
         return self.template.residual
+
+    @property
+    def two_classifiers(self) -> bool:
+        return self.template.two_classifiers
 
     @property
     def _named(self) -> dict[str, int]:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from timm.optim import create_optimizer_v2
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces import SearchSpace, UserError, get_space, macs
 from search_spaces.structure.fvcore_macs import fvcore_macs
-from search_spaces.timm_network import description
+from search_spaces.timm_network import description, network
 from search_spaces.timm_network import space as timm_space
-from search_spaces.timm_network.space import _few, _options, _renumbered
+from search_spaces.timm_network.space import TimmSpace, _few, _options, _renumbered
 from supernet import Supernet
 from tests.contracts.space import SpaceContract, image
 from tests.contracts.supernet import SupernetContract
@@ -73,6 +73,58 @@ def test_the_supernet_decays_what_the_network_does() -> None:
     alone = _undecayed(space.build(space.largest))
     assert alone == {"cls_token", "pos_embed"}
     assert _undecayed(Supernet(space, norm="shared")) == {f"stem.{name}" for name in alone}
+
+
+class Classifiers(nn.Module):
+    """As RepViT's."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head, self.head_dist = nn.Linear(32, num_classes), nn.Linear(32, num_classes)
+        self.distilled_training = False
+
+    def forward(self, x: Tensor) -> Any:
+        x, distilled = self.head(x), self.head_dist(x)
+        return (x, distilled) if self.distilled_training and self.training else (x + distilled) / 2
+
+
+class Distilled(nn.Module):
+    """With its classifiers in a module, as RepViT, or in the network's forward pass, as DeiT."""
+
+    def __init__(self, num_classes: int, in_module: bool) -> None:
+        super().__init__()
+        convolutions = ((3, 32), (32, 16), (16, 32), (32, 16), (16, 32))
+        first, *others = (nn.Conv2d(*channels, 3, padding=1) for channels in convolutions)
+        pairs = zip(others[::2], others[1::2], strict=True)
+        self.stem, self.blocks = first, nn.Sequential(*(nn.Sequential(a, nn.ReLU(), b) for a, b in pairs))
+        self.classifiers, self.in_module = Classifiers(num_classes), in_module
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        self.classifiers.distilled_training = enable
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.blocks(self.stem(x)).mean((2, 3))
+        return self.classifiers(x) if self.in_module else self.classifiers.forward(x)
+
+
+@pytest.mark.parametrize("in_module", [False, True])
+def test_in_distilled_training_the_supernet_returns_the_logits_of_each_classifier(
+    in_module: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "create_timm", lambda *_: Distilled(5, in_module))
+    found = network.describe(Distilled(5, in_module), 8)
+    space = TimmSpace("timm/distilled", network.Network("distilled", {}, 8, 5, found))
+    supernet = Supernet(space, norm="shared").train()
+    x = image(space)
+    for arch in (space.largest, space.smallest):
+        supernet.set_distilled_training()
+        alone: Any = supernet.extract(arch).train()
+        alone.set_distilled_training()
+        for logits, expected in zip(supernet(x, arch), alone(x), strict=True):
+            torch.testing.assert_close(logits, expected)
+        torch.testing.assert_close(supernet.eval()(x, arch), alone.eval()(x))
+        supernet.train().set_distilled_training(False)
+        assert isinstance(supernet(x, arch), Tensor)
 
 
 def _undecayed(model: nn.Module) -> set[str]:
