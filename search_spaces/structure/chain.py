@@ -77,7 +77,7 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
         inputs = (image, *run(links, image))
         return [part for link, x in zip(links, inputs, strict=False) for part in _parts(link, x)]
     except _FORWARD_ERRORS as error:
-        why = str(error).partition("\n")[0]
+        why = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{type(model).__name__} is no chain of blocks: {why}") from None
 
 
