@@ -91,7 +91,7 @@ class Sample:
     """
     Args:
         ms: time of its fastest run.
-        wait_share: of the whole sample, its warm-up included, spent waiting; None: unknown.
+        wait_share: of the whole sample, its warm-up included, spent waiting, summed over threads; None: unknown.
         mean_ms: of its runs.
     """
 
@@ -220,7 +220,7 @@ def measure(
 
 def _seen(sample: Sample) -> Sample:
     """A process that was stopped meanwhile, or its whole machine, has waited for no core."""
-    return sample if sample.ms <= MAX_MS else replace(sample, wait_share=1.0)
+    return sample if max(sample.ms, sample.mean_ms) <= MAX_MS else replace(sample, wait_share=1.0)
 
 
 def _repeats(run: Run, min_sample_ms: float, clock: Clock) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from latency_lut.backends.base import Backend
-from latency_lut.backends.protocol import Sample, Settings, check_share, check_times
+from latency_lut.backends.protocol import Sample, Settings
 from search_spaces import UserError
 from search_spaces.command.files import drop_torn_line, read_json_lines, try_lock
 from search_spaces.command.typed import read_typed
@@ -27,8 +27,10 @@ def _check_sample(sample: list[float | None]) -> None:
     if len(sample) != 3:
         raise ValueError(f"has {len(sample)} numbers, not 3")
     ms, wait_share, mean_ms = sample
-    check_times("times", *(time or 0.0 for time in (ms, mean_ms)))
-    check_share("wait_share", wait_share)
+    if ms is None or mean_ms is None or min(ms, mean_ms) <= 0:
+        raise ValueError(f"has times {ms} and {mean_ms}, not above 0")  # of any length: it may have been stopped
+    if wait_share is not None and wait_share < 0:
+        raise ValueError(f"has a wait_share of {wait_share}; it is at least 0")  # threads wait side by side: above 1
 
 
 Taken = Annotated[list[float | None], _check_sample]

@@ -63,24 +63,27 @@ def test_a_busy_machine_ends_in_bounded_rounds_and_is_reported(tiny: SearchSpace
         assert sorted(timing.samples_ms) == sorted(s.ms for s in least)
 
 
-def test_a_sample_during_which_the_process_was_stopped_does_not_count(tiny: SearchSpace) -> None:
+@pytest.mark.parametrize(("min_sample_ms", "stopped_at"), [(0, 60), (1.0, 460)], ids=["the only run", "one of many"])
+def test_a_sample_during_which_the_process_was_stopped_does_not_count(
+    min_sample_ms: float, stopped_at: int, tiny: SearchSpace
+) -> None:
     class Stopped(FakeMachine):
-        """Its clock goes on for an hour in one run, in which it waits for nothing."""
+        """Its clock goes on for a day in one run, in which it waits for nothing."""
 
         def run_of(self, keys: Sequence[str]) -> Run:
             run = super().run_of(keys)
 
             def stopped(repeats: int) -> None:
                 run(repeats)
-                if len(self.calls) == 60:
-                    self._now_ns += 3600 * 10**9
+                if len(self.calls) == stopped_at:
+                    self._now_ns += 86400 * 10**9
 
             return stopped
 
     machine, taken = Stopped(), defaultdict[str, list[Sample]](list)
-    settings = Settings(samples=6, min_sample_ms=0)
+    settings = Settings(samples=6, min_sample_ms=min_sample_ms)
     measured = measure(load(machine, tiny), settings, machine, on_visit=lambda name, s: taken[name].extend(s))
-    assert sum(sample.ms > MAX_MS for samples in taken.values() for sample in samples) == 1
+    assert sum(sample.mean_ms > MAX_MS for samples in taken.values() for sample in samples) == 1
     assert all(t.samples_ms == pytest.approx([truth_ms(k)] * 6, rel=1e-9) for k, t in measured.timings.items())
     raw = {name: [replace(s, wait_share=0.0) for s in samples] for name, samples in taken.items()}  # as in a journal
     again = measure(load(machine, tiny), settings, machine, taken=raw)

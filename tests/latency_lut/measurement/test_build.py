@@ -62,6 +62,17 @@ def test_a_killed_build_goes_on(tiny: SearchSpace, tmp_path: Path) -> None:
     assert replace(table, provenance=uninterrupted.provenance) == uninterrupted
 
 
+def test_a_build_that_was_stopped_for_an_hour_and_then_killed_goes_on(tiny: SearchSpace, tmp_path: Path) -> None:
+    second_round = 6 * len(table_jobs(tiny, make_plan(tiny)))
+    hour = {second_round + 1: 3600 * 10**9}  # in a run that counts
+    kill_build(tiny, tmp_path / "t.json", rounds=3.5, wait_ns_at=lambda call: hour.get(call, 0), tells_waits=False)
+    with (partial := tmp_path / "t.json.partial").open("a") as file:
+        file.write('{"anchor": [[0.1, 3.5, 0.1]]}\n')  # all of several threads waited
+    assert "[3600" in partial.read_text()
+    table = rebuild(tiny, tmp_path / "t.json")
+    assert table.graphs == rebuild(tiny, tmp_path / "whole.json").graphs
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_any_moment_it_ends_with_the_same_table(seed: int, tiny: SearchSpace, tmp_path: Path) -> None:
@@ -104,7 +115,7 @@ def test_a_partial_file_without_samples_hinders_nobody(tiny: SearchSpace, tmp_pa
     assert rebuild(tiny, tmp_path / "t.json").provenance.runtime.threads == 1
 
 
-@pytest.mark.parametrize("line", ["[]", "{", '{"anchor": 3}', '{"anchor": [["x", 0, 0]]}'])
+@pytest.mark.parametrize("line", ["[]", "{", '{"anchor": 3}', '{"anchor": [["x", 0, 0]]}', '{"anchor": [[0, 0, 1]]}'])
 def test_a_damaged_partial_file_is_refused(line: str, tiny: SearchSpace, tmp_path: Path) -> None:
     kill_build(tiny, tmp_path / "t.json", rounds=1.5)
     with (tmp_path / "t.json.partial").open("a") as file:
