@@ -56,6 +56,18 @@ class Cell:
         return f"{self.name.replace(self.format, 'model')}{FORMATS[self.format].suffix}"
 
 
+def concerns(setting: str, cell: Cell) -> bool:
+    """Whether the file depends on that setting of an export, by its field's name."""
+    match setting:
+        case "opset":
+            return cell.format == "onnx"
+        case "keep_float":
+            return cell == Cell("onnx", "int8")
+        case "calibration_images":
+            return cell.precision == "int8"
+    return False
+
+
 def cells(
     formats: Iterable[Format], precisions: Iterable[FilePrecision], searched: Precision = "float32"
 ) -> tuple[list[Cell], dict[str, str]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from latency_lut.backends.base import Backend
 from latency_lut.backends.registry import make_backend
@@ -20,17 +20,15 @@ from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy, warn_near_chance
 from nas.evaluation.intervals import interval, with_interval
-from nas.exporting.export import added_to, export_files
-from nas.exporting.files import PrecisionConfig, failures
-from nas.exporting.matrix import cells
-from nas.exporting.winner import file_metadata
+from nas.exporting.files import PrecisionConfig
 from nas.networks.importance import TAYLOR_BATCH
 from nas.objective.mes import PUBLISHED
 from nas.pruning import recipe as recipes
 from nas.pruning.config import Config
+from nas.pruning.files import check_exported, export, finished
 from nas.pruning.latency import measure, stage_times_ms
 from nas.pruning.page import as_text, write_page
-from nas.pruning.recipe import Recipe
+from nas.pruning.recipe import Network, Recipe
 from nas.pruning.rounds import CPU_MACS, Pruner
 from nas.pruning.source import Source
 from nas.runs.results import REMEDY, FinishedPruning, Selection
@@ -44,7 +42,6 @@ from search_spaces import UserError
 from search_spaces.command.files import write_json
 from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
-from search_spaces.structure.base import Structure
 from search_spaces.structure.costs import Costs
 from search_spaces.structure.layouts import Layouts
 
@@ -56,15 +53,6 @@ OTHER_ORDER = (
     "was it trained on these classes, in this order, on images normalized like this? --classes FILE gives its order of "
     "the classes, --mean and --std its normalization"
 )
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network with its weights and how to build it again."""
-
-    recipe: Recipe
-    model: nn.Module
-    structure: Structure
 
 
 def prune(config: Config, source: Source, folder: Path, backend: Backend | None = None) -> None:
@@ -87,8 +75,7 @@ def prune(config: Config, source: Source, folder: Path, backend: Backend | None 
         may_change = (*AMENDABLE, *_check_epochs(config, folder, source, data))
         changed = runs.reopen(folder, config, FREE, may_change, **facts)
         if result is not None:
-            runs.record(folder, changed)
-            _finished(config, folder, data, dict(result))
+            finished(config, folder, data, dict(result), changed)
             return
     job = Job(config, folder, source, data, backend)
     source.check_splits(data)
@@ -117,49 +104,6 @@ def _check_epochs(config: Config, folder: Path, source: Source, data: Data) -> l
 def _dense_folder(source: Source, folder: Path) -> Path | None:
     """Where the network is trained first, once for the run; None if it has weights."""
     return None if source.weights is not None else folder.parents[1] / "dense" / source.recipe.name
-
-
-def _finished(config: Config, folder: Path, data: Data, result: dict[str, Any]) -> None:
-    """Exports a finished pruning, if it lacks a file that is asked for."""
-    asked, _impossible = cells(config.formats, config.precision)
-    if all(cell.name in result["export"]["files"] for cell in asked):
-        print(f"{folder} is finished: nothing to do")
-        return
-    recipe = recipes.read(folder)
-    network = Network(recipe, *recipes.load_prunable(recipe, folder))
-    test_accuracy = None if result["may_have_seen_test"] else result["accuracy"]["finetuned"]["test"]
-    exported = export(network, folder, config, data, test_accuracy, result["export"])
-    result["export"] = exported
-    write_json(folder / "result.json", result)
-    _check_exported(folder, exported)
-
-
-def export(
-    network: Network, folder: Path, config: Config, data: Data, test_accuracy: float | None, before: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Adds files to the export folder and returns what is known of all in it, `before` that of what is there already.
-
-    Args:
-        test_accuracy: None where it may be of images that the network has seen: then files are not tried on them.
-    """
-    shipped = _Shipped(network, _run_info(network.recipe, config, data), test_accuracy)
-    if test_accuracy is None:
-        data = replace(data, test=data.test.spread(0))
-    with added_to(folder / "export", keep=(folder / "export").exists()) as target:
-        return export_files(shipped, target, config.file_config(), data, before)
-
-
-def _check_exported(folder: Path, exported: dict[str, Any]) -> None:
-    if exported["failed"]:
-        failed = failures(exported["failed"])
-        raise UserError(f"{folder} is finished, but not exported as {failed}; --formats can leave that out")
-
-
-def _run_info(recipe: Recipe, config: Config, data: Data) -> runs.RunInfo:
-    count, where = len(recipe.classes), config.data_config()
-    return runs.ClassesRun(
-        recipe.name, recipe.image_size, count, recipe.classes, recipe.mean, recipe.std, where, data.splits
-    )
 
 
 class Job:
@@ -252,7 +196,7 @@ class Job:
         page = write_page(folder, result, dense.structure, tuned.structure)
         write_json(folder / "result.json", result)
         print(f"{as_text(result)}\nwrote {page}")
-        _check_exported(folder, result["export"])
+        check_exported(folder, result["export"])
 
     def _intervals(self, accuracies: Mapping[str, float]) -> dict[str, list[float]]:
         return {f"{split}_interval": interval(a, len(getattr(self.data, split))) for split, a in accuracies.items()}
@@ -276,8 +220,7 @@ class Job:
             name = self.given.recipe.name
             network, _ = self.train(folder, self.config.dense_epochs, self.given, f"train {name}")
             recipes.save(folder, network.recipe, network.model)
-        recipe = recipes.read(folder)
-        return Network(recipe, *recipes.load_prunable(recipe, folder))
+        return recipes.load_network(folder)
 
     def train(self, folder: Path, epochs: int, network: Network, description: str) -> tuple[Network, Trainer]:
         """A trained copy; goes on where the folder's checkpoint is."""
@@ -306,8 +249,7 @@ class Job:
         folders = [self.folder / "rounds" / str(number) for number in range(1, config.iterative + 1)]
         for number, folder in enumerate(folders, 1):
             if (folder / recipes.FILE).exists():
-                recipe = recipes.read(folder)
-                present = Network(recipe, *recipes.load_prunable(recipe, folder))
+                present = recipes.load_network(folder)
             else:
                 present = self._round(pruner, present, number, folder)
             if config.round_epochs and number < config.iterative:
@@ -373,27 +315,3 @@ class Job:
             except UserError:  # this runtime does not report operators
                 rows[name]["stages_ms"] = {}
         return {"networks": rows, "device": asdict(self.backend.describe()), "busy": measurement.busy}
-
-
-@dataclass(frozen=True)
-class _Shipped:
-    """What nas.export writes files of."""
-
-    network: Network
-    info: runs.RunInfo
-    test_accuracy: float | None
-
-    def model(self) -> nn.Module:
-        return deployed(self.network.model)
-
-    @property
-    def description(self) -> str:
-        reached = self.test_accuracy
-        tested = "" if reached is None else f", top-1 {100 * reached:.2f} % on its test images"
-        info = self.info
-        return f"pruned {info.space}, classifier of {info.num_classes} classes, {info.image_size} px{tested}"
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        sizes = self.network.structure.sizes
-        return file_metadata(f"pruned {self.info.space}", self.info, self.test_accuracy, sizes=sizes)

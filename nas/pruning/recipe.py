@@ -119,6 +119,15 @@ class Recipe:
                 )
 
 
+@dataclass(frozen=True)
+class Network:
+    """A network with its weights and how to build it again."""
+
+    recipe: Recipe
+    model: nn.Module
+    structure: Structure
+
+
 def save(folder: Path, recipe: Recipe, model: nn.Module) -> None:
     """Writes both files; the recipe last, so a folder that has it is whole."""
     save_tensors(folder / WEIGHTS, model.state_dict(), {"pruned": recipe.name})
@@ -166,6 +175,12 @@ def load(folder: Path | str) -> nn.Module:
         UserError: files that are missing, damaged or do not fit each other.
     """
     return load_prunable(read(Path(folder)), Path(folder))[0].eval()
+
+
+def load_network(folder: Path) -> Network:
+    """Raises UserError as `load`."""
+    recipe = read(folder)
+    return Network(recipe, *load_prunable(recipe, folder))
 
 
 def load_prunable(recipe: Recipe, folder: Path) -> tuple[nn.Module, Structure]:

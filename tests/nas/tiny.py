@@ -261,4 +261,4 @@ if __name__ == "__main__":
 def export_nothing(patch: pytest.MonkeyPatch) -> None:
     """nas.prune's exports take seconds and have tests of their own."""
     exported = {"files": {"onnx": {"file": "model.onnx"}}, "failed": {}}
-    patch.setattr("nas.pruning.job.export_files", lambda *_: exported)
+    patch.setattr("nas.pruning.files.export_files", lambda *_: exported)

@@ -24,7 +24,7 @@ from nas.data import DataConfig, load_data
 from nas.evaluation.accuracy import accuracy
 from nas.exporting.export import export_files
 from nas.prune import main
-from nas.pruning import job, rounds
+from nas.pruning import files, job, rounds
 from nas.pruning.config import Config
 from nas.pruning.configure import configure
 from nas.pruning.latency import Trial
@@ -149,7 +149,7 @@ def test_images_that_a_checkpoint_may_have_seen_are_no_test(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = Mock(return_value={"files": {}, "failed": {}})
-    monkeypatch.setattr(job, "export_files", written)
+    monkeypatch.setattr(files, "export_files", written)
     weights = folder / "foreign.safetensors"
     save_tensors(weights, timm.create_model("test_vit", num_classes=3, img_size=32).state_dict(), {})
     flags = (*OF, *TRAINING, "--checkpoint", str(weights), "--run", "foreign")
@@ -269,22 +269,52 @@ def test_a_format_that_fails_costs_that_format_alone(monkeypatch: pytest.MonkeyP
     def overflow(*_: Any) -> Any:
         raise UserError("beyond float16")
 
-    monkeypatch.setattr(job, "export_files", export_files)
+    monkeypatch.setattr(files, "export_files", export_files)
     monkeypatch.setattr("nas.exporting.coreml.write_coreml", overflow)
     with pytest.raises(UserError, match=r"is finished, but not exported as coreml \(beyond float16\)"):
         main(["--resume", "--formats", "coreml"])
     assert result()["export"]["failed"] == {"coreml": "beyond float16"}
     assert (PRUNED / "export/model.onnx").exists() and "onnx" in result()["export"]["files"]
     both: dict[str, Any] = {"files": {"onnx": {}, "coreml": {}}, "failed": {}}
-    monkeypatch.setattr(job, "export_files", lambda *_: both)
+    monkeypatch.setattr(files, "export_files", lambda *_: both)
     main(["--resume"])  # with the formats named last
     assert result()["export"] == both
     written = Mock(return_value=both)
-    monkeypatch.setattr(job, "export_files", written)
+    monkeypatch.setattr(files, "export_files", written)
     main(["--resume", "--formats", "onnx", "--precision", "float32", "int8", "--calibration-images", "9"])
-    _, _, files, data, before = written.call_args.args
-    assert (files.formats, files.precision, files.calibration_images) == (("onnx",), ("float32", "int8"), 9)
+    _, _, asked, data, before = written.call_args.args
+    assert (asked.formats, asked.precision, asked.calibration_images) == (("onnx",), ("float32", "int8"), 9)
     assert len(data.train) and len(data.test) and before == both
+
+
+@pytest.mark.usefixtures("folder")
+def test_files_of_other_settings_are_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {"files": {"onnx": {}, "onnx-int8": {}}, "failed": {}}
+    written = Mock(return_value=found)
+    monkeypatch.setattr(files, "export_files", written)
+    resume = ("--resume", "--formats", "onnx", "--precision", "float32", "int8")
+    main(resume)
+    settings: dict[tuple[str, str], dict[str, Any]] = {
+        ("--keep-float", "blocks.0"): {"onnx": {}},
+        ("--calibration-images", "9"): {"onnx": {}},
+        ("--opset", "18"): {},
+    }
+    for flag, remain in settings.items():
+        written.reset_mock()
+        main([*resume, *flag])
+        _, _, asked, _, before = written.call_args.args
+        assert asked.keep_float == ("blocks.0",) and before["files"] == remain
+        main(resume)  # as it was asked for last
+        written.assert_called_once()
+    written.side_effect = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        main([*resume, "--opset", "19"])
+    written.side_effect = None
+    main(resume)
+    assert written.call_args.args[2].opset == 19 and result()["export"] == found
+    count = written.call_count
+    main([*resume, "--max-drop", "3"])
+    assert written.call_count == count, "no file depends on it"
 
 
 @pytest.mark.usefixtures("folder")
