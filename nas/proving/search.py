@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from latency_lut.backends.base import Backend
+from latency_lut.backends.registry import BACKENDS, make_backend
 from latency_lut.measurement.validate import backend_of
 from latency_lut.tables.table import LatencyTable
 from nas import runs
@@ -20,6 +21,8 @@ from nas.objective.precisions import Precision, precision_of
 from nas.searching.result import objective_of, read_result, tables_of
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import Flags, flag
+
+ELSEWHERE = "onnxruntime"  # times networks where the table's runtime does not run
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Search:
         suffix: of the names of these equals: empty for the search's first latency.
         precision: that the winners are in.
         costs: by the search's objective and tables.
-        backend: that has measured the table.
+        backend: that networks are timed by: the table's, or ONNX Runtime where that does not run here.
         recommended: the winner that the search recommends.
     """
 
@@ -81,7 +84,7 @@ def find_search(config: Config) -> Search:
     """
     Raises:
         UserError: no search of that name, or none whose winners were retrained; one that knows no latency; tables that
-            are gone or have changed; a runtime that is not here.
+            are gone or have changed; no ONNX Runtime where the table's runtime does not run.
     """
     runs.check_name("--search", config.search)
     run_folder = runs.find_run(config.run, "retrain/*/result.json", "python -m nas.retrain")
@@ -94,7 +97,7 @@ def find_search(config: Config) -> Search:
     of = tables_of(result)[precision]
     followed = {n: {**t, "path": runs.follow(t["path"], run_folder)} for n, t in of.items()}
     loaded = tables.load_tables(tables.recorded(followed), space)
-    (backend := backend_of(loaded[metric])).describe()
+    backend = _backend_here(loaded[metric])
     archs = {winner["name"]: space.from_json(winner["arch"]) for winner in known}
     winners = _retrained(config, run_folder, archs)
     costs = Costs(space, loaded, objective_of(result), precision)
@@ -112,6 +115,19 @@ def find_search(config: Config) -> Search:
         backend,
         recommended,
     )
+
+
+def _backend_here(table: LatencyTable) -> Backend:
+    """The table's runtime; ONNX Runtime, as is then said, where that does not run: a phone's may not."""
+    backend, runtime = backend_of(table), table.provenance.runtime
+    try:
+        backend.describe()
+    except UserError:
+        precision = runtime.precision if runtime.precision in BACKENDS[ELSEWHERE].precisions else None
+        backend = make_backend(ELSEWHERE, runtime.threads or None, precision)
+        here = backend.describe()
+        print(f"{runtime.runtime}, which has measured the table, does not run here: networks are timed by {here}")
+    return backend
 
 
 def _in_one_precision(config: Config, result: Mapping[str, Any]) -> tuple[Precision, list[dict[str, Any]]]:

@@ -103,7 +103,7 @@ def _narrowed(search: Search, winner: str) -> Arch | str:
 
 
 def prune_whole(config: Config, search: Search) -> Missing:
-    """Prunes the fine-tuned network to the measured time of each winner, in `prune/`, timed as the table was."""
+    """Prunes the fine-tuned network to the measured time of each winner, in `prune/`, timed by the search's backend."""
     if search.whole is None:
         print(f"{search.run_folder} was not begun with nas.finetune: there is no fine-tuned network, so none is pruned")
         return {}
@@ -153,8 +153,8 @@ def _settings(search: Search, winner: str, share: float, source: Source, config:
         model=str(search.whole),
         target=f"latency={share}",
         finetune_epochs=trained.epochs,
-        backend=search.table.provenance.backend,
-        threads=search.table.provenance.runtime.threads or None,
+        backend=search.backend.name,
+        threads=search.backend.describe().threads or None,
         samples=config.samples,
         formats=(),
         run=str(search.run_folder),
