@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +33,10 @@ from latency_lut.backends.machine import cpu_model, os_name
 from latency_lut.backends.protocol import ReportedClock, Settings
 from search_spaces import UserError
 from search_spaces.command import quiet
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 DEPLOYMENT_TARGET = (
     "iOS17"  # and macOS 14; float16 inputs need iOS16; for older ones compute plans are said to be empty
@@ -67,18 +71,22 @@ class CoreMLBackend(FileBackend):
         self._numbers = itertools.count()
 
     def export(self, job: Job, path: Path) -> None:
-        """Writes an .mlpackage: one ML program, input "x" (1, C, H, W), output "y", described by its blocks' keys."""
+        """Writes an .mlpackage: one ML program, described by its blocks' keys.
+
+        Its input is "x" (1, C, H, W), its output "y"; a detector and parts of its head have more: "y1", "y2", …
+        """
         with quiet():
             ct = require("coremltools", INSTALL)
             import torch
 
             shape = (1, *job.input_shape)
             dtype = np.dtype(self.precision).type
+            module, count = _making(job.module(), images := torch.zeros(shape))
             package = ct.convert(
-                torch.jit.trace(job.module(), torch.zeros(shape), check_trace=False),
+                torch.jit.trace(module, images, check_trace=False),
                 convert_to="mlprogram",
                 inputs=[ct.TensorType(name=INPUT, shape=shape, dtype=dtype)],
-                outputs=[ct.TensorType(name=OUTPUT, dtype=dtype)],
+                outputs=[ct.TensorType(name=f"{OUTPUT}{i or ''}", dtype=dtype) for i in range(count)],
                 compute_precision=ct.precision[self.precision.upper()],
                 minimum_deployment_target=ct.target[DEPLOYMENT_TARGET],
                 skip_model_load=True,
@@ -175,6 +183,26 @@ class CoreMLBackend(FileBackend):
     @property
     def _unit(self) -> Any:
         return require("coremltools", INSTALL).ComputeUnit[self.compute_unit.upper()]
+
+
+def _making(module: nn.Module, images: torch.Tensor) -> tuple[nn.Module, int]:
+    """The module, giving what it makes of images, and how many outputs that are.
+
+    Parts of a head also hand on what they were given, which no program has as both input and output.
+    """
+    from torch import nn
+
+    class Making(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Any) -> Any:
+            return tuple(y for y in self.module(x) if y is not x)
+
+    if not isinstance(module(images), tuple):
+        return module, 1
+    return (made := Making()), len(made(images))
 
 
 def _check_system() -> None:

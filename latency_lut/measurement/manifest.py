@@ -62,7 +62,7 @@ class Manifest:
     table: str | None
     space: str
     image_size: Annotated[int, Within(1, 4096)]
-    num_classes: Annotated[int, Within(2, 1e6)]
+    num_classes: Annotated[int, Within(1, 1e6)]  # 1: boxes of one class
     backend: str
     precision: str
     jobs: dict[str, Entry]

@@ -20,7 +20,7 @@ from latency_lut.backends.coreml import CoreMLBackend
 from latency_lut.backends.protocol import Measurement, Sample, measure
 from latency_lut.backends.registry import make_backend
 from latency_lut.measurement.manifest import checksum
-from search_spaces import SearchSpace, UserError
+from search_spaces import SearchSpace, UserError, get_space
 from tests.contracts.backend import FileBackendContract, graphs_of_every_kind
 from tests.latency_lut.fake_coreml import (
     FakeCoreML,
@@ -133,6 +133,19 @@ def test_a_network_is_an_ml_program_of_one_precision(precision: str, dtype: int,
     outputs = {op.outputs[0].type.tensorType.dataType for op in operations(spec) if op.type != "const"}
     assert outputs == {wanted}
     assert describe(spec) == "whole network"
+
+
+def test_a_detector_and_parts_of_its_head_give_all_that_they_make() -> None:
+    space = get_space("mobileone-nano+ssdlite", 64, 1)
+    head = next(block for block in space.lower(space.smallest) if block.kind == "box_head")
+    for job, shapes in (
+        (network_job(space, space.smallest), [[1, 508, 2], [1, 508, 4]]),
+        (blocks_job([head] * 2), [[1, 36, 8, 8]] * 2),
+    ):
+        outputs = EXPORTS.spec(job, "float32").description.output
+        assert [output.name for output in outputs] == ["y", "y1"]
+        assert [list(output.type.multiArrayType.shape) for output in outputs] == shapes
+        assert {output.type.multiArrayType.dataType for output in outputs} == {FLOAT32}
 
 
 @pytest.mark.heavy

@@ -17,9 +17,10 @@ from latency_lut import build, export, measure, validate
 from latency_lut.backends.base import Session
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
 from latency_lut.backends.protocol import Run
-from latency_lut.measurement.manifest import Result, checksum, read_folder
+from latency_lut.measurement.manifest import Result, checksum, read_folder, write_folder
+from latency_lut.tables.anchor import anchor_job
 from latency_lut.tables.table import LatencyTable
-from search_spaces import SearchSpace, UserError
+from search_spaces import SearchSpace, UserError, get_space
 from tests.latency_lut.conftest import make_tiny
 from tests.latency_lut.fake import FakeMachine, cost_ns
 from tests.toy_family import ToySpace
@@ -190,6 +191,12 @@ def test_a_damaged_manifest_is_refused(change: Callable[[Any], None], message: s
     _edit(folder / "manifest.json", change)
     with pytest.raises(UserError, match=message):
         measure.main(["blocks"])
+
+
+def test_a_folder_of_a_detector_of_one_class_is_read(tmp_path: Path) -> None:
+    space = get_space("mobileone-nano+ssdlite", 64, 1)
+    write_folder(tmp_path / "blocks", {"anchor": anchor_job()}, FakeMachine(), space, purpose="table")
+    assert read_folder(tmp_path / "blocks").num_classes == 1
 
 
 def test_a_result_of_other_graphs_is_refused(folder: Path) -> None:
