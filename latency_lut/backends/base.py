@@ -172,6 +172,7 @@ class Backend(ABC):
         compute_unit: as `Runtime` has it.
         threads: as `Runtime` has it.
         clock: what the runs are timed by; a runtime that times itself brings its own.
+        tuning_s: seconds of tuning kernels a graph, which times depend on; None where none are tuned.
     """
 
     name: str
@@ -179,6 +180,7 @@ class Backend(ABC):
     compute_unit: str
     threads: int
     clock: Clock = SystemClock()
+    tuning_s: int | None = None
 
     @abstractmethod
     def describe(self) -> Runtime:

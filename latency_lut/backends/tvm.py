@@ -95,6 +95,7 @@ class TunedTvmBackend(TvmBackend):
 
     name = "tvm_tuned"
     runtime = "TVM, tuned"
+    tuning_s: int
 
     def __init__(
         self, threads: int = 1, precision: str = "float32", compute_unit: str = "cpu", tuning_s: int = TUNING_S

@@ -72,7 +72,8 @@ def build(
         sessions = prepare_all(jobs, backend)
         measured = measure_sessions(sessions, backend, settings, journal)
         devices = {name: session.devices for name, session in sessions.items()}
-        source = provenance(backend.name, backend.describe(), settings, measured, command)
+        runtime, tuning_s = backend.describe(), backend.tuning_s
+        source = provenance(backend.name, runtime, settings, measured, command, tuning_s=tuning_s)
         try:
             table = make_table(space, plan, measured, devices, source)
         except ValueError as error:
@@ -132,7 +133,13 @@ def _facts(space: SearchSpace, jobs: Mapping[str, Job]) -> dict[str, Any]:
 
 
 def provenance(
-    backend: str, runtime: Runtime, settings: Settings, measured: Measurement, command: str, date: str | None = None
+    backend: str,
+    runtime: Runtime,
+    settings: Settings,
+    measured: Measurement,
+    command: str,
+    date: str | None = None,
+    tuning_s: int | None = None,
 ) -> Provenance:
     """Of a table that is made of this measurement."""
     return Provenance(
@@ -147,6 +154,7 @@ def provenance(
         anchor_drift=round(measured.anchor_drift, 4),
         date=date or now(),
         command=command,
+        tuning_s=tuning_s,
     )
 
 

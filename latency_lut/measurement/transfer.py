@@ -85,7 +85,8 @@ def transfer_table(config: TransferConfig) -> Transferred:
     with Journal.kept(out, config.resume, facts, backend, settings) as journal:
         sessions = prepare_all(transfer_jobs(space, archs), backend)
         measured = measure_sessions(sessions, backend, settings, journal)
-        source = provenance(backend.name, runtime, settings, measured, spell(MODULE, config))
+        command, tuning_s = spell(MODULE, config), backend.tuning_s
+        source = provenance(backend.name, runtime, settings, measured, command, tuning_s=tuning_s)
         made = transferred(table, path, space, archs, measured, source)
         made.table.save(out)
     return replace(made, path=out)

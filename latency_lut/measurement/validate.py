@@ -243,7 +243,7 @@ def archs_id(space: SearchSpace, archs: Sequence[Arch]) -> str:
 
 
 def backend_of(table: LatencyTable, on: DeviceFlags | None = None) -> Backend:
-    """The backend that the table was measured with; on this machine where no other is named."""
+    """The backend that the table was measured with, tuning as long; on this machine where no other is named."""
     runtime, on = table.provenance.runtime, on or DeviceFlags()
     return make_backend(
         table.provenance.backend,
@@ -251,6 +251,7 @@ def backend_of(table: LatencyTable, on: DeviceFlags | None = None) -> Backend:
         runtime.precision,
         runtime.compute_unit,
         on.device,
+        table.provenance.tuning_s,
         benchmark_binary=on.benchmark_binary,
         cores=on.cores,
     )

@@ -26,7 +26,7 @@ from latency_lut.tables.placement import misplaced, of_blocks
 from search_spaces import Arch, BlockSpec, CostTable, SearchSpace, UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.folders import RUNS
-from search_spaces.command.typed import Amount, Fraction, Within, read_typed
+from search_spaces.command.typed import Amount, Count, Fraction, Within, read_typed
 from search_spaces.deployed import FORM
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Provenance:
         date: UTC, ISO 8601.
         command: the line that builds the table again.
         transferred: None for a table whose blocks were measured on its own device.
+        tuning_s: `Backend.tuning_s` of what was measured; None in older tables, too.
     """
 
     backend: str
@@ -90,6 +91,7 @@ class Provenance:
     date: str
     command: str
     transferred: Transfer | None = None
+    tuning_s: Count | None = None
 
     def __post_init__(self) -> None:
         """ValueError on an anchor that took no time, or a share that is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from latency_lut import build, validate
 from latency_lut.backends import __main__ as listing
 from latency_lut.backends.onnxruntime import OnnxRuntimeBackend
 from latency_lut.backends.registry import BACKENDS, make_backend
+from latency_lut.backends.tvm import TUNING_S
 from latency_lut.measurement.interpreter import CHILD, delegate
 from latency_lut.measurement.validate import backend_of
 from latency_lut.tables.table import LatencyTable
@@ -90,6 +92,14 @@ def test_a_table_is_validated_by_its_own_runtime(table_file: Path, tmp_path: Pat
     backend = backend_of(LatencyTable.load(tmp_path / "t.json"))
     assert isinstance(backend, OnnxRuntimeBackend)
     assert (backend.threads, backend.precision) == (2, "int8")
+
+
+def test_what_a_table_is_compared_with_is_tuned_as_long(table: LatencyTable) -> None:
+    runtime = replace(table.provenance.runtime, precision="float32")
+    tuned = replace(table.provenance, backend="tvm_tuned", runtime=runtime, tuning_s=30)
+    assert backend_of(replace(table, provenance=tuned)).tuning_s == 30
+    before = replace(tuned, tuning_s=None)  # of an older version
+    assert backend_of(replace(table, provenance=before)).tuning_s == TUNING_S
 
 
 @pytest.fixture

@@ -133,6 +133,17 @@ def test_the_table_names_its_origin(table: LatencyTable) -> None:
     assert not table.clamped
 
 
+def test_the_table_has_the_time_for_tuning(tiny: SearchSpace, tmp_path: Path) -> None:
+    machine = FakeMachine()
+    machine.tuning_s = 30
+    build(tiny, machine, SETTINGS, out := tmp_path / "t.json")
+    assert LatencyTable.load(out).provenance.tuning_s == 30
+    data = json.loads(out.read_text())
+    del data["provenance"]["tuning_s"]
+    out.write_text(json.dumps(data))
+    assert LatencyTable.load(out).provenance.tuning_s is None, "of an older version"
+
+
 def test_the_table_is_small(table_file: Path) -> None:
     assert table_file.stat().st_size < 200_000
     json.loads(table_file.read_text())
