@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import sys
@@ -11,13 +12,18 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from latency_lut.backends import litert
 from latency_lut.measurement.build import BuildConfig
 from latency_lut.measurement.interpreter import NEEDED
 from nas import __main__ as listing
+from nas.data.batches import eval_transform
+from nas.data.pixels import decode
 from nas.exporting.export import PACKAGES
 from search_spaces.command import Flags
 from search_spaces.command.files import read_json
@@ -171,6 +177,30 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     assert list(broken(tmp_path / "b.md")) == ["a.md#a-b-2"]
 
 
+def tutorial_python(photo: Path) -> str:
+    """What the tutorial says that an app does, with this photo."""
+    (shown,) = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL)
+    return str(shown).replace("photo.jpg", str(photo))
+
+
+def test_the_tutorial_prepares_a_photo_as_training_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a camera that was held upright: it is stored lying on its side."""
+    exif, (mean, std) = Image.Exif(), ([0.1, 0.2, 0.3], [0.5, 0.4, 0.3])
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photo := tmp_path / "photo.jpg", exif=exif)
+    facts = {"image_size": "32", "classes": '["cat", "dog"]', "mean": json.dumps(mean), "std": json.dumps(std)}
+    session = Mock()
+    session.get_modelmeta.return_value.custom_metadata_map = facts
+    session.run.return_value = [np.array([[0.0, 1.0]])]
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda _: session)
+    exec(compile(tutorial_python(photo), TUTORIAL.name, "exec"), names := dict[str, Any]())
+    trained = np.asarray(eval_transform(32)(decode(photo.read_bytes())), np.float32).transpose(1, 2, 0) / 255
+    wanted = ((trained - np.array(mean)) / np.array(std)).transpose(2, 0, 1)[None]
+    assert np.allclose(session.run.call_args.args[1]["images"], wanted, atol=1e-4)
+    assert names["answer"] == "dog"
+
+
 @pytest.mark.heavy
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of its commands, then its Python, on images and a network that train in seconds."""
@@ -186,10 +216,8 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         stand_in = [NAME, "--init", "weights.safetensors"]  # the weights of others are downloaded
         flags = [word for flag in flags for word in (stand_in if flag == "tf_efficientnet_lite0" else [flag])]
         importlib.import_module(name).main(flags)
-    (shown,) = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL)
-    photo = next(Path("photos").rglob("*.png"))
-    names: dict[str, Any] = {}
-    exec(compile(shown.replace("photo.jpg", str(photo)), TUTORIAL.name, "exec"), names)
+    shown, names = tutorial_python(next(Path("photos").rglob("*.png"))), dict[str, Any]()
+    exec(compile(shown, TUTORIAL.name, "exec"), names)
     (winner,) = {
         path.parent.name for path in Path("runs/mine/export").glob("*/model.onnx") if path.parent.name in shown
     }

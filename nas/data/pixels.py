@@ -232,8 +232,8 @@ def _white_of_floats(values: np.ndarray) -> float:
 def preprocessing(image_size: int) -> str:
     """What `eval_transform` of batches does, in words: of no other images is the accuracy that which was measured."""
     return (
-        f"RGB; the shorter side resized to {resized_side(image_size)} pixels (bicubic, antialiased), then the central "
-        f"{image_size} x {image_size} pixels"
+        f"upright RGB; the shorter side resized to {resized_side(image_size)} pixels (bicubic, antialiased), then "
+        f"the central {image_size} x {image_size} pixels"
     )
 
 

@@ -95,7 +95,7 @@ def metadata(result: DenseResult, **own: Any) -> dict[str, str]:
     return {
         "classes": json.dumps(result["classes"], ensure_ascii=False),
         "image_size": str(size),
-        "preprocessing": f"RGB; the whole image resized to {size} x {size} pixels (bilinear, antialiased)",
+        "preprocessing": f"upright RGB; the whole image resized to {size} x {size} pixels (bilinear, antialiased)",
         "mean": json.dumps(result["mean"]),
         "std": json.dumps(result["std"]),
         "space": result["space"],

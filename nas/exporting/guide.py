@@ -133,7 +133,7 @@ def _readme(network: Exportable, files: Mapping[str, Mapping[str, Any]], uses: S
         "|---|---|---|---|---|---|",
         *(_row(facts) for facts in files.values()),
         f"\nLatency and memory are of the machine that exported: {'; '.join(sorted(runtimes))}.\n" if runtimes else "",
-        f"- **Photo**: upright {preprocessing(size)}. Scaled in other ways it costs accuracy. {DEEP}",
+        f"- **Photo**: {preprocessing(size)}. Scaled in other ways it costs accuracy. {DEEP}",
         f"- **Input**: (1, 3, {size}, {size}) float32, planes R, G, B: pixels / 255, less ({mean}), over ({std}).",
         f"- **Output**: {info.num_classes} logits, in the order of `classes.txt`.",
     ]

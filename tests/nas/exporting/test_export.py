@@ -107,7 +107,7 @@ def test_onnx_describes_itself_and_not_this_machine(exported: Path, winner: Winn
     assert json.loads(properties["classes"]) == CLASSES
     assert json.loads(properties["mean"]) == list(MEAN)
     assert json.loads(properties["std"]) == list(STD)
-    assert properties["preprocessing"].startswith("RGB; the shorter side resized to 64 pixels (bicubic")
+    assert properties["preprocessing"].startswith("upright RGB; the shorter side resized to 64 pixels (bicubic")
     assert properties["input"].startswith("pixels of 0 to 1, less mean, over std")
     assert winner.space.from_json(json.loads(properties["arch"])) == winner.arch
     content = (exported / "model.onnx").read_bytes()
