@@ -96,9 +96,10 @@ class BlockSpec(ABC):
     def build(self) -> nn.Module:
         """The block as it is trained: a module whose parameter names, after `name`, are those of the full network."""
 
-    def norm_scale(self, norm: str) -> float:
-        """What the weights of its norm of that name begin with, in `build()` too: 0 for a branch that begins silent."""
-        return 1.0
+    def norm_start(self, norm: str) -> tuple[float, float]:
+        """(weight, bias) that its norm of that name begins with, in `build()` too: weight 0 for a branch that begins
+        silent."""
+        return 1.0, 0.0
 
     def layout(self) -> Layout:
         """The axes of its tensors, by their names in `build()`, that are more than one size each.

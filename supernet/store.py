@@ -165,7 +165,7 @@ class Supernet(nn.Module):
         for name, (block, own) in norms.items():
             owner, _, entry = own.rpartition(".")
             value, trained = _NORM_ENTRIES[entry]
-            _register(self, name, value(self._extents[name].shape, block.norm_scale(owner)), trained)
+            _register(self, name, value(self._extents[name].shape, block.norm_start(owner)), trained)
         rates = {b.name: i / (len(space.slots) - 1) for i, s in enumerate(space.slots) for b in space.slot_blocks(s)}
         self._drop_prob = {name: drop_path_rate * rate for name, rate in rates.items()}
         self._index()
@@ -351,10 +351,10 @@ class Supernet(nn.Module):
         return model.eval()
 
 
-# By name: the fresh tensor, of its shape and the norm's initial scale, and whether it is trained.
-_NORM_ENTRIES: dict[str, tuple[Callable[[torch.Size, float], Tensor], bool]] = {
-    "weight": (torch.full, True),
-    "bias": (lambda shape, _: torch.zeros(shape), True),
+# By name: the fresh tensor, of its shape and what the norm begins with, and whether it is trained.
+_NORM_ENTRIES: dict[str, tuple[Callable[[torch.Size, tuple[float, float]], Tensor], bool]] = {
+    "weight": (lambda shape, start: torch.full(shape, start[0]), True),
+    "bias": (lambda shape, start: torch.full(shape, start[1]), True),
     "running_mean": (lambda shape, _: torch.zeros(shape), False),
     "running_var": (lambda shape, _: torch.ones(shape), False),
     "num_batches_tracked": (lambda *_: torch.tensor(0), False),

@@ -69,8 +69,8 @@ class Passing(BlockSpec):
     def activations(self) -> tuple[Activation, ...]:
         return self.block.activations()
 
-    def norm_scale(self, norm: str) -> float:
-        return self.block.norm_scale(norm)
+    def norm_start(self, norm: str) -> tuple[float, float]:
+        return self.block.norm_start(norm)
 
     def layout(self) -> Layout:
         return self.block.layout()

@@ -112,9 +112,9 @@ class Residual(BlockSpec):
     def silent_norm(self) -> str:
         """Name of the norm that begins with 0, so that the block begins as its input; empty if none does."""
 
-    def norm_scale(self, norm: str) -> float:
+    def norm_start(self, norm: str) -> tuple[float, float]:
         """As timm has it. Networks of different depths, which share weights, begin alike."""
-        return 0.0 if norm == self.silent_norm else 1.0
+        return 0.0 if norm == self.silent_norm else 1.0, 0.0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, pi, sqrt
 from typing import TYPE_CHECKING
 
 from search_spaces.block import BlockSpec
@@ -11,6 +11,8 @@ from search_spaces.cost import Activation, Conv, Op, in_place
 
 if TYPE_CHECKING:
     from torch import nn
+
+RECTIFIED_MEAN = 1 / sqrt(pi - 1)  # of a normal variable, rectified, in its standard deviations
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,16 @@ class Block(BlockSpec):
             in_place("out", "gate"),
         )
 
-    def norm_scale(self, norm: str) -> float:
-        """Branches beside the input begin silent (zero-init, Goyal et al. 2017): the block begins as its input.
+    def norm_start(self, norm: str) -> tuple[float, float]:
+        """Branches beside the input begin silent (zero-init, Goyal et al. 2017), and the input's own norm leaves it
+        where it is: centred, half of it would be rectified away once more by each block. So it begins as its input.
 
-        Networks of different depths, which share weights, then begin alike. Without it no network of a supernet learns.
+        Networks of different depths, which share weights, then begin alike. Without it no network of a supernet learns,
+        and deep ones hardly do by themselves.
         """
-        return 0.0 if self.residual and norm != "identity" else 1.0
+        if not self.residual:
+            return 1.0, 0.0
+        return (1.0, RECTIFIED_MEAN) if norm == "identity" else (0.0, 0.0)
 
     def build(self) -> nn.Module:
         from search_spaces.mobileone import modules

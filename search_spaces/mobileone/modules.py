@@ -9,6 +9,7 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, LayerFn, Mobi
 from torch import nn
 
 from search_spaces.drop_prob import DropsPath
+from search_spaces.mobileone.blocks import RECTIFIED_MEAN
 
 
 class Block(DropsPath, MobileOneBlock):
@@ -22,7 +23,7 @@ class Block(DropsPath, MobileOneBlock):
 
 
 def network(stages: list[list[dict[str, Any]]], stem: int, arguments: dict[str, Any]) -> ByobNet:
-    """timm's model (see `MobileOneSpace.constructor`); its branches beside the input of a block begin silent."""
+    """timm's model (see `MobileOneSpace.constructor`); its blocks begin as `begin_as_input` says."""
     blocks = tuple(tuple(ByoBlockCfg(**block) for block in stage) for stage in stages)
     model = ByobNet(ByoModelCfg(blocks=blocks, stem_type="one", stem_chs=stem), **arguments)
     for module in model.modules():
@@ -32,7 +33,11 @@ def network(stages: list[list[dict[str, Any]]], stem: int, arguments: dict[str, 
 
 
 def begin_as_input(block: MobileOneBlock) -> None:
-    """Sets the norms of a fresh block's branches as `Block.norm_scale` says."""
+    """Sets the norms of a fresh block's branches as `Block.norm_start` says."""
+    identity: Any = block.identity
+    if identity is None:
+        return
+    nn.init.constant_(identity.bias, RECTIFIED_MEAN)
     branches: list[Any] = [*block.conv_kxk, *([block.conv_scale] if block.conv_scale is not None else [])]
-    for branch in branches if block.identity is not None else []:
+    for branch in branches:
         nn.init.zeros_(branch.bn.weight)

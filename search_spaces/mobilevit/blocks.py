@@ -107,9 +107,9 @@ class InvertedResidual(BlockSpec):
             *((in_place("out", "x"),) if self.residual else ()),
         )
 
-    def norm_scale(self, norm: str) -> float:
+    def norm_start(self, norm: str) -> tuple[float, float]:
         """Residual branches begin silent, as in timm's network."""
-        return 0.0 if self.residual and norm == "conv3_1x1.bn" else 1.0
+        return 0.0 if self.residual and norm == "conv3_1x1.bn" else 1.0, 0.0
 
     def build(self) -> nn.Module:
         from search_spaces.mobilevit import modules

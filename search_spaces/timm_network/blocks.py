@@ -187,10 +187,10 @@ class TimmBlock(BlockSpec):
     def build(self) -> nn.Module:
         return self.template.build(self._named)
 
-    def norm_scale(self, norm: str) -> float:
-        """As timm has it: 0 for the last norm of some residual branches."""
+    def norm_start(self, norm: str) -> tuple[float, float]:
+        """As timm has it: weight 0 for the last norm of some residual branches."""
         weight = getattr(self.template.module.get_submodule(norm), "weight", None)
-        return 1.0 if weight is None else float(weight.detach()[0])
+        return 1.0 if weight is None else float(weight.detach()[0]), 0.0
 
     def layout(self) -> Layout:
         return Layout(self._named, self.template.structure.axes)

@@ -87,7 +87,8 @@ class SupernetContract(ABC):
             stored = dict(net.tensors(block))
             for name, part in block.build().named_modules():
                 if isinstance(part, nn.BatchNorm2d):
-                    assert part.weight.unique().tolist() == [block.norm_scale(name)], (block.key, name)
+                    start = (part.weight.unique().item(), part.bias.unique().item())
+                    assert start == pytest.approx(block.norm_start(name)), (block.key, name)
                     entries = part.state_dict(prefix=f"{name}.").items()
                     assert all(torch.equal(stored[entry], value) for entry, value in entries), (block.key, name)
 
