@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from timm.layers import DropPath, get_attn
+from timm.layers import DropPath, SqueezeExcite, get_attn
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, LayerFn, MobileOneBlock
 from torch import nn
 
@@ -33,8 +33,11 @@ def network(stages: list[list[dict[str, Any]]], stem: int, arguments: dict[str, 
 
 
 def begin_as_input(block: MobileOneBlock) -> None:
-    """Sets the norms of a fresh block's branches as `Block.norm_start` says."""
-    identity: Any = block.identity
+    """Sets a fresh block's norms as `Block.norm_start` says, and the gates of its squeeze-and-excitation to equal ones,
+    which the next norm undoes: as timm begins they differ, and each block's changes the input once more."""
+    excitation, identity = (cast(Any, part) for part in (block.attn, block.identity))
+    if isinstance(excitation, SqueezeExcite):
+        nn.init.zeros_(excitation.fc2.weight)
     if identity is None:
         return
     nn.init.constant_(identity.bias, RECTIFIED_MEAN)
