@@ -15,6 +15,8 @@ from search_spaces.layout import Layout
 if TYPE_CHECKING:
     from torch import nn
 
+RECTIFIED_MEAN = 1 / math.sqrt(math.pi - 1)  # of a normal variable, rectified, over its own standard deviation
+
 
 @dataclass(frozen=True)
 class BlockSpec(ABC):

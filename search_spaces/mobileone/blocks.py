@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, pi, sqrt
+from math import ceil
 from typing import TYPE_CHECKING
 
-from search_spaces.block import BlockSpec
+from search_spaces.block import RECTIFIED_MEAN, BlockSpec
 from search_spaces.cost import Activation, Conv, Op, in_place
 
 if TYPE_CHECKING:
     from torch import nn
-
-RECTIFIED_MEAN = 1 / sqrt(pi - 1)  # of a normal variable, rectified, in its standard deviations
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from timm.layers import DropPath, SqueezeExcite, get_attn
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, LayerFn, MobileOneBlock
 from torch import nn
 
+from search_spaces.block import RECTIFIED_MEAN
 from search_spaces.drop_prob import DropsPath
-from search_spaces.mobileone.blocks import RECTIFIED_MEAN
 
 
 class Block(DropsPath, MobileOneBlock):

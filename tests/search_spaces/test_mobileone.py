@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs
+from search_spaces.block import RECTIFIED_MEAN
 from search_spaces.mobileone import MobileOneSpace, mobileone, mobileone_nano
-from search_spaces.mobileone.blocks import RECTIFIED_MEAN
 from supernet import Supernet
 from supernet.store import Norm
 from tests.contracts.space import SpaceContract, TimmContract, image
