@@ -12,19 +12,15 @@ import torch
 from nas.dense import export as files
 from nas.exporting.parity import example_images, normalized
 from nas.instance_segmentation.export import InstanceFiles, check_onnx
-from search_spaces import UserError, get_space
-from search_spaces.dense.backbone import Backbone
+from search_spaces import UserError
 from search_spaces.dense.maskrcnn import MaskRCNN, Sizes
-from tests.nas.detection.small import result
-
-SIZE = 64
+from tests.nas.detection.small import SIZE, backbone, result
 
 
 def network(seed: int = 0) -> MaskRCNN:
     """One that nothing has trained, whose scores are nevertheless apart; its branches are merged in the file."""
-    space = get_space("mobileone-nano", SIZE)
     torch.manual_seed(seed)
-    made = MaskRCNN(Backbone(space, space.smallest), 3, Sizes(8, 40, 16, 6))
+    made = MaskRCNN(backbone(), 3, Sizes(8, 40, 16, 6))
     with torch.no_grad():
         made.roi_heads.box_predictor.cls_score.weight.mul_(20)
     return made.eval()
