@@ -22,7 +22,7 @@ from nas.evaluation.intervals import with_interval
 from nas.exporting import coreml, mobile, onnx
 from nas.exporting.blame import Blame, blame
 from nas.exporting.figures import accuracies
-from nas.exporting.matrix import DEFAULT_FORMATS, FORMATS, Cell, Format, cells
+from nas.exporting.matrix import DEFAULT_FORMATS, FORMATS, Cell, Format, cells, concerns
 from nas.exporting.parity import Answers, Parity, normalized
 from nas.exporting.timm import check_timm, write_timm
 from nas.exporting.winner import Exportable, Winner
@@ -72,15 +72,16 @@ class FileConfig(PrecisionConfig):
         if not self.formats:
             raise UserError(f"--formats is empty; give some of {', '.join(FORMATS)}")
         asked = [cell for precision in searched for cell in cells(self.formats, self.precision, precision)[0]]
-        idle = {
-            "opset": ("--formats onnx", any(cell.format == "onnx" for cell in asked)),
-            "threads": (f"--formats {', '.join(TIMED)}", any(cell.format in TIMED for cell in asked)),
-            "keep_float": ("--formats onnx --precision int8", Cell("onnx", "int8") in asked),
-            "calibration_images": ("--precision int8", any(cell.precision == "int8" for cell in asked)),
+        needed = {
+            "opset": "--formats onnx",
+            "keep_float": "--formats onnx --precision int8",
+            "calibration_images": "--precision int8",
         }
-        for name, (use, used) in idle.items():
-            if not used:
+        for name, use in needed.items():
+            if not any(concerns(name, cell) for cell in asked):
                 check_idle(self, (name,), use)
+        if not any(cell.format in TIMED for cell in asked):
+            check_idle(self, ("threads",), f"--formats {', '.join(TIMED)}")
 
 
 @dataclass(frozen=True)
