@@ -176,8 +176,8 @@ def test_resume_goes_on_with_the_networks_and_settings_of_the_command(monkeypatc
         main(["--resume", "--winners", "n1", "winner-1", "--suffix", "c"])
 
 
-@pytest.mark.parametrize("gone", ["archs.json", "runs/s/search/result.json"])
-def test_a_renamed_run_goes_on_without_what_named_its_networks(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted_first(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of the networks that are trained from now on, by doing nothing; Ctrl-C ends the first."""
     folders: list[Path] = []
 
     def fit(self: Any, description: str) -> None:
@@ -186,6 +186,12 @@ def test_a_renamed_run_goes_on_without_what_named_its_networks(gone: str, monkey
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "fit", fit)
+    return folders
+
+
+@pytest.mark.parametrize("gone", ["archs.json", "runs/s/search/result.json"])
+def test_a_renamed_run_goes_on_without_what_named_its_networks(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = interrupted_first(monkeypatch)
     winners = [{**winner, "precision": "int8"} for winner in set_winners("winner-1", "winner-2")]
     write_json(Path("archs.json"), winners)
     search = read_json(Path("runs/r/search/result.json"))
@@ -205,14 +211,7 @@ def test_a_renamed_run_goes_on_without_what_named_its_networks(gone: str, monkey
 def test_what_was_begun_goes_on_after_the_search_has_picked_others(
     archs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders: list[Path] = []
-
-    def fit(self: Any, description: str) -> None:
-        folders.append(self.folder)
-        if len(folders) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "fit", fit)
+    folders = interrupted_first(monkeypatch)
     begun = set_winners("winner-1", "winner-2")
     with pytest.raises(KeyboardInterrupt):
         main([*ARGS, "--init", "scratch", *archs])
