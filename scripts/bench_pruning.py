@@ -238,18 +238,10 @@ class Bench:
 
     def _ratios(self) -> list[list[str]]:
         """Means over the seeds: what the network has, and what each method of ours leaves."""
-        found = {method: [c.get("over_embedding") for c in self._good("cut", method)] for method in self.methods}
-        known = {method: cells for method, all_cells in found.items() if (cells := [c for c in all_cells if c])}
-        if not known:
-            return []
-
-        def row(name: str, cells: Sequence[Cell], at: int) -> list[str]:
-            return [
-                name,
-                *(f"{statistics.mean(c[k][at] for c in cells):.2f}" if k in cells[0] else "" for k in WITHIN_BLOCKS),
-            ]
-
-        return [row("whole", next(iter(known.values())), 0), *(row(m, cells, 1) for m, cells in known.items())]
+        found = {m: [r for c in self._good("cut", m) if (r := c.get("over_embedding"))] for m in self.methods}
+        left = [(method, ratios, 1) for method, ratios in found.items() if ratios]
+        rows = [("whole", left[0][1], 0), *left] if left else []
+        return [[name, *(_mean(ratios, kind, i) for kind in WITHIN_BLOCKS)] for name, ratios, i in rows]
 
     def _good(self, stage: str, method: str) -> list[Cell]:
         return [c for c in self.cells if (c["stage"], c["method"]) == (stage, method) and "failed" not in c]
@@ -298,6 +290,11 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{100 * self.mean:+.2f} ± {100 * self.error:.2f}"
+
+
+def _mean(ratios: Sequence[dict[str, Any]], kind: str, i: int) -> str:
+    """Of networks that have this kind of channels, before (0) or after (1); empty for those that have none."""
+    return f"{statistics.mean(each[kind][i] for each in ratios):.2f}" if kind in ratios[0] else ""
 
 
 def _train_config(config: Config) -> TrainConfig:
