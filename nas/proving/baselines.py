@@ -15,12 +15,20 @@ from nas.distributed.device import pick_device
 from nas.exporting.winner import load_winners
 from nas.proving.answers import BUSY, accuracy_of, difference_of, right_in, warnings_in
 from nas.proving.search import Config, Search, find_search
-from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long, train_narrowed
+from nas.proving.training import (
+    narrowed_name,
+    prune_whole,
+    pruned_folder,
+    say_how_long,
+    train_narrowed,
+    trained_otherwise,
+)
 from nas.pruning import recipe as recipes
 from nas.pruning.latency import jobs_of, measure_twice
 from nas.reporting.verdict import as_text
-from nas.runs.baselines import FILE, Baselines, Kind, Network, pairs, read_baselines
+from nas.runs.baselines import FILE, WEIGHTS, Baselines, Kind, Network, pairs, read_baselines
 from nas.runs.results import REMEDY, PrunedResult
+from search_spaces.command.files import sha256
 from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
 
@@ -50,12 +58,14 @@ def compare_with_baselines(config: Config) -> Path:
     search = find_search(config)
     found = read_baselines(search.run_folder)
     if found is not None and _is_of(found, search, config):
-        return _judged_again(found, search)
+        if not (changed := found.outdated(search.run_folder)):
+            return _judged_again(found, search)
+        print(f"{', '.join(changed)}: trained again since the comparison, which is made anew")
     say_how_long(search)
     missing = train_narrowed(config, search) | prune_whole(config, search)
     found = _compared(config, search, missing)
     path = found.write(search.run_folder)
-    print(f"{as_text(found)}\nwrote {path}, which nas.report shows")
+    print(f"{as_text(found, found.warnings)}\nwrote {path}, which nas.report shows")
     return path
 
 
@@ -73,7 +83,7 @@ def _judged_again(found: Baselines, search: Search) -> Path:
     if now != found:
         now.write(search.run_folder)
         done = "has the limits and the recommendation that the search has now"
-    print(f"{as_text(now)}\n{path} {done}; remove it to measure again")
+    print(f"{as_text(now, now.warnings)}\n{path} {done}; remove it to measure again")
     return path
 
 
@@ -92,7 +102,7 @@ def _compared(config: Config, search: Search, missing: dict[str, str]) -> Baseli
         max_loss=config.max_loss,
         broken_limits=_broken_limits(search),
         runtime=str(search.backend.describe()),
-        warnings=(*warnings, *warnings_in(search.precision)),
+        warnings=(*warnings, *warnings_in(search.precision), *trained_otherwise(search)),
         networks=tuple(_network(search, entry, right[entry.name], sessions_ms) for entry in entries),
         differences=tuple(difference_of(a.name, b.name, right[a.name], right[b.name]) for a, b in pairs(entries)),
         missing=missing,
@@ -111,8 +121,8 @@ def _entries(search: Search) -> Iterator[Entry]:
         yield _trained(search, winner, "winner", winner)
         if (search.trained(narrowed_name(search, winner)) / "result.json").exists():
             yield _trained(search, narrowed_name(search, winner), "narrowed", winner)
-        if (folder := search.run_folder / "prune" / pruned_name(search, winner) / "result.json").exists():
-            yield _pruned(folder.parent, winner)
+        if ((folder := pruned_folder(search, winner)) / "result.json").exists():
+            yield _pruned(folder, winner)
 
 
 def _trained(search: Search, name: str, kind: Kind, winner: str) -> Entry:
@@ -130,8 +140,18 @@ def _network(search: Search, entry: Entry, right: np.ndarray, sessions_ms: Mappi
     mes = entry.costs.get("mes")  # none of a pruned network: no table knows it
     if entry.kind == "pruned":
         mes = _mes(search, entry, sum(times_ms) / sum(sessions_ms[entry.winner]))
-    counts = {name: int(entry.costs[name]) for name in ("num_params", "macs")}
-    return Network(entry.name, entry.kind, entry.winner, entry.folder, accuracy_of(right), times_ms, **counts, mes=mes)
+    return Network(
+        entry.name,
+        entry.kind,
+        entry.winner,
+        entry.folder,
+        accuracy_of(right),
+        times_ms,
+        num_params=int(entry.costs["num_params"]),
+        macs=int(entry.costs["macs"]),
+        mes=mes,
+        weights_sha256=sha256(search.run_folder / entry.folder / WEIGHTS),
+    )
 
 
 def _mes(search: Search, entry: Entry, times: float) -> float | None:

@@ -37,17 +37,15 @@ def narrowed_name(search: Search, winner: str) -> str:
     return f"narrowed-{winner}{search.suffix}"
 
 
-def pruned_name(search: Search, winner: str) -> str:
-    """The folder in `prune/` of the network that is pruned to its time."""
-    return f"as-fast-as-{winner}{search.suffix}"
+def pruned_folder(search: Search, winner: str) -> Path:
+    """Of the network that is pruned to its time."""
+    return search.run_folder / "prune" / f"as-fast-as-{winner}{search.suffix}"
 
 
 def say_how_long(search: Search) -> None:
     """Of the baselines that are not there yet: each is trained as its winner was, and is about as fast."""
-    folders = {"retrain": narrowed_name} | ({"prune": pruned_name} if search.whole else {})
-    left = [
-        w for stage, name in folders.items() for w in search.winners if not _is_there(search, stage, name(search, w))
-    ]
+    kinds = (_narrowed_folder, pruned_folder) if search.whole else (_narrowed_folder,)
+    left = [winner for folder in kinds for winner in search.winners if not _is_there(folder(search, winner))]
     minutes = [load_typed(TrainedResult, search.trained(w) / "result.json", REMEDY)["minutes"] for w in left]
     images = runs.load_classes_info(search.run_folder).splits.train
     say_time(
@@ -55,8 +53,29 @@ def say_how_long(search: Search) -> None:
     )
 
 
-def _is_there(search: Search, stage: str, name: str) -> bool:
-    return (search.run_folder / stage / name / "result.json").exists()
+def trained_otherwise(search: Search) -> list[str]:
+    """Which baselines had not as many epochs as their winner has had, a line each."""
+    found = []
+    for winner in search.winners:
+        epochs = runs.begun(search.trained(winner), TrainingConfig).epochs
+        narrow, pruned = _narrowed_folder(search, winner), pruned_folder(search, winner)
+        had = {narrow: runs.begun(narrow, TrainingConfig).epochs} if _is_there(narrow) else {}
+        had |= {pruned: runs.begun(pruned, PruningConfig).finetune_epochs} if _is_there(pruned) else {}
+        found += [
+            f"WARNING: {folder.name} was trained for {other} epochs and {winner} for {epochs}; "
+            f"remove {folder} and run nas.baselines again"
+            for folder, other in had.items()
+            if other != epochs
+        ]
+    return found
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / "result.json").exists()
+
+
+def _narrowed_folder(search: Search, winner: str) -> Path:
+    return search.trained(narrowed_name(search, winner))
 
 
 # ---- narrowed
@@ -78,7 +97,7 @@ def train_narrowed(config: Config, search: Search) -> Missing:
     jobs = [
         job_like(search.trained(winner), network, file, splits, _local(config))
         for winner, network in networks.items()
-        if not _is_there(search, "retrain", network["name"])
+        if not _is_there(_narrowed_folder(search, winner))
     ]
     if jobs:
         train_all(jobs[0].config, search.run_folder, jobs)
@@ -87,7 +106,7 @@ def train_narrowed(config: Config, search: Search) -> Missing:
 
 def _narrowed(search: Search, winner: str) -> Arch | str:
     """The network, or why there is none."""
-    folder = search.trained(narrowed_name(search, winner))
+    folder = _narrowed_folder(search, winner)
     if (folder / "config.json").exists():
         return search.space.from_json(runs.fact(folder, "arch", dict))
     limit_ms = float(search.latencies_ms([search.winners[winner]])[0])
@@ -108,11 +127,11 @@ def prune_whole(config: Config, search: Search) -> Missing:
         print(f"{search.run_folder} was not begun with nas.finetune: there is no fine-tuned network, so none is pruned")
         return {}
     source = find(str(search.whole), None, None, DataConfig(), named=False)
-    folders = {winner: search.run_folder / "prune" / pruned_name(search, winner) for winner in search.winners}
+    folders = {winner: pruned_folder(search, winner) for winner in search.winners}
     shares = _shares(config, search, [w for w, folder in folders.items() if not (folder / "config.json").exists()])
     missing = Missing()
     for winner, folder in folders.items():
-        if _is_there(search, "prune", folder.name):
+        if _is_there(folder):
             continue
         if shares.get(winner, 0) >= 1:
             missing[folder.name] = f"{winner} is not faster than the fine-tuned network"
@@ -158,5 +177,5 @@ def _settings(search: Search, winner: str, share: float, source: Source, config:
         samples=config.samples,
         formats=(),
         run=str(search.run_folder),
-        name=pruned_name(search, winner),
+        name=pruned_folder(search, winner).name,
     )

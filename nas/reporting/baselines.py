@@ -25,7 +25,7 @@ def baselines(a: Artifacts) -> Iterator[Markup]:
     yield html("<ul>\n{}</ul>\n", joined(html("<li>{}</li>\n", sentence) for sentence in sentences(found)))
     yield embed("baselines", plot(found), "low")
     yield table(HEAD, rows(found), text=(0, 1), wide=True)
-    yield from map(warning, found.warnings)
+    yield from map(warning, a.baselines_warnings)
     yield html(
         '<p class="soft">{:,} test images, the same for all networks. Latency: each network twice, in one interleaved '
         "run ({}); the mean of both, and both. Narrowed: the largest network with all its sizes at one share of their "

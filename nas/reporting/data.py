@@ -108,6 +108,15 @@ class Artifacts:
     def space(self) -> SearchSpace:
         return self.info.search_space()
 
+    @cached_property
+    def baselines_warnings(self) -> list[str]:
+        """Why the verdict on the winners deserves less trust, a line each."""
+        if self.baselines is None:
+            return []
+        changed = self.baselines.outdated(self.folder)
+        again = f"WARNING: {', '.join(changed)}: trained again since this comparison; run nas.baselines again"
+        return [*([again] if changed else []), *self.baselines.warnings]
+
     @property
     def figure(self) -> str:
         """What networks are compared by: accuracy, AP, mIoU."""

@@ -375,7 +375,7 @@ def winners_text(run_folder: Path) -> str:
         lines.append(pd.DataFrame(rows, columns=heads).to_string(index=False))
         lines += [*artifacts.recommendations(group), *artifacts.warnings(group)]
     if artifacts.baselines:
-        lines += ["", as_text(artifacts.baselines)]
+        lines += ["", as_text(artifacts.baselines, artifacts.baselines_warnings)]
     return "\n".join([*lines, ""])
 
 

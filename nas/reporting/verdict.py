@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nas.objective.metrics import shown
 from nas.reporting.drawing import numbers
@@ -213,9 +213,9 @@ def _times(network: Network) -> str:
     return f"{network.latency_ms:.3f}\n({min(network.sessions_ms):.3f}–{max(network.sessions_ms):.3f})"
 
 
-def as_text(found: Baselines) -> str:
-    """The table, the sentences and the verdict."""
+def as_text(found: Baselines, warnings: Sequence[str]) -> str:
+    """The table, the sentences, the warnings and the verdict."""
     heads = [head.replace("\n", ", ") for head in HEAD]
     body = [[cell.replace("\n", " ") for cell in row] for row in rows(found)]
     lines = [align([heads, *body], "<<" + ">" * (len(heads) - 2)), *sentences(found)]
-    return "\n".join([*lines, *found.warnings, verdict(found)])
+    return "\n".join([*lines, *warnings, verdict(found)])

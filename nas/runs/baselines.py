@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypeVar
 
 from nas.runs.folders import WHOLE
-from search_spaces.command.files import write_json
+from search_spaces.command.files import sha256, write_json
 from search_spaces.command.folders import Name
 from search_spaces.command.typed import Amount, Count, Fraction, Positive, Within, load_typed
 
 FILE = "baselines/result.json"
+WEIGHTS = "model.safetensors"  # in the folder of each network
 ARCHS = "baselines/archs.json"  # narrowed networks, for nas.retrain to go on with
 Kind = Literal["winner", "whole", "narrowed", "pruned"]
 EQUAL = 0.05  # of a time: what counts as equally fast
@@ -41,6 +42,7 @@ class Network:
         sessions_ms: the fastest run of each session that timed it.
         mes: by the search's objective and tables; of a pruned network, which no table knows, by its measured time over
             that of its winner, None where the objective has a metric that is not known of it.
+        weights_sha256: of the file of its weights; None in comparisons of before this was recorded.
     """
 
     name: Name
@@ -52,6 +54,7 @@ class Network:
     num_params: Count
     macs: Count
     mes: Positive | None
+    weights_sha256: str | None = None
 
     def __post_init__(self) -> None:
         """ValueError if no session has timed it, or it is of no winner though it is not the whole network."""
@@ -154,6 +157,11 @@ class Baselines:
     def beside(self, winner: Network) -> list[Network]:
         """The baselines of a winner."""
         return [other for one, other in pairs(self.networks) if one is winner]
+
+    def outdated(self, run_folder: Path) -> list[str]:
+        """Names of the networks that have other weights today, or none any more."""
+        known = ((n, run_folder / n.folder / WEIGHTS) for n in self.networks if n.weights_sha256)
+        return [n.name for n, file in known if not file.exists() or sha256(file) != n.weights_sha256]
 
     def difference(self, network: Network, other: Network) -> Difference:
         """Of two networks of `pairs`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 def fvcore_macs(model: nn.Module, x: Tensor) -> int:
     """Of convolutions, linear layers and matrix products; also those of fused attention, which fvcore leaves out."""
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import get_shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it scripts a loss when it is imported
+        from fvcore.nn import FlopCountAnalysis
+        from fvcore.nn.jit_handles import get_shape
 
     def fused_attention(inputs: Sequence[Any], _: Sequence[Any]) -> Counter[str]:
         (*batch, queries, key), (*_, keys, _), (*_, value) = (get_shape(tensor) for tensor in inputs[:3])

@@ -14,13 +14,14 @@ from nas.data import DataConfig, load_data
 from nas.proving import training
 from nas.proving.baselines import Entry, _compared, compare_with_baselines
 from nas.proving.search import Config
-from nas.proving.training import narrowed_name, prune_whole, pruned_name, say_how_long
+from nas.proving.training import narrowed_name, prune_whole, pruned_folder, say_how_long, trained_otherwise
 from nas.pruning.config import Config as PruningConfig
 from nas.reporting.verdict import verdict
 from nas.runs.baselines import read_baselines
-from search_spaces.command.files import write_json
+from nas.training.winner import Config as TrainingConfig
+from search_spaces.command.files import sha256, write_json, write_text
 from tests.nas.proving.says import Says, says_1_in_int8
-from tests.nas.synthetic_baselines import baselines
+from tests.nas.synthetic_baselines import WINNER, baselines
 from tests.nas.synthetic_run import add_retrain, add_search, make_run
 
 
@@ -55,8 +56,15 @@ def test_networks_answer_in_the_precision_of_the_winners(
 
     space = make_run(tmp_path)
     whole = Entry("whole", "whole", "", "retrain/whole", Says(0), {"num_params": 1, "macs": 1})
+    write_text(tmp_path / whole.folder / "model.safetensors", "")
     search: Any = SimpleNamespace(
-        run_folder=tmp_path, name="search", metric="latency_ms", precision=precision, recommended=None, space=space
+        run_folder=tmp_path,
+        name="search",
+        metric="latency_ms",
+        precision=precision,
+        recommended=None,
+        space=space,
+        winners=[],
     )
     search.backend = SimpleNamespace(describe=lambda: "a machine")
     search.costs = SimpleNamespace(one=lambda _: {}, objective=SimpleNamespace(limits={}))
@@ -91,12 +99,46 @@ def test_a_comparison_has_the_limits_that_its_search_has_now(
         assert ("is finished: nothing to do" in said) is finished
 
 
+def test_a_comparison_is_made_anew_when_a_winner_was_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search: Any = SimpleNamespace(run_folder=tmp_path, name="search", metric="latency_ms", winners=["winner-1"])
+    monkeypatch.setattr("nas.proving.baselines.find_search", lambda _: search)
+    weights = tmp_path / WINNER.folder / "model.safetensors"
+    write_text(weights, "trained")
+    baselines(replace(WINNER, weights_sha256=sha256(weights))).write(tmp_path)
+    monkeypatch.setattr("nas.proving.baselines._judged_again", lambda *_: tmp_path)
+    assert compare_with_baselines(Config()) == tmp_path, "the same weights"
+
+    for step in ("say_how_long", "train_narrowed", "prune_whole"):
+        monkeypatch.setattr(f"nas.proving.baselines.{step}", lambda *_: {})
+    monkeypatch.setattr("nas.proving.baselines._compared", lambda *_: baselines(WINNER))
+    write_text(weights, "trained for longer")
+    compare_with_baselines(Config())
+    assert "winner-1: trained again since the comparison, which is made anew" in capsys.readouterr().out
+
+
+def test_baselines_of_other_epochs_than_their_winner_are_named(tmp_path: Path) -> None:
+    search: Any = SimpleNamespace(
+        run_folder=tmp_path, winners=["winner-1"], suffix="", trained=lambda name: tmp_path / "retrain" / name
+    )
+    narrow, pruned = search.trained("narrowed-winner-1"), pruned_folder(search, "winner-1")
+    runs.begin(search.trained("winner-1"), TrainingConfig(epochs=12))
+    runs.begin(narrow, TrainingConfig(epochs=6))
+    runs.begin(pruned, PruningConfig(finetune_epochs=12))
+    assert trained_otherwise(search) == [], "not trained yet"
+    for folder in (narrow, pruned):
+        write_json(folder / "result.json", {})
+    (said,) = trained_otherwise(search)
+    assert said.startswith(f"WARNING: {narrow.name} was trained for 6 epochs and winner-1 for 12; remove {narrow} ")
+
+
 def test_what_is_pruned_is_timed_as_the_table_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begun now, or gone on with."""
     search: Any = SimpleNamespace(
         run_folder=tmp_path, whole=tmp_path, winners=["new", "begun"], suffix="", backend="of the table"
     )
-    write_json(tmp_path / "prune" / pruned_name(search, "begun") / "config.json", {})
+    write_json(pruned_folder(search, "begun") / "config.json", {})
     pruned: list[tuple[bool, str]] = []
     monkeypatch.setattr(training, "find", lambda *_, **__: None)
     monkeypatch.setattr(training, "_shares", lambda *_: {"new": 0.5})
@@ -108,8 +150,9 @@ def test_what_is_pruned_is_timed_as_the_table_was(tmp_path: Path, monkeypatch: p
 
 
 def test_equals_by_another_latency_have_folders_of_their_own() -> None:
-    first, second = (cast(Any, SimpleNamespace(suffix=suffix)) for suffix in ("", "-laptop"))
-    names = {name(search, "winner-1") for name in (narrowed_name, pruned_name) for search in (first, second)}
+    searches = [cast(Any, SimpleNamespace(suffix=suffix, run_folder=Path())) for suffix in ("", "-laptop")]
+    names = {narrowed_name(search, "winner-1") for search in searches}
+    names |= {pruned_folder(search, "winner-1").name for search in searches}
     assert names == {
         *("narrowed-winner-1", "narrowed-winner-1-laptop"),
         *("as-fast-as-winner-1", "as-fast-as-winner-1-laptop"),

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,22 @@ def test_the_recommended_network_is_shown_class_by_class(tmp_path: Path) -> None
     write_json(look, {**read_json(look), "classes": ["cat"]})
     with pytest.raises(UserError, match=r"winner-1-retrained-test\.json"):
         write_report(run)
+
+
+def test_the_report_says_when_a_compared_network_was_trained_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    add_search(run, space := make_run(run))
+    add_retrain(run, space)
+    weights = run / WINNER.folder / "model.safetensors"
+    baselines(WHOLE, replace(WINNER, weights_sha256=sha256(weights))).write(run)
+    said = "winner-1: trained again since this comparison; run nas.baselines again"
+    assert said not in write_report(run).read_text(encoding="utf-8")
+    assert said not in winners_text(run)
+    write_text(weights, "trained for longer")
+    assert said in write_report(run).read_text(encoding="utf-8")
+    assert said in winners_text(run)
 
 
 def test_the_network_to_take_is_that_of_the_verdict() -> None:

@@ -50,7 +50,7 @@ NEAREST = "the nearest, winner-1, is 2.00x faster than the fine-tuned network an
 )
 def test_the_verdict_says_what_to_take(found: Baselines, expected: str) -> None:
     assert expected in verdict(found)
-    assert "\n" not in verdict(found) and verdict(found) in as_text(found)
+    assert "\n" not in verdict(found) and verdict(found) in as_text(found, ())
 
 
 def test_it_says_why_it_is_not_what_the_search_recommended() -> None:
