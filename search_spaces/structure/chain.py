@@ -55,7 +55,7 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
     segments = _segments(model, opened)
     while (more := _opened_further(model, opened, segments)) != opened:
         opened, segments = more, _segments(model, more)
-    blocks = [i for i, nodes in enumerate(segments) if (name := _only_module(nodes)) and _is_block(model, name)]
+    blocks = _blocks(model, segments)
     if len(blocks) < 2 or segments[blocks[-1]] is segments[-1]:
         raise ValueError(f"{type(model).__name__} is no chain of blocks")
     first, last = blocks[0], blocks[-1]
@@ -135,16 +135,22 @@ def _opened_further(model: nn.Module, opened: set[str], segments: list[list[Node
             continue
         more = opened | {name} | {f"{name}.{n}" for n, m in model.get_submodule(name).named_children() if _is_list(m)}
         try:
-            if len(_segments(model, more)) > len(segments):
-                opened = more
+            finer = _segments(model, more)
         except ValueError:
             continue
+        if len(finer) > len(segments) and len(_blocks(model, finer)) >= len(_blocks(model, segments)):
+            opened, segments = more, finer
     return opened
 
 
 def _only_module(nodes: Sequence[Node]) -> str | None:
     """The path of the module that the segment consists of."""
     return str(nodes[0].target) if len(nodes) == 1 and nodes[0].op == "call_module" else None
+
+
+def _blocks(model: nn.Module, segments: Sequence[Sequence[Node]]) -> list[int]:
+    """Places of those segments that are a block each."""
+    return [i for i, nodes in enumerate(segments) if (name := _only_module(nodes)) and _is_block(model, name)]
 
 
 def _parts(link: Link, x: torch.Tensor) -> list[Link]:

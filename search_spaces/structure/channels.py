@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from search_spaces.layout import Axis, Segment, axis
 from search_spaces.structure.layouts import Layouts, to_text
 
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+NORMS = (_BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.PReLU)
 End = tuple[str, str]  # a layer or parameter by name, and "in" or "out"
 
 

@@ -81,7 +81,7 @@ class _Tracer(TorchFunctionMode):
         self._layers: dict[int, str] = {}  # the layer that a weight is of
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             owner, _, leaf = name.rpartition(".")
-            if name in channels.tensors and leaf in ("weight", "running_mean"):
+            if (owner, "out") in channels.sizes and leaf in ("weight", "running_mean"):
                 self._layers[id(tensor)] = owner
         for name, parameter in model.named_parameters():
             if (name, "out") in channels.sizes:  # of no layer
@@ -208,6 +208,19 @@ class _Tracer(TorchFunctionMode):
             return
         self._norm(result, x, weight, -1)
 
+    def _of_rms_norm(
+        self, result: Tensor, x: Tensor, normalized_shape: Sequence[int], weight: Any = None, *_: Any, **__: Any
+    ) -> None:
+        self._of_layer_norm(result, x, normalized_shape, weight)
+
+    def _of_norm(
+        self, result: Tensor, x: Tensor, p: Any = None, dim: Any = None, keepdim: bool = False, **_: Any
+    ) -> None:
+        self._reduce([result], x, dim, keepdim)
+
+    def _of_normalize(self, result: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
+        self._set(result, self._get(x))
+
     def _of_group_norm(
         self, result: Tensor, x: Tensor, num_groups: int, weight: Any = None, *_: Any, **__: Any
     ) -> None:
@@ -264,8 +277,7 @@ class _Tracer(TorchFunctionMode):
             return
         dims = [dim] if isinstance(dim, int) else dim
         gone = sorted(d % x.ndim for d in dims) if isinstance(dims, (list, tuple)) and dims else list(range(x.ndim))
-        if track.axis in gone:
-            self.fix(x)
+        if track.axis in gone:  # over all channels that there are, as a norm
             return
         at = track.axis if keepdim else track.axis - sum(d < track.axis for d in gone)
         for result in results:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from search_spaces.command import UserError
 from search_spaces.deployed import deployed
@@ -56,9 +58,9 @@ def true_dimensions(model: nn.Module, structure: Structure, image_size: int) -> 
 class _Test:
     @torch.no_grad()
     def __init__(self, model: nn.Module, structure: Structure, image_size: int) -> None:
-        self.model = _randomized(copy.deepcopy(model).cpu().double())
-        structure = structure.trained()
         self.image = _noise((1, 3, image_size, image_size), 0)
+        self.model = _settled(_randomized(copy.deepcopy(model).cpu().double()), self.image)
+        structure = structure.trained()
         self.logits = self.model(self.image)
         costs = Costs(self.model, structure, self.image)
         self.other_macs = fvcore_macs(self.model, self.image) - costs.macs(structure.sizes)
@@ -133,3 +135,18 @@ def _randomized(model: nn.Module) -> nn.Module:
             if name.endswith("running_var"):
                 tensor.abs_()
     return model.eval()
+
+
+def _settled(model: nn.Module, image: Tensor) -> nn.Module:
+    """With batch norms, in place, of the variance that they are given: a deep fresh network lets nothing of an image
+    through."""
+
+    def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        if norm.running_var is not None and (variance := inputs[0].var()) > 0:
+            norm.running_var.mul_(variance)
+
+    hooks = [m.register_forward_pre_hook(settle) for m in model.modules() if isinstance(m, _BatchNorm)]
+    model(image)
+    for hook in hooks:
+        hook.remove()
+    return model

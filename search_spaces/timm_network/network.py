@@ -102,7 +102,7 @@ class Network:
         for path, parts in groupby(self.links, lambda link: link.prefix):
             *_, last = parts
             after = self.description.boundary(last.name)
-            if path and before.terms and before == after:
+            if path and before == after:
                 yield path
             before = after
 
@@ -125,7 +125,7 @@ class Network:
         local = dict(zip(dimensions, structure.sizes, strict=True))
         before, after = (replace(end, terms=tuple((local[n], each) for n, each in end.terms)) for end in ends)
         digest = digest_of(link.module, (before, after), structure.axes)
-        residual = bool(link.prefix and before.terms) and before == after
+        residual = bool(link.prefix) and before == after
         count = sum(p.numel() for name, p in link.module.named_parameters() if name not in structure.merged)
         fuses = sum(p.numel() for p in deployed(link.module).parameters()) != count
         template = Template(

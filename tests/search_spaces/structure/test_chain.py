@@ -56,6 +56,24 @@ def test_blocks_run_one_after_another() -> None:
     assert [link.name for link in chain(Network(Block).eval(), IMAGE)] == ["blocks.0", "blocks.1", "head"]
 
 
+class CrossStage(nn.Module):
+    """As CspNet's: a list of blocks beside which half of the channels pass by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin, self.end = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 3, 1)
+        self.blocks = nn.Sequential(Block(), Block())
+
+    def forward(self, x: Tensor) -> Tensor:
+        passes, x = self.begin(x).chunk(2, dim=1)
+        return self.end(torch.cat([passes, self.blocks(x)], dim=1))
+
+
+def test_a_stage_whose_blocks_follow_one_another_beside_something_is_a_block() -> None:
+    network = nn.Sequential(nn.Sequential(CrossStage(), CrossStage()), nn.Conv2d(3, 5, 1)).eval()
+    assert [link.name for link in chain(network, IMAGE)] == ["0.0", "0.1", "head"]
+
+
 @pytest.mark.parametrize(
     ("kind", "why"),
     [(OfLists, "blocks.0 makes a list, no tensor"), (OfTwo, "scale is nan")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import timm
 import torch
 from torch import Tensor, nn
@@ -174,6 +175,53 @@ def test_branches_can_be_fused_after_pruning() -> None:
     found = trace(model, 32)
     assert found.attributes["stages.0.blocks.0.token_mixer.mixer.in_chs"] == "stem.0.conv_kxk.0.conv.width"
     assert verify(model, found, 32) == found
+
+
+@pytest.mark.parametrize("name", ["convnextv2_atto", "convnext_zepto_rms"])
+def test_norms_over_channels_leave_them_elastic(name: str) -> None:
+    """Global response normalization, and norms without a mean."""
+    model = timm.create_model(name, depths=(1, 1, 1, 1), dims=(8, 12, 16, 24), num_classes=10)
+    found = trace(model, 32)
+    assert sorted(found.sizes.values()) == [8, 12, 16, 24, 32, 48, 64, 96]
+    assert verify(model, found, 32) == found
+
+
+class UnitLength(nn.Module):
+    """With features of length 1, and a norm of PyTorch's without a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 12, 4, stride=4), nn.RMSNorm(12)
+        self.wide, self.head = nn.Linear(12, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.stem(x).flatten(2).transpose(1, 2))
+        return self.head(nn.functional.normalize(self.wide(x).mean(1), dim=-1))
+
+
+def test_features_of_unit_length_leave_channels_elastic() -> None:
+    model = UnitLength()
+    found = trace(model, 32)
+    assert found.sizes == {"stem.width": 12, "wide.width": 16}
+    assert verify(model, found, 32) == found
+
+
+def test_a_deep_network_is_understood_before_it_is_trained() -> None:
+    """Fresh layers make each output smaller than their input, by the sixtieth it is one of biases alone."""
+    layers = [nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)) for _ in range(60)]
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 4, stride=4), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )
+    found = trace(model, 16)
+    assert len(found.sizes) == 61
+    assert verify(model, found, 16) == found
+
+
+def test_convolutions_padded_to_the_same_size_are_counted() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding="same"), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.AdaptiveAvgPool2d(1))
+    assert fvcore_macs(model, torch.zeros(1, 3, 8, 8)) == 64 * (8 * 27 + 6 * 8)
+    found = trace(model, 8)
+    assert set(found.sizes) == {"0.width"} and verify(model, found, 8) == found
 
 
 def test_a_network_whose_logits_are_constant_tells_nothing() -> None:
