@@ -1,36 +1,18 @@
 """The blocks of EfficientFormerV2 as modules, each made of timm's own layers under timm's own parameter names.
 
 Blocks are run one after another by the supernet and measured one by one by the latency table. They hold no state
-besides their tensors: timm caches the gathered attention bias in evaluation, which is wrong for a module whose
-tensors are swapped at every call, so the two attentions here gather it anew.
+besides their tensors.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.layers import LayerScale2d, drop_path
 from timm.models import efficientformer_v2 as timm_v2
 from torch import Tensor, nn
 
-
-class Attention2d(timm_v2.Attention2d):
-    """timm's without the cache."""
-
-    attention_bias_idxs: Tensor
-
-    def get_attention_biases(self, device: torch.device) -> Tensor:
-        return self.attention_biases[:, self.attention_bias_idxs]
-
-
-class Attention2dDownsample(timm_v2.Attention2dDownsample):
-    """timm's without the cache."""
-
-    attention_bias_idxs: Tensor
-
-    def get_attention_biases(self, device: torch.device) -> Tensor:
-        return self.attention_biases[:, self.attention_bias_idxs]
+from search_spaces.uncached import Attention2d, Attention2dDownsample, uncached
 
 
 def stem(in_chs: int, width: int, stride: int) -> nn.Module:
@@ -99,4 +81,4 @@ def network(arguments: dict[str, Any], edits: list[tuple[str, Any]]) -> timm_v2.
     for path, value in edits:
         owner, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(owner), attribute, value)
-    return model
+    return uncached(model)

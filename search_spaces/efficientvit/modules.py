@@ -6,10 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from timm.layers import SelectAdaptivePool2d
 from timm.models.efficientvit_msra import (
-    CascadedGroupAttention,
     ConvMlp,
     ConvNorm,
     EfficientVitMsra,
@@ -19,16 +17,9 @@ from timm.models.efficientvit_msra import (
     PatchMerging,
     ResidualDrop,
 )
-from torch import Tensor, nn
+from torch import nn
 
-
-class UncachedAttention(CascadedGroupAttention):
-    """timm's, gathering the attention biases at each call: kept in evaluation, they do not follow their tensor."""
-
-    attention_bias_idxs: Tensor
-
-    def get_attention_biases(self, device: torch.device) -> Tensor:
-        return self.attention_biases[:, self.attention_bias_idxs]
+from search_spaces.uncached import uncached
 
 
 class Residual(ResidualDrop):
@@ -74,8 +65,7 @@ def attention(
         window_resolution=window,
         kernels=kernels,
     )
-    mixer.attn.__class__ = UncachedAttention
-    return Residual(mixer)
+    return Residual(uncached(mixer))
 
 
 def merging(in_chs: int, out_chs: int) -> nn.Module:
@@ -101,4 +91,4 @@ def network(
     residual = [module for module in model.modules() if isinstance(module, ResidualDrop)]
     for i, module in enumerate(residual, 1):
         module.drop = drop_path_rate * i / len(residual)
-    return model
+    return uncached(model)

@@ -87,9 +87,6 @@ class Template:
         device = torch.get_default_device()
         module = copy.deepcopy(self._on_meta if device.type == "meta" else self.module)
         prune(module, self.structure, {n: np.arange(size) for n, size in sizes.items() if size < self.whole[n]})
-        for part in module.modules():
-            if hasattr(part, "attention_bias_cache"):
-                vars(part)["attention_bias_cache"] = _Once()
         return module.to(device)
 
     @cached_property
@@ -120,13 +117,6 @@ class Template:
 
         named = dict(zip(self.whole, sizes, strict=True))
         return record(deployed(self.build(named)), self.before.at(self.whole, named))
-
-
-class _Once(dict[Any, Any]):
-    """For timm's cache of a gathered attention bias, wrong where tensors change: it forgets what it gives."""
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.pop(key)
 
 
 def _counted(module: nn.Module, shape: tuple[int, ...], product_macs: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import timm
 import torch
 
 from search_spaces.command import UserError
+from search_spaces.uncached import uncached
 
 TIMM_ERRORS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 
@@ -72,7 +73,7 @@ def create_timm(flag: str, name: str, num_classes: int, options: Mapping[str, An
     """timm's network, freshly initialized; without drop path if it knows none. UserError if timm cannot build it."""
     drops: dict[str, Any] = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
     try:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **options, **drops)
+        return uncached(timm.create_model(name, pretrained=False, num_classes=num_classes, **options, **drops))
     except TIMM_ERRORS as error:
         if drops and isinstance(error, TypeError):  # no such argument
             return create_timm(flag, name, num_classes, options)

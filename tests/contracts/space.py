@@ -251,6 +251,19 @@ class SpaceContract(ABC):
             other.load_state_dict(model.state_dict())
             assert torch.equal(other(x), model(x))
 
+    @torch.inference_mode()
+    def test_in_evaluation_a_network_follows_its_weights(
+        self, space: SearchSpace, models: list[tuple[Arch, nn.Module]]
+    ) -> None:
+        """As a moving average, which is tested again and again and never trained itself."""
+        for arch, model in models:
+            average, x = copy.deepcopy(model).eval(), image(space)
+            before = average(x)
+            later = randomized(space.build(arch), 99)
+            average.load_state_dict(later.state_dict())
+            torch.testing.assert_close(average(x), later.eval()(x))
+            assert not torch.allclose(average(x), before)
+
     def test_drop_path_changes_training_only(self, space: SearchSpace, models: list[tuple[Arch, nn.Module]]) -> None:
         arch, model = models[0]
         plain = copy.deepcopy(model)

@@ -17,6 +17,7 @@ from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.timm_network import description, network
 from search_spaces.timm_network import space as timm_space
 from search_spaces.timm_network.space import TimmSpace, _few, _options, _renumbered
+from search_spaces.timm_network.timm_models import create_timm
 from supernet import Supernet
 from tests.contracts.space import SpaceContract, image
 from tests.contracts.supernet import SupernetContract
@@ -126,6 +127,16 @@ def test_in_distilled_training_the_supernet_returns_the_logits_of_each_classifie
         torch.testing.assert_close(supernet.eval()(x, arch), alone.eval()(x))
         supernet.train().set_distilled_training(False)
         assert isinstance(supernet(x, arch), Tensor)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["efficientformer_l1", "levit_128s", "tiny_vit_5m_224"])
+def test_attentions_of_timm_follow_their_biases(name: str) -> None:
+    network = create_timm("--model", name, 5, {}).eval()
+    attention = next(part for part in network.modules() if hasattr(part, "attention_biases"))
+    attention.get_attention_biases(torch.device("cpu"))
+    attention.attention_biases.fill_(3.0)
+    assert bool((attention.get_attention_biases(torch.device("cpu")) == 3).all())
 
 
 def _undecayed(model: nn.Module) -> set[str]:

@@ -12,16 +12,11 @@ from typing import Any
 from timm.models import efficientformer_v2 as timm_v2
 from torch import nn
 
-from search_spaces.efficientformerv2 import modules
 from search_spaces.layout import Axis, axis
 from search_spaces.structure.base import Builder, Structure
+from search_spaces.uncached import uncached
 
 MODELS = "EfficientFormerV2"
-
-UNCACHED: dict[type, type] = {
-    timm_v2.Attention2d: modules.Attention2d,
-    timm_v2.Attention2dDownsample: modules.Attention2dDownsample,
-}
 
 
 def is_member(model: nn.Module) -> bool:
@@ -29,14 +24,8 @@ def is_member(model: nn.Module) -> bool:
 
 
 def prepare(model: nn.Module) -> None:
-    """Makes the attentions gather their biases at each call, in place.
-
-    timm's keep the gathered biases in evaluation, of all heads as they were at the first call; they would outlive
-    pruning, and importance could take gradients through them only once.
-    """
-    for module in model.modules():
-        if uncached := UNCACHED.get(type(module)):
-            module.__class__ = uncached
+    """Makes the attentions gather their biases at each call, in place."""
+    uncached(model)
 
 
 def describe(model: Any) -> Structure:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models.efficientvit_msra import CascadedGroupAttention, EfficientVitMsra
+from timm.models.efficientvit_msra import EfficientVitMsra
 from torch import nn
 
-from search_spaces.efficientvit.modules import UncachedAttention
 from search_spaces.layout import Axis, axis
 from search_spaces.structure.base import Builder, Structure
+from search_spaces.uncached import uncached
 
 MODELS = "EfficientViT (MSRA)"
 
@@ -26,9 +26,7 @@ def is_member(model: nn.Module) -> bool:
 
 def prepare(model: nn.Module) -> None:
     """Makes the attentions gather their biases at each call, in place."""
-    for module in model.modules():
-        if type(module) is CascadedGroupAttention:
-            module.__class__ = UncachedAttention
+    uncached(model)
 
 
 def describe(model: Any) -> Structure:
