@@ -95,8 +95,9 @@ class _Plan:
         self.statistics: list[int] = []
         for i, part in enumerate(parts):
             if not isinstance(whole[i], nn.Parameter):
-                self.statistics.append(i)
                 self.tensors[i] = part.of(whole[i])
+                if skeleton.tensors[i][2]:
+                    self.statistics.append(i)
             elif whole[i].shape != part.shape:
                 self.sliced.append(i)
         self.sliced_parts = [parts[i] for i in self.sliced]
@@ -154,14 +155,14 @@ class Supernet(nn.Module):
         self._frozen = self._distilled_training = False
         largest: Any = space.build(space.largest)
         self._undecayed = frozenset(self._undecayed_of(largest))
-        # not a set: the order of parameters must be the same in every process
-        self._extents: dict[str, Extent] = {}
+        self._extents: dict[str, Extent] = {}  # no set: all processes must have the same order of parameters
         every = dict.fromkeys(block for slot in space.slots for block in space.slot_blocks(slot))
         weights, norms = self._tensors_of(every, norms=False), self._tensors_of(every, norms=True)
-        state = largest.state_dict()
-        template = {_join(b.name, own): state[name] for name, b, own, _ in _tensors_in(space, space.largest)}
+        state, buffers = largest.state_dict(), dict(largest.named_buffers())
+        sources = {_join(b.name, own): name for name, b, own, _ in _tensors_in(space, space.largest)}
         for name, (block, own) in weights.items():
-            _register(self, name, _initial(template.get(name), self._extents[name].shape, block, own), True)
+            fresh = _initial(state.get(source := sources.get(name, "")), self._extents[name].shape, block, own)
+            _register(self, name, fresh, source not in buffers)
         for name, (block, own) in norms.items():
             owner, _, entry = own.rpartition(".")
             value, trained = _NORM_ENTRIES[entry]

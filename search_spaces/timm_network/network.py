@@ -76,6 +76,10 @@ class Network:
     """
     Args:
         options: of timm's constructor, beside the number of classes.
+
+    Attributes:
+        removable: paths of blocks.
+        moving_up: those behind which others move up, in a list, when they are gone.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class Network:
         names = [IMAGE, *(link.name for link in links)]
         self.links = tuple(self._block(link, before) for link, before in zip(links, names, strict=False))
         self.removable = tuple(self._removable())
+        self.moving_up = frozenset(filter(self._moves_up, self.removable))
 
     def _removable(self) -> Iterator[str]:
         """Paths of the blocks that the network runs without: they end with the channels that they begin with."""
@@ -139,8 +144,23 @@ class Network:
         prune(model, self.structure, self.kept(sizes))
         for path in reversed(removed):
             parent, _, leaf = path.rpartition(".")
-            _take_out(model.get_submodule(parent), leaf)
+            holder: Any = model.get_submodule(parent)
+            if path in self.moving_up:
+                del holder[int(leaf)]
+            else:
+                setattr(holder, leaf, nn.Identity())
         return model.to(torch.get_default_device())
+
+    def _moves_up(self, path: str) -> bool:
+        """Whether what lies behind that block moves up when it is gone: in a list of blocks alone.
+
+        Elsewhere the block becomes one that does nothing, and all others keep their names.
+        """
+        parent, _, leaf = path.rpartition(".")
+        holder, blocks = self._model.get_submodule(parent), {link.prefix for link in self.links}
+        held = [name for name, child in holder.named_children() if child.state_dict()]
+        is_list = isinstance(holder, nn.Sequential | nn.ModuleList) and leaf.isdecimal()
+        return is_list and all(_join(parent, name) in blocks for name in held)
 
     def prepare(self, model: nn.Module) -> None:
         """Makes timm's network one that can be cut, in place, without changing its tensors or what it computes."""
@@ -150,14 +170,6 @@ class Network:
     def kept(self, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
         """The first units of the dimensions that are not whole at these sizes."""
         return {name: np.arange(size) for name, size in sizes.items() if size < self.sizes[name]}
-
-
-def _take_out(parent: nn.Module, name: str) -> None:
-    """Those behind it in a list move up; elsewhere nothing is done in its place."""
-    if isinstance(parent, nn.Sequential | nn.ModuleList):
-        del parent[int(name)]
-    else:
-        setattr(parent, name, nn.Identity())
 
 
 def _within(structure: Structure, link: Link, ends: Sequence[Boundary]) -> tuple[Structure, tuple[str, ...]]:

@@ -31,7 +31,8 @@ def source_of(network: Network, sizes: Mapping[str, int], removed: Sequence[str]
         options="".join(f", {key}={value!r}" for key, value in network.options.items()),
         shapes=_rows(shapes),
         numbers=_rows(dict(_changed(whole, smaller))),
-        removed=list(removed),
+        deleted=[path for path in removed if path in network.moving_up],
+        emptied=[path for path in removed if path not in network.moving_up],
         imports=imports or "import torch\nfrom torch import nn\n",
         prepare=f"\n{prepare}\n" if prepare else "",
         prepared="    prepare(model)\n" if prepare else "",
@@ -45,8 +46,9 @@ SHAPES = {{
 {shapes}}}
 NUMBERS = {{
 {numbers}}}
-# Blocks that are taken out, the last first.
-REMOVED = {removed}
+# Blocks that are taken out: those behind them in their lists move up, or nothing is done in their place.
+DELETED = {deleted}
+EMPTIED = {emptied}
 
 {prepare}
 def create_model() -> nn.Module:
@@ -59,13 +61,12 @@ def create_model() -> nn.Module:
     for path, value in NUMBERS.items():
         owner, _, name = path.rpartition(".")
         setattr(model.get_submodule(owner), name, value)
-    for path in reversed(REMOVED):
+    for path in reversed(DELETED):
         parent, _, name = path.rpartition(".")
-        holder = model.get_submodule(parent)
-        if isinstance(holder, nn.Sequential | nn.ModuleList):
-            del holder[int(name)]
-        else:
-            setattr(holder, name, nn.Identity())
+        del model.get_submodule(parent)[int(name)]
+    for path in EMPTIED:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, nn.Identity())
     return model
 """
 

@@ -125,7 +125,8 @@ class TimmSpace(SearchSpace):
     def module_names(self, arch: Arch) -> dict[str, str]:
         removed = self._removed(arch)
         links = [link for link in self.network.links if link.prefix not in removed]
-        return {link.name: _renumbered(link.prefix, removed) for link in links}
+        gone = [path for path in removed if path in self.network.moving_up]
+        return {link.name: _renumbered(link.prefix, gone) for link in links}
 
     def build(self, arch: Arch, drop_path_rate: float = 0.0) -> nn.Module:
         """timm's network, its layers cut and blocks taken out; drop path as timm has it in this network."""
@@ -206,12 +207,12 @@ def _removable(name: str, template: Template, present: int, *sizes: int) -> Timm
 
 
 def _renumbered(path: str, removed: Sequence[str]) -> str:
-    """A block's path once those are gone from the lists that they are in; a name that is no number stays."""
+    """A block's path once those are gone from the lists that they are in."""
     gone = [path.rpartition(".") for path in removed]
     found: list[str] = []
     parent = ""
     for name in path.split("."):
-        before = sum(p == parent and name.isdecimal() and n.isdecimal() and int(n) < int(name) for p, _, n in gone)
+        before = sum(p == parent and name.isdecimal() and int(n) < int(name) for p, _, n in gone)
         found.append(str(int(name) - before) if before else name)
         parent = f"{parent}.{name}" if parent else name
     return ".".join(found)

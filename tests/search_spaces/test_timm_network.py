@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,67 @@ def test_paths_follow_from_all_lists_that_blocks_are_taken_out_of() -> None:
     assert _renumbered("blocks.2.1.conv", ["blocks.0", "blocks.2.0", "blocks.3"]) == "blocks.1.0.conv"
     assert _renumbered("layer1.2", ["layer1.0", "layer2.0"]) == "layer1.1"
     assert _renumbered("", ["0"]) == ""
+
+
+class Mixed(nn.Module):
+    """Blocks that can be left out: in a list with a norm, in one of blocks alone, and by names."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 4, stride=4)
+        self.beside = nn.Sequential(Mix(), nn.BatchNorm2d(32), Mix())
+        self.alone = nn.Sequential(Mix(), Mix())
+        self.named = nn.Sequential(OrderedDict([("one", Mix()), ("two", Mix())]))
+        self.head = nn.Linear(32, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.named(self.alone(self.beside(self.stem(x)))).mean((2, 3)))
+
+
+class Mix(nn.Module):
+    order: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(32, 64, 1), nn.Conv2d(64, 32, 1)
+        self.register_buffer("order", torch.arange(3, -1, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(self.wide(x[:, :, self.order]).relu())
+
+
+def test_blocks_are_left_out_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "create_timm", lambda *_: Mixed(5))
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: Mixed(5))
+    space = TimmSpace("timm/mixed", network.Network("mixed", {}, 16, 5, network.describe(Mixed(5), 16)))
+    blocks = ("alone.0", "alone.1", "beside.0", "beside.2", "named.one", "named.two")
+    assert sorted(space.network.removable) == sorted(blocks)
+    supernet, x = Supernet(space, norm="shared"), image(space)
+    assert not {name for name, _ in supernet.named_parameters() if "order" in name}
+    rng = random.Random(0)
+    for arch in (space.largest, space.smallest, *(space.sample(rng) for _ in range(5))):
+        supernet.train()(x, arch).sum().backward()
+        alone = supernet.eval().extract(arch)
+        torch.testing.assert_close(supernet(x, arch), alone(x))
+        scope: dict[str, Any] = {}
+        exec(space.source(arch), scope)
+        elsewhere: nn.Module = scope["create_model"]()
+        elsewhere.load_state_dict(alone.state_dict())
+        torch.testing.assert_close(elsewhere.eval()(x), alone(x))
+
+
+def test_blocks_of_a_fixed_width_can_be_left_out() -> None:
+    class Fixed(Mixed):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            x = self.alone(x + torch.linspace(0, 1, 32).view(1, 32, 1, 1))
+            return self.head(x.mean((2, 3)))
+
+    found = network.describe(Fixed(5), 16)
+    assert set(found.dimensions) == {"alone.0.wide.width", "alone.1.wide.width"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "create_timm", lambda *_: Fixed(5))
+        assert network.Network("fixed", {}, 16, 5, found).removable == ("alone.0", "alone.1")
 
 
 def test_attention_and_ffn_are_blocks_of_their_own() -> None:
