@@ -1,0 +1,154 @@
+"""Which networks of timm are spaces: the smallest of each of its families, or those named.
+
+    python -m scripts.timm_families
+    python -m scripts.timm_families --models levit_128s convnextv2_atto
+
+Of each that is one, the number of choices of each field, what of its multiply-accumulates the smallest network of the
+space has, and whether three networks of it (the largest, the smallest, a random one) hold what spaces promise: the
+supernet, the extracted network and that of its source code compute the same, parameters and MACs are those counted, and
+a step of training gives gradients. Of others, why they are none. Those that cannot take --image-size have their own.
+
+What is found is kept in --out, a line for each network; the same command goes on. An hour on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces import SearchSpace, UserError, get_space, macs, num_params
+from search_spaces.command import Flags, align, flag, parse, run
+from search_spaces.command.files import drop_torn_line, read_json_lines
+
+FIELDS = ("width", "present", "expansion", "heads", "key", "value")
+CLOSE = 1e-4  # of the largest logit
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Config(Flags):
+    models: tuple[str, ...] = flag((), "timm's names (default: the smallest network of each of its families)")
+    image_size: int = flag(128, "pixels", minimum=32)
+    most_params: float = flag(60e6, "families whose smallest network has more parameters are left out", above=0)
+    out: str = flag("runs/timm-families.jsonl", "file of what is found")
+
+
+def smallest_of_each(most_params: float) -> Iterator[str]:
+    """By timm's module, as far as it has a network of at most so many parameters."""
+    import timm
+    import torch
+
+    for module in timm.list_modules():
+        found = []
+        for name in timm.list_models(module=module):
+            if name.startswith("test_"):
+                continue
+            try:
+                with torch.device("meta"):
+                    model = timm.create_model(name)
+            except (RuntimeError, NotImplementedError):  # it computes with its tensors
+                continue
+            found.append((sum(p.numel() for p in model.parameters()), name))
+        if found and min(found)[0] <= most_params:
+            yield min(found)[1]
+
+
+def check(name: str, image_size: int) -> Json:
+    """What there is to say of the network, one of timm's."""
+    try:
+        try:
+            space: SearchSpace = get_space(f"timm/{name}", image_size=image_size, num_classes=5)
+        except UserError:
+            space = get_space(f"timm/{name}", num_classes=5)
+        return {
+            "name": name,
+            "image_size": space.image_size,
+            "choices": dict(Counter(choice.field for choice in space.choices)),
+            "smallest": macs(space, space.smallest) / macs(space, space.largest),
+            "broken": list(_broken(space)),
+        }
+    except UserError as error:
+        return {"name": name, "refused": str(error)}
+    except Exception as error:  # what the script looks for
+        return {"name": name, "failed": f"{type(error).__name__}: {error}"}
+
+
+def _broken(space: SearchSpace) -> Iterator[str]:
+    """Promises that the space does not keep."""
+    import torch
+    from torch import nn
+
+    from search_spaces.deployed import deployed
+    from search_spaces.structure.fvcore_macs import fvcore_macs
+    from supernet import Supernet
+
+    def differ(found: torch.Tensor, expected: torch.Tensor) -> bool:
+        return not bool((found - expected).abs().max() <= CLOSE * expected.abs().max())
+
+    torch.manual_seed(0)
+    supernet = Supernet(space, norm="shared")
+    x = torch.randn(2, space.in_chans, space.image_size, space.image_size)
+    for arch in (space.largest, space.smallest, space.sample(random.Random(1))):
+        supernet.train()(x, arch).sum().backward()
+        alone = supernet.eval().extract(arch)
+        with torch.inference_mode():
+            expected = alone(x)
+            if differ(supernet(x, arch), expected):
+                yield "the supernet computes something else"
+            scope: Json = {}
+            exec(space.source(arch), scope)
+            elsewhere: nn.Module = scope["create_model"]()
+            elsewhere.load_state_dict(alone.state_dict())
+            if differ(elsewhere.eval()(x), expected):
+                yield "its source computes something else"
+            shipped = deployed(alone)
+            if fvcore_macs(shipped, x[:1]) != macs(space, arch):
+                yield "other MACs"
+            if sum(p.numel() for p in shipped.parameters()) != num_params(space, arch):
+                yield "other parameters"
+    if not any(p.grad is not None and bool(p.grad.any()) for p in supernet.parameters()):
+        yield "no gradients"
+
+
+def as_text(found: Sequence[Json]) -> str:
+    """A table of the spaces, then what is none."""
+    spaces = [one for one in found if "choices" in one]
+    rows = [["", "px", *FIELDS, "smallest, % of the MACs", ""]]
+    for one in spaces:
+        numbers = [str(one["choices"].get(field, "")) for field in FIELDS]
+        share = f"{100 * one['smallest']:.1f}"
+        rows.append([one["name"], str(one["image_size"]), *numbers, share, "; ".join(one["broken"])])
+    lines = [align(rows, "<" + ">" * (len(FIELDS) + 2) + "<")]
+    lines += [one["refused"] for one in found if "refused" in one]
+    lines += [f"FAILED: {one['name']}: {one['failed']}" for one in found if "failed" in one]
+    kept = sum(not one["broken"] for one in spaces)
+    return "\n".join(
+        [*lines, f"{len(found)} networks: {len(spaces)} are spaces, of which {kept} keep what they promise"]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(Config, sys.argv[1:] if argv is None else argv, "python -m scripts.timm_families", __doc__ or "")
+    out = Path(config.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        drop_torn_line(out)
+    known = {one["name"]: one for one in (read_json_lines(out) if out.exists() else [])}
+    names = config.models or tuple(smallest_of_each(config.most_params))
+    for i, name in enumerate(names, 1):
+        if name not in known:
+            print(f"{name} ({i} of {len(names)})", file=sys.stderr)
+            known[name] = check(name, config.image_size)
+            with out.open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(known[name])}\n")
+    print(f"{as_text([known[name] for name in names])}\nwrote {out}")
+
+
+if __name__ == "__main__":
+    run(main)
