@@ -13,6 +13,11 @@ What is found is kept in --out, a line for each network; the same command goes o
 
 from __future__ import annotations
 
+from search_spaces.command import start
+
+if __name__ == "__main__":
+    start.prepare()
+
 import json
 import random
 import sys

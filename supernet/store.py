@@ -17,6 +17,7 @@ the store. There are no elastic layers and there is no current subnet.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -118,13 +119,12 @@ def _sliced(plans: Sequence[_Plan]) -> list[tuple[Tensor, ...]]:
 
 
 def _materialize_buffers(module: nn.Module, device: torch.device) -> None:
-    """Gives non-persistent buffers, which no state dict holds, their memory and (by timm's protocol) their values."""
+    """Gives non-persistent buffers, which no state dict holds, their values, by timm's protocol: where weights are."""
     for part in module.modules():
-        names = part._non_persistent_buffers_set
-        for name in names:
-            part._buffers[name] = torch.empty_like(part.get_buffer(name), device=device)
-        if names:
-            part.init_non_persistent_buffers()  # type: ignore[operator]
+        if names := part._non_persistent_buffers_set:
+            made: Any = copy.deepcopy(part).to_empty(device=device)
+            made.init_non_persistent_buffers()
+            part._buffers.update({name: made._buffers[name] for name in names})
 
 
 class Supernet(nn.Module):

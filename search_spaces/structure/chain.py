@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
+from search_spaces.deployed import MERGING
+
 STEM, HEAD = "stem", "head"
 # Of a block that takes several tensors, or a list of them.
 _FORWARD_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -156,8 +158,8 @@ def _blocks(model: nn.Module, segments: Sequence[Sequence[Node]]) -> list[int]:
 def _parts(link: Link, x: torch.Tensor) -> list[Link]:
     """The block itself, or parts of two layers or more, all but the last with outputs of the shape of its input `x`."""
     block = link.module
-    if not link.prefix or _num_layers(block) < 4:
-        return [link]
+    if not link.prefix or _num_layers(block) < 4 or any(hasattr(block, method) for method in MERGING):
+        return [link]  # what deployment merges across parts would not be merged
     try:
         segments = _segments(block, {""})
     except ValueError:

@@ -99,7 +99,7 @@ def _trace(model: nn.Module, structure: Structure, example: Tensor) -> tuple[Cou
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            hooks.append(module.register_forward_hook(_count(uses, f"{name}.weight")))
+            hooks.append(module.register_forward_hook(_count(uses, f"{name}.weight" if name else "weight")))
         if name in wanted:
             hooks.append(module.register_forward_hook(_record(shapes, name)))
     training = model.training

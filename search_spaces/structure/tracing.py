@@ -289,7 +289,7 @@ class _Tracer(TorchFunctionMode):
         def numbers(x: Any) -> Any:
             if not isinstance(x, Tensor) or not x.is_floating_point():
                 return x
-            full = torch.zeros(x.shape, dtype=torch.int64)
+            full = torch.zeros(x.shape, dtype=torch.float64)  # not all operators move integers
             if track := self._get(x):
                 shape = [-1 if i == track.axis else 1 for i in range(x.ndim)]
                 full += torch.from_numpy(track.channels - NONE).reshape(shape)
@@ -297,7 +297,8 @@ class _Tracer(TorchFunctionMode):
 
         with torch._C.DisableTorchFunction():
             moved = function(*tree_map(numbers, args), **tree_map(numbers, kwargs))
-        for result, full in zip(results, (x for x in tree_flatten(moved)[0] if isinstance(x, Tensor)), strict=True):
+        numbered = (x.long() for x in tree_flatten(moved)[0] if isinstance(x, Tensor))
+        for result, full in zip(results, numbered, strict=True):
             track = _track_of(full + NONE)
             if track is None:
                 self._channels.fix((full + NONE).unique().numpy())

@@ -189,7 +189,11 @@ def _within(structure: Structure, link: Link, ends: Sequence[Boundary]) -> tuple
         tuple(replace(dimensions[name], name=local[name]) for name in ordered),
         {n: tuple(tuple(map(renamed, layout)) for layout in layouts) for n, layouts in axes.items()},
         tuple(replace(m, module=at, factors=renamed(m.factors)) for m, at in _inside(structure.matmuls, link)),
-        tuple(replace(a, module=at, factors=renamed(a.factors)) for a, at in _inside(structure.attributes, link)),
+        tuple(
+            replace(a, module=at, factors=renamed(a.factors))
+            for a, at in _inside(structure.attributes, link)
+            if all(f in local for f in a.factors if isinstance(f, str))  # else it is of layers in another part
+        ),
         frozenset(name for name in tensors if start + name in structure.merged),
     ), tuple(ordered)
 

@@ -51,7 +51,10 @@ class TestSupernet(SupernetContract):
     ["test_efficientnet@2x16"]
     + [
         pytest.param(name, marks=pytest.mark.heavy)
-        for name in ("efficientformerv2_s0@2x16", "efficientvit_m0", "repvit_m0_9", "mobilenetv4_conv_small")
+        for name in (
+            *("efficientformerv2_s0@2x16", "efficientvit_m0", "repvit_m0_9", "mobilenetv4_conv_small"),
+            *("swin_tiny_patch4_window7_224", "iformer_t", "lcnetv2_small", "xception41p", "volo_d1_224"),
+        )
     ],
 )
 def test_a_part_of_any_network_runs_in_the_supernet_alone_and_elsewhere(name: str, tmp_path: Path) -> None:
@@ -212,14 +215,22 @@ class Mixed(nn.Module):
 
 class Mix(nn.Module):
     order: Tensor
+    mask: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.wide, self.narrow = nn.Conv2d(32, 64, 1), nn.Conv2d(64, 32, 1)
         self.register_buffer("order", torch.arange(3, -1, -1))
+        self.register_buffer("none", None, persistent=False)
+        self.init_non_persistent_buffers()
+
+    def init_non_persistent_buffers(self) -> None:
+        """As Swin's masks: they are made where the weights are."""
+        mask = torch.full((32, 1, 1), 2.0, device=self.wide.weight.device)
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.narrow(self.wide(x[:, :, self.order]).relu())
+        return x + self.narrow(self.wide(x[:, :, self.order] * self.mask).relu())
 
 
 def test_blocks_are_left_out_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,32 @@ def test_blocks_run_one_after_another() -> None:
     assert [link.name for link in chain(Network(Block).eval(), IMAGE)] == ["blocks.0", "blocks.1", "head"]
 
 
+class Residuals(nn.Module):
+    """Two parts of two layers, which deployment could merge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = Block(), Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.one(x)
+        return x + self.two(x)
+
+
+class Merged(Residuals):
+    def reparameterize(self) -> None:
+        """As LCNetV2's blocks."""
+
+
+@pytest.mark.parametrize(("kind", "names"), [(Residuals, ["one", "two"]), (Merged, [])])
+def test_a_block_that_deployment_merges_stays_whole(kind: type[nn.Module], names: list[str]) -> None:
+    network = nn.Sequential(nn.Sequential(kind(), kind()), nn.Conv2d(3, 5, 1)).eval()
+    links = [link.name for link in chain(network, IMAGE)]
+    assert (
+        links == [*(f"0.{i}.{name}" for i in range(2) for name in names), "head"] if names else ["0.0", "0.1", "head"]
+    )
+
+
 class CrossStage(nn.Module):
     """As CspNet's: a list of blocks beside which half of the channels pass by."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.structure.base import Structure
-from search_spaces.structure.costs import Costs
+from search_spaces.structure.costs import Costs, layer_macs
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.structure.layouts import Layouts
 from search_spaces.structure.slicing import cut
@@ -215,6 +215,11 @@ def test_a_deep_network_is_understood_before_it_is_trained() -> None:
     found = trace(model, 16)
     assert len(found.sizes) == 61
     assert verify(model, found, 16) == found
+
+
+def test_a_network_of_one_layer_has_its_macs() -> None:
+    """As blocks that deployment merges to a convolution."""
+    assert layer_macs(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 6, 6)) == 16 * 8 * 27
 
 
 def test_convolutions_padded_to_the_same_size_are_counted() -> None:
