@@ -158,8 +158,10 @@ def _blocks(model: nn.Module, segments: Sequence[Sequence[Node]]) -> list[int]:
 def _parts(link: Link, x: torch.Tensor) -> list[Link]:
     """The block itself, or parts of two layers or more, all but the last with outputs of the shape of its input `x`."""
     block = link.module
-    if not link.prefix or _num_layers(block) < 4 or any(hasattr(block, method) for method in MERGING):
-        return [link]  # what deployment merges across parts would not be merged
+    if not link.prefix or _num_layers(block) < 4:
+        return [link]
+    if any(hasattr(block, method) for method in MERGING) or block._non_persistent_buffers_set:
+        return [link]  # its parts would not be merged in deployment, nor could they make their buffers
     try:
         segments = _segments(block, {""})
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 from contextlib import suppress
@@ -53,7 +54,7 @@ def _find(name: str, options: dict[str, Any], size: int) -> Description:
         model = create_timm("--space", name, 1000, options)
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, size, size))
+            copy.deepcopy(model).eval()(torch.zeros(1, 3, size, size))
     except TIMM_ERRORS as error:
         raise UserError(f"{name} cannot take {size} px: {reason(error)}; give another --image-size") from None
     try:
@@ -79,4 +80,4 @@ def _file(facts: dict[str, Any]) -> Path:
 
 def _code() -> list[Path]:
     """The modules that what is found follows from."""
-    return [Path(__file__).with_name("network.py"), *Path(structure.__file__).parent.rglob("*.py")]
+    return [Path(__file__), Path(__file__).with_name("network.py"), *Path(structure.__file__).parent.rglob("*.py")]

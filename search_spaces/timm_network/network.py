@@ -220,7 +220,11 @@ def describe(model: nn.Module, image_size: int) -> Description:
     """
     model = model.eval()
     image = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     chain(model, image)  # it takes less than the rest
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise ValueError(f"its {name} is made when it runs, so its weights alone do not make a block")
     known = is_known(model)
     structure = prepare(model) if known else trace(model, image_size).structure(model)
     found, _ = true_dimensions(model, structure, image_size)

@@ -253,6 +253,20 @@ def test_blocks_are_left_out_wherever_they_are(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(elsewhere.eval()(x), alone(x))
 
 
+def test_a_network_that_makes_its_buffers_when_it_runs_is_refused() -> None:
+    """As ConViT's, whose first run finds out how many tokens there are."""
+
+    class Late(Mix):
+        def forward(self, x: Tensor) -> Tensor:
+            self.mask = torch.ones_like(x[0])
+            return x + self.narrow(self.wide(x * self.mask))
+
+    model = Mixed(5)
+    model.alone[1] = Late()
+    with pytest.raises(ValueError, match=r"^its alone\.1\.mask is made when it runs"):
+        network.describe(model, 16)
+
+
 def test_blocks_of_a_fixed_width_can_be_left_out() -> None:
     class Fixed(Mixed):
         def forward(self, x: Tensor) -> Tensor:

@@ -73,10 +73,23 @@ class Merged(Residuals):
         """As LCNetV2's blocks."""
 
 
+class WithMask(Residuals):
+    """As Swin V2's blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(3, 1, 1), persistent=False)
+
+
 @pytest.mark.parametrize(
-    ("kind", "names"), [(Residuals, ["0.0.one", "0.0.two", "0.1.one", "0.1.two"]), (Merged, ["0.0", "0.1"])]
+    ("kind", "names"),
+    [
+        (Residuals, ["0.0.one", "0.0.two", "0.1.one", "0.1.two"]),
+        (Merged, ["0.0", "0.1"]),
+        (WithMask, ["0.0", "0.1"]),
+    ],
 )
-def test_a_block_that_deployment_merges_stays_whole(kind: type[nn.Module], names: list[str]) -> None:
+def test_blocks_are_cut_into_parts_unless_something_needs_them_whole(kind: type[nn.Module], names: list[str]) -> None:
     network = nn.Sequential(nn.Sequential(kind(), kind()), nn.Conv2d(3, 5, 1)).eval()
     assert [link.name for link in chain(network, IMAGE)] == [*names, "head"]
 
