@@ -133,18 +133,17 @@ def as_text(found: Sequence[Json]) -> str:
     lines += [one["refused"] for one in found if "refused" in one]
     lines += [f"FAILED: {one['name']}: {one['failed']}" for one in found if "failed" in one]
     kept = sum(not one["broken"] for one in spaces)
-    return "\n".join(
-        [*lines, f"{len(found)} networks: {len(spaces)} are spaces, of which {kept} keep what they promise"]
-    )
+    lines.append(f"{len(found)} networks: {len(spaces)} are spaces, of which {kept} keep what they promise")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, sys.argv[1:] if argv is None else argv, "python -m scripts.timm_families", __doc__ or "")
     out = Path(config.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        drop_torn_line(out)
-    known = {one["name"]: one for one in (read_json_lines(out) if out.exists() else [])}
+    out.touch()
+    drop_torn_line(out)
+    known = {one["name"]: one for one in read_json_lines(out)}
     names = config.models or tuple(smallest_of_each(config.most_params))
     for i, name in enumerate(names, 1):
         if name not in known:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from nas import runs
 from nas.dense.config import FREE, DenseConfig
 from nas.dense.kind import PAGE, Kind, load_trained
-from nas.dense.result import WEIGHTS, DenseResult
+from nas.dense.result import DenseResult
 from nas.dense.start import Start, begun_start, find_start, searched_in
 from nas.dense.task import DenseTask
 from nas.distributed import collectives, process
 from nas.runs.checkpoint import save_tensors
+from nas.runs.folders import WEIGHTS
 from nas.runs.results import lasted
 from nas.scenes import SceneData
 from nas.training.progress import CHECKPOINT

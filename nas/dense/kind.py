@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from nas.dense.config import DenseConfig
-from nas.dense.result import WEIGHTS, DenseResult, read_result, space_of
+from nas.dense.result import DenseResult, read_result, space_of
 from nas.runs import RunInfo
 from nas.runs.checkpoint import load_module, load_tensors
+from nas.runs.folders import WEIGHTS
 from nas.scenes import SceneData, Scenes
 from nas.scenes.embedded import EMBEDDED
 from nas.scenes.transforms import Joint

@@ -11,7 +11,6 @@ from nas.runs.results import Ending
 from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command.typed import Count, load_typed, read_typed
 
-WEIGHTS = "model.safetensors"
 REMEDY = "restore it, or train again"
 
 Split = Literal["search", "test"]

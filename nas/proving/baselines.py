@@ -16,7 +16,7 @@ from nas.exporting.winner import load_winners
 from nas.proving.answers import BUSY, accuracy_of, difference_of, right_in, warnings_in
 from nas.proving.search import Config, Search, find_search
 from nas.proving.training import (
-    narrowed_name,
+    narrowed_folder,
     prune_whole,
     pruned_folder,
     say_how_long,
@@ -26,7 +26,8 @@ from nas.proving.training import (
 from nas.pruning import recipe as recipes
 from nas.pruning.latency import jobs_of, measure_twice
 from nas.reporting.verdict import as_text
-from nas.runs.baselines import FILE, WEIGHTS, Baselines, Kind, Network, pairs, read_baselines
+from nas.runs.baselines import FILE, Baselines, Kind, Network, pairs, read_baselines
+from nas.runs.folders import WEIGHTS
 from nas.runs.results import REMEDY, PrunedResult
 from search_spaces.command.files import sha256
 from search_spaces.command.typed import load_typed
@@ -119,8 +120,8 @@ def _entries(search: Search) -> Iterator[Entry]:
         yield _trained(search, runs.WHOLE, "whole", "")
     for winner in search.winners:
         yield _trained(search, winner, "winner", winner)
-        if (search.trained(narrowed_name(search, winner)) / "result.json").exists():
-            yield _trained(search, narrowed_name(search, winner), "narrowed", winner)
+        if ((folder := narrowed_folder(search, winner)) / "result.json").exists():
+            yield _trained(search, folder.name, "narrowed", winner)
         if ((folder := pruned_folder(search, winner)) / "result.json").exists():
             yield _pruned(folder, winner)
 

@@ -32,9 +32,9 @@ from search_spaces.command.typed import load_typed
 Missing = dict[str, str]  # baselines that there cannot be, and why
 
 
-def narrowed_name(search: Search, winner: str) -> str:
-    """The folder in `retrain/` of its narrowed network."""
-    return f"narrowed-{winner}{search.suffix}"
+def narrowed_folder(search: Search, winner: str) -> Path:
+    """Of the narrowed network of its time."""
+    return search.trained(f"narrowed-{winner}{search.suffix}")
 
 
 def pruned_folder(search: Search, winner: str) -> Path:
@@ -44,7 +44,7 @@ def pruned_folder(search: Search, winner: str) -> Path:
 
 def say_how_long(search: Search) -> None:
     """Of the baselines that are not there yet: each is trained as its winner was, and is about as fast."""
-    kinds = (_narrowed_folder, pruned_folder) if search.whole else (_narrowed_folder,)
+    kinds = (narrowed_folder, pruned_folder) if search.whole else (narrowed_folder,)
     left = [winner for folder in kinds for winner in search.winners if not _is_there(folder(search, winner))]
     minutes = [load_typed(TrainedResult, search.trained(w) / "result.json", REMEDY)["minutes"] for w in left]
     images = runs.load_classes_info(search.run_folder).splits.train
@@ -58,7 +58,7 @@ def trained_otherwise(search: Search) -> list[str]:
     found = []
     for winner in search.winners:
         epochs = runs.begun(search.trained(winner), TrainingConfig).epochs
-        narrow, pruned = _narrowed_folder(search, winner), pruned_folder(search, winner)
+        narrow, pruned = narrowed_folder(search, winner), pruned_folder(search, winner)
         had = {narrow: runs.begun(narrow, TrainingConfig).epochs} if _is_there(narrow) else {}
         had |= {pruned: runs.begun(pruned, PruningConfig).finetune_epochs} if _is_there(pruned) else {}
         found += [
@@ -74,10 +74,6 @@ def _is_there(folder: Path) -> bool:
     return (folder / "result.json").exists()
 
 
-def _narrowed_folder(search: Search, winner: str) -> Path:
-    return search.trained(narrowed_name(search, winner))
-
-
 # ---- narrowed
 
 
@@ -89,15 +85,17 @@ def train_narrowed(config: Config, search: Search) -> Missing:
         if isinstance(found, Arch):
             archs[winner] = found
         else:
-            missing[narrowed_name(search, winner)] = found
+            missing[narrowed_folder(search, winner).name] = found
     networks: dict[str, dict[str, Any]]
-    networks = {w: {"name": narrowed_name(search, w), "arch": search.space.to_json(arch)} for w, arch in archs.items()}
+    networks = {
+        w: {"name": narrowed_folder(search, w).name, "arch": search.space.to_json(arch)} for w, arch in archs.items()
+    }
     file, splits = search.run_folder / ARCHS, runs.load_classes_info(search.run_folder).splits
     write_json(file, list(networks.values()))
     jobs = [
         job_like(search.trained(winner), network, file, splits, _local(config))
         for winner, network in networks.items()
-        if not _is_there(_narrowed_folder(search, winner))
+        if not _is_there(narrowed_folder(search, winner))
     ]
     if jobs:
         train_all(jobs[0].config, search.run_folder, jobs)
@@ -106,7 +104,7 @@ def train_narrowed(config: Config, search: Search) -> Missing:
 
 def _narrowed(search: Search, winner: str) -> Arch | str:
     """The network, or why there is none."""
-    folder = _narrowed_folder(search, winner)
+    folder = narrowed_folder(search, winner)
     if (folder / "config.json").exists():
         return search.space.from_json(runs.fact(folder, "arch", dict))
     limit_ms = float(search.latencies_ms([search.winners[winner]])[0])

@@ -22,6 +22,7 @@ from nas.data.batches import MEAN, STD
 from nas.networks.checkpoints import check_finite
 from nas.networks.weights import load_timm, load_winner
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
+from nas.runs.folders import WEIGHTS
 from search_spaces import UserError, get_space
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import read_typed
@@ -31,7 +32,7 @@ from search_spaces.structure.layouts import Layouts
 from search_spaces.structure.slicing import prune
 from search_spaces.timm_network.timm_models import check_timm_name, create_timm, timm_options
 
-FILE, WEIGHTS = "pruned.json", "model.safetensors"
+FILE = "pruned.json"
 MOST_PIXELS = 4096
 # Allowed of timm's options: what a network's tensors follow from.
 SIZES = ("img_size", "patch_size", "window_size", "embed_dim", "depth", "depths", "num_heads")

@@ -15,6 +15,7 @@ from nas.data import Data, DataConfig
 from nas.networks.weights import check_takes, normalization, winner_file
 from nas.pruning import recipe as recipes
 from nas.pruning.recipe import Recipe
+from nas.runs.folders import WEIGHTS
 from search_spaces import UserError
 from search_spaces.command.files import sha256
 from search_spaces.structure.base import Structure
@@ -105,7 +106,7 @@ class Source:
         """Of the weights."""
         if self.weights is None:
             return None
-        return sha256(self.weights / recipes.WEIGHTS if self.weights.is_dir() else self.weights)
+        return sha256(self.weights / WEIGHTS if self.weights.is_dir() else self.weights)
 
     def open(self, data: Data, seed: int, described: Layouts | None = None) -> tuple[Recipe, nn.Module, Structure]:
         """The network for this data, with its weights; fresh ones of the seed where it has none.

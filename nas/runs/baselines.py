@@ -11,13 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypeVar
 
-from nas.runs.folders import WHOLE
+from nas.runs.folders import WEIGHTS, WHOLE
 from search_spaces.command.files import sha256, write_json
 from search_spaces.command.folders import Name
 from search_spaces.command.typed import Amount, Count, Fraction, Positive, Within, load_typed
 
 FILE = "baselines/result.json"
-WEIGHTS = "model.safetensors"  # in the folder of each network
 ARCHS = "baselines/archs.json"  # narrowed networks, for nas.retrain to go on with
 Kind = Literal["winner", "whole", "narrowed", "pruned"]
 EQUAL = 0.05  # of a time: what counts as equally fast

@@ -36,6 +36,7 @@ Value = TypeVar("Value")
 Json = dict[str, Any]
 Facts = TypeVar("Facts")
 
+WEIGHTS = "model.safetensors"  # in the folder of a trained or pruned network
 WHOLE = "whole"  # the folder in retrain/, beside those of winners, of a network that nas.finetune has trained
 
 

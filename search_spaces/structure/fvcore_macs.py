@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 
 def fvcore_macs(model: nn.Module, x: Tensor) -> int:
-    """Of convolutions, linear layers and matrix products; also those of fused attention and of convolutions whose
-    padding is "same", which fvcore leaves out."""
+    """Of convolutions, linear layers and matrix products.
+
+    Also those of fused attention and of convolutions whose padding is "same", which fvcore leaves out.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it scripts a loss when it is imported
         from fvcore.nn import FlopCountAnalysis

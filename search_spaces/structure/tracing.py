@@ -208,10 +208,7 @@ class _Tracer(TorchFunctionMode):
             return
         self._norm(result, x, weight, -1)
 
-    def _of_rms_norm(
-        self, result: Tensor, x: Tensor, normalized_shape: Sequence[int], weight: Any = None, *_: Any, **__: Any
-    ) -> None:
-        self._of_layer_norm(result, x, normalized_shape, weight)
+    _of_rms_norm = _of_layer_norm
 
     def _of_norm(
         self, result: Tensor, x: Tensor, p: Any = None, dim: Any = None, keepdim: bool = False, **_: Any

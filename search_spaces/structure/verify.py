@@ -138,8 +138,7 @@ def _randomized(model: nn.Module) -> nn.Module:
 
 
 def _settled(model: nn.Module, image: Tensor) -> nn.Module:
-    """With batch norms, in place, of the variance that they are given: a deep fresh network lets nothing of an image
-    through."""
+    """Scales variances of batch norms to what they are given, in place: a deep fresh network would lose the image."""
 
     def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         if norm.running_var is not None and (variance := inputs[0].var()) > 0:

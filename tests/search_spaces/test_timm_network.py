@@ -12,7 +12,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from search_spaces import SearchSpace, UserError, get_space, macs
+from search_spaces import Arch, SearchSpace, UserError, get_space, macs
 from search_spaces.deployed import deployed
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.timm_network import description, network
@@ -67,11 +67,16 @@ def test_a_part_of_any_network_runs_in_the_supernet_alone_and_elsewhere(name: st
         logits = alone(x)
         torch.testing.assert_close(supernet(x, arch), logits)
         assert macs(space, arch) == fvcore_macs(deployed(alone), x[:1])
-        scope: dict[str, Any] = {}
-        exec(space.source(arch), scope)
-        elsewhere: nn.Module = scope["create_model"]()
-        elsewhere.load_state_dict(alone.state_dict())
-        torch.testing.assert_close(elsewhere.eval()(x), logits)
+        torch.testing.assert_close(elsewhere(space, arch, alone)(x), logits)
+
+
+def elsewhere(space: SearchSpace, arch: Arch, alone: nn.Module) -> nn.Module:
+    """The network of the arch's source code, with these weights."""
+    scope: dict[str, Any] = {}
+    exec(space.source(arch), scope)
+    model: nn.Module = scope["create_model"]()
+    model.load_state_dict(alone.state_dict())
+    return model.eval()
 
 
 def test_the_supernet_decays_what_the_network_does() -> None:
@@ -246,11 +251,7 @@ def test_blocks_are_left_out_wherever_they_are(monkeypatch: pytest.MonkeyPatch) 
         supernet.train()(x, arch).sum().backward()
         alone = supernet.eval().extract(arch)
         torch.testing.assert_close(supernet(x, arch), alone(x))
-        scope: dict[str, Any] = {}
-        exec(space.source(arch), scope)
-        elsewhere: nn.Module = scope["create_model"]()
-        elsewhere.load_state_dict(alone.state_dict())
-        torch.testing.assert_close(elsewhere.eval()(x), alone(x))
+        torch.testing.assert_close(elsewhere(space, arch, alone)(x), alone(x))
 
 
 def test_a_network_that_makes_its_buffers_when_it_runs_is_refused() -> None:
@@ -267,7 +268,7 @@ def test_a_network_that_makes_its_buffers_when_it_runs_is_refused() -> None:
         network.describe(model, 16)
 
 
-def test_blocks_of_a_fixed_width_can_be_left_out() -> None:
+def test_blocks_of_a_fixed_width_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Fixed(Mixed):
         def forward(self, x: Tensor) -> Tensor:
             x = self.stem(x)
@@ -276,9 +277,8 @@ def test_blocks_of_a_fixed_width_can_be_left_out() -> None:
 
     found = network.describe(Fixed(5), 16)
     assert set(found.dimensions) == {"alone.0.wide.width", "alone.1.wide.width"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "create_timm", lambda *_: Fixed(5))
-        assert network.Network("fixed", {}, 16, 5, found).removable == ("alone.0", "alone.1")
+    monkeypatch.setattr(network, "create_timm", lambda *_: Fixed(5))
+    assert network.Network("fixed", {}, 16, 5, found).removable == ("alone.0", "alone.1")
 
 
 def test_attention_and_ffn_are_blocks_of_their_own() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from nas.data import DataConfig, load_data
 from nas.proving import training
 from nas.proving.baselines import Entry, _compared, compare_with_baselines
 from nas.proving.search import Config
-from nas.proving.training import narrowed_name, prune_whole, pruned_folder, say_how_long, trained_otherwise
+from nas.proving.training import narrowed_folder, prune_whole, pruned_folder, say_how_long, trained_otherwise
 from nas.pruning.config import Config as PruningConfig
 from nas.reporting.verdict import verdict
 from nas.runs.baselines import read_baselines
@@ -150,9 +150,10 @@ def test_what_is_pruned_is_timed_as_the_table_was(tmp_path: Path, monkeypatch: p
 
 
 def test_equals_by_another_latency_have_folders_of_their_own() -> None:
-    searches = [cast(Any, SimpleNamespace(suffix=suffix, run_folder=Path())) for suffix in ("", "-laptop")]
-    names = {narrowed_name(search, "winner-1") for search in searches}
-    names |= {pruned_folder(search, "winner-1").name for search in searches}
+    searches: list[Any] = [
+        SimpleNamespace(suffix=suffix, run_folder=Path(), trained=Path) for suffix in ("", "-laptop")
+    ]
+    names = {folder(search, "winner-1").name for folder in (narrowed_folder, pruned_folder) for search in searches}
     assert names == {
         *("narrowed-winner-1", "narrowed-winner-1-laptop"),
         *("as-fast-as-winner-1", "as-fast-as-winner-1-laptop"),
