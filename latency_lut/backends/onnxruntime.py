@@ -96,8 +96,11 @@ class OnnxRuntimeBackend(FileBackend):
 def export_onnx(job: Job, path: Path) -> None:
     import torch
 
+    module = job.module()
+    whole = module.forward
+    module.forward = lambda x: whole(x)  # the exporter would make tensors of the defaults of other arguments
     with quiet():  # on the exporter's age, and on shapes that are constants here
-        torch.onnx.export(job.module(), (torch.zeros(1, *job.input_shape),), path, dynamo=False)
+        torch.onnx.export(module, (torch.zeros(1, *job.input_shape),), path, dynamo=False)
 
 
 def quantize_onnx(source: Path, target: Path, images: Sequence[np.ndarray], keep_float: Sequence[str] = ()) -> None:

@@ -8,10 +8,12 @@ cut into parts where each has the shapes of the block's input, as attention and 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -66,8 +68,7 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
     while at <= last:
         name = _only_module(segments[at])
         if name and _is_layered(model.get_submodule(name)):
-            block = model.get_submodule(name)
-            links.append(Link(name, name, block, type(block).__name__))
+            links.append(_block(model, segments[at]))
             at += 1
             continue
         end = next(i for i in range(at + 1, last + 1) if (n := _only_module(segments[i])) and _is_block(model, n))
@@ -94,12 +95,16 @@ class _Blocks(Tracer):
         return module_qualified_name not in self._opened
 
 
-def _segments(model: nn.Module, opened: set[str]) -> list[list[Node]]:
-    """The operators between two places where one tensor alone is alive."""
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    given = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
+def _segments(model: nn.Module, opened: set[str], given: Collection[str] = ()) -> list[list[Node]]:
+    """The operators between two places where one tensor alone is alive, but for those that follow from no image.
+
+    Args:
+        given: arguments that are tensors, beside the image; others have their defaults.
+    """
+    parameters = list(inspect.signature(model.forward).parameters.values())[1:]
+    defaults = {p.name: p.default for p in parameters if p.name not in given and p.default is not p.empty}
     try:
-        graph = _Blocks(opened).trace(model, concrete_args=given)
+        graph = _Blocks(opened).trace(model, concrete_args=defaults)
     except Exception as error:  # whatever its forward pass does with what is no tensor
         raise ValueError(f"the forward pass of {type(model).__name__} cannot be followed: {error}") from None
     for node in [node for node in graph.nodes if node.target is torch._assert]:  # that what is given is given
@@ -115,7 +120,7 @@ def _segments(model: nn.Module, opened: set[str]) -> list[list[Node]]:
             continue
         if node is not image:
             found[-1].append(node)
-        if node.op != "get_attr":
+        if node is image or node.all_input_nodes:
             alive.add(node)
         alive = {other for other in alive if last_use.get(other, -1) > i}
         if alive == {node} and found[-1]:
@@ -146,13 +151,27 @@ def _opened_further(model: nn.Module, opened: set[str], segments: list[list[Node
 
 
 def _only_module(nodes: Sequence[Node]) -> str | None:
-    """The path of the module that the segment consists of."""
-    return str(nodes[0].target) if len(nodes) == 1 and nodes[0].op == "call_module" else None
+    """The path of the module that the segment consists of, beside tensors of the network that it takes."""
+    *given, last = nodes
+    alone = last.op == "call_module" and all(node.op == "get_attr" for node in given)
+    return str(last.target) if alone else None
 
 
 def _blocks(model: nn.Module, segments: Sequence[Sequence[Node]]) -> list[int]:
     """Places of those segments that are a block each."""
     return [i for i, nodes in enumerate(segments) if (name := _only_module(nodes)) and _is_block(model, name)]
+
+
+def _block(model: nn.Module, nodes: Sequence[Node]) -> Link:
+    """The block that the segment consists of; what the network gives it beside the image lies in it, as positions."""
+    call = nodes[-1]
+    name, block = str(call.target), model.get_submodule(str(call.target))
+    kind = type(block).__name__
+    arguments = inspect.signature(block.forward).bind(*call.args, **call.kwargs).arguments
+    given = {n: attrgetter(str(a.target))(model) for n, a in arguments.items() if a in nodes}
+    if given:
+        block = _graph(block, [node for nodes in _segments(block, {""}, given) for node in nodes], given)
+    return Link(name, name, block, kind)
 
 
 def _parts(link: Link, x: torch.Tensor) -> list[Link]:
@@ -264,17 +283,54 @@ class _TwoClassifiers(nn.Module):
         return (x, distilled) if self.distilled_training and self.training else (x + distilled) / 2
 
 
-def _graph(model: nn.Module, nodes: Sequence[Node]) -> GraphModule:
-    """Operators as a module whose tensors are named as in the model."""
+def _graph(model: nn.Module, nodes: Sequence[Node], given: Mapping[str, torch.Tensor] | None = None) -> GraphModule:
+    """Operators as a module whose tensors are named as in the model.
+
+    Args:
+        given: arguments of the model, beside the image.
+    """
+    given = given or {}
     graph = Graph()
     inside = dict.fromkeys(nodes)
     outer = dict.fromkeys(used for node in nodes for used in node.all_input_nodes if used not in inside)
-    assert len(outer) == 1, outer
-    copies = {next(iter(outer)): graph.placeholder("x")}
+    assert sum(node.target not in given for node in outer) == 1, outer
+    copies = {node: graph.placeholder(str(node.target) if node.target in given else "x") for node in outer}
     for node in nodes:
         copies[node] = graph.node_copy(node, lambda used: copies[used])
     graph.output(copies[nodes[-1]])
-    return _with_dropout(GraphModule(model, graph))
+    return _with_dropout(_with_given(GraphModule(model, graph), given))
+
+
+def _with_given(module: GraphModule, given: Mapping[str, torch.Tensor]) -> GraphModule:
+    """These arguments become modules, in place."""
+    graph = module.graph
+    for node in [node for node in graph.nodes if node.op == "placeholder" and node.target in given]:
+        module.add_submodule(node.target, _Given(given[node.target]))
+        for user in list(node.users):
+            with graph.inserting_before(user):
+                user.replace_input_with(node, graph.call_module(node.target))
+        graph.erase_node(node)
+    if given:
+        module.recompile()
+    return module
+
+
+class _Given(nn.Module):
+    """A tensor that a network makes of its options, not of weights, and gives to several blocks."""
+
+    value: torch.Tensor
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self._kept = value.detach().cpu().numpy()
+        self.digest = hashlib.sha256(self._kept.tobytes()).hexdigest()[:10]  # blocks with different ones differ
+        self.register_buffer("value", value, persistent=False)
+
+    def init_non_persistent_buffers(self) -> None:
+        self.value.copy_(torch.from_numpy(self._kept))
+
+    def forward(self) -> torch.Tensor:
+        return self.value
 
 
 def _with_dropout(module: GraphModule) -> GraphModule:

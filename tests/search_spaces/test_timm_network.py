@@ -54,6 +54,7 @@ class TestSupernet(SupernetContract):
         for name in (
             *("efficientformerv2_s0@2x16", "efficientvit_m0", "repvit_m0_9", "mobilenetv4_conv_small"),
             *("swin_tiny_patch4_window7_224", "iformer_t", "lcnetv2_small", "xception41p", "volo_d1_224"),
+            "vit_small_patch16_dinov3@2x16",
         )
     ],
 )

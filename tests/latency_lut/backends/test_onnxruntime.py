@@ -55,6 +55,21 @@ def test_the_exported_graph_is_the_module(which: str, tiny: SearchSpace, tmp_pat
     np.testing.assert_allclose(*outputs(tmp_path / "model.onnx", job), rtol=1e-4, atol=1e-5)
 
 
+class Masked(torch.nn.Module):
+    """As timm's EVA and DINOv3: an argument beside the image must be no tensor."""
+
+    def forward(self, x: torch.Tensor, is_causal: bool = False) -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=is_causal)
+
+
+def test_arguments_beside_the_image_keep_their_defaults(tmp_path: Path) -> None:
+    OnnxRuntimeBackend().export(Job((2, 8, 4), Masked), path := tmp_path / "masked.onnx")
+    session = onnxruntime.InferenceSession(path)
+    x = np.random.default_rng(0).standard_normal((1, 2, 8, 4), dtype=np.float32)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(found, Masked()(torch.from_numpy(x)), rtol=1e-4, atol=1e-5)
+
+
 def test_the_shares_of_execution_providers_are_told(tiny: SearchSpace) -> None:
     job = blocks_job([tiny.lower(tiny.smallest)[0]])
     assert OnnxRuntimeBackend().prepare(job).devices == {"cpu": 1.0}

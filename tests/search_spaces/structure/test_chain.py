@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.structure.chain import chain
+from search_spaces.structure.chain import chain, run
+from search_spaces.timm_network.blocks import digest_of
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -92,6 +93,59 @@ class WithMask(Residuals):
 def test_blocks_are_cut_into_parts_unless_something_needs_them_whole(kind: type[nn.Module], names: list[str]) -> None:
     network = nn.Sequential(nn.Sequential(kind(), kind()), nn.Conv2d(3, 5, 1)).eval()
     assert [link.name for link in chain(network, IMAGE)] == [*names, "head"]
+
+
+class Placed(nn.Module):
+    """As EVA's: each block takes the positions that the network makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Block(), Block()
+
+    def forward(self, x: Tensor, positions: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        x = x + self.first(x)
+        return x + self.second(x if positions is None else scale * x + positions)
+
+
+class Positions(nn.Module):
+    positions: Tensor
+
+    def __init__(self, by_name: bool, last: float = 1.0) -> None:
+        super().__init__()
+        self.by_name = by_name
+        self.blocks, self.head = nn.ModuleList([Placed(), Placed()]), nn.Conv2d(3, 5, 1)
+        self.register_buffer("positions", torch.linspace(-1, last, 64).reshape(8, 8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, positions=self.positions) if self.by_name else block(x, self.positions)
+        made: Tensor = self.head(x)
+        return made
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+@torch.no_grad()
+def test_what_a_network_gives_its_blocks_lies_in_their_parts(by_name: bool) -> None:
+    network = Positions(by_name).eval()
+    links = chain(network, IMAGE)
+    assert [link.name for link in links] == [f"blocks.{i}.{part}" for i in (0, 1) for part in ("first", "second")] + [
+        "head"
+    ]
+    *_, made = run(links, IMAGE)
+    torch.testing.assert_close(made, network(IMAGE))
+    assert {
+        f"{link.prefix}.{name}" if link.prefix else name for link in links for name in link.module.state_dict()
+    } == {*network.state_dict()}
+    (given,) = (part for part in links[1].module.modules() if part._non_persistent_buffers_set)
+    again: Any = given.to_empty(device="cpu")
+    again.value.zero_()
+    again.init_non_persistent_buffers()
+    assert torch.equal(again(), network.positions)
+
+
+def test_blocks_that_are_given_different_tensors_differ() -> None:
+    here, there = (chain(Positions(True, last).eval(), IMAGE)[1].module for last in (1.0, 2.0))
+    assert digest_of(here, (), {}) != digest_of(there, (), {})
 
 
 class CrossStage(nn.Module):
