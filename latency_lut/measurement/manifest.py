@@ -19,6 +19,7 @@ from tqdm import tqdm
 from latency_lut.backends.base import FileBackend, Job, Runtime, one_torch_thread
 from latency_lut.backends.protocol import Measurement, Settings
 from latency_lut.backends.registry import BACKENDS
+from latency_lut.measurement.sessions import naming
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import atomic_folder, read_json, write_json
 from search_spaces.command.typed import Within, read_typed
@@ -157,7 +158,7 @@ def write_folder(
         for name, job in tqdm(jobs.items(), desc="exporting", disable=None, leave=False):
             if id(job) not in done:
                 path = target / f"{len(done):04d}{backend.suffix}"
-                with one_torch_thread():
+                with one_torch_thread(), naming(backend, name):
                     backend.export(job, path)
                 arch = space.to_json(job.arch) if job.arch else None
                 done[id(job)] = Entry(path.name, checksum(path), tuple(block.key for block in job.blocks), arch)

@@ -13,7 +13,7 @@ from latency_lut.measurement.journal import Journal
 from latency_lut.measurement.manifest import EXPORT, RESULT_SCHEMA, Manifest, Result, read_folder
 from latency_lut.measurement.sessions import measure_sessions, now
 from search_spaces import UserError
-from search_spaces.command import flag, spell
+from search_spaces.command import flag, reason, spell
 
 MODULE = "latency_lut.measure"
 
@@ -74,8 +74,7 @@ def _load(folder: Path, manifest: Manifest, backend: FileBackend) -> dict[str, S
                 raise
             except Exception as error:  # runtimes' errors have no common base class
                 raise UserError(
-                    f"{backend.describe()} cannot load {folder / entry.file} ({name}): "
-                    f"{(str(error).splitlines() or [type(error).__name__])[0]}; install the version that it was "
-                    "exported with, or export it again for this one"
+                    f"{backend.describe()} cannot load {folder / entry.file} ({name}): {reason(error)}; install the "
+                    "version that it was exported with, or export it again for this one"
                 ) from None
     return sessions

@@ -8,6 +8,7 @@ from latency_lut.backends.base import FileBackend
 from latency_lut.backends.protocol import ANCHOR
 from latency_lut.measurement.sessions import measure_sessions
 from search_spaces import UserError
+from search_spaces.command import reason
 
 DEFAULT_SAMPLES = 25
 
@@ -26,8 +27,7 @@ def measure_file(path: Path, backend: FileBackend, samples: int = DEFAULT_SAMPLE
     except UserError:
         raise
     except Exception as error:  # runtimes' errors have no base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is no model that {backend.name} can load: {reason}") from None
+        raise UserError(f"{path} is no model that {backend.name} can load: {reason(error)}") from None
     measured = measure_sessions({ANCHOR: session}, backend, backend.settings(samples))  # alone, it is its own anchor
     timing = measured.timings[ANCHOR]
     return timing.min_ms, timing.median_ms, measured.busy

@@ -12,17 +12,32 @@ from tqdm import tqdm
 from latency_lut.backends.base import Backend, Job, Session
 from latency_lut.backends.protocol import Measurement, Sample, Settings, measure
 from latency_lut.measurement.journal import Journal
+from search_spaces import UserError
+from search_spaces.command import reason
 from search_spaces.command.forecast import Forecast
 
 
 def prepare_all(jobs: Mapping[str, Job], backend: Backend) -> dict[str, Session]:
-    """A session of each job."""
+    """A session of each job. UserError if the runtime cannot run one of them."""
     forecast = Forecast(f"loading {len(jobs)} graphs", sum(map(_parts, jobs.values())))
     sessions = {}
     for name, job in tqdm(jobs.items(), desc="loading graphs", disable=None, leave=False):
-        sessions[name] = backend.prepare(job)
+        with naming(backend, name):
+            sessions[name] = backend.prepare(job)
         forecast.update(_parts(job))
     return sessions
+
+
+@contextlib.contextmanager
+def naming(backend: Backend, name: str) -> Iterator[None]:
+    """Of errors of the runtime makes a UserError that names the job; they have no common base class."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        what = f"{backend.name} cannot run {name}: {type(error).__name__}: {reason(error)}"
+        raise UserError(f"{what}; give another --backend, or a space without it") from error
 
 
 def _parts(job: Job) -> int:

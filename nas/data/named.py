@@ -14,6 +14,7 @@ from PIL import Image
 
 from nas.data.pixels import decode
 from search_spaces import UserError
+from search_spaces.command import reason
 
 PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
 
@@ -68,9 +69,8 @@ def create(name: str, root: str | None, split: str) -> Any:
     except ImportError as error:
         raise UserError(f"{name} needs a package ({error}); pip install datasets webdataset") from None
     except Exception as error:  # whatever four libraries raise on files that are not what they should be
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         remedy = f"see --data-dir and --train-split (now {split}); download it first"
-        raise UserError(f"cannot read {name}: {reason}; {remedy}") from None
+        raise UserError(f"cannot read {name}: {reason(error)}; {remedy}") from None
 
 
 def with_labels(name: str, dataset: Any, white_level: float | None) -> Named:

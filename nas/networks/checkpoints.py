@@ -26,7 +26,8 @@ from nas.data.classes import shown
 from nas.distributed import process
 from nas.runs.checkpoint import Differences, differences
 from search_spaces import UserError
-from search_spaces.timm_network.timm_models import TIMM_ERRORS, reason
+from search_spaces.command import reason
+from search_spaces.timm_network.timm_models import TIMM_ERRORS
 
 UNREADABLE = (*TIMM_ERRORS, EOFError, KeyError, OSError, SafetensorError, pickle.UnpicklingError)
 State = dict[str, Tensor]

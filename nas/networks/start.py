@@ -24,12 +24,11 @@ from nas.networks import importance
 from nas.networks.checkpoints import check_finite, classifiers, fitted, num_classes_of, read_state
 from nas.networks.weights import load_prepared
 from search_spaces import Arch, SearchSpace, UserError
-from search_spaces.command import start
+from search_spaces.command import reason, start
 from search_spaces.structure.base import Structure
 from search_spaces.structure.families.registry import prepare
 from search_spaces.structure.slicing import permute
 from search_spaces.timm_network.space import TimmSpace
-from search_spaces.timm_network.timm_models import reason
 from supernet import Supernet
 
 Order = Literal["taylor", "magnitude"]

@@ -19,9 +19,10 @@ from nas.networks.checkpoints import check_finite, check_fits, fitted, read_stat
 from nas.runs.checkpoint import differences, load_module, load_tensors
 from nas.runs.results import REMEDY, TrainedResult
 from search_spaces import UserError, get_space
+from search_spaces.command import reason
 from search_spaces.command.files import read_json
 from search_spaces.command.typed import load_typed, read_typed
-from search_spaces.timm_network.timm_models import TIMM_ERRORS, reason
+from search_spaces.timm_network.timm_models import TIMM_ERRORS
 
 # ---- timm's networks
 

@@ -15,7 +15,7 @@ from search_spaces.command.flags import (
     settings,
     spell,
 )
-from search_spaces.command.terminal import align, quiet
+from search_spaces.command.terminal import align, quiet, reason
 
 __all__ = [
     "Flags",
@@ -30,6 +30,7 @@ __all__ = [
     "given",
     "parse",
     "quiet",
+    "reason",
     "run",
     "settings",
     "spell",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,11 @@ def shown(value: Any) -> str:
     """A value as a message has it: all of a short one."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def reason(error: Exception) -> str:
+    """What a library's error says, as part of a line: its first sentence."""
+    return re.split(r"\n|\. ", str(error).strip())[0].rstrip(".") or type(error).__name__
 
 
 def align(rows: Sequence[Sequence[str]], sides: str) -> str:

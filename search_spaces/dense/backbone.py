@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from search_spaces.base import Arch, SearchSpace
 from search_spaces.block import BlockSpec
-from search_spaces.command import UserError
+from search_spaces.command import UserError, reason
 from search_spaces.dense.cuts import Cut, cuts, strides_of
 from search_spaces.dense.dilation import take_strides
-from search_spaces.timm_network.timm_models import TIMM_ERRORS, reason
+from search_spaces.timm_network.timm_models import TIMM_ERRORS
 
 
 class Backbone(nn.Module):

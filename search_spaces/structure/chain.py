@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, GraphModule, Node, Tracer
 
+from search_spaces.command import reason
 from search_spaces.deployed import MERGING
 
 STEM, HEAD = "stem", "head"
@@ -80,8 +81,7 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
         inputs = (image, *run(links, image))
         return [part for link, x in zip(links, inputs, strict=False) for part in _parts(link, x)]
     except _FORWARD_ERRORS as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{type(model).__name__} is no chain of blocks: {why}") from None
+        raise ValueError(f"{type(model).__name__} is no chain of blocks: {reason(error)}") from None
 
 
 class _Blocks(Tracer):

@@ -16,11 +16,11 @@ import timm
 import torch
 
 from search_spaces import structure
-from search_spaces.command import UserError
+from search_spaces.command import UserError, reason
 from search_spaces.command.files import read_json, write_json
 from search_spaces.command.typed import read_typed
 from search_spaces.timm_network.network import Description, Network, describe
-from search_spaces.timm_network.timm_models import TIMM_ERRORS, create_timm, is_timm, nearest, reason, static_options
+from search_spaces.timm_network.timm_models import TIMM_ERRORS, create_timm, is_timm, nearest, static_options
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,15 +10,10 @@ from typing import Any
 import timm
 import torch
 
-from search_spaces.command import UserError
+from search_spaces.command import UserError, reason
 from search_spaces.uncached import uncached
 
 TIMM_ERRORS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
-
-
-def reason(error: Exception) -> str:
-    """The first sentence."""
-    return re.split(r"\n|\. ", str(error))[0].rstrip(".") or type(error).__name__
 
 
 def check_timm_name(flag: str, checkpoint_flag: str, name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from latency_lut.backends.base import FileBackend
+from latency_lut.backends.base import FileBackend, Job
 from latency_lut.backends.protocol import Run, Settings, Timing, measure
 from latency_lut.measurement.build import BuildConfig, build, build_table, make_table
 from latency_lut.tables.plan import make_plan, table_jobs
@@ -93,6 +93,19 @@ def test_samples_that_give_no_table_are_answered_in_one_line(tiny: SearchSpace, 
 
     with pytest.raises(UserError, match=r"no table: sum_ms is 0.*--no-resume"):
         build(tiny, Idle(), SETTINGS, tmp_path / "t.json")
+
+
+def test_a_block_that_the_runtime_cannot_run_is_named_in_one_line(tiny: SearchSpace, tmp_path: Path) -> None:
+    class Poor(FakeMachine):
+        def export(self, job: Job, path: Path) -> None:
+            if len(job.blocks) > 2:
+                raise NotImplementedError("no operator unfold. Please ask for it\nCaused by …")
+            super().export(job, path)
+
+    with pytest.raises(
+        UserError, match=r"^fake cannot run \S.*: NotImplementedError: no operator unfold; give another"
+    ):
+        build(tiny, Poor(), SETTINGS, tmp_path / "t.json")
 
 
 def test_no_resume_starts_over(tiny: SearchSpace, tmp_path: Path) -> None:
