@@ -47,7 +47,7 @@ def true_dimensions(model: nn.Module, structure: Structure, image_size: int) -> 
 
     A dimension is true if its units are interchangeable (brought into another order, the same along all tensors, they
     compute the same), and if the network runs without some of them, as it is trained and as it is deployed, at the MACs
-    foreseen. Tested on a copy with random statistics: fresh norms, of ones and zeros, would hide mistakes.
+    foreseen. Tested on a copy with random weights and statistics.
 
     Branches that deployment fuses count as they are trained.
     """
@@ -59,7 +59,7 @@ class _Test:
     @torch.no_grad()
     def __init__(self, model: nn.Module, structure: Structure, image_size: int) -> None:
         self.image = _noise((1, 3, image_size, image_size), 0)
-        self.model = _settled(_randomized(copy.deepcopy(model).cpu().double()), self.image)
+        self.model = settled(randomize(copy.deepcopy(model).cpu().double().eval()), self.image)
         structure = structure.trained()
         self.logits = self.model(self.image)
         costs = Costs(self.model, structure, self.image)
@@ -70,12 +70,12 @@ class _Test:
     def _is_deployed(self, model: nn.Module) -> bool:
         """Whether its deployed form computes the same; fused layers are of single precision."""
         single, image = copy.deepcopy(model).float(), self.image.float()
-        return _close(deployed(single)(image), single(image), DEPLOYED_CLOSE)
+        return close(deployed(single)(image), single(image), DEPLOYED_CLOSE)
 
     @torch.no_grad()
     def depends_on_the_image(self) -> bool:
         """Whether the logits are of the image at all: else everything would seem to be true."""
-        return not _close(self.model(_noise(self.image.shape, 1)), self.logits, CLOSE)
+        return not close(self.model(_noise(self.image.shape, 1)), self.logits, CLOSE)
 
     def true_of(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """All of these dimensions if they hold together, else those of each half that do."""
@@ -93,7 +93,7 @@ class _Test:
             other = copy.deepcopy(self.model)
             orders = {name: _shuffled(size, i) for i, (name, size) in enumerate(structure.sizes.items())}
             permute(other, structure, orders)
-            if not _close(other(self.image), self.logits, CLOSE):
+            if not close(other(self.image), self.logits, CLOSE):
                 return False
             kept = {  # halves, not all of one size
                 name: order[: max(1, len(order) // 2 - i % 3)].sort().values
@@ -110,7 +110,8 @@ class _Test:
             return False
 
 
-def _close(found: Tensor, expected: Tensor, share: float) -> bool:
+def close(found: Tensor, expected: Tensor, share: float) -> bool:
+    """Whether they differ by no more than so much of the largest."""
     return found.shape == expected.shape and bool((found - expected).abs().max() <= share * expected.abs().max())
 
 
@@ -127,18 +128,24 @@ def _noise(shape: Sequence[int], seed: int) -> Tensor:
     return torch.randn(shape, generator=_generator(seed), dtype=torch.float64)
 
 
-def _randomized(model: nn.Module) -> nn.Module:
-    """In evaluation mode, with no tensor left at a constant."""
+@torch.no_grad()
+def randomize(model: nn.Module) -> nn.Module:
+    """Leaves no tensor at a constant, in place: fresh norms, of ones and zeros, and layer scales hide mistakes."""
     for i, (name, tensor) in enumerate(model.state_dict().items()):
         if tensor.is_floating_point() and tensor.ndim:
             tensor += 0.1 * _noise(tensor.shape, i) / max(1, tensor[0].numel()) ** 0.5
             if name.endswith("running_var"):
                 tensor.abs_()
-    return model.eval()
+    return model
 
 
-def _settled(model: nn.Module, image: Tensor) -> nn.Module:
-    """Scales variances of batch norms to what they are given, in place: a deep fresh network would lose the image."""
+@torch.no_grad()
+def settled(model: nn.Module, image: Tensor) -> nn.Module:
+    """Scales variances of batch norms to what they are given, in place: a deep fresh network would lose the image.
+
+    Args:
+        model: in evaluation mode.
+    """
 
     def settle(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         if norm.running_var is not None and (variance := inputs[0].var()) > 0:

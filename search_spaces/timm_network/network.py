@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,7 +24,7 @@ from search_spaces.structure.families.registry import is_known, prepare
 from search_spaces.structure.fvcore_macs import fvcore_macs
 from search_spaces.structure.slicing import cut, prune
 from search_spaces.structure.tracing import trace
-from search_spaces.structure.verify import true_dimensions
+from search_spaces.structure.verify import close, randomize, settled, true_dimensions
 from search_spaces.timm_network.blocks import Boundary, Template, digest_of
 from search_spaces.timm_network.timm_models import create_timm
 
@@ -234,7 +235,9 @@ def describe(model: nn.Module, image_size: int) -> Description:
     structure = structure.only(found)
     links = chain(model, image)
     made = [image, *run(links, image)]
-    if not torch.allclose(made[-1], model(image), rtol=1e-4, atol=1e-5):
+    tried = settled(randomize(copy.deepcopy(model)), image)
+    *_, logits = run(chain(tried, image), image)
+    if not close(logits, tried(image), 1e-4):
         raise ValueError("its blocks, run one after another, compute something else")
     axes, terms = _boundaries(structure, links, made)
     names = [IMAGE, *(link.name for link in links)]

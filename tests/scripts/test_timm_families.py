@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from latency_lut.backends.base import Job
 from scripts import timm_families
 from scripts.timm_families import check, main, smallest_of_each
 from supernet import Supernet
@@ -38,9 +39,31 @@ def test_what_a_space_promises_and_does_not_keep_is_said(monkeypatch: pytest.Mon
         return model
 
     monkeypatch.setattr(Supernet, "extract", other)
-    assert set(check("test_resnet", 32)["broken"]) == {"the supernet computes something else"}
+    assert set(check("test_resnet", 32, files=False)["broken"]) == {"the supernet computes something else"}
     monkeypatch.setattr(Supernet, "extract", lambda *_: 1 / 0)
-    assert check("test_resnet", 32)["failed"].startswith("ZeroDivisionError")
+    assert check("test_resnet", 32, files=False)["failed"].startswith("ZeroDivisionError")
+
+
+def test_files_that_compute_something_else_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check("test_efficientnet", 32, files=True)["broken"] == []
+    build = Job.module
+
+    def other(self: Job) -> nn.Module:
+        model = build(self)
+        with torch.no_grad():
+            next(model.parameters()).mul_(next(scales))
+        return model
+
+    def unwritten(*_: Any) -> None:
+        raise NotImplementedError("no operator unfold. Please ask for it")
+
+    scales = (1.0 + i for i in range(1000))  # written and executed ones differ
+    monkeypatch.setattr(Job, "module", other)
+    monkeypatch.setattr("nas.exporting.coreml.write_coreml", unwritten)
+    coreml, graphs = check("test_efficientnet", 32, files=True)["broken"]
+    assert coreml == "Core ML: NotImplementedError: no operator unfold"
+    assert graphs.startswith("the network in a table and ")
+    assert graphs.endswith(" more: ValueError: computes something else")
 
 
 def test_of_each_family_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
