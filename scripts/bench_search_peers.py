@@ -28,6 +28,7 @@ installed is left out.
 
 from __future__ import annotations
 
+from nas.runs.folders import WEIGHTS
 from search_spaces.command import start
 
 if __name__ == "__main__":
@@ -139,7 +140,7 @@ class Bench:
     def _smaller(self, winner: str, method: str) -> nn.Module:
         """What the method leaves of the fine-tuned network in the winner's time, found or read."""
         path = self.folder / f"{method}-{winner}" / "cut.safetensors"
-        trained = sha256(self.search.trained(winner) / "model.safetensors")
+        trained = sha256(self.search.trained(winner) / WEIGHTS)
         if not path.exists():
             model, trials = self._found(winner, method)
             save_tensors(path, model.state_dict(), {"trials": trials, "winner_sha256": trained})
@@ -185,7 +186,7 @@ def _begin(folder: Path, config: Config, whole: Path) -> None:
     Raises:
         UserError: it was begun with something else, or nobody knows with what.
     """
-    weights = sha256(whole / "model.safetensors")
+    weights = sha256(whole / WEIGHTS)
     if (folder / "config.json").exists():
         runs.reopen(folder, config, FREE, whole_sha256=weights)
     elif any(folder.glob("*/cut.safetensors")):

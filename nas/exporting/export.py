@@ -17,6 +17,7 @@ from nas.exporting.guide import write_guide
 from nas.exporting.verify import verify
 from nas.exporting.winner import Exportable, load_winners, winner_names
 from nas.objective.precisions import Precision
+from nas.runs.folders import WEIGHTS
 from search_spaces import UserError
 from search_spaces.command import check_idle, flag
 from search_spaces.command.files import atomic_folder, read_json, sha256, write_json, write_text
@@ -62,7 +63,7 @@ def export(config: Config) -> list[dict[str, Any]]:
     data, results = load_images(folder), []
     for winner in winners:
         print(winner.name)
-        weights, place = sha256(winner.folder / "model.safetensors"), folder / "export" / winner.name
+        weights, place = sha256(winner.folder / WEIGHTS), folder / "export" / winner.name
         before = _before(place, weights)
         with added_to(place, keep=bool(before)) as target:
             facts = {"command": runs.command_line(), "name": winner.name, "weights_sha256": weights}

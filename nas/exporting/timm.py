@@ -14,6 +14,7 @@ from nas.exporting.onnx import BATCH_SIZES
 from nas.exporting.parity import Parity, compare, example_images, normalized
 from nas.exporting.winner import Winner
 from nas.runs.checkpoint import save_tensors
+from nas.runs.folders import WEIGHTS
 from search_spaces import UserError
 from search_spaces.command.files import write_text
 
@@ -38,7 +39,7 @@ Output: (batch, classes) logits, in the order of classes.txt.
 
 def write_timm(winner: Winner, folder: Path) -> tuple[Path, Path]:
     """Writes `model.py` and `model.safetensors` into the folder and returns their paths."""
-    info, source, weights = winner.info, folder / "model.py", folder / "model.safetensors"
+    info, source, weights = winner.info, folder / "model.py", folder / WEIGHTS
     code, _, body = winner.space.source(winner.arch).partition("\n\n\n")
     values = {"IMAGE_SIZE": info.image_size, "MEAN": info.mean, "STD": info.std}
     values["PREPROCESSING"] = preprocessing(info.image_size)

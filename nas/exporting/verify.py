@@ -11,6 +11,7 @@ from nas.exporting.figures import accuracies, load_images
 from nas.exporting.files import say
 from nas.exporting.guide import write_guide
 from nas.exporting.winner import load_winners
+from nas.runs.folders import WEIGHTS
 from search_spaces import UserError
 from search_spaces.command.files import read_json, sha256, write_json
 
@@ -37,7 +38,7 @@ def verify(run: str | None, winners: Sequence[str], max_drop: float) -> list[dic
         print(winner.name)
         place = folder / "export" / winner.name
         result = read_json(place / "result.json")
-        if result["weights_sha256"] != sha256(winner.folder / "model.safetensors"):
+        if result["weights_sha256"] != sha256(winner.folder / WEIGHTS):
             raise UserError(f"{place} was exported from other weights than {winner.folder} has; export it again")
         for name, facts in result["files"].items():
             if facts["format"] == "coreml":

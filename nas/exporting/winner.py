@@ -16,6 +16,7 @@ from nas.networks.weights import check_finite
 from nas.objective.precisions import Precision, precision_of
 from nas.runs.baselines import ARCHS
 from nas.runs.checkpoint import load_module, load_tensors
+from nas.runs.folders import WEIGHTS
 from nas.runs.results import REMEDY, TrainedResult
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command.typed import load_typed
@@ -61,7 +62,7 @@ class Winner:
 
     def trained_model(self) -> nn.Module:
         """As its family's own class holds it, with what only training needs."""
-        path = self.folder / "model.safetensors"
+        path = self.folder / WEIGHTS
         model = self.space.build(self.arch)
         load_module(model, tensors := load_tensors(path)[0], path)
         check_finite(tensors, path)

@@ -27,6 +27,7 @@ from nas.objective.costs import Costs
 from nas.objective.mes import PUBLISHED, Objective
 from nas.objective.metrics import LATENCY
 from nas.objective.precisions import RANGE_IMAGES, precision_of
+from nas.runs.folders import WEIGHTS
 from nas.searching.precisions import of_path
 from nas.searching.result import objective_of, read_result, recorded_tables, tables_of
 from search_spaces import Arch, SearchSpace, UserError
@@ -221,7 +222,7 @@ def _networks(
         raise UserError(f"{seen[0]} was trained on the search split, too, by --all-data; give --split test")
     for winner in trained:
         model = winner.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        digest = sha256(winner.folder / "model.safetensors")
+        digest = sha256(winner.folder / WEIGHTS)
         precision = among(winner.precision)
         networks.append(Network(f"{winner.name} retrained", "retrained", winner.arch, model, precision, digest))
     return networks, count

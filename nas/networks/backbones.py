@@ -13,6 +13,7 @@ from nas import runs
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.networks.start import load_start
 from nas.networks.weights import Facts, load_winner, winner_file
+from nas.runs.folders import WEIGHTS
 from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
 from search_spaces.command.typed import load_typed
 from search_spaces.dense.backbone import Backbone
@@ -119,7 +120,7 @@ def _told(facts: Facts) -> tuple[SearchSpace, Arch]:
 
 def _retrained(folder: Path, winner: str) -> Path | None:
     """The weights that nas.retrain has made of it, if it has."""
-    path = folder / "retrain" / winner / "model.safetensors"
+    path = folder / "retrain" / winner / WEIGHTS
     return path if path.exists() else None
 
 

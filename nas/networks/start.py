@@ -23,6 +23,7 @@ from nas.data.batches import eval_batches, normalize
 from nas.networks import importance
 from nas.networks.checkpoints import check_finite, classifiers, fitted, num_classes_of, read_state
 from nas.networks.weights import load_prepared
+from nas.runs.folders import WEIGHTS
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import reason, start
 from search_spaces.structure.base import Structure
@@ -62,7 +63,7 @@ def load_start(space: SearchSpace, init: str, archs: Mapping[str, Arch] | None =
     if init == PRETRAINED:
         return space.largest, *_downloaded(space)
     path = Path(init).expanduser()
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"--init {init}: there is no {file}; give a file of weights, a folder of ours, or pretrained")
     state = read_state(file)

@@ -17,6 +17,7 @@ from nas import runs
 from nas.data.batches import MEAN, STD
 from nas.networks.checkpoints import check_finite, check_fits, fitted, read_state
 from nas.runs.checkpoint import differences, load_module, load_tensors
+from nas.runs.folders import WEIGHTS
 from nas.runs.results import REMEDY, TrainedResult
 from search_spaces import UserError, get_space
 from search_spaces.command import reason
@@ -184,7 +185,7 @@ def _run_facts(path: Path) -> Facts:
 
 def winner_file(path: Path, flag: str) -> Path:
     """The weights' file of a folder that a winner lies in, or the file itself. UserError if there is none."""
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = path / WEIGHTS if path.is_dir() else path
     if not file.exists():
         raise UserError(
             f"{flag} {path} has no {file.name}; give a folder that nas.retrain has finished, or that "

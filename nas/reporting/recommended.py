@@ -13,6 +13,7 @@ from nas.inspection.page import closer_look
 from nas.inspection.text import origin
 from nas.reporting.data import Artifacts, Json, read_artifacts
 from nas.reporting.verdict import taken
+from nas.runs.folders import WEIGHTS
 from nas.runs.results import REMEDY, Inspection, check_inspection
 from search_spaces import UserError
 from search_spaces.command.files import sha256
@@ -65,7 +66,7 @@ def _inspected(a: Artifacts, name: str) -> Json | None:
     if not path.exists():
         return None
     found: Json = load_typed(ANY_INSPECTION, path, REMEDY)
-    network, weights = found["networks"][0], a.folder / "retrain" / name / "model.safetensors"
+    network, weights = found["networks"][0], a.folder / "retrain" / name / WEIGHTS
     if network["arch"] != a.retrained[name]["arch"]:
         return None
     return found if not weights.exists() or network.get("weights_sha256") == sha256(weights) else None

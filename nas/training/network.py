@@ -16,6 +16,7 @@ from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.intervals import interval
 from nas.runs.checkpoint import save_tensors
+from nas.runs.folders import WEIGHTS
 from nas.training.drop_path import drop_path_rate
 from nas.training.recipe import TrainConfig
 from nas.training.task import Classification, Criterion
@@ -84,7 +85,7 @@ def _finish(trainer: Trainer, space: SearchSpace, arch: Arch, images: Images, fa
         **facts,
     }
     if process.is_primary():
-        save_tensors(folder / "model.safetensors", trainer.ema.module.state_dict(), {"space": space.name})
+        save_tensors(folder / WEIGHTS, trainer.ema.module.state_dict(), {"space": space.name})
         write_json(folder / "result.json", result)
     return result
 

@@ -14,6 +14,7 @@ from torch import nn
 from nas import runs
 from nas.data import Data
 from nas.runs.checkpoint import load_module, load_tensors, save_tensors
+from nas.runs.folders import WEIGHTS
 from nas.training.network import make_trainer
 from nas.training.recipe import TrainConfig
 
@@ -54,7 +55,7 @@ def train(
     model: nn.Module, config: TrainConfig, folder: Path, data: Data, description: str, image_size: int = IMAGE_SIZE
 ) -> nn.Module:
     """The trained model, in evaluation mode; a folder that has it is not trained again, one begun goes on."""
-    path = folder / "model.safetensors"
+    path = folder / WEIGHTS
     if not path.exists():
         trainer = make_trainer(config, folder, image_size, data, model)
         if (folder / "config.json").exists():
