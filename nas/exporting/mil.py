@@ -64,7 +64,10 @@ class Interpreter:
 
 def _operator(op: Any) -> Callable[[Values], Tensor | tuple[Tensor, ...]]:
     if op.op_type not in OPERATORS:
-        raise NotImplementedError(f"MIL operator {op.op_type}; add it to nas/exporting/mil.py")
+        raise NotImplementedError(
+            f"the Core ML program has an operator {op.op_type}, which only a Mac can run (here: nas/exporting/mil.py); "
+            "export it there"
+        )
     return OPERATORS[op.op_type]
 
 
@@ -198,6 +201,7 @@ def _gather(a: Values) -> Tensor:
 
 
 OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
+    "abs": lambda a: a["x"].abs(),
     "add": lambda a: a["x"] + a["y"],
     "avg_pool": _avg_pool,
     "batch_norm": _batch_norm,
@@ -207,23 +211,32 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "constexpr_affine_dequantize": _dequantized,
     "constexpr_lut_to_dense": _from_palette,
     "conv": _conv,
+    "elu": lambda a: F.elu(a["x"], float(a["alpha"])),
+    "erf": lambda a: a["x"].erf(),
     "exp": lambda a: a["x"].exp(),
     "expand_dims": _expand_dims,
     "gather": _gather,
     "gelu": _gelu,
     "layer_norm": _layer_norm,
+    "leaky_relu": lambda a: F.leaky_relu(a["x"], float(a["alpha"])),
     "linear": lambda a: F.linear(a["x"], a["weight"], a.get("bias")),
+    "log": lambda a: (a["x"] + a["epsilon"]).log(),
     "matmul": _matmul,
     "max_pool": _max_pool,
     "maximum": lambda a: a["x"].maximum(a["y"]),
+    "minimum": lambda a: a["x"].minimum(a["y"]),
     "mul": lambda a: a["x"] * a["y"],
     "pad": _pad,
+    "pow": lambda a: a["x"].pow(a["y"]),
+    "prelu": lambda a: F.prelu(a["x"], a["alpha"]),
     "real_div": lambda a: a["x"] / a["y"],
     "reduce_argmax": lambda a: a["x"].argmax(a["axis"], keepdim=a["keep_dims"]),
     "reduce_l2_norm": lambda a: a["x"].norm(dim=a["axes"], keepdim=a["keep_dims"]),
+    "reduce_max": lambda a: a["x"].amax(a["axes"], keepdim=a["keep_dims"]),
     "reduce_mean": lambda a: a["x"].mean(a["axes"], keepdim=a["keep_dims"]),
     "reduce_sum": lambda a: a["x"].sum(a["axes"], keepdim=a["keep_dims"]),
     "relu": lambda a: a["x"].relu(),
+    "relu6": lambda a: F.relu6(a["x"]),
     "reshape": lambda a: a["x"].reshape(a["shape"]),
     "rsqrt": lambda a: (a["x"] + a["epsilon"]).rsqrt(),
     "sigmoid": lambda a: a["x"].sigmoid(),
@@ -231,12 +244,14 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "silu": lambda a: F.silu(a["x"]),
     "slice_by_index": _slice,
     "softmax": lambda a: a["x"].softmax(a["axis"]),
+    "softplus": lambda a: F.softplus(a["x"]),
     "split": _split,
     "sqrt": lambda a: a["x"].sqrt(),
     "square": lambda a: a["x"].square(),
     "squeeze": lambda a: a["x"].squeeze(a["axes"]),
     "stack": lambda a: torch.stack(a["values"], dim=a["axis"]),
     "sub": lambda a: a["x"] - a["y"],
+    "tanh": lambda a: a["x"].tanh(),
     "thresholded_relu": lambda a: a["x"].where(a["x"] >= float(a["alpha"]), 0),
     "tile": lambda a: a["x"].tile(a["reps"]),
     "transpose": lambda a: a["x"].permute(a["perm"]),

@@ -20,6 +20,7 @@ KERNEL = torch.arange(27.0).reshape(1, 1, 27).numpy() / 27
 
 # The builder's call, by `mb` and the images; and what it is in PyTorch.
 OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]]] = {
+    "abs": (lambda mb, x: mb.abs(x=x), Tensor.abs),
     "avg_pool": (
         lambda mb, x: mb.avg_pool(x=x, **PADDED, exclude_padding_from_average=True),
         lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
@@ -44,24 +45,38 @@ OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]
         lambda mb, x: mb.conv(x=x, weight=KERNEL.reshape(1, 1, 3, 9).repeat(4, 1), pad_type="same"),
         lambda x: F.conv2d(x, torch.from_numpy(KERNEL).reshape(1, 1, 3, 9).repeat(1, 4, 1, 1), padding="same"),
     ),
+    "elu": (lambda mb, x: mb.elu(x=x, alpha=0.5), lambda x: F.elu(x, 0.5)),
+    "erf": (lambda mb, x: mb.erf(x=x), Tensor.erf),
     "exp": (lambda mb, x: mb.exp(x=x), Tensor.exp),
+    "leaky_relu": (lambda mb, x: mb.leaky_relu(x=x, alpha=0.1), lambda x: F.leaky_relu(x, 0.1)),
+    "log": (lambda mb, x: mb.log(x=mb.square(x=x), epsilon=0.5), lambda x: (x**2 + 0.5).log()),
     "max_pool": (lambda mb, x: mb.max_pool(x=x, **PADDED), lambda x: F.max_pool2d(x, 3, 2, 1)),
     "max_pool, ceil": (
         lambda mb, x: mb.max_pool(x=x, **POOL, pad_type="valid", ceil_mode=True),
         lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
     ),
     "maximum": (lambda mb, x: mb.maximum(x=x, y=0.1), lambda x: x.clamp(min=0.1)),
+    "minimum": (lambda mb, x: mb.minimum(x=x, y=0.1), lambda x: x.clamp(max=0.1)),
+    "pow": (lambda mb, x: mb.pow(x=x, y=2.0), Tensor.square),
+    "prelu": (
+        lambda mb, x: mb.prelu(x=x, alpha=np.array([0.1, 0.2, 0.3, 0.4], np.float32)),
+        lambda x: F.prelu(x, torch.tensor([0.1, 0.2, 0.3, 0.4])),
+    ),
     "real_div": (lambda mb, x: mb.real_div(x=x, y=3.0), lambda x: x / 3),
     "reduce_argmax": (lambda mb, x: mb.reduce_argmax(x=x, axis=1, keep_dims=False), lambda x: x.argmax(dim=1)),
     "reduce_l2_norm": (
         lambda mb, x: mb.reduce_l2_norm(x=x, axes=[1], keep_dims=True),
         lambda x: x.norm(dim=1, keepdim=True),
     ),
+    "reduce_max": (lambda mb, x: mb.reduce_max(x=x, axes=[2, 3], keep_dims=True), lambda x: x.amax((2, 3), True)),
+    "relu6": (lambda mb, x: mb.relu6(x=mb.mul(x=x, y=9.0)), lambda x: F.relu6(9 * x)),
     "reduce_sum": (lambda mb, x: mb.reduce_sum(x=x, axes=[2, 3], keep_dims=False), lambda x: x.sum((2, 3))),
     "rsqrt": (lambda mb, x: mb.rsqrt(x=mb.square(x=x), epsilon=0.5), lambda x: (x**2 + 0.5).rsqrt()),
     "sigmoid_hard": (lambda mb, x: mb.sigmoid_hard(x=x, alpha=1 / 6, beta=0.5), F.hardsigmoid),
+    "softplus": (lambda mb, x: mb.softplus(x=x), F.softplus),
     "sqrt": (lambda mb, x: mb.sqrt(x=mb.square(x=x)), Tensor.abs),
     "stack": (lambda mb, x: mb.stack(values=(x, x), axis=2), lambda x: torch.stack((x, x), 2)),
+    "tanh": (lambda mb, x: mb.tanh(x=x), Tensor.tanh),
     "thresholded_relu": (lambda mb, x: mb.thresholded_relu(x=x, alpha=0.2), lambda x: F.threshold(x, 0.2, 0)),
     "tile": (lambda mb, x: mb.tile(x=x, reps=[1, 2, 1, 3]), lambda x: x.repeat(1, 2, 1, 3)),
     "upsample_nearest_neighbor": (
