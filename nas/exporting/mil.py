@@ -109,6 +109,18 @@ def _conv(a: Values) -> Tensor:
     return conv(a["x"], a["weight"], a.get("bias"), a["strides"], _padding(a), a["dilations"], a["groups"])
 
 
+def _conv_transpose(a: Values) -> Tensor:
+    conv = {3: F.conv_transpose1d, 4: F.conv_transpose2d}[a["x"].ndim]
+    full = conv(a["x"], a["weight"], a.get("bias"), a["strides"], 0, 0, a["groups"], a["dilations"])
+    assert a["pad_type"] in ("custom", "valid"), a["pad_type"]
+    pad = a["pad"] if a["pad_type"] == "custom" else [0] * len(a["pad"])
+    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), 2):
+        full = full.narrow(axis, before, full.shape[axis] - before - after)
+    shape = a.get("output_shape")
+    assert shape is None or list(shape) == list(full.shape), shape
+    return full
+
+
 def _max_pool(a: Values) -> Tensor:
     return F.max_pool2d(a["x"], a["kernel_sizes"], a["strides"], _padding(a), ceil_mode=a["ceil_mode"])
 
@@ -211,6 +223,7 @@ OPERATORS: dict[str, Callable[[Values], Tensor | tuple[Tensor, ...]]] = {
     "constexpr_affine_dequantize": _dequantized,
     "constexpr_lut_to_dense": _from_palette,
     "conv": _conv,
+    "conv_transpose": _conv_transpose,
     "elu": lambda a: F.elu(a["x"], float(a["alpha"])),
     "erf": lambda a: a["x"].erf(),
     "exp": lambda a: a["x"].exp(),
