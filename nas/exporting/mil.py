@@ -122,12 +122,14 @@ def _conv_transpose(a: Values) -> Tensor:
 
 
 def _max_pool(a: Values) -> Tensor:
-    return F.max_pool2d(a["x"], a["kernel_sizes"], a["strides"], _padding(a), ceil_mode=a["ceil_mode"])
+    pool = {3: F.max_pool1d, 4: F.max_pool2d}[a["x"].ndim]
+    return pool(a["x"], a["kernel_sizes"], a["strides"], _padding(a), ceil_mode=a["ceil_mode"])
 
 
 def _avg_pool(a: Values) -> Tensor:
     counted = not a["exclude_padding_from_average"]
-    return F.avg_pool2d(a["x"], a["kernel_sizes"], a["strides"], _padding(a), a["ceil_mode"], counted)
+    pool = {3: F.avg_pool1d, 4: F.avg_pool2d}[a["x"].ndim]
+    return pool(a["x"], a["kernel_sizes"], a["strides"], _padding(a), a["ceil_mode"], counted)
 
 
 def _upsample_bilinear(a: Values) -> Tensor:

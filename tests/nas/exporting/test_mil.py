@@ -29,6 +29,10 @@ OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]
         lambda mb, x: mb.avg_pool(x=x, kernel_sizes=[2, 2], strides=[2, 2], pad_type="valid", ceil_mode=True),
         lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
     ),
+    "avg_pool, one axis": (
+        lambda mb, x: mb.avg_pool(x=mb.reshape(x=x, shape=[1, 4, 35]), kernel_sizes=[4], strides=[4], pad_type="valid"),
+        lambda x: F.avg_pool1d(x.flatten(2), 4, 4),
+    ),
     "cast, whole numbers": (lambda mb, x: mb.cast(x=x, dtype="int32"), lambda x: x.to(torch.int32)),
     "clip": (lambda mb, x: mb.clip(x=x, alpha=-0.25, beta=0.5), lambda x: x.clamp(-0.25, 0.5)),
     "concat, interleaved": (
@@ -69,6 +73,10 @@ OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]
     "leaky_relu": (lambda mb, x: mb.leaky_relu(x=x, alpha=0.1), lambda x: F.leaky_relu(x, 0.1)),
     "log": (lambda mb, x: mb.log(x=mb.square(x=x), epsilon=0.5), lambda x: (x**2 + 0.5).log()),
     "max_pool": (lambda mb, x: mb.max_pool(x=x, **PADDED), lambda x: F.max_pool2d(x, 3, 2, 1)),
+    "max_pool, one axis": (
+        lambda mb, x: mb.max_pool(x=mb.reshape(x=x, shape=[1, 4, 35]), kernel_sizes=[4], strides=[4], pad_type="valid"),
+        lambda x: F.max_pool1d(x.flatten(2), 4, 4),
+    ),
     "max_pool, ceil": (
         lambda mb, x: mb.max_pool(x=x, **POOL, pad_type="valid", ceil_mode=True),
         lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
