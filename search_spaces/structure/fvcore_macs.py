@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
+@torch.no_grad()  # with gradients, convolutions that are trained another way are no convolutions on its trace
 def fvcore_macs(model: nn.Module, x: Tensor) -> int:
     """Of convolutions, linear layers and matrix products.
 

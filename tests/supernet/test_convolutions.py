@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.mobileone import mobileone_nano
+from search_spaces.structure.fvcore_macs import fvcore_macs
 from supernet.convolutions import SmallDepthwise, StridedPointwise, mend_convolutions
 from supernet.store import _skeleton_of
 
@@ -72,6 +74,12 @@ def test_small_depthwise_ones_have_the_gradients_of_plain_ones(
     assert len(found) == len(expected) == 4
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_mended_networks_have_the_macs_of_plain_ones() -> None:
+    plain = timm.create_model("mobilenetv3_small_050", num_classes=5).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    assert fvcore_macs(mend_convolutions(copy.deepcopy(plain)), image) == fvcore_macs(plain, image)
 
 
 def test_large_maps_and_mixed_precision_take_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
