@@ -126,7 +126,8 @@ class Exporter:
                     written[cell.name] = self._write(cell, Path(new), scratch)
                     _move(Path(new), self.folder)
             except CONVERTER_ERRORS as error:
-                failed[cell.name] = " ".join(str(error).split())[:300] or type(error).__name__
+                cause = _first(error)
+                failed[cell.name] = " ".join(str(cause).split())[:300] or type(cause).__name__
         for name, reason in failed.items():
             print(f"  WARNING: not exported as {name}: {reason}", flush=True)
         files = {name: {**file.facts, "bytes": size_of(self.folder / file.path.name)} for name, file in written.items()}
@@ -241,6 +242,13 @@ def timed(path: Path, backend: FileBackend) -> dict[str, Any]:
 def failures(failed: dict[str, str]) -> str:
     """The files that could not be written, each with the reason."""
     return ", ".join(f"{name} ({reason})" for name, reason in failed.items())
+
+
+def _first(error: BaseException) -> BaseException:
+    """What it followed from: torch's exporter wraps what it cannot do in pages of advice."""
+    while error.__cause__ is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 def size_of(path: Path) -> int:

@@ -252,7 +252,7 @@ def test_an_export_that_differs_is_refused_and_leaves_the_last_one(
 def test_a_format_that_fails_costs_that_format_alone(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_: nn.Module, path: Path, *__: object) -> None:
         path.mkdir()
-        raise NotImplementedError("MIL operator cumsum")
+        raise RuntimeError("Failed to convert the program. Please …") from NotImplementedError("MIL operator cumsum")
 
     monkeypatch.setattr(coreml, "write_coreml", unknown)
     with pytest.raises(UserError, match=r"not exported: two as coreml \(MIL operator cumsum\); all else is written"):
