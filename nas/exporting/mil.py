@@ -194,9 +194,13 @@ def _slice(a: Values) -> Tensor:
 
 
 def _pad(a: Values) -> Tensor:
-    assert a["mode"] == "constant", a["mode"]
     pairs = list(zip(a["pad"][::2], a["pad"][1::2], strict=True))  # of the last axes; torch takes the last first
-    return F.pad(a["x"], [amount for pair in reversed(pairs) for amount in pair], value=float(a["constant_val"]))
+    while pairs[0] == (0, 0) and len(pairs) > 1:
+        del pairs[0]
+    amounts = [amount for pair in reversed(pairs) for amount in pair]
+    if a["mode"] == "constant":
+        return F.pad(a["x"], amounts, value=float(a["constant_val"]))
+    return F.pad(a["x"], amounts, a["mode"])
 
 
 def _expand_dims(a: Values) -> Tensor:

@@ -83,6 +83,14 @@ OPERATORS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[Tensor], Tensor]
     ),
     "maximum": (lambda mb, x: mb.maximum(x=x, y=0.1), lambda x: x.clamp(min=0.1)),
     "minimum": (lambda mb, x: mb.minimum(x=x, y=0.1), lambda x: x.clamp(max=0.1)),
+    "pad, reflected": (
+        lambda mb, x: mb.pad(x=x, pad=[0, 0, 0, 0, 1, 2, 3, 0], mode="reflect"),
+        lambda x: F.pad(x, (3, 0, 1, 2), "reflect"),
+    ),
+    "pad, replicated": (
+        lambda mb, x: mb.pad(x=x, pad=[1, 2, 3, 0], mode="replicate"),
+        lambda x: F.pad(x, (3, 0, 1, 2), "replicate"),
+    ),
     "pow": (lambda mb, x: mb.pow(x=x, y=2.0), Tensor.square),
     "prelu": (
         lambda mb, x: mb.prelu(x=x, alpha=np.array([0.1, 0.2, 0.3, 0.4], np.float32)),
