@@ -67,12 +67,14 @@ def chain(model: nn.Module, image: torch.Tensor) -> list[Link]:
     links = [_glue(model, STEM, segments[:first])] if first else []
     at = first
     while at <= last:
-        name = _only_module(segments[at])
+        name = _only_module(model, segments[at])
         if name and _is_layered(model.get_submodule(name)):
             links.append(_block(model, segments[at]))
             at += 1
             continue
-        end = next(i for i in range(at + 1, last + 1) if (n := _only_module(segments[i])) and _is_block(model, n))
+        end = next(
+            i for i in range(at + 1, last + 1) if (n := _only_module(model, segments[i])) and _is_block(model, n)
+        )
         if not all(_is_nothing(model, nodes) for nodes in segments[at:end]):
             links.append(_glue(model, f"{links[-1].name}.after" if links else STEM, segments[at:end]))
         at = end
@@ -130,14 +132,14 @@ def _segments(model: nn.Module, opened: set[str], given: Collection[str] = ()) -
 
 def _is_nothing(model: nn.Module, nodes: Sequence[Node]) -> bool:
     """Whether the segment computes nothing: a place where other networks of the class have a module."""
-    name = _only_module(nodes)
+    name = _only_module(model, nodes)
     return name is not None and type(model.get_submodule(name)) is nn.Identity
 
 
 def _opened_further(model: nn.Module, opened: set[str], segments: list[list[Node]]) -> set[str]:
     """With those modules in the chain that are chains of blocks themselves."""
     for nodes in segments:
-        name = _only_module(nodes)
+        name = _only_module(model, nodes)
         if name is None or not _holds_blocks(model.get_submodule(name)):
             continue
         more = opened | {name} | {f"{name}.{n}" for n, m in model.get_submodule(name).named_children() if _is_list(m)}
@@ -150,16 +152,19 @@ def _opened_further(model: nn.Module, opened: set[str], segments: list[list[Node
     return opened
 
 
-def _only_module(nodes: Sequence[Node]) -> str | None:
-    """The path of the module that the segment consists of, beside tensors of the network that it takes."""
+def _only_module(model: nn.Module, nodes: Sequence[Node]) -> str | None:
+    """The path of the module that the segment consists of, beside tensors of the network that it takes and that are no
+    weights: such would be those of several blocks."""
     *given, last = nodes
-    alone = last.op == "call_module" and all(node.op == "get_attr" for node in given)
-    return str(last.target) if alone else None
+    if last.op != "call_module" or any(node.op != "get_attr" for node in given):
+        return None
+    weighty = given and not model.state_dict().keys().isdisjoint(str(node.target) for node in given)
+    return None if weighty else str(last.target)
 
 
 def _blocks(model: nn.Module, segments: Sequence[Sequence[Node]]) -> list[int]:
     """Places of those segments that are a block each."""
-    return [i for i, nodes in enumerate(segments) if (name := _only_module(nodes)) and _is_block(model, name)]
+    return [i for i, nodes in enumerate(segments) if (name := _only_module(model, nodes)) and _is_block(model, name)]
 
 
 def _block(model: nn.Module, nodes: Sequence[Node]) -> Link:

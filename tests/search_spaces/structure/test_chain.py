@@ -143,6 +143,15 @@ def test_what_a_network_gives_its_blocks_lies_in_their_parts(by_name: bool) -> N
     assert torch.equal(again(), network.positions)
 
 
+def test_blocks_that_are_given_weights_are_no_chain() -> None:
+    network = Positions(True).eval()
+    positions = network.positions
+    del network.positions
+    network.positions = nn.Parameter(positions)
+    with pytest.raises(ValueError, match=r"^Positions is no chain of blocks$"):
+        chain(network, IMAGE)
+
+
 def test_blocks_that_are_given_different_tensors_differ() -> None:
     here, there = (chain(Positions(True, last).eval(), IMAGE)[1].module for last in (1.0, 2.0))
     assert digest_of(here, (), {}) != digest_of(there, (), {})
