@@ -2,7 +2,7 @@
 
     python -m scripts.timm_families
     python -m scripts.timm_families --models levit_128s convnextv2_atto
-    python -m scripts.timm_families --files --out runs/timm-files.jsonl
+    python -m scripts.timm_families --files
 
 Of each that is one, the number of choices of each field, what of its multiply-accumulates the smallest network of the
 space has, and whether three networks of it (the largest, the smallest, a random one) hold what spaces promise: the
@@ -154,22 +154,22 @@ def _broken_files(space: SearchSpace) -> Iterator[str]:
         check_coreml(path, model, info)
 
     def graph(job: Job) -> Callable[[Path], None]:
-        def check(folder: Path) -> None:
+        def compare(folder: Path) -> None:
             export_onnx(job, path := folder / "graph.onnx")
             session, made = onnxruntime.InferenceSession(path), job.calibration()[0]
             (found,) = session.run(None, {session.get_inputs()[0].name: made})
             if not close(torch.from_numpy(found), job.module()(torch.from_numpy(made)), CLOSE):
                 raise ValueError("computes something else")
 
-        return check
+        return compare
 
     graphs = {block.key: graph(blocks_job([block])) for block in space.lower(arch)}
-    checks = {"ONNX": onnx, "Core ML": coreml, "the network in a table": graph(network_job(space, arch)), **graphs}
+    files = {"ONNX": onnx, "Core ML": coreml, "the network in a table": graph(network_job(space, arch)), **graphs}
     broken: dict[str, list[str]] = {}
-    for name, check in checks.items():
+    for name, compare in files.items():
         try:
             with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-                check(Path(folder))
+                compare(Path(folder))
         except Exception as error:  # what the script looks for
             broken.setdefault(f"{type(error).__name__}: {reason(error)}", []).append(name)
     for problem, names in broken.items():
@@ -199,12 +199,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.touch()
     drop_torn_line(out)
-    known = {one["name"]: one for one in read_json_lines(out)}
+    known = {one["name"]: one for one in read_json_lines(out) if one.get("files", False) == config.files}
     names = config.models or tuple(smallest_of_each(config.most_params))
     for i, name in enumerate(names, 1):
         if name not in known:
             print(f"{name} ({i} of {len(names)})", file=sys.stderr)
-            known[name] = check(name, config.image_size, config.files)
+            known[name] = {**check(name, config.image_size, config.files), "files": config.files}
             with out.open("a", encoding="utf-8") as file:
                 file.write(f"{json.dumps(known[name])}\n")
     print(f"{as_text([known[name] for name in names])}\nwrote {out}")

@@ -13,7 +13,6 @@ import inspect
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -173,7 +172,7 @@ def _block(model: nn.Module, nodes: Sequence[Node]) -> Link:
     name, block = str(call.target), model.get_submodule(str(call.target))
     kind = type(block).__name__
     arguments = inspect.signature(block.forward).bind(*call.args, **call.kwargs).arguments
-    given = {n: attrgetter(str(a.target))(model) for n, a in arguments.items() if a in nodes}
+    given = {n: operator.attrgetter(str(a.target))(model) for n, a in arguments.items() if a in nodes}
     if given:
         block = _graph(block, [node for nodes in _segments(block, {""}, given) for node in nodes], given)
     return Link(name, name, block, kind)

@@ -27,6 +27,12 @@ def test_networks_are_checked_once_and_named(
     monkeypatch.setattr(timm_families, "check", lambda *_: pytest.fail("it is known"))
     main(flags)
     assert capsys.readouterr().out == said
+    monkeypatch.setattr(timm_families, "check", lambda name, *_: {"name": name, "refused": "files are another check"})
+    main([*flags, "--files"])
+    assert "\nfiles are another check\n" in capsys.readouterr().out
+    monkeypatch.setattr(timm_families, "check", lambda *_: pytest.fail("both are known"))
+    main(flags)
+    assert capsys.readouterr().out == said
 
 
 def test_what_a_space_promises_and_does_not_keep_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
