@@ -63,7 +63,9 @@ class _Depthwise(torch.autograd.Function):
             how = (ctx.stride, ctx.padding, [1, 1], False, [0, 0], len(weight), [True, False, False])
             of_x = torch.ops.aten.convolution_backward(grad, x, weight, None, *how)[0]
         if ctx.needs_input_grad[1]:
-            pairs = torch.bmm(x.flatten(2).permute(1, 2, 0), grad.flatten(2).permute(1, 0, 2)).flatten(1)
+            # of tensors with channels last, bmm copies the matrices of each channel by themselves
+            of_pixels, of_outputs = (t.contiguous().flatten(2) for t in (x, grad))
+            pairs = torch.bmm(of_pixels.permute(1, 2, 0), of_outputs.permute(1, 0, 2)).flatten(1)
             shapes = (*x.shape[-2:], *grad.shape[-2:], *weight.shape[-2:])
             of_weight = (pairs @ _taps(shapes, ctx.stride, ctx.padding)).view_as(weight)
         return of_x, of_weight, None, None
