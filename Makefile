@@ -4,6 +4,9 @@ INSTALLED := .venv/.installed
 WHAT := -c constraints.txt -e '.[dev,example,openvino,streams]'
 TEST := .venv/bin/pytest -n 2 --dist worksteal
 
+# Where an image for containers sets it, every process would compile torch and timm anew: 6 of 10 seconds of importing them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run run-published test test-heavy check format clean
 
 run: $(INSTALLED)
