@@ -23,7 +23,7 @@ class Config(StepConfig, DataConfig, PrecisionConfig):
     )
     std: tuple[float, ...] = flag((), "and that they were divided by", above=0, maximum=1)
     image_size: int | None = flag(None, "pixels of a timm network (default: timm's, 32 for digits)", minimum=1)
-    target: str = flag("macs=0.5", "metric and share to reach, as deployed: macs=…, params=… or latency=… (measured)")
+    target: str = flag("macs=0.5", "metric and share to reach: macs=…, params=… or latency=… (measured)")
     criterion: Literal["taylor", "magnitude", "random"] = flag("taylor", "what says which units matter")
     scope: Literal["local", "global", "isomorphic"] | None = flag(
         None,

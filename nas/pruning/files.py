@@ -13,7 +13,7 @@ from nas import runs
 from nas.data import Data
 from nas.exporting.export import added_to, export_files
 from nas.exporting.files import failures
-from nas.exporting.matrix import cells, concerns
+from nas.exporting.matrix import FORMATS, Cell, cells, concerns
 from nas.exporting.winner import file_metadata
 from nas.pruning.config import Config
 from nas.pruning.recipe import Network, Recipe, load_network
@@ -29,8 +29,9 @@ def finished(config: Config, folder: Path, data: Data, result: dict[str, Any], c
         changed: settings that are not as recorded.
     """
     asked, _impossible = cells(config.formats, config.precision)
+    every = [Cell(form, precision) for form, kind in FORMATS.items() for precision in kind.precisions]
     files, path = result["export"]["files"], folder / "result.json"
-    if stale := [cell.name for cell in asked if cell.name in files and any(concerns(n, cell) for n in changed)]:
+    if stale := [cell.name for cell in every if cell.name in files and any(concerns(n, cell) for n in changed)]:
         result["export"]["files"] = files = {name: facts for name, facts in files.items() if name not in stale}
         write_json(path, result)  # before the settings, so that a kill costs nothing but writing them again
     runs.record(folder, dict(changed))

@@ -42,7 +42,7 @@ from search_spaces import UserError
 from search_spaces.command.files import write_json
 from search_spaces.command.typed import load_typed
 from search_spaces.deployed import deployed
-from search_spaces.structure.costs import Costs
+from search_spaces.structure.costs import Costs, layer_macs
 from search_spaces.structure.layouts import Layouts
 
 FREE = (*FREE_ON_RESUME, "run", "name", "resume")
@@ -193,7 +193,7 @@ class Job:
             **self.measured(dense, tuned),
             "export": export(tuned, folder, config, self.data, None if self.may_have_seen else after["test"], {}),
         }
-        page = write_page(folder, result, dense.structure, tuned.structure)
+        page = write_page(folder, result, self.data.splits.digest, dense.structure, tuned.structure)
         write_json(folder / "result.json", result)
         print(f"{as_text(result)}\nwrote {page}")
         check_exported(folder, result["export"])
@@ -277,7 +277,7 @@ class Job:
             return 0
         most = 1024
         if self.device.type == "cpu":
-            most = max(16, min(most, int(CPU_MACS / self._costs(network).macs(network.structure.sizes))))
+            most = max(16, min(most, int(CPU_MACS / deployed_costs(network)["macs"])))
         return min(self.config.images or most, len(self.data.train))
 
     def _batches(self, recipe: Recipe, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -291,10 +291,6 @@ class Job:
 
     # ---- what came of it
 
-    def _costs(self, network: Network) -> Costs:
-        size = network.recipe.image_size
-        return Costs(network.model, network.structure, torch.zeros(1, 3, size, size))
-
     def measured(self, dense: Network, pruned: Network) -> dict[str, Any]:
         """Costs of both, their latency from one interleaved run, and MES from it."""
         networks, size = {"dense": dense, "pruned": pruned}, dense.recipe.image_size
@@ -304,8 +300,7 @@ class Job:
         for name, network in networks.items():
             timing = measurement.timings[name]
             row = {
-                "num_params": sum(p.numel() for p in deployed(network.model).parameters()),
-                "macs": self._costs(network).macs(network.structure.sizes),
+                **deployed_costs(network),
                 "latency_ms": timing.min_ms,
                 "median_latency_ms": timing.median_ms,
             }
@@ -315,3 +310,11 @@ class Job:
             except UserError:  # this runtime does not report operators
                 rows[name]["stages_ms"] = {}
         return {"networks": rows, "device": asdict(self.backend.describe()), "busy": measurement.busy}
+
+
+def deployed_costs(network: Network) -> dict[str, int]:
+    """`num_params` and `macs` of the network with its branches merged, which its structure may count as trained."""
+    shipped, size = deployed(network.model), network.recipe.image_size
+    image = torch.zeros(1, 3, size, size)
+    products = Costs(network.model, network.structure, image).product_macs(network.structure.sizes)
+    return {"num_params": sum(p.numel() for p in shipped.parameters()), "macs": layer_macs(shipped, image) + products}

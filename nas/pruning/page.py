@@ -11,6 +11,7 @@ from typing import Any
 from nas.evaluation.intervals import error_bars, with_interval
 from nas.objective.mes import PUBLISHED
 from nas.objective.precisions import precision_of
+from nas.runs import load_run_info
 from nas.searching.result import points_of, read_result
 from search_spaces import UserError
 from search_spaces.command.files import write_text
@@ -37,15 +38,16 @@ WITHIN_BLOCKS = ("Q, K", "V", "FFN")  # kinds of channels that Figure 5 has over
 Channels = dict[str, dict[str, int]]  # by kind and layer
 
 
-def write_page(folder: Path, result: Json, dense: Structure, pruned: Structure) -> Path:
+def write_page(folder: Path, result: Json, digest: str, dense: Structure, pruned: Structure) -> Path:
     """Writes `report.html` in the folder, which is in `prune/` of a run, and returns its path.
 
     Args:
         result: the pruning's `result.json`.
+        digest: of the splits that its accuracies are of.
     """
     parts = [
         *_summary(folder, result),
-        *_curve(result, newest_search(folder.resolve().parents[1])),
+        *_curve(result, newest_search(folder.resolve().parents[1], digest)),
         *_bars(dense, pruned),
         *_stages(result),
         *_shapes(dense, pruned),
@@ -56,10 +58,17 @@ def write_page(folder: Path, result: Json, dense: Structure, pruned: Structure) 
     return path
 
 
-def newest_search(run_folder: Path) -> tuple[Path, Json] | None:
-    """The newest search of the run that knows latencies of floating point, and its folder: of the same images and
-    networks."""
+def newest_search(run_folder: Path, digest: str) -> tuple[Path, Json] | None:
+    """The newest search of the run that knows latencies of floating point, and its folder.
+
+    None if it has none, or is of other images than the splits of that digest.
+    """
     found = []
+    try:
+        if load_run_info(run_folder).splits.digest != digest:
+            return None
+    except UserError:  # no run with a supernet, or damaged
+        return None
     for path in run_folder.glob("search*/result.json"):
         try:
             search = read_result(path.parent)

@@ -9,6 +9,7 @@ from pathlib import Path
 import timm
 
 from nas.pruning.page import channels, embeddings, newest_search
+from nas.runs import load_run_info
 from nas.searching.result import points_of
 from search_spaces.structure.families.registry import prepare
 from tests.nas.synthetic_run import add_search, make_run
@@ -33,12 +34,14 @@ def test_the_search_beside_it_is_of_the_same_run_and_has_latencies(tmp_path: Pat
     run, other = tmp_path / "run", tmp_path / "other"
     space = make_run(run)
     add_search(other, space)  # of the same images: of another network all the same
-    assert newest_search(run) is None
+    digest = load_run_info(run).splits.digest
+    assert newest_search(run, digest) is None
     add_search(run, space)
     add_search(tmp_path / "sized", space, with_latency=False)
     (tmp_path / "sized/search").rename(run / "search-sized")
     (run / "search-damaged").mkdir()
     (run / "search-damaged/result.json").write_text("{}")
-    found = newest_search(run)
+    found = newest_search(run, digest)
     assert found is not None and found[0] == run / "search"
     assert points_of(found[1]) == points_of(json.loads((run / "search/result.json").read_text()))
+    assert newest_search(run, "of other images") is None

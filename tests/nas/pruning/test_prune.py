@@ -36,8 +36,11 @@ from nas.training.drop_path import set_drop_path
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
 from search_spaces.command import parse, settings
+from search_spaces.deployed import deployed
+from search_spaces.structure.base import Structure
 from search_spaces.structure.costs import Costs
 from search_spaces.structure.families.registry import prepare
+from search_spaces.structure.fvcore_macs import fvcore_macs
 from tests.nas.tiny import export_nothing, json_lines, make_images, move_run, run_killed, tiny_space
 
 TIMED = ("--samples", "2", "--backend", "torch")  # which needs no export
@@ -95,7 +98,7 @@ def test_a_busy_machine_is_named(busy: bool) -> None:
 def test_a_latency_that_is_missed_is_said_where_it_is_claimed(reached: float, missed: str | None) -> None:
     found = result() | {"target": "latency=0.5"}
     found["networks"]["dense"]["latency_ms"], found["networks"]["pruned"]["latency_ms"] = 1.0, reached
-    page = write_page(PRUNED, found, *(load_prunable(read(PRUNED), PRUNED)[1] for _ in range(2)))
+    page = write_page(PRUNED, found, "", *(load_prunable(read(PRUNED), PRUNED)[1] for _ in range(2)))
     for said in as_text(found), page.read_text():
         assert ("the latency aimed at, 50.0 %, is not met" in said) is bool(missed)
         assert f"is not met: it is {missed}" in said or not missed
@@ -108,6 +111,13 @@ def test_the_figures_are_those_of_the_network_in_the_folder() -> None:
     structure = prepare(model)
     costs = Costs(model, structure, torch.zeros(1, 3, 32, 32))
     assert costs.macs(structure.sizes) == found["networks"]["pruned"]["macs"]
+    network: Any = SimpleNamespace(
+        model=timm.create_model("repvgg_a0", num_classes=5).eval(),
+        structure=Structure((), {}),
+        recipe=SimpleNamespace(image_size=32),
+    )
+    macs, image = job.deployed_costs(network)["macs"], torch.zeros(1, 3, 32, 32)
+    assert macs == fvcore_macs(deployed(network.model), image) < 0.95 * fvcore_macs(network.model, image)
     data, cpu = load_data(DataConfig("images")).normalized(recipe.mean, recipe.std), torch.device("cpu")
     for split, images in (("search", data.search), ("test", data.test)):
         right = accuracy(model, images, 32, cpu)
@@ -312,6 +322,8 @@ def test_files_of_other_settings_are_written_again(monkeypatch: pytest.MonkeyPat
     written.side_effect = None
     main(resume)
     assert written.call_args.args[2].opset == 19 and result()["export"] == found
+    main([*resume[:-1], "--opset", "18"])  # of one file: the other is of another setting now, too
+    assert written.call_args.args[4]["files"] == {}
     count = written.call_count
     main([*resume, "--max-drop", "3"])
     assert written.call_count == count, "no file depends on it"
