@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nas.networks.weights import CheckpointImages
 from nas.training.recipe import FREE_ON_RESUME, LoopConfig
 from search_spaces.command import flag
 
@@ -12,7 +13,7 @@ Format = Literal["onnx", "coreml"]
 
 
 @dataclass(frozen=True)
-class DenseConfig(LoopConfig):
+class DenseConfig(LoopConfig, CheckpointImages):
     backbone: str = flag(
         "mobileone-nano",
         "network below the head: folder of a trained one, such as runs/NAME/retrain/winner-1; RUN:winner-1, one of a "

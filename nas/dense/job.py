@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -86,16 +86,20 @@ def train(kind: Kind[Any, Any], config: Any) -> Path:
     if config.resume and (finished or (folder / CHECKPOINT).exists()):
         start = begun_start(folder, config.image_size, len(data.classes))
     else:
-        start = find_start(config.backbone, config.init, config.image_size)
+        start = find_start(config.backbone, config.init, config.image_size, config)
         facts["weights_digest"] = start.digest
-    data = data.normalized(start.space.mean, start.space.std)
+    to = start.normalization
+    data = data.normalized(to.mean, to.std)
     facts |= {"data_digest": data.splits.digest, "space": start.space.name, "arch": start.space.to_json(start.arch)}
     if config.resume:
         _check_same(folder, config.data, data.splits.digest)
     may_change = (*kind.may_move, *(() if finished else ("epochs",)))
     changed = runs.reopen(folder, config, FREE, may_change, **facts) if config.resume else {}
     check_alike(config, data.splits.digest)
-    begin = partial(runs.record, folder, changed) if config.resume else partial(runs.begin, folder, config, **facts)
+    if config.resume:
+        begin = partial(runs.record, folder, changed)
+    else:
+        begin = partial(runs.begin, folder, config, **facts, normalization=asdict(to))
     if finished:
         begin()
         print(f"{folder} is trained")
@@ -173,8 +177,8 @@ def _fit(
         "arch": start.space.to_json(start.arch),
         "image_size": config.image_size,
         "classes": list(data.classes),
-        "mean": list(start.space.mean),
-        "std": list(start.space.std),
+        "mean": list(start.normalization.mean),
+        "std": list(start.normalization.std),
         **trainer.ending,
         "num_images": {"train": data.splits.train, "search": data.splits.search, "test": data.splits.test},
         "num_params": num_parameters(average),

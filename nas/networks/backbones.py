@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from nas import runs
+from nas.data.splits import Normalization
 from nas.networks.inherit import calibration_batches, default_calibration, inherited, load_supernet
 from nas.networks.start import load_start
-from nas.networks.weights import Facts, load_winner, winner_file
+from nas.networks.weights import AS_TOLD, CheckpointImages, Facts, init_normalization, load_winner, winner_file
 from nas.runs.folders import WEIGHTS
 from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
+from search_spaces.command import check_idle
 from search_spaces.command.typed import load_typed
 from search_spaces.dense.backbone import Backbone
 
@@ -26,11 +28,16 @@ State = Mapping[str, Tensor]
 
 
 class Network(NamedTuple):
-    """A network of a space, and its tensors by the names that `space.build(arch)` has; None for fresh ones."""
+    """A network of a space, and its tensors by the names that `space.build(arch)` has; None for fresh ones.
+
+    Args:
+        normalization: of the images that it takes.
+    """
 
     space: SearchSpace
     arch: Arch
     state: State | None
+    normalization: Normalization
 
 
 class _Network(TypedDict):
@@ -68,21 +75,33 @@ def backbone_of(
     Raises:
         UserError: no such run, network or weights; weights of another network; or strides that it cannot have.
     """
-    space, arch, state = network_of(run, winner, init)
+    space, arch, state, _ = network_of(run, winner, init)
     backbone = resized(space, arch, image_size, output_stride, finest_stride)
     if state is not None:
         backbone.load(state)
     return backbone
 
 
-def network_of(run: str | Path | None, winner: str, init: str | None = None) -> Network:
-    """The same network with its space and tensors; `backbone_of` has the arguments and errors."""
+def network_of(
+    run: str | Path | None, winner: str, init: str | None = None, images: CheckpointImages = AS_TOLD
+) -> Network:
+    """The same network with its space and tensors; `backbone_of` has the arguments and errors.
+
+    Args:
+        images: of weights that `init` names a file of.
+    """
     if run is None:
+        check_idle(images, ("mean", "std"), "--init FILE")
         return _alone(Path(winner), init)
     folder = runs.find_run(str(run), "run.json", "python -m nas.train_supernet")
-    space = runs.load_run_info(folder).search_space()
+    info = runs.load_run_info(folder)
+    space = info.search_space()
     arch = _arch(folder, space, winner)
-    return Network(space, arch, _state(folder, space, arch, winner, init))
+    state = _state(folder, space, arch, winner, init)
+    if init not in (None, TRAINED, INHERIT, SCRATCH):
+        return Network(space, arch, state, init_normalization(space, init, images))
+    check_idle(images, ("mean", "std"), "--init FILE")
+    return Network(space, arch, state, Normalization(info.mean, info.std))
 
 
 def resized(
@@ -110,7 +129,8 @@ def _alone(path: Path, init: str | None) -> Network:
         raise UserError(f"init {init} of {path} needs the run whose supernet it is of; name it, or leave init out")
     found = load_winner(winner_file(path, "winner"))
     space, arch = _told(found.facts)
-    return Network(space, arch, None if init == SCRATCH else found.network.state_dict())
+    state = None if init == SCRATCH else found.network.state_dict()
+    return Network(space, arch, state, Normalization(found.facts.mean, found.facts.std))
 
 
 def _told(facts: Facts) -> tuple[SearchSpace, Arch]:

@@ -22,8 +22,7 @@ from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.networks import importance
 from nas.networks.checkpoints import check_finite, classifiers, fitted, num_classes_of, read_state
-from nas.networks.weights import load_prepared
-from nas.runs.folders import WEIGHTS
+from nas.networks.weights import PRETRAINED, init_file, load_prepared, timm_name
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import reason, start
 from search_spaces.structure.base import Structure
@@ -43,7 +42,6 @@ class Begun(TypedDict):
     norm: Literal["width", "shared"]
 
 
-PRETRAINED = "pretrained"
 FIT_IMAGES, FIT_ITERATIONS = 10_000, 300
 ORDER_IMAGES = 256
 UNCHANGED = 1e-4  # of the largest logit: what another order of summation may change
@@ -62,15 +60,12 @@ def load_start(space: SearchSpace, init: str, archs: Mapping[str, Arch] | None =
     """
     if init == PRETRAINED:
         return space.largest, *_downloaded(space)
-    path = Path(init).expanduser()
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"--init {init}: there is no {file}; give a file of weights, a folder of ours, or pretrained")
+    file = init_file(init)
     state = read_state(file)
     problems = []
     for name, arch in (archs or {"largest": space.largest, **space.published}).items():
         network: Any = space.build(arch)
-        found = fitted(network, _timm_name(space, name), dict(state), file)
+        found = fitted(network, timm_name(space, name), dict(state), file)
         is_new = num_classes_of(network, found) not in (None, space.num_classes)
         if is_new:
             found |= {n: t for n, t in network.state_dict().items() if n.rpartition(".")[0] in _classifiers(network)}
@@ -99,11 +94,6 @@ def fitted_start(
         print(f"a new classifier of {space.num_classes} classes is fitted to the features of {init}", flush=True)
         fit_classifier(network, images, space.image_size, device, num_workers)
     return arch, network
-
-
-def _timm_name(space: SearchSpace, arch: str) -> str:
-    """timm's name of a published network, by which it brings weights from their authors' layout into its own."""
-    return space.network.name if isinstance(space, TimmSpace) else f"{space.name.partition('-')[0]}_{arch}"
 
 
 def _classifiers(network: Any) -> tuple[str, ...]:

@@ -15,15 +15,31 @@ from torch import Tensor, nn
 
 from nas import runs
 from nas.data.batches import MEAN, STD
+from nas.data.splits import Normalization
 from nas.networks.checkpoints import check_finite, check_fits, fitted, read_state
-from nas.runs.checkpoint import differences, load_module, load_tensors
+from nas.runs.checkpoint import differences, load_info, load_module, load_tensors
 from nas.runs.folders import WEIGHTS
 from nas.runs.results import REMEDY, TrainedResult
-from search_spaces import UserError, get_space
-from search_spaces.command import reason
+from search_spaces import SearchSpace, UserError, get_space
+from search_spaces.command import Flags, check_idle, flag, reason
 from search_spaces.command.files import read_json
 from search_spaces.command.typed import load_typed, read_typed
+from search_spaces.timm_network.space import TimmSpace
 from search_spaces.timm_network.timm_models import TIMM_ERRORS
+
+PRETRAINED = "pretrained"  # for --init: timm's own weights
+
+
+@dataclass(frozen=True)
+class CheckpointImages(Flags):
+    mean: tuple[float, ...] = flag(
+        (), "R, G, B of 0 to 1 that the checkpoint's images had taken off (default: as timm says)", minimum=0, maximum=1
+    )
+    std: tuple[float, ...] = flag((), "and that they were divided by", minimum=1e-4, maximum=1)
+
+
+AS_TOLD = CheckpointImages()
+
 
 # ---- timm's networks
 
@@ -52,9 +68,10 @@ def normalization(
         print(f"images of {checkpoint} have mean {told[0]} and std {told[1]} taken off, as {file} says", flush=True)
         return told
     assumed = (tuple(config.mean), tuple(config.std)) if config else (MEAN, STD)
+    like = f"timm's {name} has" if config else "ImageNet's have"
     print(
-        f"images of {checkpoint} are assumed to have mean {assumed[0]} and std {assumed[1]} taken off, as timm's "
-        f"{name} has; give {flags[0]} and {flags[1]} if it was trained with others",
+        f"images of {checkpoint} are assumed to have mean {assumed[0]} and std {assumed[1]} taken off, as {like}; "
+        f"give {flags[0]} and {flags[1]} if it was trained with others",
         flush=True,
     )
     return assumed
@@ -75,8 +92,8 @@ def _told_normalization(name: str, file: Path) -> tuple[tuple[float, ...], tuple
 
 @dataclass(frozen=True)
 class _HubConfig:
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[runs.Mean, ...]
+    std: tuple[runs.Std, ...]
 
 
 def check_takes(network: nn.Module, name: str, size: tuple[int, int], num_classes: int, flags: tuple[str, str]) -> None:
@@ -192,3 +209,49 @@ def winner_file(path: Path, flag: str) -> Path:
             "nas.export has written with timm among its --formats"
         )
     return file
+
+
+# ---- what --init names
+
+
+def init_file(init: str) -> Path:
+    """The weights' file that it names, or of the folder that it names. UserError if there is none."""
+    path = Path(init).expanduser()
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"--init {init}: there is no {file}; give a file of weights, a folder of ours, or pretrained")
+    return file
+
+
+def timm_name(space: SearchSpace, arch: str) -> str:
+    """timm's name of a published network, by which it brings weights from their authors' layout into its own."""
+    return space.network.name if isinstance(space, TimmSpace) else f"{space.name.partition('-')[0]}_{arch}"
+
+
+def init_normalization(space: SearchSpace, init: str | None, config: CheckpointImages) -> Normalization:
+    """How images are normalized for networks that start from what `init` names; None for fresh weights.
+
+    As the weights' own images were: by the flags, or as a run or an exported file of ours says, or by `normalization`.
+
+    Raises:
+        UserError: no such file; flags where something else says it, or other than three numbers each.
+    """
+    if init in (None, PRETRAINED):
+        check_idle(config, ("mean", "std"), "--init FILE")
+        return Normalization(space.mean, space.std)
+    file = init_file(str(init))
+    if facts := _facts_of(file):
+        check_idle(config, ("mean", "std"), f"weights of others, {init} says its own")
+        return Normalization(facts.mean, facts.std)
+    names = [timm_name(space, arch) for arch in space.published] or [space.name]
+    name = next((name for name in names if _told_normalization(name, file.with_name("config.json"))), names[-1])
+    return Normalization(*normalization(name, file, config.mean, config.std, ("--mean", "--std")))
+
+
+def _facts_of(file: Path) -> Facts | None:
+    """What a network of ours says of itself, or its run; None of weights that others made."""
+    try:
+        info = load_info(file)
+        return _exported_facts(info) if "arch" in info else _run_facts(file)
+    except (IndexError, KeyError, ValueError, RecursionError, UserError):
+        return None

@@ -7,6 +7,7 @@ from typing import Literal
 
 from nas.data import DataConfig
 from nas.exporting.files import FileConfig, PrecisionConfig
+from nas.networks.weights import CheckpointImages
 from nas.pruning.rounds import Method, Target
 from nas.pruning.selection import default_scope
 from nas.training.recipe import StepConfig, TrainConfig
@@ -15,13 +16,9 @@ from search_spaces.command import flag
 
 
 @dataclass(frozen=True)
-class Config(StepConfig, DataConfig, PrecisionConfig):
+class Config(StepConfig, DataConfig, PrecisionConfig, CheckpointImages):
     model: str = flag("deit_tiny_patch16_224", "timm name, or folder of a pruned, retrained or exported network")
     checkpoint: str | None = flag(None, "a timm network's weights: .safetensors, or a state dict in .pth or .pt")
-    mean: tuple[float, ...] = flag(
-        (), "R, G, B of 0 to 1 that the checkpoint's images had taken off (default: as timm says)", minimum=0, maximum=1
-    )
-    std: tuple[float, ...] = flag((), "and that they were divided by", above=0, maximum=1)
     image_size: int | None = flag(None, "pixels of a timm network (default: timm's, 32 for digits)", minimum=1)
     target: str = flag("macs=0.5", "metric and share to reach: macs=…, params=… or latency=… (measured)")
     criterion: Literal["taylor", "magnitude", "random"] = flag("taylor", "what says which units matter")

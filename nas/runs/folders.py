@@ -156,9 +156,14 @@ def _config(folder: Path) -> Json:
 
 def differences(folder: Path, config: Any, free: tuple[str, ...], **facts: Any) -> Json:
     """Settings, but the `free` ones, that are not those which the stage was begun with."""
-    before = _config(folder)
-    after = {k: list(v) if isinstance(v, tuple) else v for k, v in {**asdict(config), **facts}.items()}
+    before = {field.name: _as_json(field.default) for field in dataclasses.fields(config)}  # of flags that are newer
+    before |= _config(folder)
+    after = {name: _as_json(value) for name, value in {**asdict(config), **facts}.items()}
     return {name: value for name, value in after.items() if name not in free and before.get(name) != value}
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, ...] = (), **facts: Any) -> Json:

@@ -59,9 +59,9 @@ class RunInfo:
 
     @classmethod
     def of(cls, space: SearchSpace, data: AnyData, config: SplitConfig) -> Self:
-        """That of a run that begins with this space on these images; `config` says where they lie."""
-        size, classes = space.image_size, space.num_classes
-        return cls(space.name, size, classes, data.classes, space.mean, space.std, config, data.splits)
+        """That of a run that begins with this space on these images, normalized; `config` says where they lie."""
+        size, classes, to = space.image_size, space.num_classes, data.train.normalization
+        return cls(space.name, size, classes, data.classes, to.mean, to.std, config, data.splits)
 
     def is_like(self, other: RunInfo) -> bool:
         """Whether both are of the same networks on the same splits, wherever the images lie."""

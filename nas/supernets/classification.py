@@ -18,6 +18,7 @@ from nas.distributed.device import pick_device
 from nas.evaluation.accuracy import accuracy
 from nas.evaluation.intervals import with_interval
 from nas.networks.start import ordered_start, take_over
+from nas.networks.weights import CheckpointImages, init_normalization
 from nas.supernets.elastic import (
     ElasticConfig,
     check_elastic,
@@ -58,7 +59,7 @@ from supernet import LOSSES, Supernet
 
 
 @dataclass(frozen=True)
-class Config(TeacherConfig, ElasticConfig, TrainConfig, DataConfig):
+class Config(TeacherConfig, ElasticConfig, TrainConfig, DataConfig, CheckpointImages):
     task: Literal["classify"] = flag("classify", "what networks learn: classify, detect (boxes) or segment (masks)")
     space: str = flag(DEFAULT_SPACE, "search space; `python -m search_spaces` lists them")
     init: str | None = flag(
@@ -111,7 +112,9 @@ def train_supernet(config: Config) -> Path:
             config = amend(config, epochs=finetune_epochs(len(data.train)))
     check_alike(config, data.splits.digest)
     space = get_space(config.space, config.image_size, len(data.classes))
-    data = data.normalized(space.mean, space.std)
+    if not config.resume:
+        images = init_normalization(space, config.init, config)
+        data = data.normalized(images.mean, images.std)
     check_fits(config, space)
     info = runs.ClassesRun.of(space, data, config.data_config())
     runs.check_run(folder, info)
@@ -214,7 +217,7 @@ def check_flags(config: Config) -> None:
     """UserError if a flag was given that the others leave without effect."""
     check_used(config)
     if config.init is None:
-        check_idle(config, ("order",), "--init")
+        check_idle(config, ("order", "mean", "std"), "--init")
     check_sampling(config, () if config.loss == "ce" else ("loss",))  # the largest learns from the labels anyhow
 
 

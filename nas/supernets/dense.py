@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nas import runs
+from nas.data.splits import Normalization
 from nas.dense.config import DenseConfig
 from nas.dense.kind import Kind
 from nas.dense.task import DenseTask
@@ -18,6 +19,7 @@ from nas.distributed import process
 from nas.distributed.device import pick_device
 from nas.networks.inherit import load_supernet
 from nas.networks.start import load_start, order_by_magnitude, take_over
+from nas.networks.weights import CheckpointImages, init_normalization
 from nas.scenes import SceneData
 from nas.scenes.embedded import EMBEDDED
 from nas.segmentation.config import MaskTraining
@@ -39,14 +41,14 @@ from nas.supernets.kinds import KINDS
 from nas.training.recipe import check_alike, check_used
 from nas.training.trainer import Trainer
 from search_spaces import Arch, SearchSpace, UserError, arch_label, get_space
-from search_spaces.command import amend, fill, flag
+from search_spaces.command import amend, check_idle, fill, flag
 from search_spaces.command.files import write_json
 from search_spaces.dense.space import DetectionSpace, HeadedSpace, SegmentationSpace
 from supernet import Supernet
 
 
 @dataclass(frozen=True)
-class DenseSupernetConfig(ElasticConfig):
+class DenseSupernetConfig(ElasticConfig, CheckpointImages):
     space: str = flag("mobileone-nano", "search space of the networks below the head; `python -m search_spaces`")
     init: str | None = flag(
         None,
@@ -114,7 +116,10 @@ def train_supernet(config: Config) -> Path:
         data = kind.load(config)
     check_alike(config, data.splits.digest)
     space = get_space(config.space, config.image_size, len(data.classes))
-    data = data.normalized(space.mean, space.std)
+    assert isinstance(space, HeadedSpace)
+    if not config.resume:
+        images = _normalization(config, space)
+        data = data.normalized(images.mean, images.std)
     info = kind.runs.of(space, data, config.data_config())
     runs.check_run(folder, info)
     trainer = make_trainer(kind, config, stage, space, data)
@@ -128,6 +133,19 @@ def train_supernet(config: Config) -> Path:
     save_weights(stage, trainer, config.norm)
     _finish(kind, config, folder, trainer, data)
     return folder
+
+
+def _normalization(config: Config, space: HeadedSpace) -> Normalization:
+    """How the images of what it starts from were normalized."""
+    if config.init is None or not _has_supernet(place := Path(config.init).expanduser()):
+        return init_normalization(space.base, config.init, config)
+    check_idle(config, ("mean", "std"), f"weights of others, {config.init} says its own")
+    info = runs.load_run_info(place)
+    return Normalization(info.mean, info.std)
+
+
+def _has_supernet(place: Path) -> bool:
+    return (place / "supernet" / "supernet.safetensors").exists()
 
 
 def make_trainer(
@@ -162,7 +180,7 @@ def _warm_start(init: str, folder: Path, trainer: Trainer) -> None:
     supernet: Any = trainer.model
     space: HeadedSpace = supernet.space
     place = Path(runs.follow(init, folder)).expanduser()
-    if (place / "supernet" / "supernet.safetensors").exists():
+    if _has_supernet(place):
         _take_supernet(place, trainer)
         return
     arch, network, _ = load_start(space.base, str(place) if place.exists() else init)

@@ -16,6 +16,7 @@ from nas.distributed import collectives
 from nas.distributed.device import pick_device
 from nas.evaluation.intervals import with_interval
 from nas.networks.start import fitted_start
+from nas.networks.weights import CheckpointImages, init_normalization
 from nas.runs.results import lasted
 from nas.training.network import train_network
 from nas.training.recipe import (
@@ -34,7 +35,7 @@ from search_spaces.timm_network import PREFIX
 
 
 @dataclass(frozen=True)
-class Config(TrainConfig, DataConfig):
+class Config(TrainConfig, DataConfig, CheckpointImages):
     model: str = flag(
         "tf_efficientnet_lite0", "timm name of the network; NAME@2x16: of each dimension two sizes, multiples of 16"
     )
@@ -95,7 +96,9 @@ def finetune(config: Config) -> Path:
     check_alike(config, data.splits.digest)
     space = get_space(PREFIX + config.model, config.image_size, len(data.classes))
     check_fits(config, space)
-    data = data.normalized(space.mean, space.std)
+    if not config.resume:
+        images = init_normalization(space, config.init, config)
+        data = data.normalized(images.mean, images.std)
     info = runs.ClassesRun.of(space, data, config.data_config())
     runs.check_run(run_folder, info)
 

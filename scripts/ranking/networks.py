@@ -130,7 +130,7 @@ def open_study(config: Config) -> Study:
     else:
         archs = pick_in_band(space, costs, config.count, config.band, config.seed)
     networks = [Network(arch, costs.one(arch)) for arch in archs]
-    info = runs.ClassesRun.of(space, data, config.data_config())
+    info = runs.ClassesRun.of(space, data.normalized(space.mean, space.std), config.data_config())
     runs.save_run_info(folder, info)
     write_json(folder / "networks.json", [{"arch": space.to_json(n.arch), "costs": n.costs} for n in networks])
     runs.begin(folder, config)

@@ -1,8 +1,8 @@
 """JSON into frozen dataclasses and typed dicts, with everything that does not fit listed: the reader of every file.
 
-A dataclass has exactly its fields, of which those that are None unless given may be left out. A `TypedDict` says what a
-reader takes of an object that may hold more; it stays a dict. `Annotated[type, check, …]` allows only some values of a
-type.
+A dataclass has exactly its fields, of which those that are None or () unless given may be left out. A `TypedDict` says
+what a reader takes of an object that may hold more; it stays a dict. `Annotated[type, check, …]` allows only some
+values of a type.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _read_keys(hint: Any, value: dict[str, Any], where: str, problems: list[str]
 def _read_fields(hint: Any, value: dict[str, Any], where: str, problems: list[str]) -> Any:
     before = len(problems)
     hints = {field.name: _hints(hint)[field.name] for field in dataclasses.fields(hint)}
-    needed = [field.name for field in dataclasses.fields(hint) if field.default is not None]
+    needed = [field.name for field in dataclasses.fields(hint) if field.default not in (None, ())]
     problems += [f"{where} has no {name}" for name in needed if name not in value]
     problems += [f"{where} has an unknown {_key(name)}" for name in value if name not in hints]
     fields = {n: _read(hints[n], item, _inside(where, n), problems) for n, item in value.items() if n in hints}

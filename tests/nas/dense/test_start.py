@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from nas.data.splits import IMAGENET
 from nas.dense.start import find_start
-from nas.runs.checkpoint import save_tensors
+from nas.networks.weights import CheckpointImages
+from nas.runs.checkpoint import load_tensors, save_tensors
 from search_spaces import UserError, get_space
-from search_spaces.command.files import write_json
+from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import make_run, trained_like
 
 
@@ -44,6 +47,22 @@ def test_a_network_of_a_space_has_fresh_weights_or_those_of_a_file(run: Path) ->
     assert find_start(f"{space.name}:smallest", weights, 64).digest == find_start("r:winner-1", None, 64).digest
     with pytest.raises(UserError, match=r"^--init .* has the weights of no network of efficientformerv2-nano: "):
         find_start(space.name, weights, 64)
+
+
+def test_images_are_normalized_as_those_of_the_weights_were(run: Path) -> None:
+    halves = (0.5, 0.5, 0.5)
+    write_json(run / "run.json", {**read_json(run / "run.json"), "mean": halves, "std": halves})
+    places = ("r:winner-1", str(run / "retrain/winner-1"))
+    assert [find_start(place, None, 64).normalization.mean for place in places] == [halves, halves]
+    smallest = "efficientformerv2-nano:smallest"
+    assert find_start(smallest, None, 64).normalization == IMAGENET
+    assert find_start(smallest, places[1], 64).normalization.std == halves
+    save_file(load_tensors(run / "retrain/winner-1/model.safetensors")[0], "others.safetensors")
+    given = CheckpointImages(mean=halves, std=halves)
+    assert find_start(smallest, "others.safetensors", 64).normalization == IMAGENET
+    assert find_start(smallest, "others.safetensors", 64, given).normalization.mean == halves
+    with pytest.raises(UserError, match=r"^--mean, --std are for --init FILE; leave them out$"):
+        find_start(places[0], None, 64, given)
 
 
 @pytest.mark.parametrize(

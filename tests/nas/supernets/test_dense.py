@@ -29,7 +29,7 @@ from nas.supernets.kinds import kind_of
 from nas.supernets.tasks import config_of_command
 from nas.training.trainer import Trainer
 from search_spaces import UserError, get_space
-from search_spaces.command.files import read_json, try_lock
+from search_spaces.command.files import read_json, try_lock, write_json
 from search_spaces.dense.backbone import Backbone
 from supernet import Supernet
 from tests.nas.scenes.folders import NAMES, coco_of, write_coco, write_masks
@@ -206,7 +206,9 @@ def test_heads_join_the_supernet_of_classifiers(tmp_path: Path, monkeypatch: pyt
     torch.manual_seed(5)
     given = Supernet(space, norm="shared").state_dict()
     save_tensors(run / "supernet/supernet.safetensors", given, {"space": space.name, "norm": "shared"})
+    write_json(run / "run.json", {**read_json(run / "run.json"), "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]})
     begun = begun_with(str(run), tmp_path / "detect", monkeypatch).state_dict()
+    assert runs.load_run_info(Path("runs/r")).mean == runs.load_run_info(Path("runs/r")).std == (0.5, 0.5, 0.5)
     common = given.keys() & begun.keys()
     assert len(common) > 50 and all(torch.equal(begun[name], given[name]) for name in common)
     assert {name.split(".")[0] for name in begun.keys() - common} == {"heads", "extras"}

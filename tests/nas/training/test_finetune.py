@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nas import finetune, retrain, train_supernet
+from nas.data.splits import Normalization
 from nas.evaluation.accuracy import accuracy
 from nas.networks.start import fit_classifier, load_start
 from nas.runs import load_run_data
@@ -131,3 +132,91 @@ def test_a_run_of_which_only_run_json_was_written_can_be_begun_again(monkeypatch
     with pytest.raises(UserError, match=r"runs/r is a run of .*, or of other images; give another --run"):
         finetune.main([*OF, "--search-fraction", "0.3"])
     assert not (FOLDER / "config.json").exists()
+
+
+HALVES = [0.5, 0.5, 0.5]
+GIVEN = ("--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5")
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Normalization]:
+    """How the images of each training, which makes no step, are normalized."""
+    found: list[Normalization] = []
+
+    def stop(self: Any, description: str) -> None:
+        found.append(self.task.train.normalization)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", stop)
+    return found
+
+
+def begin(command: Any, *flags: str) -> tuple[list[float], list[float]]:
+    """Mean and deviation in the `run.json` of a new run."""
+    shutil.rmtree("runs", ignore_errors=True)
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*(OF if command is finetune else ("--space", SPACE, *OF[2:])), *flags])
+    info = read_json(Path("runs/r/run.json"))
+    return info["mean"], info["std"]
+
+
+@pytest.mark.parametrize("command", [finetune, train_supernet])
+def test_images_are_normalized_as_those_of_the_weights_were(
+    command: Any, seen: list[Normalization], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights(Path(FILE))
+    space = get_space(SPACE, SIZE, 3)
+    assert begin(command) == ([*space.mean], [*space.std])
+    assert f"images of {FILE} are assumed to have mean {space.mean}" in capsys.readouterr().out
+    assert begin(command, *GIVEN) == (HALVES, HALVES)
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["--run", "r", "--resume"])
+    assert [one.mean for one in seen[1:]] == [(0.5, 0.5, 0.5)] * 2
+    with pytest.raises(UserError, match=r"cannot resume .* with other settings: mean was"):
+        command.main(["--run", "r", "--resume", "--mean", "0.4", "0.5", "0.5"])
+    own = {"architecture": NAME, "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": HALVES}}
+    write_json(Path("config.json"), own)
+    assert begin(command) == ([0.1, 0.2, 0.3], HALVES)
+    assert "config.json says" in capsys.readouterr().out
+
+
+def test_a_run_begun_before_there_was_such_a_flag_goes_on(seen: list[Normalization]) -> None:
+    weights(Path(FILE))
+    begin(finetune)
+    path = FOLDER / "config.json"
+    write_json(path, {name: value for name, value in read_json(path).items() if name not in ("mean", "std")})
+    with pytest.raises(KeyboardInterrupt):
+        finetune.main(["--run", "r", "--resume"])
+    assert seen[0] == seen[1]
+
+
+def test_weights_of_ours_say_how_their_images_were_normalized(
+    monkeypatch: pytest.MonkeyPatch, seen: list[Normalization]
+) -> None:
+    weights(Path(FILE))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "fit", lambda self, _: setattr(self, "seconds", 1.0))
+        finetune.main([*OF, *GIVEN])
+    Path("runs/r").rename("own")
+    for init in ("own/retrain/whole", "own/retrain/whole/model.safetensors"):
+        assert begin(train_supernet, "--init", init) == (HALVES, HALVES)
+    shutil.rmtree("runs")
+    with pytest.raises(UserError, match=r"--mean, --std are for weights of others, own/retrain/whole says its own"):
+        begin(finetune, "--init", "own/retrain/whole", *GIVEN)
+    with pytest.raises(KeyboardInterrupt):
+        train_supernet.main(["--run", str(Path("own").resolve()), *ARGS])
+    assert seen[-1].mean == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--init", "pretrained", *GIVEN), "--mean, --std are for --init FILE; leave them out"),
+        (("--mean", "0.5", "0.5", "0.5"), "--mean and --std are 3 and 0 numbers; give 3 each"),
+    ],
+)
+def test_a_normalization_that_says_nothing_is_one_line(flags: tuple[str, ...], message: str) -> None:
+    weights(Path(FILE))
+    with pytest.raises(UserError, match=message):
+        finetune.main([*OF, *flags])
+    assert not Path("runs").exists()
