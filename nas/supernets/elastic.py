@@ -143,7 +143,7 @@ def run_of(config: Any) -> Path:
     if config.resume:
         return runs.find_run(config.run, "supernet/config.json", "python -m nas.train_supernet")
     stem = Path(config.data).name.removesuffix(".tar") or "data"
-    name = config.run or f"{slug(config.space)}-{stem}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005
+    name = config.run or slug(f"{config.space}-{stem}-{datetime.now():%Y%m%d-%H%M%S}")  # noqa: DTZ005
     return runs.run_folder(collectives.gather(name)[0])
 
 

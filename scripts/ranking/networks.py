@@ -30,7 +30,7 @@ from nas.training.network import fresh, make_trainer
 from nas.training.recipe import FREE_ON_RESUME, TrainConfig
 from search_spaces import DEFAULT_SPACE, Arch, SearchSpace, UserError, get_space
 from search_spaces.command import flag
-from search_spaces.command.files import read_json, write_json
+from search_spaces.command.files import read_json, slug, write_json
 
 POOL = 8192  # random archs that the networks are picked from
 BAND = 0.15  # of a latency: how far networks of --band lie from it at most
@@ -98,7 +98,7 @@ class Study:
 
 def study_folder(config: Config) -> Path:
     data = Path(config.data).name.removesuffix(".tar") or "data"
-    name = config.study or f"rank-{config.space}-{data}"
+    name = config.study or slug(f"rank-{config.space}-{data}")
     return Path(name) if "/" in name else runs.RUNS / "studies" / name
 
 

@@ -444,3 +444,8 @@ def test_reports_have_a_row_for_everything_and_escape_what_is_foreign() -> None:
     assert all('"error_y"' in each for each in data) and len(data) == len(found["arms"])
     for label in labels[5:]:
         assert label.split(",")[0] in page
+
+
+def test_a_study_lies_in_one_folder_whatever_its_space_and_images_are_called() -> None:
+    config = networks.Config(space="timm/resnet18", data="my photos")
+    assert networks.study_folder(config) == Path("runs/studies/rank-timm-resnet18-my-photos")

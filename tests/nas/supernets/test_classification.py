@@ -23,6 +23,7 @@ from nas.runs import RunInfo, load_run_data, load_run_info
 from nas.runs.checkpoint import load_tensors
 from nas.supernets import classification as core
 from nas.supernets.classification import Config, configure
+from nas.supernets.elastic import run_of
 from nas.train_supernet import main
 from nas.training.trainer import Trainer
 from search_spaces import SPACES, UserError
@@ -383,3 +384,9 @@ def test_the_test_split_is_read_only_after_training(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(core, "load_data", guarded)
     main([*ARGS, "--epochs", "1", "--run", "r"])
     assert trained
+
+
+def test_the_name_of_any_folder_is_part_of_a_runs_name() -> None:
+    assert re.fullmatch(
+        r"timm-resnet18-my-photos-2-\d{8}-\d{6}", run_of(Config(space="timm/resnet18", data="my photos (2)")).name
+    )
