@@ -39,6 +39,12 @@ WRAPPERS = (*AVERAGED, "state_dict", "model_state_dict", "model", "net", "networ
 ADDED = re.compile(r"(.*\.)?(total_ops|total_params)|n_averaged")
 # Names of timm's functions that bring authors' layouts into timm's.
 FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
+# Implementations that name the same tensors otherwise, by how their names begin, and networks of timm with another eps
+# of batch norm or another padding than they have.
+OTHERS = {
+    "features.": ("torchvision", re.compile(r"tf_.*|efficientnetv2_.*|efficientnet_b[5-7]")),
+    "_conv_stem.": ("efficientnet_pytorch", re.compile(r"efficientnet.*")),
+}
 POSITIONS = re.compile(r"pos_embed|position|attention_bias|rel_pos")  # tensors whose shape follows the image's size
 SIZED = re.compile(rf"{POSITIONS.pattern}|patch_embed")
 
@@ -90,12 +96,16 @@ def fitted(network: nn.Module, name: str, state: State, path: Path) -> State:
     Args:
         name: timm's, of the network.
         path: where they are from, for the messages.
+
+    Raises:
+        UserError: two networks' tensors; those of an implementation that computes something else with them.
     """
     state = without_prefix(set(network.state_dict()), state, path)
     plain = _tidy(network, state)
     if not differences(network, plain):
         return plain
     if renamed := _in_order(network, state):
+        _check_alike(name, state, path)
         _tell(f"{path}: other names of the same tensors, taken in their order")
         return _tidy(network, renamed)
     converted = _tidy(network, _converted(network, name, state))
@@ -120,6 +130,17 @@ def _in_order(network: nn.Module, state: State) -> State | None:
         if name.rpartition(".")[2] != other.rpartition(".")[2] or tensor.shape[first:] != found.shape[first:]:
             return None
     return dict(zip(own, theirs.values(), strict=True))
+
+
+def _check_alike(name: str, state: State, path: Path) -> None:
+    """UserError if timm's network is known to compute something else than the one that has these names."""
+    first = next(iter(state))
+    for start, (package, unlike) in OTHERS.items():
+        if f".{start}" in f".{first}" and unlike.fullmatch(name.partition(".")[0]):
+            raise UserError(
+                f"{path} has the tensors of {package}'s network, whose eps of batch norm or padding is not that of "
+                f"timm's {name}: it would compute something else; give weights of timm's"
+            )
 
 
 def _is_weight(name: str) -> bool:

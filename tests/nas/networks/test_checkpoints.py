@@ -139,6 +139,23 @@ def renamed(state: State) -> State:
     return {f"_blocks.{i}.{name.rpartition('.')[2]}": tensor for i, (name, tensor) in enumerate(state.items())}
 
 
+@pytest.mark.parametrize(
+    ("start", "package", "unlike", "alike"),
+    [
+        ("model.features.", "torchvision", "tf_efficientnet_b0", "efficientnet_b0"),
+        ("_conv_stem.", "efficientnet_pytorch", "efficientnet_b0", "tf_efficientnet_b0"),
+    ],
+)
+def test_names_of_what_computes_something_else_are_refused(
+    tmp_path: Path, start: str, package: str, unlike: str, alike: str
+) -> None:
+    """Of equal tensors: timm's two differ in padding and in the eps of batch norm."""
+    state = create(alike).state_dict()
+    named = {start + f"{i}.{name.rpartition('.')[2]}": tensor for i, (name, tensor) in enumerate(state.items())}
+    assert_same(loaded(tmp_path, named, name=alike), state)
+    assert f"tensors of {package}'s network, whose eps" in refused(tmp_path, named, name=unlike)
+
+
 def test_other_names_of_the_same_tensors_are_taken_in_order_and_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
