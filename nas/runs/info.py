@@ -13,7 +13,7 @@ from nas.data.named import is_named
 from nas.data.places import NO_TEST
 from nas.data.splits import SplitConfig
 from nas.distributed import process
-from nas.runs.folders import begin, check_new, claim
+from nas.runs.folders import WHOLE, begin, check_new, claim
 from nas.scenes import (
     BoxesConfig,
     BoxScenes,
@@ -236,5 +236,11 @@ def _check_there(folder: Path, info: RunInfo) -> None:
         if not Path(place).expanduser().exists():
             raise UserError(
                 f"the images of {folder} are no longer at {place}; say where they are now: "
-                f"python -m nas.train_supernet --resume --run {folder} --{name.replace('_', '-')} PATH"
+                f"python -m {_command_of(folder)} --resume --run {folder} --{name.replace('_', '-')} PATH"
             )
+
+
+def _command_of(folder: Path) -> str:
+    """The command that follows the run's images: that which has begun it."""
+    whole = (folder / "retrain" / WHOLE / "config.json").exists()
+    return "nas.finetune" if whole and not (folder / "supernet" / "config.json").exists() else "nas.train_supernet"

@@ -49,6 +49,8 @@ def test_a_finished_one_takes_down_where_its_images_are_now() -> None:
     weights(Path(FILE))
     finetune.main([*OF, "--epochs", "1"])
     Path("images").rename("elsewhere")
+    with pytest.raises(UserError, match=r"python -m nas.finetune --resume --run runs/r --data PATH$"):
+        load_run_data(Path("runs/r"))
     finetune.main(["--run", "r", "--resume", "--data", "elsewhere"])
     assert read_json(FOLDER / "config.json")["data"] == "elsewhere"
     assert len(load_run_data(Path("runs/r")).train) > 0
