@@ -22,7 +22,7 @@ from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.networks import importance
 from nas.networks.checkpoints import check_finite, classifiers, fitted, num_classes_of, read_state
-from nas.networks.weights import PRETRAINED, init_file, load_prepared, timm_name
+from nas.networks.weights import PRETRAINED, check_architecture, init_file, load_prepared, timm_name
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import reason, start
 from search_spaces.structure.base import Structure
@@ -63,7 +63,9 @@ def load_start(space: SearchSpace, init: str, archs: Mapping[str, Arch] | None =
     file = init_file(init)
     state = read_state(file)
     problems = []
-    for name, arch in (archs or {"largest": space.largest, **space.published}).items():
+    archs = archs or {"largest": space.largest, **space.published}
+    check_architecture(init, file, [timm_name(space, name) for name in archs])
+    for name, arch in archs.items():
         network: Any = space.build(arch)
         found = fitted(network, timm_name(space, name), dict(state), file)
         is_new = num_classes_of(network, found) not in (None, space.num_classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from search_spaces import SearchSpace, UserError, get_space
 from search_spaces.command import Flags, check_idle, flag, reason
 from search_spaces.command.files import read_json
 from search_spaces.command.typed import load_typed, read_typed
+from search_spaces.timm_network import PREFIX
 from search_spaces.timm_network.space import TimmSpace
 from search_spaces.timm_network.timm_models import TIMM_ERRORS
 
@@ -226,6 +227,28 @@ def init_file(init: str) -> Path:
 def timm_name(space: SearchSpace, arch: str) -> str:
     """timm's name of a published network, by which it brings weights from their authors' layout into its own."""
     return space.network.name if isinstance(space, TimmSpace) else f"{space.name.partition('-')[0]}_{arch}"
+
+
+def check_architecture(init: str, file: Path, names: Sequence[str]) -> None:
+    """UserError if the config.json that timm saves for the Hugging Face Hub beside a folder's weights names another
+    network than these of timm's.
+    """
+    config = file.with_name("config.json")
+    told = _told_architecture(config) if file.name == WEIGHTS else None
+    if told is not None and told not in [name.partition(".")[0] for name in names]:
+        raise UserError(
+            f"--init {init} has the weights of {told}, as {config} says, not of {names[0]}; name that network, by "
+            f"--model {told} or --space {PREFIX}{told}"
+        )
+
+
+def _told_architecture(file: Path) -> str | None:
+    try:
+        found = read_json(file) if file.is_file() else None
+    except UserError:  # no JSON
+        return None
+    told = found.get("architecture") if isinstance(found, dict) else None
+    return told if isinstance(told, str) else None
 
 
 def init_normalization(space: SearchSpace, init: str | None, config: CheckpointImages) -> Normalization:

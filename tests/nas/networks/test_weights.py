@@ -10,6 +10,7 @@ from huggingface_hub import constants, is_offline_mode
 
 from nas.networks.start import load_start
 from nas.networks.weights import normalization
+from nas.runs.checkpoint import save_tensors
 from search_spaces import UserError, get_space
 from search_spaces.command import start
 from search_spaces.command.files import write_json
@@ -54,6 +55,18 @@ def test_a_config_of_something_else_does_not(tmp_path: Path, wrong: dict[str, An
 def test_three_numbers_each_are_asked_for(tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(UserError, match=r"--mean and --std are \d and \d numbers; give 3 each"):
         of(tmp_path, mean, std)
+
+
+def test_a_folder_that_names_another_network_is_refused_though_its_tensors_fit(tmp_path: Path) -> None:
+    space = get_space("timm/test_resnet", 32, 3)
+    save_tensors(tmp_path / "model.safetensors", space.build(space.largest).state_dict(), {})
+    write_config(tmp_path, "test_resnet")
+    assert load_start(space, str(tmp_path))[0] == space.largest
+    write_config(tmp_path, "resnet18")
+    with pytest.raises(
+        UserError, match=r"has the weights of resnet18, as .* says, not of test_resnet; .* --model resnet18"
+    ):
+        load_start(space, str(tmp_path))
 
 
 @pytest.mark.parametrize("of_user", [True, False])
