@@ -90,12 +90,13 @@ def _unwrapped(checkpoint: Any) -> Any:
 # ---- names and layouts
 
 
-def fitted(network: nn.Module, name: str, state: State, path: Path) -> State:
+def fitted(network: nn.Module, name: str, state: State, path: Path, *, resize: bool = False) -> State:
     """The tensors under timm's names, as far as they can be brought there; says what was done.
 
     Args:
         name: timm's, of the network.
         path: where they are from, for the messages.
+        resize: positions to those of another image size, as timm does: training is to follow.
 
     Raises:
         UserError: two networks' tensors; those of an implementation that computes something else with them.
@@ -109,9 +110,15 @@ def fitted(network: nn.Module, name: str, state: State, path: Path) -> State:
         _tell(f"{path}: other names of the same tensors, taken in their order")
         return _tidy(network, renamed)
     converted = _tidy(network, _converted(network, name, state))
-    if _resampled(plain, converted) or differences(network, converted).count >= differences(network, plain).count:
+    resized = _resampled(plain, converted)
+    if differences(network, converted).count >= differences(network, plain).count:
         return plain
-    _tell(f"{path}: brought from its authors' layout into timm's")
+    if not resized:
+        _tell(f"{path}: brought from its authors' layout into timm's")
+        return converted
+    if not resize or not all(map(POSITIONS.search, resized)):
+        return plain
+    _tell(f"{path}: it was trained at another size; {resized[0]} and the like are resized, as timm does")
     return converted
 
 
@@ -147,10 +154,10 @@ def _is_weight(name: str) -> bool:
     return not (name.endswith("num_batches_tracked") or ADDED.fullmatch(name))
 
 
-def _resampled(before: State, after: State) -> bool:
-    """Whether a conversion has interpolated what follows the size of images or patches: another network."""
-    sized = [name for name in before.keys() & after.keys() if SIZED.search(name)]
-    return any(before[name].numel() != after[name].numel() for name in sized)
+def _resampled(before: State, after: State) -> list[str]:
+    """What a conversion has interpolated of what follows the size of images or patches: another network."""
+    sized = sorted(name for name in before.keys() & after.keys() if SIZED.search(name))
+    return [name for name in sized if before[name].numel() != after[name].numel()]
 
 
 def without_prefix(own: Set[str], state: State, path: Path) -> State:

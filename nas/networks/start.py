@@ -67,7 +67,7 @@ def load_start(space: SearchSpace, init: str, archs: Mapping[str, Arch] | None =
     check_architecture(init, file, [timm_name(space, name) for name in archs])
     for name, arch in archs.items():
         network: Any = space.build(arch)
-        found = fitted(network, timm_name(space, name), dict(state), file)
+        found = fitted(network, timm_name(space, name), dict(state), file, resize=True)
         is_new = num_classes_of(network, found) not in (None, space.num_classes)
         if is_new:
             found |= {n: t for n, t in network.state_dict().items() if n.rpartition(".")[0] in _classifiers(network)}

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 from huggingface_hub import constants, is_offline_mode
+from timm.layers import resample_abs_pos_embed
 
 from nas.networks.start import load_start
 from nas.networks.weights import normalization
@@ -67,6 +70,17 @@ def test_a_folder_that_names_another_network_is_refused_though_its_tensors_fit(t
         UserError, match=r"has the weights of resnet18, as .* says, not of test_resnet; .* --model resnet18"
     ):
         load_start(space, str(tmp_path))
+
+
+def test_positions_of_another_image_size_are_resized_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = timm.create_model("test_vit", num_classes=3, img_size=160).state_dict()
+    save_tensors(tmp_path / "w.safetensors", trained, {})
+    network = load_start(get_space("timm/test_vit", 64, 3), str(tmp_path / "w.safetensors"))[1]
+    assert "trained at another size; pos_embed and the like are resized" in capsys.readouterr().out
+    expected = {**trained, "pos_embed": resample_abs_pos_embed(trained["pos_embed"], [4, 4], num_prefix_tokens=1)}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize("of_user", [True, False])
