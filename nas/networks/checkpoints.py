@@ -60,13 +60,12 @@ def read_state(path: Path) -> State:
     """
     remedy = "save the network's state_dict() alone, best as .safetensors"
     try:
-        found = _unwrapped(_loaded(path))
-        state = clean_state_dict(dict(found)) if isinstance(found, Mapping) else {}
+        found = _unwrapped(_loaded(path), path)
+        tensors = _tensors(found)
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read, or not without executing it ({reason(error)}); {remedy}") from None
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        held = ", ".join(map(shown, state))[:80] if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        held = ", ".join(map(shown, found))[:80] if isinstance(found, Mapping) else f"a {type(found).__name__}"
         raise UserError(f"{path} holds {held or 'nothing'}, no tensors by name; {remedy}")
     return tensors
 
@@ -78,13 +77,33 @@ def _loaded(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _unwrapped(checkpoint: Any) -> Any:
-    while isinstance(checkpoint, Mapping):
-        inner = next((n for n in WRAPPERS if checkpoint.get(n) and isinstance(checkpoint[n], Mapping)), None)
-        if inner is None:
-            break
-        checkpoint = checkpoint[inner]
-    return checkpoint
+def _unwrapped(checkpoint: Any, path: Path) -> Any:
+    """What a training has saved of its network; of an averaged one that lacks tensors these are the other's."""
+    if not isinstance(checkpoint, Mapping):
+        return checkpoint
+    wrapped = (name for name in WRAPPERS if isinstance(checkpoint.get(name), Mapping) and checkpoint[name])
+    inner = {name: _unwrapped(checkpoint[name], path) for name in wrapped}
+    if not inner:
+        return checkpoint
+    first, *others = inner
+    plain = next((name for name in others if name not in AVERAGED), None)
+    if first not in AVERAGED or plain is None:
+        return inner[first]
+    average, network = _tensors(inner[first]), _tensors(inner[plain])
+    if not average:
+        _tell(f"{path}: {first} holds no network, so {plain} is taken, which is not averaged")
+        return network
+    lacking = sorted(network.keys() - average.keys())
+    if lacking and average.keys() < network.keys():
+        _tell(f"{path}: {first} lacks {len(lacking)} tensors, such as {lacking[0]}, which {plain} gives")
+        return {**network, **average}
+    return inner[first]
+
+
+def _tensors(found: Any) -> State:
+    """Those that have names, less what DDP and torch.compile put before these."""
+    state = clean_state_dict(dict(found)) if isinstance(found, Mapping) else {}
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 # ---- names and layouts

@@ -88,6 +88,27 @@ def test_of_two_networks_the_averaged_one_is_read(tmp_path: Path) -> None:
     assert_same(loaded(tmp_path, prefixed("model.", create().state_dict()) | prefixed("model_ema.", state)), state)
 
 
+def test_an_average_of_parameters_alone_has_the_other_tensors_of_the_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, average = create(), create()
+    parameters = {name: parameter.detach() for name, parameter in average.named_parameters()}
+    network.get_buffer("bn1.running_mean").fill_(3)
+    found = loaded(tmp_path, {"model": prefixed("module.", network.state_dict()), "ema": parameters})
+    assert_same(found, {**network.state_dict(), **parameters})
+    assert "ema lacks " in (said := capsys.readouterr().out) and "such as bn1.num_batches_tracked, which model" in said
+
+
+def test_an_average_that_is_no_network_is_passed_over_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As torch_ema saves it."""
+    network = create()
+    average = {"decay": 0.99, "shadow_params": [parameter.detach() for parameter in network.parameters()]}
+    assert_same(loaded(tmp_path, {"ema": average, "model": network.state_dict()}), network.state_dict())
+    assert "ema holds no network, so model is taken, which is not averaged" in capsys.readouterr().out
+
+
 def test_of_two_networks_that_are_as_good_none_is_guessed(tmp_path: Path) -> None:
     state = create().state_dict()
     message = refused(tmp_path, prefixed("student.", state) | prefixed("teacher.", state))
