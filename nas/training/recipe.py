@@ -121,11 +121,13 @@ class TrainConfig(StepConfig):
         """Of an epoch, in the order drawn for it; equally many in each, and each size equally often.
 
         Raises:
-            UserError: a batch of more images than there are.
+            UserError: a batch of one image, or of more than there are.
         """
         size, _ = self.at_epoch(epoch, image_size)
         if self.batch_size > num_images:
             raise UserError(f"--batch-size {self.batch_size} is more than the {num_images} training images; lower it")
+        if self.batch_size < 2:
+            raise UserError("--batch-size is 1, and batch norm needs several images; give 2 or more")
         if not self.multi_scale:
             return [StepImages(size, self.batch_size)] * (num_images // self.batch_size)
         if self.batch_size < 8:

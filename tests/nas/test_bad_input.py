@@ -82,6 +82,7 @@ def fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
         ("--epochs many", "--epochs is 'many'; give a whole number"),
         ("--lr 0", "--lr is 0.0; give a number above 0"),
         ("--lr nan", "--lr is 'nan'; give a finite number"),
+        ("--batch-size 1", "--batch-size is 1, and batch norm needs several images; give 2 or more"),
         ("--batch-size 1000", "--batch-size 1000 is more than the 41 training images"),
         ("--device quantum", "--device quantum cannot be used"),
         ("--wings 2", "unrecognized arguments: --wings 2"),
