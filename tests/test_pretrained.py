@@ -280,6 +280,15 @@ def test_a_classifier_is_fitted_beside_a_batch_of_corrupt_images() -> None:
         start.fit_classifier(network, unreadable(train, len(train), others), SIZE, CPU)
 
 
+def test_features_that_are_not_finite_are_one_line() -> None:
+    train, network = load_data(DataConfig(data="images")).train, timm.create_model(NAME, num_classes=3)
+    next(network.parameters()).data.fill_(torch.nan)
+    with pytest.raises(
+        UserError, match=r"features of the training images that are not finite, .*; give --init weights"
+    ):
+        start.fit_classifier(network, train, SIZE, CPU)
+
+
 def test_a_fit_that_could_go_on_is_no_warning(
     recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from sys import modules
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -37,6 +38,10 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 WRAPPERS = (*AVERAGED, "state_dict", "model_state_dict", "model", "net", "network", "weights", "checkpoint")
 # What profilers (thop) and averaging (torch.optim.swa_utils) add to a network's tensors.
 ADDED = re.compile(r"(.*\.)?(total_ops|total_params)|n_averaged")
+# The flags in checkpoints of timm's train.py; NumPy's numbers, such as an accuracy, also by an older name.
+SCALAR: Any = np.float64(0).__reduce__()[0]
+DTYPES = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+HARMLESS: list[Any] = [argparse.Namespace, np.dtype, SCALAR, (SCALAR, "numpy.core.multiarray.scalar"), *DTYPES]
 # Names of timm's functions that bring authors' layouts into timm's.
 FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
 # Implementations that name the same tensors otherwise, by how their names begin, and networks of timm with another eps
@@ -73,7 +78,7 @@ def read_state(path: Path) -> State:
 def _loaded(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # the flags in checkpoints of timm's train.py
+    with torch.serialization.safe_globals(HARMLESS):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

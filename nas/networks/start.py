@@ -137,7 +137,7 @@ def fit_classifier(network: Any, images: Images, image_size: int, device: torch.
     is.
 
     Raises:
-        UserError: the images that can be read are none, or of one class.
+        UserError: the images that can be read are none, or of one class; features that are not finite.
     """
     layers = linear_classifiers(network)
     if not layers:
@@ -172,7 +172,7 @@ def _features(
     images' (images,) labels; those that cannot be read are left out.
 
     Raises:
-        UserError: those that can be read are none, or of one class.
+        UserError: those that can be read are none, or of one class; features that are not finite.
     """
     taken: dict[Any, list[Tensor]] = {layer: [] for layer in layers}
     labels = []
@@ -200,7 +200,13 @@ def _features(
             f"all {len(rows)} training images to fit a classifier to that can be read are of class number {rows[0]}; "
             "see the warnings"
         )
-    return {layer: torch.cat(tables) for layer, tables in taken.items() if tables}, rows
+    features = {layer: torch.cat(tables) for layer, tables in taken.items() if tables}
+    if not all(table.isfinite().all() for table in features.values()):
+        raise UserError(
+            "the network makes features of the training images that are not finite, so no classifier can be fitted to "
+            "them; give --init weights of a training that went well"
+        )
+    return features, rows
 
 
 def _regression(table: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, Tensor, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -52,6 +53,7 @@ def prefixed(prefix: str, state: State) -> State:
     [
         lambda state: state,
         lambda state: {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
+        lambda state: {"model": state, "best": np.float64(0.9), "epoch": np.int64(3), "seen": np.float32(1)},
         lambda state: {"state_dict": prefixed("module.", state)},
         lambda state: {"model_state_dict": prefixed("module._orig_mod.", state), "optimizer_state_dict": {}},
         lambda state: {"model": create().state_dict(), "ema": state},
