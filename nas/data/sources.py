@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from nas.data.classes import in_order, shown
+from nas.data.classes import class_name, in_order, shown
 from nas.data.classified import classify
 from nas.data.duplicates import TAIL_BYTES, Candidate, Marks, Sketch, hashed, in_threads, marks, sketch
 from nas.data.listing import Listing, Span, read_span, some, warn
@@ -170,6 +170,19 @@ def _tell_alike(name: str, classes: Sequence[str]) -> None:
     for found in classes:
         if (other := seen.setdefault(" ".join(found.casefold().split()), found)) != found:
             warn(f"{name}: {other!r} and {found!r} are two classes; rename a folder if they are one")
+
+
+def tell_order(listing: Listing, classes: tuple[str, ...]) -> None:
+    """Says where decomposed names of folders have another order, in which other programs number the classes."""
+    spelled = {class_name(part): part for folder in listing.folders for part in folder.split("/")}
+    theirs = tuple(sorted(classes, key=lambda name: spelled.get(name, name)))
+    if theirs != classes:
+        first = next(name for name, ours in zip(theirs, classes, strict=True) if name != ours)
+        warn(
+            f"{listing.name}: folders have decomposed names, as macOS writes them, by which torchvision's ImageFolder "
+            f"has {shown(first)} as class number {theirs.index(first)}, here {classes.index(first)}; give --classes "
+            "with the order of a checkpoint that was trained so"
+        )
 
 
 def open_named(name: str, root: str | None, split: str, white_level: float | None, skipped: Skipped) -> Source:

@@ -22,7 +22,7 @@ from nas.data.grouping import groups_of
 from nas.data.listing import some, warn
 from nas.data.named import is_named
 from nas.data.places import NO_TEST, list_path, locate
-from nas.data.sources import Skipped, Source, open_listing, open_named
+from nas.data.sources import Skipped, Source, open_listing, open_named, tell_order
 from search_spaces import UserError
 from search_spaces.command import Flags, flag
 from search_spaces.command.typed import Count
@@ -207,6 +207,8 @@ def _open(config: DataConfig, skipped: Skipped) -> tuple[Source, Source | None]:
     if not is_named(config.data):
         train, test = locate(config.data, config.train_split, config.test_split, config.test_data)
         source = open_listing(train, depth, white, skipped)
+        if config.classes is None:
+            tell_order(train, source.classes)
         return source, open_listing(test, depth, white, skipped) if test else None
     if config.test_split == config.train_split:
         raise UserError(f"{config.test_split} is both the training and the test data; test on other images")

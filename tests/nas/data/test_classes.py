@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import ImageFolder
 
+from nas.data import DataConfig, load_data
 from nas.data.classes import check_class_names, read_classes, shown
 from search_spaces import UserError
 from tests.nas.data.test_splits import load
@@ -133,3 +134,14 @@ def test_labels_follow_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_names_are_checked_and_shown_on_one_line() -> None:
     check_class_names(["golden retriever", "café", "日本"], "x")
     assert shown("a\nb\udce9é") == "a\\nb\\udce9é"
+
+
+def test_another_order_of_decomposed_names_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = unicodedata.normalize("NFD", "äpfel")
+    make_images(tmp_path / "images", 10, (name, "birne", "zebra"))
+    assert ImageFolder(tmp_path / "images").classes[0] == name
+    assert load_data(DataConfig(data=str(tmp_path / "images"))).classes == ("birne", "zebra", "äpfel")
+    assert "ImageFolder has äpfel as class number 0, here 2; give --classes" in capsys.readouterr().err
+    (tmp_path / "c.txt").write_text("äpfel\nbirne\nzebra\n", encoding="utf-8")
+    load_data(DataConfig(data=str(tmp_path / "images"), classes=str(tmp_path / "c.txt")))
+    assert "ImageFolder" not in capsys.readouterr().err
