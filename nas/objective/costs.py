@@ -75,9 +75,7 @@ def check_limits(costs: Costs, only: Collection[str] = ()) -> None:
     """
     space, known = costs.space, costs.metrics
     limits = {name: limit for name, limit in costs.objective.limits.items() if name in known}
-    free = np.array([not only or choice.field in only for choice in space.choices])
-    smallest, largest = space.encode([space.smallest, space.largest])
-    ends = np.stack([np.where(free, smallest, largest), largest])
+    ends, free = _ends(space, only)
     if np.all(_excess(ends[:1], known, limits) <= 0):
         return
     network = f"no network that --only {' '.join(only)} leads to" if only else "no network"
@@ -86,17 +84,42 @@ def check_limits(costs: Costs, only: Collection[str] = ()) -> None:
         values = (f"{n} of at most {limit:g}, the smallest is {rounded_up(least[n])}" for n, limit in broken.items())
         flags = ", ".join(dict.fromkeys(map(limit_flag, broken)))
         raise UserError(f"{'; '.join(f'{network} has {value}' for value in values)}; raise {flags}")
-    nearest = _descend(
-        space, lambda positions: np.maximum(_excess(positions, known, limits), 0).sum(axis=1), ends, free
-    )
+    nearest = _nearest(space, known, limits, ends, free)
     if np.any(_excess(nearest, known, limits) > 0):
         found = ", ".join(f"{n} of {rounded_up(known[n](nearest)[0])} (limit {limit:g})" for n, limit in limits.items())
         raise UserError(f"{network} is within all limits at once, the nearest has {found}; raise one of them")
 
 
+def find_within(costs: Costs) -> Arch | None:
+    """The arch within all limits that `check_limits` finds; None if it finds none. Every metric limited is known."""
+    space, limits = costs.space, costs.objective.limits
+    if costs.within(space.encode([space.smallest]))[0]:
+        return space.smallest
+    nearest = _nearest(space, costs.metrics, limits, *_ends(space))
+    return space.decode(nearest[0].tolist()) if costs.within(nearest)[0] else None
+
+
 def rounded_up(value: float) -> str:
     """To six digits, so that the value itself is within a limit of what is shown."""
     return f"{float(Context(prec=6, rounding=ROUND_CEILING).create_decimal(value)):.10g}"
+
+
+def _ends(space: SearchSpace, only: Collection[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """(2, choices) positions of the smallest network and of the largest, (choices,) mask of those that may change."""
+    free = np.array([not only or choice.field in only for choice in space.choices])
+    smallest, largest = space.encode([space.smallest, space.largest])
+    return np.stack([np.where(free, smallest, largest), largest]), free
+
+
+def _nearest(
+    space: SearchSpace, metrics: Mapping[str, Cost], limits: Mapping[str, float], ends: np.ndarray, free: np.ndarray
+) -> np.ndarray:
+    """(1, choices) positions of the least excess over all limits at once."""
+
+    def excess(positions: np.ndarray) -> np.ndarray:
+        return np.asarray(np.maximum(_excess(positions, metrics, limits), 0).sum(axis=1))
+
+    return _descend(space, excess, ends, free)
 
 
 def _excess(positions: np.ndarray, metrics: Mapping[str, Cost], limits: Mapping[str, float]) -> np.ndarray:

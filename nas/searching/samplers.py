@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.objective.costs import Costs
+from nas.objective.costs import Costs, find_within
 from search_spaces import Arch, SearchSpace
 
 Evaluate = Callable[[Sequence[Arch]], list[float]]
@@ -59,7 +59,8 @@ def sampler_search(name: str, costs: Costs, evaluate: Evaluate, budget: int, see
             study.enqueue_trial(dict(zip(distributions, row, strict=True)))
         return bool(archs)
 
-    enqueue(STARTUP[name])
+    if not enqueue(STARTUP[name]):
+        return
     barren = 0
     while True:
         trials = [study.ask(distributions) for _ in range(batch)]
@@ -82,7 +83,8 @@ def sampler_search(name: str, costs: Costs, evaluate: Evaluate, budget: int, see
 def draw(costs: Costs, rng: random.Random, count: int, known: Collection[Arch]) -> list[Arch]:
     """Random archs within the limits, each once and none that is known; fewer where many tries find no more.
 
-    Where limits are so tight that samples do not meet them, samples are slimmed by random actions until they do.
+    Where limits are so tight that samples do not meet them, samples are slimmed by random actions until they do; where
+    this finds none either, it is the one that `check_limits` has found.
     """
     space, found, tries = costs.space, dict[Arch, None](), 0
     while len(found) < count and tries < TRIES:
@@ -93,6 +95,8 @@ def draw(costs: Costs, rng: random.Random, count: int, known: Collection[Arch]) 
         tries += 1
         if arch and arch not in known and arch not in found:
             found[arch], tries = None, 0
+    if count > 0 and not known and not found and (last := find_within(costs)):
+        return [last]
     return list(found)
 
 

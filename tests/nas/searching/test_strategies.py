@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from nas.objective.costs import Costs
+from nas.objective.costs import Costs, check_limits
 from nas.objective.hypervolume import hypervolume_history
 from nas.objective.mes import Objective, Term
 from nas.searching.samplers import PATIENCE, SEQUENTIAL, STARTUP, draw
@@ -102,6 +102,21 @@ def test_samples_are_brought_within_tight_limits() -> None:
     found = draw(limited, random.Random(0), 5, ())
     assert len(found) == 5 and limited.within(space.encode(found)).all()
     assert not set(draw(limited, random.Random(0), 5, found)) & set(found)
+
+
+@strategies
+def test_a_limit_that_only_one_network_meets(strategy: str) -> None:
+    """As a user raises a limit to the least value, which the error names."""
+    only = SPACE.sample(random.Random(3))
+    limited = costs(latency_ms=1.0)
+    limited.metrics["latency_ms"] = lambda positions: 1.0 + np.abs(positions - SPACE.encode([only])).sum(axis=1)
+    check_limits(limited)
+    assert found_by(strategy, limited, BUDGETS[strategy]) == [only]
+
+
+@strategies
+def test_limits_that_no_network_meets(strategy: str) -> None:
+    assert found_by(strategy, costs(num_params=1), BUDGETS[strategy]) == []
 
 
 def test_a_sampler_is_told_everything_that_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
