@@ -134,6 +134,13 @@ class Artifacts:
         return winners_of(self.searches.values())
 
     @cached_property
+    def recommending(self) -> str | None:
+        """The newest search that recommends a network: what met no limit recommends none."""
+        found = [name for name, search in self.searches.items() if "recommended" in search]
+        written = {name: (self.folder / name / "result.json").stat().st_mtime_ns for name in found}
+        return max(found, key=written.__getitem__, default=None)
+
+    @cached_property
     def groups(self) -> list[Group]:
         """All searches, those together whose figures can be compared."""
         found: dict[str, dict[str, Json]] = {}

@@ -33,8 +33,8 @@ def recommended(a: Artifacts) -> str | None:
 
 
 def _of_searches(a: Artifacts) -> Json | None:
-    """What the last search of the run recommends."""
-    return next((s["recommended"] for s in reversed(a.searches.values()) if "recommended" in s), None)
+    """What the newest search of the run that recommends any network does."""
+    return a.searches[a.recommending]["recommended"] if a.recommending else None
 
 
 def _place(folder: Path, name: str) -> Path:

@@ -94,8 +94,8 @@ def _summary(a: Artifacts) -> Iterator[Markup]:
         yield table(["Supernet’s network", f"Search {of}", f"Test {of}"], rows)
     if missing := next_stage(a):
         yield html("<p>Next: <code>{}</code></p>\n", next_command(missing[0], a.folder, *missing[1:]))
-    elif a.winners and not classifies(a.info.space):
-        name = a.searches[next(reversed(a.searches))]["recommended"]["name"]
+    elif a.recommending and not classifies(a.info.space):
+        name = a.searches[a.recommending]["recommended"]["name"]
         yield html("<p>Next: <code>{}</code></p>\n", train_searched(a.folder, a.info.space, name))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -630,6 +631,22 @@ def test_the_next_command_names_what_is_missing(tmp_path: Path, capsys: pytest.C
     (run / "export/winner-1/result.json").unlink()
     assert next_command(run) == ["nas.export"]
     add_export(run)
+    assert next_command(run) == []
+
+
+def test_the_newest_search_that_recommends_a_network_says_which_to_train(tmp_path: Path) -> None:
+    """The newest of all met no limit; by their names search-2 is after search-10."""
+    run = tmp_path / "run"
+    add_supernet(run)
+    add_search(run, make_run(run, image_size=64, space="efficientformerv2-nano+ssdlite"))
+    found = read_json(run / "search/result.json")
+    for i, name in enumerate(("search-2", "search-10", "search")):
+        recommended = {"recommended": {"name": f"{name}-winner-1", "sentence": "Take it."}} if name != "search" else {}
+        write_json(run / name / "result.json", {**found, **recommended})
+        os.utime(run / name / "result.json", (i, i))
+    assert next_command(run) == ["nas.detect", "--backbone", f"{run}:search-10-winner-1"]
+    for name in ("search-2", "search-10"):
+        write_json(run / name / "result.json", found)
     assert next_command(run) == []
 
 
