@@ -16,7 +16,7 @@ from nas.data import Images
 from nas.data.batches import eval_batches, normalize
 from nas.distributed.device import pick_device
 from nas.evaluation.quantized import quantized
-from nas.exporting.winner import load_winners
+from nas.exporting.winner import Winner, load_winners
 from nas.inspection.confusion import Confusion
 from nas.inspection.examples import Answers
 from nas.inspection.page import evaluation_page
@@ -51,7 +51,11 @@ class Config(Flags):
         "training images to recalibrate inherited norms on, 0: none (default: what the supernet needs)",
         minimum=0,
     )
-    search: str | None = flag(None, "search folder of the run, whose tables and MES count (default: the newest)")
+    search: str | None = flag(
+        None,
+        "search folder of the run, whose tables and MES count (default: the newest in the precisions "
+        "that the networks were searched in)",
+    )
     table: str | None = flag(
         None, "latency table instead, for the published MES (default, without a search: the newest that fits)"
     )
@@ -90,7 +94,8 @@ def evaluate(config: Config) -> Path:
     """Evaluates the networks and returns the JSON file's path; the page lies beside it.
 
     Raises:
-        UserError: no finished supernet, an unknown network or one of another space, changed data.
+        UserError: no finished supernet, an unknown network or one of another space, none of the searches in the
+            precisions of the networks, changed data.
     """
     runs.check_name("--name", config.name)
     if config.retrained and not config.arch:
@@ -98,14 +103,15 @@ def evaluate(config: Config) -> Path:
     folder = runs.find_trained(config.run)
     space = runs.load_classes_info(folder).search_space()
     archs = find_archs(folder, space, config.arch or (() if config.retrained else BARE))
-    objective, paths = _objective(config, folder, space)
+    trained = load_winners(folder, tuple(dict.fromkeys(config.retrained))) if config.retrained else []
+    objective, paths = _objective(config, folder, space, _searched_in(archs, trained))
     latencies = {precision: tables.load_tables(own, space) for precision, own in paths.items()}
     costs = {precision: Costs(space, own, objective, precision) for precision, own in latencies.items()}
     device = pick_device(config.device)
     data = runs.load_run_data(folder)
     split = data.search if config.split == "search" else data.test
     images = split.spread(config.num_images or len(split))
-    networks, calibration_images = _networks(config, folder, archs, data.train, device, tuple(paths))
+    networks, calibration_images = _networks(config, folder, archs, trained, data.train, device, tuple(paths))
     count = RANGE_IMAGES if any(network.precision == "int8" for network in networks) else 0
     ranges = calibration_batches(data.train, space.image_size, count, device, config.num_workers)
     networks = [network.in_precision(ranges) for network in networks]
@@ -176,6 +182,12 @@ def find_archs(folder: Path, space: SearchSpace, names: Sequence[str]) -> dict[s
     return archs
 
 
+def _searched_in(archs: Mapping[str, tuple[Arch, str | None]], trained: Sequence[Winner]) -> dict[str, str]:
+    """Precisions by names; of networks that no search has found there is none."""
+    found = {name: precision for name, (_, precision) in archs.items() if precision}
+    return {**found, **{winner.name: winner.precision for winner in trained if winner.name != runs.WHOLE}}
+
+
 def _read_arch(name: str, space: SearchSpace, known: Sequence[str]) -> Arch:
     if not Path(name).is_file():
         raise UserError(f"--arch {name} is neither a file nor one of {', '.join(known)}")
@@ -193,6 +205,7 @@ def _networks(
     config: Config,
     folder: Path,
     archs: Mapping[str, tuple[Arch, str | None]],
+    trained: Sequence[Winner],
     train: Images,
     device: torch.device,
     precisions: Sequence[str],
@@ -208,7 +221,6 @@ def _networks(
         return precisions[0] if precision is None or precision not in precisions else precision
 
     networks, count = [], 0
-    trained = load_winners(folder, tuple(dict.fromkeys(config.retrained))) if config.retrained else []
     if archs:
         supernet = load_supernet(folder, device)
         count = calibration_count(supernet, config.calibration_images)
@@ -259,26 +271,49 @@ def look(
 # ---- figures
 
 
-def _objective(config: Config, folder: Path, space: SearchSpace) -> tuple[Objective, dict[str, dict[str, Path]]]:
+def _objective(
+    config: Config, folder: Path, space: SearchSpace, searched_in: Mapping[str, str]
+) -> tuple[Objective, dict[str, dict[str, Path]]]:
     """MES, and its tables by precision: those of a search, or the published MES by the table given or the newest that
     fits."""
     if config.search is not None and config.table is not None:
         raise UserError(f"--search {config.search} brings its own tables; leave out --table")
-    runs.check_name("--search", config.search)
-    found = runs.newest(folder, f"{config.search or 'search*'}/result.json")
-    if config.search is not None and found is None:
-        raise UserError(f"{folder} has no finished search {config.search}; see `ls {folder}`")
-    if found is None or config.table is not None:
+    found = None if config.table else _search(config, folder, searched_in)
+    if found is None:
         paths = {LATENCY: Path(config.table)} if config.table else tables.newest(space)
         return PUBLISHED, {of_path(paths[LATENCY]) if paths else "float32": paths}
-    result = read_result(found.parent)
+    result = read_result(found)
     objective = Objective(objective_of(result).terms, {})
-    print(f"MES is that of {found.parent}")
+    print(f"MES is that of {found}")
     try:
         return objective, {precision: tables.recorded(own) for precision, own in tables_of(result).items()}
     except UserError as error:
         print(f"{error}; until then latencies are left out")
         return objective, {precision: {} for precision in tables_of(result)}
+
+
+def _search(config: Config, folder: Path, searched_in: Mapping[str, str]) -> Path | None:
+    """The folder of the search named, or of the newest in the precisions of the networks; None where the run has none.
+
+    Raises:
+        UserError: the one named has not finished, or is not in these precisions, or none is.
+    """
+    runs.check_name("--search", config.search)
+    paths = sorted(folder.glob(f"{config.search or 'search*'}/result.json"), key=lambda path: path.stat().st_mtime_ns)
+    if config.search is not None and not paths:
+        raise UserError(f"{folder} has no finished search {config.search}; see `ls {folder}`")
+    known = {path.parent: tables_of(read_result(path.parent)) for path in paths}
+    for search, own in reversed(known.items()):
+        if all(precision in own for precision in searched_in.values()):
+            return search
+    if not known:
+        return None
+    search, own = next(reversed(known.items()))
+    name = next(name for name, precision in searched_in.items() if precision not in own)
+    raise UserError(
+        f"{name} was searched in {searched_in[name]}, and {search} is in {' and '.join(own)}; give a --search of that, "
+        "networks of one precision, or a --table, in whose precision all are then"
+    )
 
 
 def _figures(network: Network, space: SearchSpace, confusion: Confusion, costs: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def look_closer(folder: Path) -> None:
     name = recommended(a)
     if name is None or _inspected(a, name):
         return
-    command = shlex.join(["python", "-m", "nas.evaluate", "--run", str(folder), "--retrained", name, "--split", "test"])
+    search = a.baselines.search if a.baselines else a.recommending
+    flags = ["--run", str(folder), "--retrained", name, "--split", "test", *(["--search", search] if search else [])]
+    command = shlex.join(["python", "-m", "nas.evaluate", *flags])
     if a.info.splits.test > MOST_IMAGES:
         print(f"{a.info.splits.test:,} test images: for {name} class by class, {command}")
         return
@@ -55,7 +57,8 @@ def look_closer(folder: Path) -> None:
 
     try:
         with runs.called_as(command):
-            evaluate(Config(retrained=(name,), run=str(folder), split="test", name=_place(folder, name).stem))
+            of = _place(folder, name).stem
+            evaluate(Config(retrained=(name,), run=str(folder), split="test", search=search, name=of))
     except UserError as error:
         print(f"the page does not show {name} class by class: {error}")
 

@@ -33,12 +33,14 @@ from nas.objective import tables
 from nas.objective.mes import PUBLISHED as PUBLISHED_MES
 from nas.objective.mes import Objective, Term
 from nas.objective.precisions import RANGE_IMAGES
+from nas.reporting.recommended import look_closer
 from nas.runs import load_run_data
 from nas.runs.checkpoint import save_tensors
 from nas.searching.result import recorded_tables
 from search_spaces import SPACES, Arch, UserError, macs, num_params
 from search_spaces.command.files import sha256, write_json
 from tests.nas.reporting.test_report import EVIL, Page, browse, needs_browser
+from tests.nas.synthetic_baselines import WHOLE, WINNER, baselines
 from tests.nas.synthetic_search import point, write_search
 from tests.nas.tiny import make_table, tiny_space
 
@@ -231,21 +233,24 @@ def int8_accuracy(model: nn.Module, data: Data) -> float:
     return accuracy(quantized(model, ranges), data.search, 16, CPU)
 
 
+def tables_in(*precisions: str) -> dict[str, Any]:
+    """Of a table of each, as a search records them; those in int8 are faster."""
+    paths = {precision: Path(f"{precision}.json") for precision in precisions}
+    for precision, path in paths.items():
+        table = make_table(SPACE, 0.1 if precision == "int8" else 0.3)
+        runtime = replace(table.provenance.runtime, precision=precision)
+        replace(table, provenance=replace(table.provenance, runtime=runtime)).save(path)
+    return recorded_tables({precision: tables.record({"latency_ms": path}) for precision, path in paths.items()})
+
+
 def test_networks_are_in_the_precision_that_they_were_searched_in(capsys: pytest.CaptureFixture[str]) -> None:
     """Of a search in two precisions: a winner's accuracy, latency and memory are of its own, others' of the first."""
-    paths = {}
-    for precision, speed in (("float32", 0.3), ("int8", 0.1)):
-        table = make_table(SPACE, speed)
-        runtime = replace(table.provenance.runtime, precision=precision)
-        paths[precision] = Path(f"{precision}.json")
-        replace(table, provenance=replace(table.provenance, runtime=runtime)).save(paths[precision])
     points = [
         {**point(SPACE, arch), "index": i, "precision": precision}
         for i, (arch, precision) in enumerate(((MIDDLE, "float32"), (MIDDLE, "int8")))
     ]
-    record = {precision: tables.record({"latency_ms": path}) for precision, path in paths.items()}
     winners = [{"name": f"mine-{p['precision']}", **p} for p in points]
-    write_search(Path("runs/r/search-2"), "random", points, winners=winners, **recorded_tables(record))
+    write_search(Path("runs/r/search-2"), "random", points, winners=winners, **tables_in("float32", "int8"))
     float32, int8, smallest = evaluated("--arch", "mine-float32", "mine-int8", "smallest")["networks"]
     assert [n["precision"] for n in (float32, int8, smallest)] == ["float32", "int8", "float32"]
     data, supernet = load_run_data(Path("runs/r")), load_supernet(Path("runs/r"), CPU)
@@ -256,6 +261,30 @@ def test_networks_are_in_the_precision_that_they_were_searched_in(capsys: pytest
     out = capsys.readouterr().out
     assert f", int8 simulated with ranges of {len(data.train)} images" in out
     assert re.search(r"^mine-int8 +int8 ", out, re.MULTILINE) and re.search(r"^smallest +float32 ", out, re.MULTILINE)
+
+
+def test_a_winner_is_in_its_precision_whichever_search_is_newer(capsys: pytest.CaptureFixture[str]) -> None:
+    """The newest search is in float32; with its winner there is no search of both."""
+    for name, precision in (("search-2", "int8"), ("search-3", "float32")):
+        found = {**point(SPACE, MIDDLE), "index": 0, "precision": precision}
+        winners = [{"name": f"{name}-winner-1", **found}]
+        write_search(Path(f"runs/r/{name}"), "random", [found], winners=winners, **tables_in(precision))
+    trained = Path("runs/r/retrain/winner-1/result.json")
+    write_json(trained, {**json.loads(trained.read_text()), "precision": "int8"})
+    for flags in (("--arch", "search-2-winner-1"), ("--retrained", "winner-1")):
+        (network,) = evaluated(*flags)["networks"]
+        assert network["precision"] == "int8"
+        assert network["latency_ms"] == make_table(SPACE, 0.1).latency_ms(SPACE, MIDDLE)
+        assert "MES is that of runs/r/search-2\n" in capsys.readouterr().out
+    assert evaluated("--arch", "search-3-winner-1")["networks"][0]["precision"] == "float32"
+    shutil.rmtree("runs/r/evaluate")
+    of = "search-2-winner-1 was searched in int8, and runs/r/search-3 is in float32; give a --search of that"
+    fails(of, "--arch", "search-2-winner-1", "--search", "search-3")
+    fails(of, "--arch", "search-2-winner-1", "search-3-winner-1")
+    write_search(Path("runs/r/search-4"), "random", [found], **tables_in("int8"))
+    replace(baselines(WHOLE, WINNER), search="search-2").write(Path("runs/r"))
+    look_closer(Path("runs/r"))
+    assert "MES is that of runs/r/search-2\n" in capsys.readouterr().out
 
 
 def test_an_int8_file_is_asked_for_its_own_answers(monkeypatch: pytest.MonkeyPatch) -> None:
