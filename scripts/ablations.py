@@ -24,7 +24,7 @@ import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from nas.objective.metrics import LATENCY
 from nas.objective.tables import load_tables, recorded
 from nas.searching.result import objective_of, read_result
 from nas.searching.search import Config as SearchConfig
-from nas.searching.search import search
+from nas.searching.search import followed, search
 from scripts.ablation.networks import Network, Weights, described, measured_ms, pruned, retrained, whole
 from scripts.ablation.report import ablations_page, markdown
 from search_spaces import Arch, SearchSpace, UserError
@@ -139,12 +139,13 @@ def _open(config: Config, folder: Path, run_folder: Path) -> Ablations:
     space = info.search_space()
     described(space, space.largest, space.build(space.largest).eval())  # else the searches would be in vain
     searches = {name: _searched(config, run_folder, folder, name, of) for name, of in _searches(space).items()}
-    costs = Costs(space, load_tables(recorded(searches["joint"]["tables"]), space), objective_of(searches["joint"]))
+    joint, (precision,) = searches["joint"], _settled(config, run_folder, folder).precision
+    costs = Costs(space, load_tables(recorded(joint["tables"]), space), objective_of(joint), precision)
     supernet, data = load_supernet(run_folder, pick_device(config.device)), runs.load_run_data(run_folder)
     count = calibration_count(supernet, config.calibration_images)
     calibration = calibration_batches(data.train, space.image_size, count, supernet.device)
     weights = Weights(supernet, data, info.data.data, calibration, config.num_images, folder / "inherited.json")
-    return Ablations(config, folder, weights, costs, searches, _levels(searches["joint"]["trajectory"], config.levels))
+    return Ablations(config, folder, weights, costs, searches, _levels(joint["trajectory"], config.levels))
 
 
 def _searches(space: SearchSpace) -> dict[str, Json]:
@@ -171,9 +172,19 @@ def _searched(config: Config, run_folder: Path, ablations_folder: Path, name: st
     """In the ablations' folder, so that it is not the run's newest search to those who train or resume that."""
     folder = ablations_folder / f"search-{slug(name)}"
     resume = (folder / "config.json").exists()
+    wanted = _settled(config, run_folder, ablations_folder)
+    return read_result(search(replace(wanted, resume=resume, **settings), folder))
+
+
+def _settled(config: Config, run_folder: Path, ablations_folder: Path) -> SearchConfig:
+    """What all searches have in common; the joint one, which begins first, finds the table and its precision."""
     common = {n: getattr(config, n) for n in ("table", "num_images", "calibration_images", "device")}
-    wanted = SearchConfig(run=str(run_folder), strategy="slimming", resume=resume, **common, **settings)
-    return read_result(search(wanted, folder))
+    wanted = SearchConfig(run=str(run_folder), strategy="slimming", **common)
+    joint = ablations_folder / "search-joint"
+    if not (joint / "config.json").exists():
+        return wanted
+    begun = runs.begun(joint, SearchConfig)
+    return replace(wanted, table=followed(begun.table, run_folder), precision=begun.precision)
 
 
 def _levels(trajectory: Sequence[Json], count: int) -> list[Json]:

@@ -73,9 +73,13 @@ def configure(config: Config) -> Config:
     begun = runs.begun(folder, Config)
     check_given(config, begun, folder, ("storage", "ray_address"))
     config = fill(config, begun)
-    tables = (text.rpartition("=") for text in config.table)
-    table = tuple(f"{label}{sign}{runs.follow(path, folder.parent)}" for label, sign, path in tables)
-    return amend(config, run=str(folder.parent), name=name, table=table)
+    return amend(config, run=str(folder.parent), name=name, table=followed(config.table, folder.parent))
+
+
+def followed(table: Sequence[str], run_folder: Path) -> tuple[str, ...]:
+    """Tables as --table names them, where they are now if the run has moved and took them along."""
+    tables = (text.rpartition("=") for text in table)
+    return tuple(f"{label}{sign}{runs.follow(path, run_folder)}" for label, sign, path in tables)
 
 
 def search(config: Config, folder: Path | None = None) -> Path:

@@ -8,10 +8,12 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from nas import runs
 from nas.evaluation.evaluator import Evaluator
 from nas.evaluation.racing import Finish
 from nas.networks.inherit import load_supernet
 from nas.runs import load_run_data
+from nas.searching.search import Config as SearchConfig
 from scripts import ablations
 from scripts.ablation import networks
 from scripts.ablations import Config
@@ -106,6 +108,32 @@ def test_networks_that_cannot_be_pruned_are_refused_before_the_searches(
 
 def test_depth_and_width_are_all_choices_but_those_inside_of_blocks() -> None:
     assert ablations.depth_and_width(tiny_space()) == ("width", "present", "attention")
+
+
+def test_all_searches_are_by_the_table_that_the_first_has_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whichever is the newest by then, and wherever the run is."""
+    asked: list[SearchConfig] = []
+    table = (f"{tmp_path}/old/t.json",)
+
+    def search(config: SearchConfig, folder: Path) -> Path:
+        asked.append(config)
+        if not config.resume:
+            runs.begin(folder, replace(config, table=table, precision=("int8",)))
+        return folder
+
+    monkeypatch.setattr(ablations, "search", search)
+    monkeypatch.setattr(ablations, "read_result", str)
+    run = tmp_path / "new/run"
+    for name, settings in ablations._searches(tiny_space()).items():
+        ablations._searched(CONFIG, run, run / "ablations", name, settings)
+    (run / "t.json").touch()
+    ablations._searched(CONFIG, run, run / "ablations", "joint", {})
+    first, *others, again = asked
+    assert (first.table, first.precision, first.resume) == ((), (), False)
+    assert {(c.table, c.precision, c.resume) for c in others} == {(table, ("int8",), False)}
+    assert (again.table, again.precision, again.resume) == ((str(run / "t.json"),), ("int8",), True)
 
 
 def test_networks_are_trained_on_and_known_by_all_that_they_depend_on(
