@@ -89,7 +89,8 @@ class Search:
 
 @dataclass(frozen=True)
 class Reference:
-    """Where hypervolume begins: the accuracy of guessing, and the MES of the space's largest network.
+    """Where hypervolume begins: the accuracy of guessing, and the MES of the space's largest network; in several
+    precisions the least that it has.
 
     Both follow from what compared searches share, so a search's hypervolume does not depend on what it is compared
     with. Searches begin at the largest network; what is slower and larger than that is no gain.
@@ -302,9 +303,12 @@ def reference_of(searches: Sequence[Search]) -> Reference:
     info = runs.load_classes_info(run_folder)
     space = info.search_space()
     largest = space.to_json(space.largest)
-    known = (p["mes"] for search in searches for p in search.points if p["arch"] == largest)
-    mes = next(known, None) or float(next(iter(_costs(searches[0]).values())).one(space.largest)["mes"])
-    return Reference(1 / info.num_classes, mes)
+    points = [p for search in searches for p in search.points if p["arch"] == largest]
+    known = {precision: of[0]["mes"] for precision, of in in_precisions(points).items()}
+    if unknown := [precision for precision in searches[0].tables if precision not in known]:
+        costs = _costs(searches[0])
+        known |= {precision: float(costs[precision].one(space.largest)["mes"]) for precision in unknown}
+    return Reference(1 / info.num_classes, min(known.values()))
 
 
 def _costs(search: Search) -> dict[str, Costs]:

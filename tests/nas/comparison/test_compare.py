@@ -21,6 +21,7 @@ from nas.objective.costs import Costs
 from nas.objective.hypervolume import Progress
 from nas.objective.mes import PUBLISHED, Objective
 from nas.objective.tables import record
+from nas.searching.result import recorded_tables
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import read_json, write_json
 from tests.nas.synthetic_run import add_search, make_run
@@ -295,6 +296,25 @@ def test_mes_of_the_largest_is_the_tables_if_no_search_evaluated_it(space: Searc
         searches.append(read_search(folder))
     expected = Costs(space, {"latency_ms": make_table(space)}, PUBLISHED).one(space.largest)["mes"]
     assert reference_of(searches).mes == pytest.approx(expected)
+
+
+def test_in_two_precisions_the_reference_is_the_least_whichever_was_evaluated_first(space: SearchSpace) -> None:
+    paths = {"float32": Path("runs/tables/t.json"), "int8": Path("runs/tables/i.json")}
+    for precision, path in paths.items():
+        make_table(space, 0.1 if precision == "int8" else 0.3).save(path)
+    own = {precision: record({"latency_ms": path}) for precision, path in paths.items()}
+    of, turned = recorded_tables(own), recorded_tables(dict(reversed(own.items())))
+    float32, int8 = (
+        {**points_at(space)[0], "precision": p, "mes": m} for p, m in (("float32", 100.0), ("int8", 300.0))
+    )
+    both = [(float32, int8), (int8, float32)]
+    for name, points in zip("ab", both, strict=True):
+        write_search(runs.RUNS / f"one/search-{name}", "random", list(points), **(of if name == "a" else turned))
+    for names in (("one/search-a", "one/search-b"), ("one/search-b", "one/search-a")):
+        searches = under_one_mes(find_searches([str(runs.RUNS / name) for name in names]))
+        assert reference_of(searches).mes == 100.0
+    only = write_search(runs.RUNS / "one/search-c", "random", [int8], tables=of["other_tables"]["int8"])
+    assert reference_of([read_search(only)]).mes == 300.0
 
 
 def test_the_table_must_be_the_searches_own(space: SearchSpace) -> None:
