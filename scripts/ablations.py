@@ -35,8 +35,8 @@ from nas.distributed.device import pick_device
 from nas.networks.inherit import calibration_batches, calibration_count, load_supernet
 from nas.objective.costs import Costs
 from nas.objective.metrics import LATENCY
-from nas.objective.tables import load_tables, recorded
-from nas.searching.result import objective_of, read_result
+from nas.objective.tables import load_tables
+from nas.searching.result import files_of, objective_of, read_result
 from nas.searching.search import Config as SearchConfig
 from nas.searching.search import followed, search
 from scripts.ablation.networks import Network, Weights, described, measured_ms, pruned, retrained, whole
@@ -140,7 +140,7 @@ def _open(config: Config, folder: Path, run_folder: Path) -> Ablations:
     described(space, space.largest, space.build(space.largest).eval())  # else the searches would be in vain
     searches = {name: _searched(config, run_folder, folder, name, of) for name, of in _searches(space).items()}
     joint, (precision,) = searches["joint"], _settled(config, run_folder, folder).precision
-    costs = Costs(space, load_tables(recorded(joint["tables"]), space), objective_of(joint), precision)
+    costs = Costs(space, load_tables(files_of(joint["tables"], run_folder), space), objective_of(joint), precision)
     supernet, data = load_supernet(run_folder, pick_device(config.device)), runs.load_run_data(run_folder)
     count = calibration_count(supernet, config.calibration_images)
     calibration = calibration_batches(data.train, space.image_size, count, supernet.device)

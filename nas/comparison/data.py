@@ -17,8 +17,7 @@ from nas.objective.goals import Goals
 from nas.objective.mes import Objective
 from nas.objective.metrics import latency_metrics, shown
 from nas.objective.precisions import Precision
-from nas.objective.tables import recorded
-from nas.searching.result import in_precisions, objective_of, read_result, tables_of
+from nas.searching.result import files_of, in_precisions, objective_of, read_result, tables_of
 from nas.searching.search import FREE
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import sha256
@@ -315,7 +314,7 @@ def _costs(search: Search) -> dict[str, Costs]:
     """By precision. UserError if a table is gone, or is not the one that the search was made with."""
     space = runs.load_classes_info(search.folder.parent).search_space()
     try:
-        paths = {precision: recorded(tables) for precision, tables in search.tables.items()}
+        paths = {precision: files_of(tables, search.folder.parent) for precision, tables in search.tables.items()}
         tables = {p: {metric: LatencyTable.load(path) for metric, path in own.items()} for p, own in paths.items()}
         return {precision: Costs(space, own, search.objective, precision) for precision, own in tables.items()}
     except UserError as error:

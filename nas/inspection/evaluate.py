@@ -29,7 +29,7 @@ from nas.objective.metrics import LATENCY
 from nas.objective.precisions import RANGE_IMAGES, precision_of
 from nas.runs.folders import WEIGHTS
 from nas.searching.precisions import of_path
-from nas.searching.result import objective_of, read_result, recorded_tables, tables_of
+from nas.searching.result import files_of, objective_of, read_result, recorded_tables, tables_of
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import Flags, check_idle, flag
 from search_spaces.command.files import read_json, sha256, slug, write_json, write_text
@@ -286,7 +286,7 @@ def _objective(
     objective = Objective(objective_of(result).terms, {})
     print(f"MES is that of {found}")
     try:
-        return objective, {precision: tables.recorded(own) for precision, own in tables_of(result).items()}
+        return objective, {precision: files_of(own, folder) for precision, own in tables_of(result).items()}
     except UserError as error:
         print(f"{error}; until then latencies are left out")
         return objective, {precision: {} for precision in tables_of(result)}

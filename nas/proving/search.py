@@ -18,7 +18,7 @@ from nas.objective import tables
 from nas.objective.costs import Costs
 from nas.objective.metrics import LATENCY, latency_metrics
 from nas.objective.precisions import Precision, precision_of
-from nas.searching.result import objective_of, read_result, tables_of
+from nas.searching.result import files_of, objective_of, read_result, tables_of
 from search_spaces import Arch, SearchSpace, UserError
 from search_spaces.command import Flags, flag
 
@@ -94,9 +94,7 @@ def find_search(config: Config) -> Search:
     result, space = read_result(file.parent), runs.load_classes_info(run_folder).search_space()
     metric, suffix = _metric(config, file, result)
     precision, known = _in_one_precision(config, result)
-    of = tables_of(result)[precision]
-    followed = {n: {**t, "path": runs.follow(t["path"], run_folder)} for n, t in of.items()}
-    loaded = tables.load_tables(tables.recorded(followed), space)
+    loaded = tables.load_tables(files_of(tables_of(result)[precision], run_folder), space)
     backend = _backend_here(loaded[metric])
     archs = {winner["name"]: space.from_json(winner["arch"]) for winner in known}
     winners = _retrained(config, run_folder, archs)

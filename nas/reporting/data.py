@@ -17,7 +17,7 @@ from nas.objective.figure import classifies, figure_name
 from nas.objective.mes import Objective
 from nas.objective.metrics import latency_metrics
 from nas.objective.precisions import precision_of
-from nas.runs import RunInfo, load_run_info
+from nas.runs import RunInfo, follow, load_run_info
 from nas.runs.baselines import Baselines, read_baselines
 from nas.runs.metrics import Metrics, read_metrics
 from nas.runs.results import (
@@ -205,17 +205,18 @@ def read_artifacts(folder: Path) -> Artifacts:
         _results(ExportedResult, folder / "export"),
         _results(PrunedResult, folder / "prune"),
         {p.stem: found for p in evaluated if p.with_suffix(".html").exists() and (found := _maybe(Evaluation, p))},
-        tuple(_tables(searches, info.search_space())),
+        tuple(_tables(searches, info.search_space(), folder)),
         read_baselines(folder),
     )
 
 
-def _tables(searches: Mapping[str, Json], space: SearchSpace) -> Iterator[UsedTable]:
+def _tables(searches: Mapping[str, Json], space: SearchSpace, folder: Path) -> Iterator[UsedTable]:
     uses: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
     for search, result in searches.items():
         for recorded in tables_of(result).values():
             for metric, table in recorded.items():
-                uses.setdefault((table["path"], table["sha256"]), []).append((search, metric))
+                place = follow(table["path"], folder)
+                uses.setdefault((place, table["sha256"]), []).append((search, metric))
     for (path, digest), by in uses.items():
         table = _table(path, digest, space)
         validation = None if isinstance(table, UserError) else validation_of(table, Path(path), space)

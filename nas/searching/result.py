@@ -19,6 +19,7 @@ from nas.objective.figure import figure_name
 from nas.objective.mes import Objective, pareto
 from nas.objective.metrics import columns, latency_metrics, metric_of, shown
 from nas.objective.precisions import Precision, precision_of
+from nas.objective.tables import recorded
 from nas.searching.slimming import Step
 from nas.searching.study import Evaluation
 from nas.searching.winners import APART, Recommendation
@@ -148,6 +149,14 @@ def tables_of(result: Mapping[str, Any]) -> dict[Precision, dict[str, Any]]:
     points = [*result.get("trajectory", ()), *result.get("evaluations", ())]
     first = precision_of(points[0]) if points else "float32"
     return {first: result["tables"], **result.get("other_tables", {})}
+
+
+def files_of(tables: Mapping[str, Json], run_folder: Path) -> dict[str, Path]:
+    """The files of a search's tables in one precision, where they are now if its run has moved and took them along.
+    UserError if one is gone or has changed."""
+    return recorded(
+        {metric: {**table, "path": runs.follow(table["path"], run_folder)} for metric, table in tables.items()}
+    )
 
 
 def found(

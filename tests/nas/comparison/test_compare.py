@@ -296,6 +296,8 @@ def test_mes_of_the_largest_is_the_tables_if_no_search_evaluated_it(space: Searc
         searches.append(read_search(folder))
     expected = Costs(space, {"latency_ms": make_table(space)}, PUBLISHED).one(space.largest)["mes"]
     assert reference_of(searches).mes == pytest.approx(expected)
+    runs.RUNS.rename("moved")
+    assert reference_of([read_search(Path("moved/one/search-a"))]).mes == pytest.approx(expected)
 
 
 def test_in_two_precisions_the_reference_is_the_least_whichever_was_evaluated_first(space: SearchSpace) -> None:

@@ -209,20 +209,22 @@ def test_a_busy_table_is_named_in_the_terminal_the_file_and_the_page(capsys: pyt
 
 def test_latency_and_mes_are_those_of_the_newest_search(capsys: pytest.CaptureFixture[str]) -> None:
     table, own = make_table(SPACE), make_table(SPACE, 0.3)
-    table.save(Path("phone.json"))
+    table.save(Path("devices/phone.json"))
     own.save(Path("own.json"))
     objective = Objective((Term("latency_ms_phone", 2.0, 0.5), Term("memory_mb", 6.0, 1.0)), {"macs": 1.0})
-    recorded = tables.record({"latency_ms_phone": Path("phone.json")})
+    recorded = tables.record({"latency_ms_phone": Path("devices/phone.json")})
     points = [{**point(SPACE, MIDDLE), "index": 0, "latency_ms_phone": 1.0, "memory_mb": 1.0}]
     write_search(Path("runs/r/search-2"), "slimming", points, objective=objective, tables=recorded)
     (network,) = evaluated("--arch", "smallest")["networks"]
     assert network["latency_ms_phone"] == table.latency_ms(SPACE, SPACE.smallest)
     assert network["mes"] == pytest.approx(objective.mes(network), rel=1e-12)
     assert "MES is that of runs/r/search-2" in capsys.readouterr().out
+    shutil.move("devices/phone.json", "runs/r/phone.json")  # as a run does that takes it along
+    assert evaluated("--arch", "smallest")["networks"] == [network]
     (network,) = evaluated("--arch", "smallest", "--table", "own.json")["networks"]
     assert network["mes"] == pytest.approx(PUBLISHED_MES.mes(network), rel=1e-12)
     assert network["latency_ms"] == own.latency_ms(SPACE, SPACE.smallest)
-    own.save(Path("phone.json"))
+    own.save(Path("runs/r/phone.json"))
     (network,) = evaluated("--arch", "smallest")["networks"]
     assert "mes" not in network and "latency_ms_phone" not in network
     assert "phone.json has changed since it was searched with" in capsys.readouterr().out

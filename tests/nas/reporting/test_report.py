@@ -695,6 +695,15 @@ def test_a_table_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
     assert "Not shown: cannot read" in html
 
 
+def test_a_table_that_has_moved_with_the_run_is_found(tmp_path: Path) -> None:
+    whole_run(tmp_path / "old/run")
+    shutil.move(tmp_path / "old/tables", tmp_path / "old/run/tables")
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    html = write_report(tmp_path / "new/run").read_text(encoding="utf-8")
+    assert "Not shown" not in html and "latency = " in html
+    assert f"--table {tmp_path}/new/run/tables/t.json" in html
+
+
 def test_a_line_of_metrics_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     make_run(tmp_path)
     write_lines(tmp_path / "supernet/metrics.jsonl", [{"step": i, "epoch": i, "loss": 1.0} for i in range(3)])
