@@ -17,7 +17,7 @@ from nas.objective.goals import Goals
 from nas.objective.mes import Objective
 from nas.objective.metrics import latency_metrics, shown
 from nas.objective.precisions import Precision
-from nas.searching.result import files_of, in_precisions, objective_of, read_result, tables_of
+from nas.searching.result import digests, files_of, in_precisions, objective_of, read_result, tables_of
 from nas.searching.search import FREE
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.files import sha256
@@ -265,16 +265,12 @@ def under_one_mes(searches: Sequence[Search]) -> list[Search]:
         UserError: they differ, and a table of the first is gone or has changed.
     """
     first = searches[0]
-    own = [s.objective == first.objective and _digests(s) == _digests(first) for s in searches]
+    own = [s.objective == first.objective and digests(s.tables) == digests(first.tables) for s in searches]
     if all(own):
         return list(searches)
     print(f"all are scored by the MES and tables of {first.folder}: {first.objective.formula}")
     costs = _costs(first)
     return [search if same else _scored(search, costs) for search, same in zip(searches, own, strict=True)]
-
-
-def _digests(search: Search) -> Json:
-    return {p: {m: t["sha256"] or t["path"] for m, t in tables.items()} for p, tables in search.tables.items()}
 
 
 def _scored(search: Search, costs: Mapping[str, Costs]) -> Search:

@@ -29,7 +29,7 @@ from nas.runs.results import (
     TrainedResult,
     onnx_latency,
 )
-from nas.searching.result import objective_of, read_result, tables_of
+from nas.searching.result import digests, objective_of, read_result, tables_of
 from nas.searching.winners import is_same
 from search_spaces import SearchSpace, UserError
 from search_spaces.command.typed import load_typed
@@ -145,7 +145,7 @@ class Artifacts:
         """All searches, those together whose figures can be compared."""
         found: dict[str, dict[str, Json]] = {}
         for name, search in self.searches.items():
-            comparable = [search["objective"]["terms"], tables_of(search), search.get("num_images")]
+            comparable = [search["objective"]["terms"], digests(tables_of(search)), search.get("num_images")]
             found.setdefault(json.dumps(comparable, sort_keys=True), {})[name] = search
         return [Group(searches, self._networks(searches)) for searches in found.values()]
 
@@ -211,16 +211,20 @@ def read_artifacts(folder: Path) -> Artifacts:
 
 
 def _tables(searches: Mapping[str, Json], space: SearchSpace, folder: Path) -> Iterator[UsedTable]:
-    uses: dict[tuple[str, str | None], list[tuple[str, str]]] = {}
+    uses: dict[str, list[tuple[str, str]]] = {}
+    files: dict[str, tuple[str, str | None]] = {}
     for search, result in searches.items():
         for recorded in tables_of(result).values():
             for metric, table in recorded.items():
-                place = follow(table["path"], folder)
-                uses.setdefault((place, table["sha256"]), []).append((search, metric))
-    for (path, digest), by in uses.items():
-        table = _table(path, digest, space)
-        validation = None if isinstance(table, UserError) else validation_of(table, Path(path), space)
-        yield UsedTable(path, tuple(by), table, validation)
+                path, digest = follow(table["path"], folder), table["sha256"]
+                uses.setdefault(digest or path, []).append((search, metric))
+                if not Path(files.setdefault(digest or path, (path, digest))[0]).exists():
+                    files[digest or path] = path, digest
+    for name, by in uses.items():
+        path, digest = files[name]
+        found = _table(path, digest, space)
+        validation = None if isinstance(found, UserError) else validation_of(found, Path(path), space)
+        yield UsedTable(path, tuple(by), found, validation)
 
 
 def _table(path: str, digest: str | None, space: SearchSpace) -> LatencyTable | UserError:

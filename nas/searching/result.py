@@ -151,6 +151,11 @@ def tables_of(result: Mapping[str, Any]) -> dict[Precision, dict[str, Any]]:
     return {first: result["tables"], **result.get("other_tables", {})}
 
 
+def digests(tables: Mapping[Precision, Mapping[str, Json]]) -> dict[Precision, dict[str, str]]:
+    """What is in tables, by precision and metric, wherever they are: digests; of old results paths."""
+    return {p: {metric: table["sha256"] or table["path"] for metric, table in own.items()} for p, own in tables.items()}
+
+
 def files_of(tables: Mapping[str, Json], run_folder: Path) -> dict[str, Path]:
     """The files of a search's tables in one precision, where they are now if its run has moved and took them along.
     UserError if one is gone or has changed."""

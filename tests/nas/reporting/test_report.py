@@ -514,6 +514,25 @@ def test_searches_with_one_objective_share_a_table_and_an_axis_whatever_their_li
     assert [attrs["id"] for _, attrs in page.tags if "curve" in (attrs.get("id") or "")] == ["curve"]
 
 
+def test_a_table_is_one_however_its_path_is_spelled(tmp_path: Path) -> None:
+    run = whole_run(tmp_path / "run")
+    result = read_json(run / "search/result.json")
+    path = result["tables"]["latency_ms"]["path"]
+    for name, place in (
+        ("search", f"{tmp_path}/gone.json"),
+        ("search-2", path),
+        ("search-3", f"{run}/../tables/t.json"),
+    ):
+        tables = {"latency_ms": {"path": place, "sha256": sha256(Path(path))}}
+        write_json(run / name / "result.json", {**result, "tables": tables})
+    html = write_report(run).read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.words["h3"][:2] == ["search, search-2, search-3"] * 2
+    uses = "Latency of search, latency of search-2, latency of search-3"
+    assert [heading for heading in page.words["h3"] if heading.startswith("Latency")] == [uses]
+    assert "Not shown" not in html
+
+
 def test_busy_tables_and_exports_are_named_beside_their_latencies(tmp_path: Path) -> None:
     run = whole_run(tmp_path / "run")
     assert "WARNING" not in write_report(run).read_text(encoding="utf-8") + winners_text(run)
