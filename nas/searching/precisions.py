@@ -57,13 +57,24 @@ def parts_of(
         found = precision if asked or own.table or not paths else of_path(paths[LATENCY])
         if found not in (known := get_args(Precision)):
             raise UserError(f"the table is of {found}; searches are in {', '.join(known)}, give one of these")
-        check_limits(Costs(space, {}, objective, found), only)
+        _check(Costs(space, {}, objective, found), only, found, asked)
         if not paths and own.needs_latency:
             paths = {LATENCY: _build(space, wanted)}
         costs = Costs(space, load_tables(paths, space), objective, found)
-        check_limits(costs, only)
+        _check(costs, only, found, asked)
         parts[found] = Part(costs, own.table or tuple(map(str, paths.values())), record(paths))
     return parts
+
+
+def _check(costs: Costs, only: Collection[str], precision: Precision, asked: Sequence[Precision]) -> None:
+    """As `check_limits`; of several precisions the message names the one that cannot meet the limits."""
+    try:
+        check_limits(costs, only)
+    except UserError as error:
+        if not (others := [other for other in asked if other != precision]):
+            raise
+        without = f"or leave {precision} out by --precision {' '.join(others)}"
+        raise UserError(f"in {precision} {error}, {without}") from None
 
 
 def _build(space: SearchSpace, precision: Precision | None) -> Path:

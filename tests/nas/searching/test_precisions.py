@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from nas.evaluation.evaluator import Evaluator
-from nas.objective.mes import pareto
+from nas.objective.costs import Costs
+from nas.objective.mes import Objective, pareto
 from nas.search import main
 from nas.searching.precisions import in_each_precision
 from nas.searching.result import as_text, read_result, tables_of, together
@@ -66,8 +67,8 @@ def test_memory_is_of_the_precision_that_is_searched(monkeypatch: pytest.MonkeyP
     """A limit that float32 exceeds with every network, int8 meets; which table is the newest says what is searched."""
     monkeypatch.setattr(Evaluator, "accuracies", invented)
     limit = 2e-6 * max(block.peak_activations for block in SPACE.lower(SPACE.smallest))
-    limited = (*LATENCY, "--max-memory-mb", f"{limit}")
-    with pytest.raises(UserError, match=r"no network has memory_mb of at most .*; raise --max-memory-mb"):
+    limited = (*LATENCY, "--max-memory-mb-mb", f"{limit}")
+    with pytest.raises(UserError, match=r"no network has memory_mb of at most .*; raise --max-memory-mb-mb"):
         main(["--table", FLOAT, *limited])
     os.utime(FLOAT, (0, 0))
     main(list(limited))
@@ -75,6 +76,19 @@ def test_memory_is_of_the_precision_that_is_searched(monkeypatch: pytest.MonkeyP
         arch = SPACE.from_json(point["arch"])
         assert point["precision"] == "int8"
         assert point["memory_mb"] == max(block.peak_activations for block in SPACE.lower(arch)) / 1e6 <= limit
+
+
+def test_limits_that_one_precision_alone_can_meet() -> None:
+    """In int8 activations take a quarter of the memory."""
+    least = Costs(SPACE, {}, Objective.of(num_params=1.0)).one(SPACE.smallest)["memory_mb"]
+    flags = ("--metrics", "size", "--strategy", "random", "--budget", "2", "--max-memory-mb", f"{least / 2:.4g}")
+    message = r"in float32 no network has memory_mb of at most .*; raise --max-memory-mb, or leave float32 out by "
+    with pytest.raises(UserError, match=f"{message}--precision int8$"):
+        main([*flags, "--precision", "float32", "int8"])
+    with pytest.raises(UserError, match=r"no network has memory_mb of at most [^;]*; raise [^ ]*$"):
+        main([*flags, "--precision", "float32"])
+    main([*flags, "--precision", "int8"])
+    assert found()["num_evaluations"] == 2
 
 
 def test_a_table_of_a_precision_that_no_search_is_in() -> None:
