@@ -37,7 +37,7 @@ NO_SETTINGS = {
     *(field.name for field in fields(Goals)),
 }
 NO_SETTINGS |= {"num_images", "calibration_images", "batch_size", "table_sha256", "tables_sha256", "supernet_sha256"}
-NO_SETTINGS |= {"seed_archs_sha256"}  # in short: `_settings`
+NO_SETTINGS |= {"seed_archs_sha256", "seed_archs"}  # in short: `_settings`
 TABLE = "table of"  # begins the names of settings that say which latency table
 NUMBERS = ("accuracy", "mes", "num_params")  # of every evaluation; latencies if there are tables
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from tqdm import tqdm
@@ -98,7 +99,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
     _check_flags(config, space)
     if config.storage:
         check_address(config.storage)
-    start = _start(config, run_folder, space)
+    start = _start(config, run_folder, folder, space)
     check_budget(config.strategy, config.budget, start)
     parts = parts_of(config, config.precision, space, config.only)
     first = next(iter(parts.values()))
@@ -121,7 +122,8 @@ def search(config: Config, folder: Path | None = None) -> Path:
         if not config.resume:
             runs.check_new(folder, "--name")  # once more: reading images takes a while
             # before there is a study: a kill between the two leaves what can go on
-            runs.begin(folder, config, **facts, study=name)
+            archs = {"seed_archs": [space.to_json(arch) for arch in start]} if start else {}
+            runs.begin(folder, config, **facts, **archs, study=name)
         place = config.storage or folder / "study.log"
         terms = first.costs.objective.to_json()["terms"]
         studies = {
@@ -306,13 +308,27 @@ def _check_flags(config: Config, space: SearchSpace) -> None:
         raise UserError(f"--only {' '.join(unknown)}: {space.name} has no such choice; choose from {', '.join(known)}")
 
 
-def _start(config: Config, run_folder: Path, space: SearchSpace) -> list[Arch]:
+class _Begun(TypedDict):
+    """Of a search's `config.json`, beside its flags.
+
+    Args:
+        seed_archs: that it began with; what the search that they are of finds later is nothing to this one.
+    """
+
+    seed_search: NotRequired[str | None]
+    seed_archs: NotRequired[list[Json]]
+
+
+def _start(config: Config, run_folder: Path, folder: Path, space: SearchSpace) -> list[Arch]:
     """The archs that `--seed-search` names. UserError if there are none, or if the strategy cannot use them."""
     if config.seed_search is None:
         return []
     if config.strategy != "predictor":
         raise UserError(f"--seed-search is for --strategy predictor, not {config.strategy}; leave it out")
     runs.check_name("--seed-search", config.seed_search)
+    begun: _Begun = runs.begun_with(_Begun, folder) if config.resume else {}
+    if begun.get("seed_search") == config.seed_search and (archs := begun.get("seed_archs")):
+        return [space.from_json(arch) for arch in archs]
     path = run_folder / config.seed_search / "result.json"
     if not path.exists():
         found = sorted(path.parent.name for path in run_folder.glob("search*/result.json"))

@@ -372,9 +372,12 @@ def test_a_search_begins_with_the_trajectory_of_another() -> None:
     begin = [e["arch"] for e in result("search-3")["evaluations"][:20]]
     assert all(found["evaluations"][i]["arch"] in begin for i in found["front"])
     path = Path("runs/r/search/result.json")
-    path.write_text(json.dumps({**seeds, "trajectory": seeds["trajectory"][:-1]}))
+    path.write_text(json.dumps({**seeds, "trajectory": seeds["trajectory"][:-1]}))  # as if it had gone on
+    main(["--resume", "--name", "2", "--budget", "22"])
+    again = result("search-2")["evaluations"]
+    assert len(again) == 22 and again[:21] == found["evaluations"]
     with pytest.raises(UserError, match=r"cannot resume runs/r/search-2 with other settings: seed_archs_sha256"):
-        main(["--resume", "--name", "2", "--budget", "22"])
+        main(["--resume", "--name", "2", "--budget", "23", "--seed-search", "search-3"])
 
 
 def test_a_study_on_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
