@@ -100,8 +100,10 @@ def search(config: Config, folder: Path | None = None) -> Path:
     if config.storage:
         check_address(config.storage)
     start = _start(config, run_folder, folder, space)
-    check_budget(config.strategy, config.budget, start)
+    check_budget(config.strategy, config.budget)
     parts = parts_of(config, config.precision, space, config.only)
+    for part in parts.values():
+        check_budget(config.strategy, config.budget, part.costs, start)
     first = next(iter(parts.values()))
     if not (config.resume or config.ray_workers):
         config = with_plan(config, run_folder, first.costs, config.device, parts)

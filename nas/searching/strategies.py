@@ -42,13 +42,19 @@ def default_budget(strategy: str) -> int:
     return BUDGETS.get(strategy, 500)
 
 
-def check_budget(strategy: str | None, budget: int | None, start: Sequence[Arch] = ()) -> None:
+def check_budget(
+    strategy: str | None, budget: int | None, costs: Costs | None = None, start: Sequence[Arch] = ()
+) -> None:
     """UserError if the strategy would end before it has chosen anything.
 
     Args:
+        costs: with the limits that archs to begin with must be within.
         start: archs to begin with, for `predictor`, which adds the smallest and the largest.
     """
-    begin = max(BEGIN_WITH.get(strategy or "", 0), len(start) + 2 if start else 0)
+    begin = BEGIN_WITH.get(strategy or "", 0)
+    if costs and start:
+        first = {costs.space.smallest, costs.space.largest, *start}
+        begin = max(begin, int(costs.within(costs.space.encode(list(first))).sum()))
     if budget is not None and budget <= begin:
         raise UserError(
             f"--budget {budget} is too small for {strategy}, which begins with {begin} archs; "

@@ -155,10 +155,20 @@ def test_budgets_that_leave_nothing_to_choose() -> None:
             message = f"--budget {least - 1} is too small for {strategy}, which begins with .* give at least {least}"
             with pytest.raises(UserError, match=message):
                 check_budget(strategy, least - 1)
-    seeds = [SPACE.largest] * 29
-    check_budget("predictor", 32, seeds)
-    with pytest.raises(UserError, match="--budget 31 is too small for predictor, which begins with 31 archs; give at"):
-        check_budget("predictor", 31, seeds)
+
+
+def test_a_budget_is_more_than_the_different_archs_within_the_limits_that_it_begins_with() -> None:
+    rng = random.Random(0)
+    seeds = list({SPACE.sample(rng): None for _ in range(60)})
+    limited = costs(num_params=float(np.median([num_params(SPACE, arch) for arch in seeds])))
+    begin = int(limited.within(SPACE.encode([SPACE.smallest, SPACE.largest, *seeds])).sum())
+    assert BEGIN_WITH["predictor"] < begin < len(seeds)
+    check_budget("predictor", begin + 1, limited, [*seeds, *seeds, SPACE.smallest])
+    with pytest.raises(
+        UserError, match=f"--budget {begin} is too small for predictor, which begins with {begin} archs"
+    ):
+        check_budget("predictor", begin, limited, seeds)
+    check_budget("predictor", 21, costs(), [SPACE.largest] * 60)
 
 
 @strategies
