@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
@@ -188,13 +188,31 @@ def reopen(folder: Path, config: Any, free: tuple[str, ...], amend: tuple[str, .
 
 
 def record(folder: Path, changed: Json) -> None:
-    """Takes down in a stage's `config.json` what `reopen` has found to differ: of two equal flags the last counts."""
+    """Takes down in a stage's `config.json` what `reopen` has found to differ."""
     if not changed or not process.is_primary():
         return
     before = _config(folder)
+    command = _without(before["command"], [f"--{name.replace('_', '-')}" for name in changed])
     values = ((name, v) for name, value in changed.items() for v in (value if isinstance(value, list) else [value]))
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values]
-    write_json(folder / "config.json", {**before, **changed, "command": f"{before['command']} {shlex.join(flags)}"})
+    write_json(folder / "config.json", {**before, **changed, "command": f"{command} {shlex.join(flags)}".strip()})
+
+
+def _without(command: str, flags: Sequence[str]) -> str:
+    """The command without these flags and their values: one that is repeated would add to what it is given again."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # of Python, no command line
+        return command
+    kept, dropping = [], False
+    for word in words:
+        if word.startswith("--"):
+            dropping = word.partition("=")[0] in flags
+        if not dropping:
+            kept.append(word)
+        if word.startswith("--") and "=" in word:  # all that it is given
+            dropping = False
+    return shlex.join(kept) if kept != words else command
 
 
 def restore(folder: Path, command: str, settings: Json) -> None:

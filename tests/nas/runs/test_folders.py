@@ -159,6 +159,26 @@ def test_going_on_records_only_when_told_to(tmp_path: Path) -> None:
         runs.fact(tmp_path, "study", str)
 
 
+@pytest.mark.parametrize(
+    ("command", "changed", "expected"),
+    [
+        ("python -m x --names a b --epochs 3", {"names": ["c", "d"]}, "python -m x --epochs 3 --names=c --names=d"),
+        ("python -m x --names=a y --names=b --epochs 3", {"epochs": 4}, "python -m x --names=a y --names=b --epochs=4"),
+        ("python -m x --names=a y --names=b --epochs 3", {"names": ["c"]}, "python -m x y --epochs 3 --names=c"),
+        ("python -m x --names a 'b c'", {"names": []}, "python -m x"),
+        ("python -m x --names-of 'a  b'", {"names": ["c"]}, "python -m x --names-of 'a  b' --names=c"),
+        ("don't", {"epochs": 4}, "don't --epochs=4"),
+    ],
+)
+def test_the_command_recorded_gives_each_flag_what_counts(
+    command: str, changed: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    """Typed again it is the stage as it is: values of a repeated flag add up."""
+    write_json(tmp_path / "config.json", {"command": command, "epochs": 3, "names": ["a"]})
+    runs.record(tmp_path, changed)
+    assert runs.command_of(tmp_path) == expected
+
+
 def test_what_python_has_called_leaves_its_stages_to_other_processes(tmp_path: Path) -> None:
     """A command holds its own until it ends; a notebook stays open."""
     ours, later, lock = tmp_path / "ours", tmp_path / "later", ".lock"
