@@ -107,6 +107,7 @@ def search(config: Config, folder: Path | None = None) -> Path:
     first = next(iter(parts.values()))
     if not (config.resume or config.ray_workers):
         config = with_plan(config, run_folder, first.costs, config.device, parts)
+        _check_flags(config, space)  # by now there is a strategy
     config = replace(config, precision=tuple(parts), table=tuple(t for part in parts.values() for t in part.table))
     facts = _facts(run_folder, parts, start)
     changed = _reopen(folder, config, facts) if config.resume else {}

@@ -361,6 +361,13 @@ def test_a_small_budget_without_a_strategy_is_a_predictors(monkeypatch: pytest.M
     assert not Path("runs/r/search-2").exists()
 
 
+def test_a_seed_is_refused_where_the_plan_is_slimming() -> None:
+    """Which has no randomness; it was recorded, and refused when the search was to go on."""
+    with pytest.raises(UserError, match="--seed is for strategies with randomness, slimming has none; leave it out"):
+        main([*SIZE, "--seed", "3"])
+    assert not Path("runs/r/search").exists()
+
+
 def test_a_search_begins_with_the_trajectory_of_another() -> None:
     main([*SLIMMING, "--budget", "14"])
     main([*SIZE, "--strategy", "predictor", "--budget", "21", "--seed-search", "search"])
