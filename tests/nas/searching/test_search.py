@@ -518,6 +518,7 @@ def test_a_finished_search_goes_on_with_a_larger_budget(
 
 def test_a_search_that_finds_nothing_to_evaluate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.searching.samplers.TRIES", 0)
+    monkeypatch.setattr("nas.searching.samplers.find_within", lambda _: None)
     flags = ("--strategy", "random", "--budget", "5", "--max-params", "60000")
     with pytest.raises(UserError, match="no network within the limits was found; relax num_params"):
         main([*SIZE, *flags])
