@@ -21,7 +21,7 @@ from nas import compare, report
 from nas.inspection.page import evaluation_page
 from nas.pruning import recipe as recipes
 from nas.pruning.page import write_page
-from nas.runs import ClassesRun
+from nas.runs import ClassesRun, load_run_info
 from nas.runs.baselines import Baselines
 from nas.runs.results import Evaluation, ExportedResult, PrunedResult, SupernetResult, TrainedResult
 from nas.searching.result import SearchResult, check_whole
@@ -140,7 +140,7 @@ def test_a_pruning(folder: Path) -> None:
     place = folder / "runs/r/prune/p"
     _, structure = recipes.read(place).build()
     result = json.loads((place / "result.json").read_text())
-    check(write_page(place, result, structure, structure).read_text())
+    check(write_page(place, result, load_run_info(folder / "runs/r").splits.digest, structure, structure).read_text())
 
 
 def test_a_profile() -> None:
