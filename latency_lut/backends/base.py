@@ -108,20 +108,23 @@ class Job:
 def blocks_job(blocks: Sequence[BlockSpec]) -> Job:
     """The blocks one after another, each with random weights of its own.
 
-    What the last hands on besides is dropped, but for what parts of a head have made: that is what they are for.
+    What the last hands on besides is dropped, but for what parts of a head have made: that is what they are for. It
+    passes by the blocks that follow, few of which let it through themselves.
     """
 
     def build() -> nn.Module:
         from torch import nn
 
-        from search_spaces.dense.passing import Passed
+        from search_spaces.dense.passing import unpacked
 
         class Chain(nn.Sequential):
             def forward(self, x: Any) -> Any:
-                y = super().forward(x)
-                if isinstance(y, Passed):
-                    return (y.x, *y.found)
-                return y[0] if isinstance(y, tuple) else y
+                found: tuple[Any, ...] = ()
+                for block in self:
+                    x, made = unpacked(block(x))
+                    found += made
+                x = x[0] if isinstance(x, tuple) else x
+                return (x, *found) if found else x
 
         return Chain(*(block.build() for block in blocks))
 

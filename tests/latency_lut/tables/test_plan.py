@@ -4,7 +4,9 @@ import random
 from itertools import pairwise
 
 import pytest
+import torch
 
+from latency_lut.backends.base import blocks_job
 from latency_lut.tables.plan import NUM_CALIBRATION, calibration_archs, fit_line, make_plan
 from search_spaces import SPACES, BlockSpec, SearchSpace, get_space, macs
 from tests.latency_lut.fake import cost_ns
@@ -25,6 +27,17 @@ def test_blocks_of_a_graph_fit_each_other(name: str) -> None:
     for blocks in make_plan(get_space(name)).graphs.values():
         for before, after in pairwise(blocks):
             assert before.output_shape() == after.input_shape()
+
+
+def test_blocks_run_behind_a_head_that_hands_its_map_on() -> None:
+    graphs = make_plan(get_space("mobilevit-nano+ssdlite", 64, 3)).graphs
+    blocks = next(b for b in graphs.values() if (b[0].kind, b[-1].kind) == ("box_head", "local"))
+    job, alone = blocks_job(blocks), blocks_job(blocks[-1:])
+    with torch.inference_mode():
+        x = torch.zeros(1, *job.input_shape)
+        y, *found = job.module()(x)
+        assert y.shape == alone.module()(x).shape
+    assert len(found) == len(blocks) - 1, "what the heads found is dropped, so a runtime need not compute it"
 
 
 def test_a_block_without_a_reference_is_measured_alone(nano: SearchSpace) -> None:
