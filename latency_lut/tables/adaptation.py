@@ -3,9 +3,9 @@
 A block takes `factor` times as long there as here, and networks take the sum. The logarithms of the factors are a
 Gaussian process over blocks: a factor that all share, one of each kind of block, and what changes smoothly with time,
 MACs and memory traffic, which tells what a device computes slowly from what it fetches slowly, and from overhead.
-Networks observe sums, so the posterior's mode is found by Gauss-Newton; all factors stay above 0. How strongly the
-factors are held together is chosen by leave-one-out error. Which networks tell most follows from the same prior, before
-any is timed.
+Networks observe sums, so the posterior's mode is found by Gauss-Newton, whose steps are halved where they overshoot;
+all factors stay above 0. How strongly the factors are held together is chosen by leave-one-out error. Which networks
+tell most follows from the same prior, before any is timed.
 
 Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006: equations 2.25 (posterior) and 5.12
 (leave-one-out in closed form).
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,7 +32,8 @@ STRENGTHS = (0.05, 0.15, 0.4, 1.0)  # of what differs between blocks: tried, the
 OWN = 0.05  # of that, what a block shares with no other
 LEAST = 8  # networks: of fewer, neither the factors nor their error can be told
 POOL = 300  # random networks that those to time are chosen from
-STEPS = 10  # of Gauss-Newton; 3 to 6 suffice
+STEPS, HALVINGS = 100, 30  # of Gauss-Newton, at most; 3 to 6 steps suffice where no network was disturbed
+CLOSE = 1e-3  # a step that changes no factor by a larger share is the last
 
 
 @dataclass(frozen=True)
@@ -95,18 +96,31 @@ class Adapter:
         among, parts = covariance[used], parts[:, used]
         usual = math.log(np.median(times_ms / parts.sum(1)))
         offset = OFFSET * np.median(times_ms)
-        logs = np.full(parts.shape[1], usual)
+        noise = NOISE**2 * np.eye(len(times_ms)) + offset**2 / np.outer(times_ms, times_ms)
+        exactness = np.linalg.inv(noise)
+
+        def shares(pull: np.ndarray) -> np.ndarray:
+            """(networks, blocks) of measured times; also how a network's relative time follows the logarithms."""
+            return parts * np.exp(usual + among @ pull) / times_ms[:, None]
+
+        def loss(pull: np.ndarray) -> float:
+            missed = 1 - shares(pull).sum(1)
+            return float(pull @ among @ pull + missed @ exactness @ missed)
+
+        pull = np.zeros(parts.shape[1])  # the logarithms are `usual + among @ pull`
         for _ in range(STEPS):
-            shares = parts * np.exp(logs) / times_ms[:, None]  # how a network's relative time follows the logs
-            wanted = 1 - shares.sum(1) + shares @ (logs - usual)
-            spread = shares @ among @ shares.T + NOISE**2 * np.eye(len(times_ms))
-            inverse = np.linalg.inv(spread + offset**2 / np.outer(times_ms, times_ms))
-            weights = inverse @ wanted
-            step = usual + among @ (shares.T @ weights) - logs
-            logs = logs + np.clip(step, -1, 1)
+            slopes = shares(pull)
+            inverse = np.linalg.inv(slopes @ among @ slopes.T + noise)
+            missed = 1 - slopes.sum(1)
+            weights = inverse @ (missed + slopes @ among @ pull)
+            step = slopes.T @ weights - pull
+            largest = float(np.abs(among @ step).max())
+            if largest < CLOSE:
+                break
+            pull = pull + _shortened(step / max(1.0, largest), pull, loss)
         left_out = weights / np.diag(inverse)
-        factors = np.exp(usual + covariance @ (shares.T @ weights))
-        return Fit(factors, float(offset**2 * (weights / times_ms).sum()), left_out)
+        factors = np.exp(usual + covariance @ pull)
+        return Fit(factors, float(offset**2 * (exactness @ missed / times_ms).sum()), left_out)
 
     def best_fit(self, parts: np.ndarray, times_ms: np.ndarray) -> Fit:
         """That of the strength with the least error on networks left out."""
@@ -139,6 +153,17 @@ class Adapter:
             spread = spread - np.outer(spread[best], spread[best]) / (spread[best, best] + NOISE**2)
             chosen.append(best)
         return [pool[i] for i in chosen]
+
+
+def _shortened(step: np.ndarray, start: np.ndarray, loss: Callable[[np.ndarray], float]) -> np.ndarray:
+    """The step, halved until the loss is no larger than at the start, and on while that lowers it more."""
+    before, reached = loss(start), loss(start + step)
+    for _ in range(HALVINGS):
+        halved = loss(start + step / 2)
+        if reached <= before and halved >= reached:
+            break
+        step, reached = step / 2, halved
+    return step
 
 
 def _features(block: BlockSpec, ms: float) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from latency_lut.tables import adaptation
 from latency_lut.tables.adaptation import Adapter
 from latency_lut.tables.table import LatencyTable
 from search_spaces import BlockSpec, SearchSpace
@@ -47,6 +48,31 @@ def test_a_device_is_learned_from_twenty_networks(adapter: Adapter, nano: Search
     one = np.median(times_ms / parts.sum(1))
     assert error.mean() < 0.01 < 0.04 < np.abs(others.sum(1) * one / wanted_ms - 1).mean()
     assert (fit.factors > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "strength", "disturbed", "slow"), [(20, 1.0, 5, 2.0), (20, 1.0, 17, 4.0), (12, 0.4, 8, 3.0)]
+)
+def test_a_fit_to_a_disturbed_network_comes_to_rest(
+    adapter: Adapter,
+    nano: SearchSpace,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    strength: float,
+    disturbed: int,
+    slow: float,
+) -> None:
+    parts = adapter.parts(adapter.choose(count))
+    times_ms = parts @ there(adapter, nano) + OFFSET_MS
+    times_ms[disturbed] *= slow
+
+    def predicted_ms() -> np.ndarray:
+        fit = adapter.fit(parts, times_ms, strength)
+        return parts @ fit.factors + fit.offset_ms
+
+    before = predicted_ms()
+    monkeypatch.setattr(adaptation, "STEPS", adaptation.STEPS + 1)
+    assert predicted_ms() == pytest.approx(before, rel=0.02)
 
 
 def test_left_out_errors_are_those_of_fits_without_the_network(adapter: Adapter, nano: SearchSpace) -> None:
