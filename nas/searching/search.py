@@ -102,6 +102,11 @@ def search(config: Config, folder: Path | None = None) -> Path:
     start = _start(config, run_folder, folder, space)
     check_budget(config.strategy, config.budget)
     parts = parts_of(config, config.precision, space, config.only)
+    if "int8" in parts and not classifies(space.name):  # as a table had it
+        raise UserError(
+            "the table is of int8, which is for networks that classify; give one of float32 with --table, or "
+            f"--precision float32, to search by {figure_name(space.name)}"
+        )
     for part in parts.values():
         check_budget(config.strategy, config.budget, part.costs, start)
     first = next(iter(parts.values()))

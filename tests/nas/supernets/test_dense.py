@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from search_spaces.dense.backbone import Backbone
 from supernet import Supernet
 from tests.nas.scenes.folders import NAMES, coco_of, write_coco, write_masks
 from tests.nas.synthetic_run import make_run
-from tests.nas.tiny import interrupt_at
+from tests.nas.tiny import interrupt_at, make_table
 
 CPU = torch.device("cpu")
 FLAGS = (
@@ -337,6 +338,12 @@ def test_what_classifies_refuses_such_a_run(here: Path) -> None:
         retrain.main(["--run", "r"])
     with pytest.raises(UserError, match=r"^--precision int8 is for networks that classify; leave it out .* by AP$"):
         search.main(["--run", "r", "--name", "q", *SEARCH, "--precision", "int8"])
+    table = make_table(runs.load_run_info(Path("runs/r")).search_space())
+    runtime = replace(table.provenance.runtime, precision="int8")
+    replace(table, provenance=replace(table.provenance, runtime=runtime)).save(Path("int8.json"))
+    with pytest.raises(UserError, match=r"^the table is of int8, which is for networks that classify; .* by AP$"):
+        search.main(["--run", "r", "--name", "q", *SEARCH, "--metrics", "latency", "--table", "int8.json"])
+    assert not Path("runs/r/search-q").exists()
     with pytest.raises(UserError, match=r"^--image-size was 32 when runs/r was begun; leave it out, or give another"):
         detect.main(["--backbone", "r:winner-1", "--image-size", "64"])
     with pytest.raises(UserError, match=r"^--backbone r:winner-1 was searched for boxes, not for masks$"):
