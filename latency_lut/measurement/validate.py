@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ from latency_lut.measurement.sessions import measure_sessions, prepare_all
 from latency_lut.tables.placement import misplaced
 from latency_lut.tables.plan import calibrated_on, fit_line, held_out_archs, validation_jobs
 from latency_lut.tables.table import LatencyTable, open_table
+from latency_lut.tables.validation import read_validation
 from search_spaces import Arch, SearchSpace, UserError, get_space, macs, num_params
 from search_spaces.command import flag, flags_given, spell
 from search_spaces.command.files import write_json
 
 MODULE = "latency_lut.validate"
+EXPORT = "python -m latency_lut.export --validate"
 
 
 @dataclass(frozen=True)
@@ -219,10 +222,12 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
     out = path.with_suffix(".validation.json")
     if config.from_:
         result = validate_from(table, path, Path(config.from_))
+        _check_place(path, table, Runtime(**result["runtime"]))
         write_json(out, result)
         return out, result
     archs = held_out_archs(space, table, config.num_archs, config.seed)
     backend = backend_of(table, config)
+    _check_place(path, table, backend.describe())
     settings = backend.settings(config.samples or table.provenance.settings.samples)
     facts = {"table": checksum(path), "num_archs": len(archs), "seed": config.seed, "archs": archs_id(space, archs)}
     with Journal.kept(out, config.resume, facts, backend, settings) as journal:
@@ -231,8 +236,23 @@ def validate_table(config: ValidateConfig) -> tuple[Path, dict[str, Any]]:
     return out, result
 
 
+def _check_place(path: Path, table: LatencyTable, runtime: Runtime) -> None:
+    """UserError if the table at `path` has a validation on its own device, and this one is on another."""
+    own = asdict(table.provenance.runtime)
+    if asdict(runtime) == own:
+        return
+    found = read_validation(path)
+    if found is not None and found["runtime"] == own:
+        raise UserError(
+            f"{path} is validated on its own device ({table.provenance.runtime}), this is {runtime}; "
+            f"move {path.with_suffix('.validation.json')} away to keep this one in its place, or {EXPORT} {path}"
+        )
+
+
 def next_step(measured: Target, *, table: Path | None = None, run: str | None = None) -> str:
     """The line that says how to validate a table just measured: on the same device, in the same environment."""
+    if getattr(measured, "from_", None):  # on another machine
+        return f"next: {EXPORT} {shlex.quote(str(table))} --out held-out"
     flags = {name: getattr(measured, name) for name in ("device", "benchmark_binary", "cores", "python")}
     return f"next: {spell(MODULE, ValidateConfig(table=str(table) if table else None, run=run, **flags))}"
 

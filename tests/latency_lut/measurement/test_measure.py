@@ -79,6 +79,8 @@ def test_a_table_from_elsewhere_is_that_of_this_machine(folder: Path, tiny: Sear
 def test_a_table_is_validated_elsewhere(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     measure.main(["blocks", "--samples", "3"])
     build.main(["--from", RESULT, "--out", "t.json"])
+    step = "next: python -m latency_lut.export --validate t.json --out held-out\n"
+    assert capsys.readouterr().out.endswith(step), "on the device, not on this machine"
     with pytest.raises(UserError, match=r"--validate takes these from its table; leave --space, --num-classes out"):
         export.main(["--validate", "t.json", "--space", "tiny", "--num-classes", "3", "--out", "held-out"])
     export.main(["--validate", "t.json", "--num-archs", "5", "--out", "held-out"])

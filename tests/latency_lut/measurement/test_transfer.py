@@ -114,6 +114,8 @@ def test_networks_are_timed_elsewhere(workplace: Path, made: LatencyTable, capsy
     result = "result-transfer-openvino-float32-1t-fake-device.json"
     assert f"python -m latency_lut.transfer --table {MEASURED}" not in capsys.readouterr().out, "it knows no names"
     transfer.main(["--table", MEASURED, "--from", f"blocks/{result}", "--out", OUT])
+    step = f"next: python -m latency_lut.export --validate {OUT} --out held-out\n"
+    assert capsys.readouterr().out.endswith(step), "on the device, not on this machine"
     there = LatencyTable.load(Path(OUT))
     assert replace(there, provenance=made.provenance) == made
 

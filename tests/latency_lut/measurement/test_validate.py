@@ -149,3 +149,19 @@ def test_an_unfinished_validation_of_something_else_is_refused(killed: Path) -> 
     assert partial.read_bytes() == before, "nothing is lost"
     validate_table(ValidateConfig(str(killed), 4, 5, resume=False))
     assert not partial.exists()
+
+
+def test_a_validation_on_the_tables_own_device_is_not_overwritten_by_one_elsewhere(
+    table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.json"
+    shutil.copy(table_file, path)
+    own, other = FakeMachine(), FakeMachine(threads=2)
+    for machine in (other, own, own):  # its own replaces any
+        monkeypatch.setattr("latency_lut.measurement.validate.backend_of", lambda *_, m=machine: m)
+        out, _ = validate_table(ValidateConfig(str(path), num_archs=3, samples=2))
+    before = out.read_bytes()
+    monkeypatch.setattr("latency_lut.measurement.validate.backend_of", lambda *_: other)
+    with pytest.raises(UserError, match=r"t\.json is validated on its own device .*1 thread.*, this is .*2 threads"):
+        validate_table(ValidateConfig(str(path), num_archs=3, samples=2))
+    assert out.read_bytes() == before
