@@ -99,6 +99,8 @@ def validate_from(table: LatencyTable, table_path: Path, path: Path) -> dict[str
     manifest = result.manifest
     space = get_space(table.space, table.image_size, table.num_classes)
     archs = [space.from_json(e.arch) for name, e in manifest.jobs.items() if name.endswith(" first")]
+    if not archs:
+        raise UserError(f"{path} has no networks that the table has not seen; export it again, {EXPORT} {table_path}")
     check_jobs(path, manifest, validation_jobs(space, table, archs))
     return compare(table, space, archs, result.measurement, result.runtime, result.settings, result.devices)
 

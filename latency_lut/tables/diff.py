@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from latency_lut.tables.plan import held_out_archs
+from latency_lut.tables.plan import random_archs
 from latency_lut.tables.table import LatencyTable, open_table
 from latency_lut.tables.text import heading
 from search_spaces import Arch, SearchSpace, UserError
@@ -301,7 +301,7 @@ def diff_tables(config: DiffConfig) -> None:
     """Prints the comparison.
 
     Raises:
-        UserError: fewer than two tables, or tables of different spaces.
+        UserError: fewer than two tables, tables of different spaces, or of one that has a single network.
     """
     if config.a is None or config.b is None:
         raise UserError("two tables are compared; give their files: python -m latency_lut.diff A.json B.json")
@@ -312,7 +312,12 @@ def diff_tables(config: DiffConfig) -> None:
     )
     if (space.name, space.image_size, space.num_classes) != (other.name, other.image_size, other.num_classes):
         raise UserError(f"{a_of}, {b_of}; give two tables of the same")
-    diff = compare(a, b, space, held_out_archs(space, a, config.num_archs, config.seed))
+    archs = random_archs(space, config.num_archs, config.seed)
+    if len(archs) < 2:
+        raise UserError(
+            f"{space.name} has one network only: there is no order to compare; give tables of a larger space"
+        )
+    diff = compare(a, b, space, archs)
     if config.json:
         tables = {
             name: {

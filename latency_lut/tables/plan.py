@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from latency_lut.backends.base import Job, blocks_job, network_job
 from latency_lut.backends.protocol import ANCHOR
 from latency_lut.tables.anchor import anchor_job
-from search_spaces import Arch, BlockSpec, SearchSpace, macs
+from search_spaces import Arch, BlockSpec, SearchSpace, UserError, macs
 
 if TYPE_CHECKING:
     from latency_lut.tables.table import LatencyTable
@@ -91,8 +91,23 @@ def calibrated_on(space: SearchSpace, table: LatencyTable) -> list[Arch]:
 
 
 def held_out_archs(space: SearchSpace, table: LatencyTable, count: int, seed: int) -> list[Arch]:
-    """Different random archs, none of them a calibration network of the table; fewer where the space has fewer."""
-    seen = set(calibrated_on(space, table))
+    """Different random archs, none of them a calibration network of the table; fewer where the space has fewer.
+
+    Raises:
+        UserError: all networks of the space are calibration networks.
+    """
+    archs = random_archs(space, count, seed, calibrated_on(space, table))
+    if not archs:
+        raise UserError(
+            f"all networks of {space.name} that were found are calibration networks of the table: none is left to "
+            "validate it on; give a table of a larger space"
+        )
+    return archs
+
+
+def random_archs(space: SearchSpace, count: int, seed: int, without: Sequence[Arch] = ()) -> list[Arch]:
+    """Different random archs, none of `without`; fewer where the space has fewer."""
+    seen = set(without)
     rng, archs = random.Random(seed), []
     for _ in range(100 * count):
         arch = space.sample(rng)

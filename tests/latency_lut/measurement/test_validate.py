@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,10 @@ import pytest
 
 from latency_lut.backends.protocol import Settings
 from latency_lut.measurement.validate import Accuracy, ValidateConfig, report, validate, validate_table
-from latency_lut.tables.plan import calibration_archs, held_out_archs, validation_jobs
+from latency_lut.tables.plan import calibration_archs, held_out_archs, random_archs, validation_jobs
 from latency_lut.tables.table import CalibrationNetwork, LatencyTable
 from latency_lut.validate import main
-from search_spaces import SearchSpace, UserError
+from search_spaces import Arch, SearchSpace, UserError
 from tests.latency_lut.fake import FakeMachine, Killed, MortalMachine
 from tests.toy_family import ToySpace
 
@@ -46,6 +47,22 @@ def test_a_small_space_gives_what_it_has(table: LatencyTable) -> None:
     networks = tuple(replace(table.calibration.networks[0], arch=space.to_json(a)) for a in calibration_archs(space))
     calibrated = replace(table, calibration=replace(table.calibration, networks=networks))
     assert len(held_out_archs(space, calibrated, 2000, seed=0)) == space.size() - len(networks)
+
+
+def test_where_no_network_is_held_out_that_is_said(table: LatencyTable) -> None:
+    class Few(ToySpace):
+        def sample(self, rng: random.Random) -> Arch:
+            return rng.choice((self.smallest, self.largest))
+
+    space = Few()
+    networks = tuple(replace(table.calibration.networks[0], arch=space.to_json(a)) for a in calibration_archs(space))
+    assert len(networks) == 2
+    calibrated = replace(table, calibration=replace(table.calibration, networks=networks))
+    with pytest.raises(
+        UserError, match=rf"^all networks of {space.name} .* none is left to validate it on; give a tabl"
+    ):
+        held_out_archs(space, calibrated, 20, seed=0)
+    assert set(random_archs(space, 20, seed=0)) == {space.smallest, space.largest}, "what tables are compared on"
 
 
 def test_a_table_of_an_additive_machine_is_right(nano: SearchSpace, table: LatencyTable) -> None:

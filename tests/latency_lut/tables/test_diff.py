@@ -182,3 +182,15 @@ def test_bad_input(table: LatencyTable, table_file: Path, tmp_path: Path) -> Non
         with pytest.raises(UserError, match=re.escape(message)) as error:
             main(argv)
         assert "\n" not in str(error.value)
+
+
+def test_tables_are_compared_on_calibration_networks_too(
+    table_file: Path, nano: SearchSpace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = [nano.smallest, nano.largest]
+    monkeypatch.setattr(type(nano), "sample", lambda self, rng: rng.choice(few))
+    main([str(table_file), str(table_file), "--json"])
+    assert json.loads(capsys.readouterr().out)["archs"]["count"] == 2
+    del few[1]
+    with pytest.raises(UserError, match=r"^efficientformerv2-nano has one network only: there is no order to compare"):
+        main([str(table_file), str(table_file)])
