@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from latency_lut.backends.registry import BACKENDS
 from latency_lut.measurement.build import BuildConfig, build_table
 from latency_lut.tables.table import TABLES, LatencyTable
 from nas.objective.costs import Costs, check_limits
@@ -78,6 +79,11 @@ def _check(costs: Costs, only: Collection[str], precision: Precision, asked: Seq
 
 
 def _build(space: SearchSpace, precision: Precision | None) -> Path:
+    backend = BuildConfig().backend
+    if precision and precision not in BACKENDS[backend].precisions:
+        raise UserError(
+            f"no table of {space.name} in {precision}: give one with --table; {backend} cannot measure it here"
+        )
     of = f"latency table of {space.name}" + (f" in {precision}" if precision else "")
     print(f"no {of} under {TABLES}/: measuring this machine")
     build = BuildConfig(

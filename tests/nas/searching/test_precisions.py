@@ -97,6 +97,11 @@ def test_a_table_of_a_precision_that_no_search_is_in() -> None:
         main(["--table", "brain.json", *LATENCY])
 
 
+def test_a_precision_that_is_not_measured_here_needs_a_table() -> None:
+    with pytest.raises(UserError, match=r"^no table of tiny in float16: give one with --table; onnxruntime cannot mea"):
+        main(["--precision", "float16", *LATENCY])
+
+
 def test_several_precisions_have_one_front(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(Evaluator, "accuracies", invented)
     main(["--precision", "float32", "int8", "--table", FLOAT, INT8, *LATENCY])
