@@ -2,8 +2,9 @@
 
 A block that can follow itself costs the slope between chains of it, (T(8) − T(2)) / 6, in which the overhead of a run
 and of its first and last operators cancels. Any other block is run next to a short chain of a reference block, or,
-where none fits, next to another block's graph, and costs the difference. Every cost is thus a weighted sum of graph
-times, and the weights are stored in the table.
+where none fits, next to another block's graph, and costs the difference. There the last operators cancel only where
+its output is as large as the reference's; rows of blocks that downsample come out low. Every cost is thus a weighted
+sum of graph times, and the weights are stored in the table.
 """
 
 from __future__ import annotations
