@@ -221,7 +221,10 @@ def footer(path: Path, table: LatencyTable, error: ExpectedError | None) -> str:
     line = f"latency = {calibration.scale:.4f} x sum of rows {calibration.offset_ms:+.4f} ms"
     if error is None:
         unknown = "error on random networks" if table.provenance.transferred else "error"
-        return f"{line}\n{unknown} unknown; python -m latency_lut.validate --table {path} measures it"
+        here = f"validate --table {path} measures it"
+        there = f"export --validate {path} --out held-out writes what measures it on its device"
+        remedy = there if " --from " in table.provenance.command else here
+        return f"{line}\n{unknown} unknown; python -m latency_lut.{remedy}"
     return (
         f"{line}\nexpected error {error.mape:.1%} ({error.within_10_percent:.0%} of "
         f"{error.num_archs} networks within 10 %{', on a busy machine' if error.busy else ''})"

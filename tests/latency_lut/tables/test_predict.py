@@ -145,6 +145,17 @@ def test_expected_error_is_that_of_the_validation(
     assert error == {"mape": 0.014, "within_10_percent": 0.75, "num_archs": 4, "busy": False}
 
 
+def test_a_table_from_elsewhere_is_to_be_validated_on_its_device(
+    table: LatencyTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "t.json"
+    source = replace(table.provenance, command="python -m latency_lut.build --from result.json")
+    replace(table, provenance=source).save(path)
+    main(["--table", str(path)])
+    remedy = f"error unknown; python -m latency_lut.export --validate {path} --out held-out writes what measures it"
+    assert remedy in capsys.readouterr().out
+
+
 def test_a_validation_on_a_busy_machine_says_so_and_on_another_device_nothing(
     table: LatencyTable, nano: SearchSpace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
