@@ -67,8 +67,8 @@ def test_memory_is_of_the_precision_that_is_searched(monkeypatch: pytest.MonkeyP
     """A limit that float32 exceeds with every network, int8 meets; which table is the newest says what is searched."""
     monkeypatch.setattr(Evaluator, "accuracies", invented)
     limit = 2e-6 * max(block.peak_activations for block in SPACE.lower(SPACE.smallest))
-    limited = (*LATENCY, "--max-memory-mb-mb", f"{limit}")
-    with pytest.raises(UserError, match=r"no network has memory_mb of at most .*; raise --max-memory-mb-mb"):
+    limited = (*LATENCY, "--max-memory-mb", f"{limit}")
+    with pytest.raises(UserError, match=r"no network has memory_mb of at most .*; raise --max-memory-mb"):
         main(["--table", FLOAT, *limited])
     os.utime(FLOAT, (0, 0))
     main(list(limited))
