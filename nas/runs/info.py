@@ -27,7 +27,7 @@ from nas.scenes import (
 )
 from nas.scenes.embedded import EMBEDDED as SCENES
 from search_spaces import SearchSpace, UserError, get_space
-from search_spaces.command.files import read_json, write_json
+from search_spaces.command.files import drop_leftovers, read_json, write_json
 from search_spaces.command.typed import Within, read_typed
 from search_spaces.dense.space import head_of
 
@@ -155,6 +155,7 @@ def begin_run(folder: Path, info: RunInfo, stage: Path, config: Any, **facts: An
         claim(stage)
         check_new(stage, "--run")
         check_run(folder, info)
+        drop_leftovers(folder, "run.json")
         save_run_info(folder, info)
     begin(stage, config, **facts)
 

@@ -94,7 +94,7 @@ def drop_leftovers(folder: Path, name: str | None = None) -> None:
     A process id may be taken again, in a container it often is, so it does not tell whether a process is alive.
 
     Args:
-        name: only what was to become this folder, and only if no process is still writing it; None: all, files too, by
+        name: only what was to become this file, or this folder if no process is still writing it; None: all, files too, by
             a caller who knows that no other process writes in the folder.
     """
     kind = re.compile(rf"\.({'.+' if name is None else re.escape(name)})\.\d+\.(tmp|old)")
