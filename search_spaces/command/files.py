@@ -94,8 +94,8 @@ def drop_leftovers(folder: Path, name: str | None = None) -> None:
     A process id may be taken again, in a container it often is, so it does not tell whether a process is alive.
 
     Args:
-        name: only what was to become this file, or this folder if no process is still writing it; None: all, files too, by
-            a caller who knows that no other process writes in the folder.
+        name: only what was to become this file, or this folder if no process is still writing it; None: all, by one who
+            knows that no other process writes in the folder.
     """
     kind = re.compile(rf"\.({'.+' if name is None else re.escape(name)})\.\d+\.(tmp|old)")
     for path in list(folder.iterdir()):
