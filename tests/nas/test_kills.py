@@ -105,7 +105,8 @@ def test_fine_tuning(seed: int, trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.heavy
 @SEEDS
-def test_retraining(seed: int, searched: Path, tmp_path: Path) -> None:
+def test_retraining(seed: int, searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPACES, "tiny", QuickSpace)  # what it was searched in
     config = "runs/r/retrain/*/config.json"
     assert_equal_after_kills(searched, tmp_path, retrain.main, SHORT, config, seed)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from nas.evaluation import workers
 from nas.evaluation.forwards import first_difference
 from nas.evaluation.workers import _mendable, _work, split
 from nas.search import main
+from nas.searching import evaluators
 from search_spaces import SPACES, Arch, UserError, get_space
 from tests.nas import mortal
 from tests.nas.searching.test_search import timeless
@@ -91,7 +91,7 @@ def result(name: str) -> dict[str, Any]:
 
 @pytest.mark.heavy
 def test_a_worker_finds_what_this_process_finds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "make_evaluator", mortal.mortal_evaluator)  # which knows the space
+    monkeypatch.setattr(evaluators, "make_evaluator", mortal.mortal_evaluator)  # which knows the space
     flags = ["--metrics", "size", "--budget", "3", "--exact"]
     main([*flags, "--name", "here"])
     main([*flags, "--name", "there", "--ray-workers", "1"])
@@ -104,7 +104,7 @@ def test_two_workers_one_of_which_is_killed_find_what_one_process_finds(
 ) -> None:
     flags = ["--metrics", "size", "--budget", "40", "--exact"]
     main([*flags, "--name", "here"])
-    monkeypatch.setattr(workers, "make_evaluator", mortal.mortal_evaluator)
+    monkeypatch.setattr(evaluators, "make_evaluator", mortal.mortal_evaluator)
     Path("die").touch()
     main([*flags, "--name", "killed", "--ray-workers", "2"])
     assert not Path("die").exists()  # a worker has found it
