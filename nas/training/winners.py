@@ -176,12 +176,22 @@ def folder_name(winner: str, suffix: str | None) -> str:
 
 
 def _begin(jobs: Sequence[Job]) -> None:
-    """Begins all at once: --resume goes on with the same networks and settings, whichever was being trained."""
-    for job in jobs:
-        if job.is_begun:
-            runs.record(job.folder, job.changed)
-        else:
-            runs.begin(job.folder, job.config, **_searched(job.winner), **teacher_facts(job.config))
+    """Begins all at once: --resume goes on with the same networks and settings, whichever was being trained.
+
+    What a kill has left out is begun as the others were, not as the command that goes on with them.
+    """
+    begun = [job for job in jobs if job.is_begun]
+    for job in begun:
+        runs.record(job.folder, job.changed)
+    command, like = runs.command_line(), dict[str, Any]()
+    if begun:
+        command, before = runs.command_of(begun[0].folder), runs.begun(begun[0].folder, Config)
+        like = {"run": before.run, "resume": before.resume}
+    with runs.called_as(command):
+        for job in jobs:
+            if job not in begun:
+                config = replace(job.config, **like)
+                runs.begin(job.folder, config, **_searched(job.winner), **teacher_facts(config))
 
 
 def _searched(network: Mapping[str, Any]) -> dict[str, Any]:
