@@ -41,8 +41,7 @@ from nas.training.trainer import Trainer
 from search_spaces import UserError
 from search_spaces.command.files import write_json
 from search_spaces.command.typed import load_typed
-from search_spaces.deployed import deployed
-from search_spaces.structure.costs import Costs, layer_macs
+from search_spaces.structure.costs import Costs, deployed_costs
 from search_spaces.structure.layouts import Layouts
 
 FREE = (*FREE_ON_RESUME, "run", "name", "resume")
@@ -277,7 +276,7 @@ class Job:
             return 0
         most = 1024
         if self.device.type == "cpu":
-            most = max(16, min(most, int(CPU_MACS / deployed_costs(network)["macs"])))
+            most = max(16, min(most, int(CPU_MACS / costs_as_shipped(network)["macs"])))
         return min(self.config.images or most, len(self.data.train))
 
     def _batches(self, recipe: Recipe, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -300,7 +299,7 @@ class Job:
         for name, network in networks.items():
             timing = measurement.timings[name]
             row = {
-                **deployed_costs(network),
+                **costs_as_shipped(network),
                 "latency_ms": timing.min_ms,
                 "median_latency_ms": timing.median_ms,
             }
@@ -312,9 +311,9 @@ class Job:
         return {"networks": rows, "device": asdict(self.backend.describe()), "busy": measurement.busy}
 
 
-def deployed_costs(network: Network) -> dict[str, int]:
+def costs_as_shipped(network: Network) -> dict[str, int]:
     """`num_params` and `macs` of the network with its branches merged, which its structure may count as trained."""
-    shipped, size = deployed(network.model), network.recipe.image_size
-    image = torch.zeros(1, 3, size, size)
+    image = torch.zeros(1, 3, network.recipe.image_size, network.recipe.image_size)
     products = Costs(network.model, network.structure, image).product_macs(network.structure.sizes)
-    return {"num_params": sum(p.numel() for p in shipped.parameters()), "macs": layer_macs(shipped, image) + products}
+    num_params, macs = deployed_costs(network.model, image, products)
+    return {"num_params": num_params, "macs": macs}

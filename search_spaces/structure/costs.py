@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from search_spaces.deployed import deployed
 from search_spaces.layout import Axis, Factor, Sizes
 from search_spaces.structure.base import Structure
 
@@ -81,6 +82,16 @@ def _expand(axes: tuple[Axis, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
         for segment in axes[0]:
             fixed, names = _monomial(segment)
             yield tuple(sorted((*names, *factors))), fixed * coefficient
+
+
+def deployed_costs(model: nn.Module, example: Tensor, product_macs: int) -> tuple[int, int]:
+    """Parameters of the network with its branches merged, and MACs for the images given.
+
+    Args:
+        product_macs: those of products of two activations, which no layer has.
+    """
+    shipped = deployed(model)
+    return sum(p.numel() for p in shipped.parameters()), layer_macs(shipped, example) + product_macs
 
 
 @torch.no_grad()

@@ -96,11 +96,15 @@ class Template:
     @cache  # noqa: B019  as many as there are rows of the table
     def costs(self, sizes: tuple[int, ...]) -> tuple[int, int]:
         """(parameters, MACs of one image) as deployed."""
+        import torch
+
+        from search_spaces.structure.costs import deployed_costs
+
         named = dict(zip(self.whole, sizes, strict=True))
         if not self.fuses:
             return self._costs.num_params(named), self._costs.macs(named) + self.other_macs
         products = self._costs.product_macs(named) + self.other_macs
-        return _counted(self.build(named), self.before.at(self.whole, named), products)
+        return deployed_costs(self.build(named), torch.zeros(1, *self.before.at(self.whole, named)), products)
 
     @cached_property
     def _costs(self) -> Costs:
@@ -117,15 +121,6 @@ class Template:
 
         named = dict(zip(self.whole, sizes, strict=True))
         return record(deployed(self.build(named)), self.before.at(self.whole, named))
-
-
-def _counted(module: nn.Module, shape: tuple[int, ...], product_macs: int) -> tuple[int, int]:
-    import torch
-
-    from search_spaces.structure.costs import layer_macs
-
-    shipped = deployed(module)
-    return sum(p.numel() for p in shipped.parameters()), layer_macs(shipped, torch.zeros(1, *shape)) + product_macs
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_the_figures_are_those_of_the_network_in_the_folder() -> None:
         structure=Structure((), {}),
         recipe=SimpleNamespace(image_size=32),
     )
-    macs, image = job.deployed_costs(network)["macs"], torch.zeros(1, 3, 32, 32)
+    macs, image = job.costs_as_shipped(network)["macs"], torch.zeros(1, 3, 32, 32)
     assert macs == fvcore_macs(deployed(network.model), image) < 0.95 * fvcore_macs(network.model, image)
     data, cpu = load_data(DataConfig("images")).normalized(recipe.mean, recipe.std), torch.device("cpu")
     for split, images in (("search", data.search), ("test", data.test)):
